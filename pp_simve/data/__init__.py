@@ -1,0 +1,1 @@
+"""Image collections as uint8 tensors with fixed splits: built-in, torchvision, folders and arrays."""
