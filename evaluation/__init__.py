@@ -1,1 +1,24 @@
-"""What a representation knows: probes, content, style, figures. Works on arrays and fitted pairs, never on run folders."""
+"""What a representation knows: probes, content, style, figures.
+Works on arrays and fitted pairs, never on run folders."""
+
+from pp_simve.evaluation.content import content_scores
+from pp_simve.evaluation.figures import loss_figure, reconstruction_figure, samples_figure, swap_figure
+from pp_simve.evaluation.judgement import LabelledImages, judge
+from pp_simve.evaluation.linear import LinearProbe
+from pp_simve.evaluation.neighbours import KNNProbe
+from pp_simve.evaluation.ridge import RidgeProbe
+from pp_simve.evaluation.style import style_scores
+
+__all__ = [
+    "KNNProbe",
+    "LabelledImages",
+    "LinearProbe",
+    "RidgeProbe",
+    "content_scores",
+    "judge",
+    "loss_figure",
+    "reconstruction_figure",
+    "samples_figure",
+    "style_scores",
+    "swap_figure",
+]

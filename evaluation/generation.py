@@ -1,0 +1,55 @@
+"""What the fitted program draws: reconstructions, content-style swaps, samples from the prior."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pp_simve.inference import Guide
+from pp_simve.models import SimVE
+
+
+@torch.no_grad()
+def reconstruct(model: SimVE, guide: Guide, views: Tensor) -> Tensor:
+    """Each view decoded from the mean of its z, shape as ``views``: ``(view, image, channel, height, width)``."""
+    mean: Tensor = model.likelihood(guide.posterior(views).z).mean
+    return mean
+
+
+@torch.no_grad()
+def swap(model: SimVE, guide: Guide, content_views: Tensor, style_views: Tensor) -> Tensor:
+    """Decodes every pairing of the content of some images with the style of others.
+
+    Args:
+        content_views: several views of each of R images, shape ``(view, R, channel, height, width)``; content is inferred
+            from all of them, because a single view cannot tell it from style under an isotropic prior.
+        style_views: several views of each of C images, shape ``(view, C, channel, height, width)``; the style decoded is
+            that of the first view.
+
+    Returns:
+        Shape ``(R, C, channel, height, width)``.
+    """
+    content = guide.posterior(content_views).content.unsqueeze(1)
+    style = guide.posterior(style_views).style[0].unsqueeze(0)
+    content, style = (part.expand(content.shape[0], style.shape[1], part.shape[-1]) for part in (content, style))
+    mean: Tensor = model.likelihood(model.prior.compose(content, style)).mean
+    return mean
+
+
+@torch.no_grad()
+def sample(model: SimVE, guide: Guide, views: Tensor, count: int) -> tuple[Tensor, str]:
+    """Images drawn from the prior, and what they were drawn from.
+
+    An improper prior on content cannot be drawn from; contents are then those of ``views``, styles the prior's.
+
+    Returns:
+        Means of images, shape ``(count, channel, height, width)``, and a title.
+    """
+    try:
+        return model.generate(count)[0], "samples from the prior"
+    except NotImplementedError:
+        content = guide.posterior(views).content
+        content = content[torch.arange(count) % len(content)]
+        style = model.prior.style(content).sample()
+        mean: Tensor = model.likelihood(model.prior.compose(content, style)).mean
+        return mean, "contents of test images, styles from the prior"

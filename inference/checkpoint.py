@@ -1,0 +1,68 @@
+"""Files of a fit: written whole or not at all, read without running anything they contain."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file under a temporary name beside ``path`` and renames it, so that no half file ever has the name.
+
+    Raises:
+        OSError: the disk is full, the folder not writable, ...; the temporary file is gone and an older file intact.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, or belongs to another program."""
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """Where a fit keeps the state to go on from: parameters, optimizer, random states, position in the data."""
+
+    path: Path
+
+    def exists(self) -> bool:
+        """Whether there is a checkpoint to resume from."""
+        return self.path.is_file()
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replaces the checkpoint; tensors, numbers, strings and containers of them only."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_whole(self.path, buffer.getvalue())
+
+    def load(self) -> dict[str, Any]:
+        """The last saved state, its tensors on the CPU.
+
+        Raises:
+            CheckpointError: the file is missing, truncated or holds something else.
+        """
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise CheckpointError(
+                f"{self.path} cannot be read as a checkpoint ({str(error).splitlines()[0]}); "
+                "it is missing, truncated or of another program: start a new fit"
+            ) from None
+        if not isinstance(state, dict):
+            raise CheckpointError(f"{self.path} holds a {type(state).__name__} and no checkpoint; start a new fit")
+        return state

@@ -1,0 +1,110 @@
+"""Encoders: networks from images to features. Any module that maps ``(batch, channel, height, width)`` to
+``(batch, features)`` serves; an attribute ``features`` saves naming the width to the guide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class MLPEncoder(nn.Sequential):
+    """Fully connected: image → hidden, ReLU after each layer.
+
+    Args:
+        image_shape: ``(channel, height, width)``.
+        hidden: widths of the hidden layers; the default is that of the released code (784-2000-500-500).
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], hidden: Sequence[int] = (2000, 500, 500)) -> None:
+        layers: list[nn.Module] = [nn.Flatten()]
+        width = math.prod(image_shape)
+        for units in hidden:
+            layers += [nn.Linear(width, units), nn.ReLU()]
+            width = units
+        super().__init__(*layers)
+        self.features = width
+
+
+class _Block(nn.Module):
+    """A residual pair of 3x3 convolutions."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(outputs)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = functional.relu(self.first_norm(self.first(inputs)))
+        return functional.relu(self.second_norm(self.second(hidden)) + self.shortcut(inputs))
+
+
+class ResidualEncoder(nn.Module):
+    """A small residual network: three stages of two blocks, width 32-64-128, 4x4 features flattened.
+
+    The shape of the released code's encoder for colour images (half the width of a ResNet-18, no fourth stage): about
+    0.7 million parameters and 2,048 features, made for machines without a GPU.
+
+    Args:
+        image_shape: ``(channel, height, width)``; sides of 24 pixels and more are halved by the first convolution,
+            of 48 and more once again by pooling.
+        width: channels of the first stage.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], width: int = 32) -> None:
+        super().__init__()
+        channels, height, side = image_shape
+        smaller = min(height, side)
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 3, 2 if smaller >= 24 else 1, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.MaxPool2d(2) if smaller >= 48 else nn.Identity(),
+        )
+        stages: list[nn.Module] = []
+        inputs = width
+        for index in range(3):
+            outputs = width * 2**index
+            stages += [_Block(inputs, outputs, 1 if index == 0 else 2), _Block(outputs, outputs, 1)]
+            inputs = outputs
+        self.stages = nn.Sequential(*stages)
+        self.pool = nn.AdaptiveAvgPool2d(4)
+        self.features = inputs * 16
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.pool(self.stages(self.stem(images))).flatten(1)
+
+
+class ResNet18Encoder(nn.Module):
+    """torchvision's ResNet-18 without its classifier: 512 features, 11.2 million parameters; for GPUs.
+
+    Args:
+        image_shape: ``(channel, height, width)``; up to 64 pixels the first convolution is 3x3 with stride 1 and the
+            pooling after it is left out, as is usual for CIFAR.
+    """
+
+    features = 512
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        channels, height, side = image_shape
+        network = torchvision.models.resnet18(weights=None)
+        network.fc = nn.Identity()
+        if max(height, side) <= 64:
+            network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+            network.maxpool = nn.Identity()
+        elif channels != 3:
+            network.conv1 = nn.Conv2d(channels, 64, 7, 2, padding=3, bias=False)
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network(images)
+        return features

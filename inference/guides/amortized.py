@@ -1,0 +1,33 @@
+"""The amortized guide, the paper's: a Gaussian over each view's z, content from its exact conditional."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pp_simve.inference.guides.base import Guide, Representation
+from pp_simve.inference.guides.recognition import Recognition, representation, sample_sites
+from pp_simve.models import Prior
+
+
+class AmortizedGuide(Guide):
+    """q(z_j | x_j) = N(μ(x_j), diag S(x_j)), content ~ p(content | z_1..J) exactly, style what remains.
+
+    z is an auxiliary site. Since log p(z, content) − log p(content | z) = log p(z) whatever the content, drawing content
+    costs no variance: the bound is the collapsed one (Bizeul et al., TMLR 2024, ELBO_SSL).
+
+    Args:
+        encoder: maps images ``(batch, channel, height, width)`` to features ``(batch, features)``.
+        prior: the model's own prior (the same object).
+        features: the encoder's width, where it has no attribute ``features``.
+    """
+
+    def __init__(self, encoder: nn.Module, prior: Prior, features: int | None = None) -> None:
+        super().__init__()
+        self.prior = prior
+        self.recognition = Recognition(encoder, prior.latent, features)
+
+    def forward(self, views: Tensor) -> None:
+        sample_sites(self.prior, self.recognition(views), content=lambda conditional: conditional)
+
+    def posterior(self, views: Tensor) -> Representation:
+        return representation(self.recognition, self.prior, views)

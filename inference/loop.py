@@ -1,0 +1,152 @@
+"""One step of stochastic variational inference after another, and the state needed to go on from any of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from pp_simve.inference.metrics import MetricBuffer
+from pp_simve.inference.schedules import Schedule
+from pp_simve.inference.views import ViewPolicy, draw_views
+
+VALIDATED_STEPS = 2  # Pyro's shape checks are on for the first steps, and cost nothing after
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a fit does, apart from what it fits: see `fit` for each entry."""
+
+    policy: ViewPolicy
+    views: int
+    batch_size: int
+    total_steps: int
+    lr: float
+    schedule: Schedule
+    seed: int
+    fetch_every: int
+
+
+class Loop:
+    """Draws batches and views on the device and takes gradient steps; `step` reads nothing back.
+
+    Args:
+        fabric: launched; decides device and processes.
+        objective: module from views to named terms.
+        data: uint8, shape ``(image, channel, height, width)``.
+        plan: the rest.
+    """
+
+    def __init__(self, fabric: Fabric, objective: nn.Module, data: Tensor, plan: Plan) -> None:
+        self.fabric = fabric
+        self.plan = plan
+        # Convolutions on a CPU run up to twice as fast with channels last; other parameters keep their layout.
+        objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        objective.train()
+        self.objective = objective
+        self.parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(self.parameters, lr=plan.lr, fused=True)
+        self.module, self.optimizer = fabric.setup(objective, optimizer)
+        self.data = data.to(fabric.device)
+
+        # A stream of views for each process, but one order of the images: each process takes its share of it.
+        rank_seed = plan.seed * 1000 + fabric.global_rank
+        self.generator = torch.Generator(fabric.device).manual_seed(rank_seed)
+        self.shuffler = torch.Generator(fabric.device).manual_seed(plan.seed)
+        torch.manual_seed(rank_seed)  # Pyro draws from the global stream
+        self.order = torch.empty(0, dtype=torch.long, device=fabric.device)
+        self.buffer = MetricBuffer(plan.fetch_every, fabric.device)
+        self.steps = 0
+        self._validated = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in the data."""
+        return len(self.data) // self.plan.batch_size
+
+    def step(self) -> None:
+        """One gradient step."""
+        plan = self.plan
+        position = self.steps % self.steps_per_epoch
+        if position == 0:
+            self.order = torch.randperm(len(self.data), generator=self.shuffler, device=self.data.device)
+        batch = self.order[position * plan.batch_size : (position + 1) * plan.batch_size]
+        share = batch[self.fabric.global_rank :: self.fabric.world_size]
+        for group in self.optimizer.param_groups:
+            group["lr"] = plan.lr * plan.schedule(self.steps, plan.total_steps)
+        with pyro.validation_enabled(self._validated < VALIDATED_STEPS):
+            views, _ = draw_views(plan.policy, self.data[share], plan.views, generator=self.generator)
+            terms = self.module(views)
+            self.fabric.backward(terms["loss"])
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.buffer.add(terms)
+        self._validated += 1
+        self.steps += 1
+
+    def fetch(self) -> list[dict[str, float]]:
+        """The terms of the steps since the last call, averaged over processes.
+
+        Raises:
+            NonFiniteError: a term is NaN or infinite.
+        """
+        rows = self.buffer.rows()
+        if self.fabric.world_size > 1:
+            rows = self.fabric.all_reduce(rows, reduce_op="mean")
+        return self.buffer.fetch(rows, self.steps)
+
+    def finite(self) -> bool:
+        """Whether all parameters are finite, so that the state is worth keeping."""
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters)
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs to go on bit for bit; every process must call it."""
+        random = {
+            "global": torch.get_rng_state(),
+            "views": self.generator.get_state(),
+            "order": self.shuffler.get_state(),
+        }
+        if self.data.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.data.device)
+        randoms: list[Any] = [random]
+        if self.fabric.world_size > 1:
+            randoms = [None] * self.fabric.world_size
+            torch.distributed.all_gather_object(randoms, random)
+        return {
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": randoms,
+            "order": self.order,
+            "steps": self.steps,
+            "total_steps": self.plan.total_steps,
+            "images": len(self.data),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state`.
+
+        Raises:
+            ValueError: it is of another fit.
+        """
+        try:
+            for name, mine in (("total_steps", self.plan.total_steps), ("images", len(self.data))):
+                if state[name] != mine:
+                    raise ValueError(f"it has {name} = {state[name]}, this fit has {mine}")
+            if len(state["random"]) != self.fabric.world_size:
+                raise ValueError(f"it ran on {len(state['random'])} devices, this fit on {self.fabric.world_size}")
+            self.objective.load_state_dict(state["objective"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            random = state["random"][self.fabric.global_rank]
+            torch.set_rng_state(random["global"])
+            self.generator.set_state(random["views"])
+            self.shuffler.set_state(random["order"])
+            if self.data.device.type == "cuda":
+                torch.cuda.set_rng_state(random["cuda"], self.data.device)
+            self.order = state["order"].to(self.data.device)
+            self.steps = state["steps"]
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(str(error).splitlines()[0]) from None

@@ -1,0 +1,81 @@
+"""Named terms of each step, kept on the device and fetched every few dozen steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class NonFiniteError(FloatingPointError):
+    """A term of the objective became NaN or infinite.
+
+    Attributes:
+        step: the first such step, counted from 1.
+        term: the first such term in it.
+    """
+
+    def __init__(self, step: int, term: str, value: float) -> None:
+        super().__init__(
+            f"{term} became {value} at step {step}; "
+            "lower the learning rate (--lr), or look at the data and the likelihood's variance"
+        )
+        self.step = step
+        self.term = term
+
+
+class MetricBuffer:
+    """Rows of terms on the device; `add` reads nothing back, `fetch` once for all rows.
+
+    Args:
+        capacity: rows held at most.
+        device: of the terms.
+    """
+
+    def __init__(self, capacity: int, device: torch.device) -> None:
+        self.capacity = capacity
+        self.device = device
+        self.names: tuple[str, ...] = ()
+        self.count = 0
+        self._rows = torch.empty(0)
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Keeps a copy of the terms of one step."""
+        if not self.names:
+            self.names = tuple(terms)
+            self._rows = torch.zeros(self.capacity, len(terms), device=self.device)
+        self._rows[self.count].copy_(torch.stack([value.detach() for value in terms.values()]))
+        self.count += 1
+
+    @property
+    def full(self) -> bool:
+        """Whether `fetch` is due."""
+        return self.count == self.capacity
+
+    def rows(self) -> Tensor:
+        """The rows held, shape ``(row, term)``, on the device."""
+        return self._rows[: self.count]
+
+    def fetch(self, rows: Tensor, last_step: int) -> list[dict[str, float]]:
+        """Turns rows into numbers and empties the buffer.
+
+        Args:
+            rows: what `rows` gave, averaged over devices where there are several.
+            last_step: the step of the last row, counted from 1.
+
+        Raises:
+            NonFiniteError: a term is NaN or infinite.
+        """
+        first = last_step - self.count + 1
+        self.count = 0
+        values = rows.tolist()
+        for offset, row in enumerate(values):
+            # The loss is named last: one of its terms is the better culprit.
+            for name, value in sorted(zip(self.names, row, strict=True), key=lambda item: item[0] == "loss"):
+                if not math.isfinite(value):
+                    raise NonFiniteError(first + offset, name, value)
+        return [
+            {"step": first + offset, **dict(zip(self.names, row, strict=True))} for offset, row in enumerate(values)
+        ]

@@ -1,0 +1,72 @@
+"""Likelihoods: a decoder's output as a distribution with one event over a whole image."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pp_simve.models.networks import apply_network
+
+IMAGE_DIM = 3
+
+
+class Likelihood(nn.Module, ABC):
+    """p(x | z): called with z, shape ``(..., latent)``, returns a distribution of batch ``(...)``, event an image."""
+
+    @abstractmethod
+    def forward(self, z: Tensor) -> dist.TorchDistribution: ...
+
+
+class Bernoulli(Likelihood):
+    """Each pixel a coin whose probability is its grey value.
+
+    Grey values between 0 and 1 are scored as expected log probabilities (cross-entropy), as usual for such images.
+
+    Args:
+        decoder: maps ``(batch, latent)`` to logits ``(batch, channel, height, width)``.
+    """
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        logits = apply_network(self.decoder, z, event_dim=1)
+        # Unvalidated, because a coin's support is {0, 1} and grey values lie between.
+        pixels = dist.Bernoulli(logits=logits, validate_args=False)
+        return dist.Independent(pixels, IMAGE_DIM, validate_args=False)
+
+
+class Gaussian(Likelihood):
+    """Each pixel N(decoder's mean, variance).
+
+    Args:
+        decoder: maps ``(batch, latent)`` to means ``(batch, channel, height, width)``.
+        variance: of every pixel, in squared units of [0, 1].
+        learned: learns that one variance, from the given start.
+    """
+
+    def __init__(self, decoder: nn.Module, variance: float = 0.01, *, learned: bool = False) -> None:
+        super().__init__()
+        if not 0 < variance < float("inf"):
+            raise ValueError(f"variance must be positive and finite, got {variance}")
+        self.decoder = decoder
+        log_scale = 0.5 * torch.tensor(variance).log()
+        if learned:
+            self.log_scale = nn.Parameter(log_scale)
+        else:
+            self.register_buffer("log_scale", log_scale)
+
+    log_scale: Tensor
+
+    @property
+    def variance(self) -> Tensor:
+        """The pixels' variance, a scalar."""
+        return (2 * self.log_scale).exp()
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        mean = apply_network(self.decoder, z, event_dim=1)
+        return dist.Normal(mean, self.log_scale.exp()).to_event(IMAGE_DIM)

@@ -1,0 +1,48 @@
+"""How the program calls its neural networks: leading dimensions flattened, in the ambient precision, out in full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor, nn
+
+_precision: ContextVar[torch.dtype | None] = ContextVar("network_precision", default=None)
+
+
+@contextmanager
+def network_precision(dtype: torch.dtype | None) -> Iterator[None]:
+    """Runs networks under autocast to ``dtype`` within the context; None runs them as they are.
+
+    Only networks: the distributions around them keep full precision, because a log density summed over thousands of
+    pixels has no digits left in bfloat16.
+    """
+    token = _precision.set(dtype)
+    try:
+        yield
+    finally:
+        _precision.reset(token)
+
+
+def apply_network(network: nn.Module, inputs: Tensor, event_dim: int) -> Tensor:
+    """Applies a network that knows one batch dimension to inputs with any number of them.
+
+    Args:
+        network: maps ``(batch, *event)`` to ``(batch, *output)``.
+        inputs: shape ``(*leading, *event)``.
+        event_dim: number of event dimensions of the inputs (3 for images, 1 for latents).
+
+    Returns:
+        Shape ``(*leading, *output)``, of the inputs' dtype whatever precision the network ran in.
+    """
+    leading = inputs.shape[: inputs.ndim - event_dim]
+    flat = inputs.reshape(-1, *inputs.shape[inputs.ndim - event_dim :])
+    dtype = _precision.get()
+    if dtype is None:
+        outputs = network(flat)
+    else:
+        with torch.autocast(inputs.device.type, dtype):
+            outputs = network(flat)
+    return outputs.to(inputs.dtype).reshape(*leading, *outputs.shape[1:])

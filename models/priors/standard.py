@@ -1,0 +1,44 @@
+"""The standard prior: nothing is shared between views, which makes the program a plain VAE."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pp_simve.models.priors.base import Prior
+from pp_simve.models.priors.gaussian import LOG_2PI
+
+
+class StandardPrior(Prior):
+    """z = style ~ N(0, I), content has no axes: every view is an image of its own.
+
+    Args:
+        latent: dimensions of style and z.
+    """
+
+    def __init__(self, latent: int) -> None:
+        super().__init__(latent)
+        self.register_buffer("one", torch.ones(()), persistent=False)
+
+    one: Tensor
+
+    def content(self) -> dist.TorchDistribution:
+        return dist.Normal(self.one.new_zeros(0), self.one.new_ones(0)).to_event(1)
+
+    def style(self, content: Tensor) -> dist.TorchDistribution:
+        zeros = self.one.new_zeros(*content.shape[:-1], self.latent)
+        return dist.Normal(zeros, self.one).to_event(1)
+
+    def compose(self, content: Tensor, style: Tensor) -> Tensor:
+        return style
+
+    def decompose(self, content: Tensor, z: Tensor) -> Tensor:
+        return z
+
+    def content_posterior(self, z: Tensor) -> dist.TorchDistribution:
+        empty = z.new_zeros(*z.shape[:-3], 1, z.shape[-2], 0)
+        return dist.Normal(empty, torch.ones_like(empty)).to_event(1)
+
+    def log_marginal(self, z: Tensor) -> Tensor:
+        return -0.5 * (z.square() + LOG_2PI).sum((-3, -1))

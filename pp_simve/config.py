@@ -1,0 +1,148 @@
+"""The settings of a fit: what `python -m pp_simve.fit` accepts, and what config.json of a run holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pp_simve.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Settings of a fit. Entries that are None are chosen by the data, see `chosen_for`."""
+
+    data: str = "digits"
+    """What to fit: digits, mnist, fashionmnist, cifar10, celeba, folder:PATH (PATH/{train,test}/CLASS/*) or npz:FILE."""
+    data_root: Path = Path("data")
+    """Folder of the data sets; what is missing is downloaded there through torchvision."""
+    image_size: int | None = None
+    """Resize images to this many pixels a side (default: as they are; celeba 64)."""
+    skip_bad: bool = False
+    """Leave unreadable images out instead of stopping."""
+    method: str = "simve"
+    """Recipe of model, guide and objective: simve, or vae (nothing shared between views)."""
+    prior: str | None = None
+    """gaussian, flat, standard or package.module:Class; options in brackets: "gaussian(style_variance=0.3)" (default: the method's)."""
+    guide: str | None = None
+    """amortized, point or package.module:Class (default: the method's)."""
+    likelihood: str | None = None
+    """bernoulli, gaussian or package.module:Class (default: bernoulli for grey images, gaussian for colour)."""
+    encoder: str | None = None
+    """mlp, residual, resnet18 or package.module:Class (default: mlp for grey images up to 32 pixels, else residual)."""
+    decoder: str | None = None
+    """mlp, residual or package.module:Class (default: the encoder's counterpart)."""
+    latent: int | None = None
+    """Latent dimensions (default: 32 for grey images, 64 for colour)."""
+    views: int = 2
+    """Views of each image in a batch."""
+    policy: str | None = None
+    """How views are drawn: affine, crop, crop+colour or paper (default: affine for digits, crop for grey, crop+colour for RGB)."""
+    batch_size: int | None = None
+    """Images a step, over all devices (default: 128)."""
+    epochs: float | None = None
+    """Passes over the training images (default: 150 for digits, else 10)."""
+    steps: int | None = None
+    """Gradient steps, instead of epochs."""
+    lr: float | None = None
+    """Adam's learning rate (default: 0.002 for digits, else 0.001)."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate over the fit: cosine rises over the first 5 % of the steps and falls to 0."""
+    seed: int = 0
+    """Decides initial parameters, batches, views and samples. The split into train, validation and test is always the same."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto is a GPU where there is one."""
+    devices: int = 1
+    """Processes, each with its share of every batch."""
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """Of the networks; auto is bf16 where the hardware multiplies it. Distributions are always float32."""
+    out: Path | None = None
+    """The run folder to make (default: runs/DATA-METHOD-TIME)."""
+    resume: Path | None = None
+    """Go on with a stopped run; its settings are the run's own, so give no others."""
+    quiet: bool = False
+    """Print nothing but errors."""
+
+    def __post_init__(self) -> None:
+        for name in ("views", "devices", "batch_size", "steps", "latent", "image_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{_flag(name)} must be at least 1, got {value}")
+        for name in ("lr", "epochs"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"--{_flag(name)} must be a positive number, got {value}")
+        if self.epochs is not None and self.steps is not None:
+            raise ConfigError("give --epochs or --steps, not both")
+
+    def chosen_for(self, image_shape: tuple[int, int, int]) -> FitConfig:
+        """The same with every choice that depends on the data made."""
+        channels, height, width = image_shape
+        digits = self.data == "digits"
+        grey = channels == 1
+        flat = grey and max(height, width) <= 32
+        encoder = self.encoder or ("mlp(hidden=[512, 256])" if digits else "mlp" if flat else "residual")
+        chosen: dict[str, Any] = {
+            "encoder": encoder,
+            "decoder": ("mlp(hidden=[256, 512])" if digits else "mlp" if encoder.startswith("mlp") else "residual"),
+            "likelihood": "bernoulli" if grey else "gaussian",
+            "latent": 32 if grey else 64,
+            "policy": "affine" if digits else "crop" if grey else "crop+colour",
+            "batch_size": 128,
+            "lr": 2e-3 if digits else 1e-3,
+        }
+        if self.steps is None:
+            chosen["epochs"] = 150.0 if digits else 10.0
+        return dataclasses.replace(
+            self, **{name: value for name, value in chosen.items() if getattr(self, name) is None}
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers and strings, by name."""
+        entries = dataclasses.asdict(self)
+        return {name: str(value) if isinstance(value, Path) else value for name, value in entries.items()}
+
+    @classmethod
+    def from_json(cls, entries: dict[str, Any]) -> FitConfig:
+        """The inverse of `to_json`.
+
+        Raises:
+            ConfigError: an entry this version does not know, or lacks a value it accepts.
+        """
+        paths = {"data_root", "out", "resume"}
+        known = {entry.name for entry in dataclasses.fields(cls)}
+        if unknown := set(entries) - known:
+            raise ConfigError(f"settings of another version: {', '.join(sorted(unknown))} are not known to this one")
+        return cls(**{k: Path(v) if k in paths and v is not None else v for k, v in entries.items()})
+
+    def differences(self, other: FitConfig) -> dict[str, tuple[Any, Any]]:
+        """Entries that differ and matter to the numbers of a fit."""
+        ignored = {"data_root", "out", "resume", "quiet"}
+        names = [entry.name for entry in dataclasses.fields(self) if entry.name not in ignored]
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The entries of a config.json.
+
+    Raises:
+        ConfigError: the file is missing or damaged.
+    """
+    try:
+        entries = json.loads(path.read_text())
+        if not isinstance(entries, dict):
+            raise ValueError("no settings in it")
+        return entries
+    except FileNotFoundError:
+        raise ConfigError(f"{path.parent} is no run folder: it has no {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); the run folder is damaged") from None
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,0 +1,106 @@
+"""Dividing a collection into train, validation and test, the same way for every training seed."""
+
+import torch
+from torch import Tensor
+
+from pp_simve.data.collection import TEST, TRAIN, UNDIVIDED, VALIDATION, Collection
+from pp_simve.data.types import DataError, ImageData, Split
+
+VALIDATION_FRACTION = 0.1
+TEST_FRACTION = 0.2
+# How many images of a class a part must hold so that every split drawn from it gets one.
+NEEDED = {UNDIVIDED: 3, TRAIN: 2}
+
+
+def divide(name: str, collection: Collection, seed: int) -> ImageData:
+    """The collection's splits: those its source gives; else stratified, 70 % train, 10 % validation, 20 % test.
+
+    Where the source gives train and test only, a stratified 10 % of train becomes validation. The result depends on
+    `seed` and the collection alone, not on torch's global generator.
+
+    Raises DataError where a class has too few images to be in every split.
+    """
+    labels, part = collection.labels, collection.part
+    check_divisible(name, part, labels, collection.classes)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(part.shape[0], generator=generator)
+    chosen = part[order].clone()
+    strata = torch.zeros_like(part) if labels is None else labels
+    _draw(chosen, UNDIVIDED, strata[order], {TEST: TEST_FRACTION, VALIDATION: VALIDATION_FRACTION})
+    if not bool((chosen == VALIDATION).any()):
+        _draw(chosen, TRAIN, strata[order], {VALIDATION: VALIDATION_FRACTION})
+
+    def split(which: int) -> Split:
+        index = order[chosen == which]
+        return Split(
+            images=collection.images[index],
+            labels=None if labels is None else labels[index],
+            attributes=None if collection.attributes is None else collection.attributes[index],
+        )
+
+    return ImageData(
+        name=name,
+        train=split(TRAIN),
+        validation=split(VALIDATION),
+        test=split(TEST),
+        classes=collection.classes,
+        attribute_names=collection.attribute_names,
+        notes=collection.notes,
+    )
+
+
+def _draw(chosen: Tensor, source: int, strata: Tensor, fractions: dict[int, float]) -> None:
+    """Give each split its fraction of every class in part `source`, at least one image; the rest becomes TRAIN."""
+    for stratum in set(strata[chosen == source].tolist()):
+        members = torch.nonzero((chosen == source) & (strata == stratum)).flatten()
+        chosen[members] = TRAIN
+        start = 0
+        for split, fraction in fractions.items():
+            count = max(1, round(fraction * members.shape[0]))
+            chosen[members[start : start + count]] = split
+            start += count
+
+
+def copies_note(data: ImageData) -> str | None:
+    """What to tell about test images whose very pixels are in train or validation too; None where there are none."""
+    seen = {hash(image.numpy().tobytes()) for split in (data.train, data.validation) for image in split.images}
+    copies = sum(hash(image.numpy().tobytes()) in seen for image in data.test.images)
+    if not copies:
+        return None
+    return (
+        f"{copies} of {len(data.test)} test images are exact copies of train or validation images: "
+        "test results will look better than they are"
+    )
+
+
+def check_divisible(name: str, part: Tensor, labels: Tensor | None, classes: tuple[str, ...]) -> None:
+    """Raise DataError unless the images can be divided with at least one of every class in every split."""
+    total = part.shape[0]
+    if total < 2:
+        found = "no images" if total == 0 else "one image only"
+        raise DataError(f"{name} holds {found}. Training needs images for train, validation and test: add more.")
+    if labels is not None and len(classes) < 2:
+        raise DataError(
+            f"{name} holds one class only ({classes[0]!r}). A content probe needs at least two: "
+            "add a second class, or give the images without labels as npz:FILE."
+        )
+    present = set(part.tolist())
+    sources = {UNDIVIDED, TRAIN} if VALIDATION not in present else {UNDIVIDED}
+    for source in sorted(sources & present):
+        needed, members = NEEDED[source], part == source
+        where = "its train part" if source == TRAIN else "it"
+        splits = "train and validation" if source == TRAIN else "train, validation and test"
+        if labels is None:
+            if (count := int(members.sum())) < needed:
+                raise DataError(f"{name}: {where} holds {count} images, at least {needed} are needed for {splits}.")
+            continue
+        counts = torch.bincount(labels[members], minlength=len(classes)).tolist()
+        few = [f"{label!r} ({count})" for label, count in zip(classes, counts, strict=True) if count < needed]
+        if few:
+            raise DataError(
+                f"{name}: too few images of class {', '.join(few)}. Each class needs at least {needed} in {where}, "
+                f"one each for {splits}: add images, or remove the class."
+            )
+    if UNDIVIDED not in present and not {TRAIN, TEST} <= present:
+        missing = "train" if TRAIN not in present else "test"
+        raise DataError(f"{name} has no {missing} images. Both train and test need some: add images to {missing}.")

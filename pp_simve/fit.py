@@ -1,0 +1,196 @@
+"""Fits a method to images and judges what it learned: ``python -m pp_simve.fit --data cifar10``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+
+from pp_simve.config import FitConfig
+from pp_simve.data import DataError, ImageData, load
+from pp_simve.errors import ConfigError
+from pp_simve.inference import CheckpointError, DeviceError, NonFiniteError, Run, WarmupCosine, fit
+from pp_simve.inference.device import choose_device
+from pp_simve.inference.schedules import constant
+from pp_simve.inference.svi import FitError
+from pp_simve.inference.views import ViewPolicy, view_policy
+from pp_simve.judgement import judge_run, print_results, write_figures
+from pp_simve.progress import watched
+from pp_simve.recipes import Program, build
+from pp_simve.run_folder import RunFolder
+
+SCHEDULES = {"cosine": WarmupCosine(), "constant": constant}
+STOPPED = 130  # what shells use for "ended by Ctrl-C"
+WRONG_INPUT = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        return run_fit(parse(arguments))
+    except (ConfigError, DataError, CheckpointError, DeviceError, FitError, NonFiniteError, OSError) as error:
+        notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+        errors.print(f"error: {error}{notes}", style="red", markup=False)
+        return WRONG_INPUT
+
+
+def parse(arguments: Sequence[str]) -> FitConfig:
+    """Settings from a command line. With ``--resume RUN`` they are the run's, and other flags must agree with it.
+
+    Raises:
+        ConfigError: a wrong value, or a flag that a resumed run was not started with.
+        SystemExit: help, an unknown flag, or a value of the wrong type (answered by tyro, code 2).
+    """
+    config = tyro.cli(FitConfig, args=list(arguments), prog="python -m pp_simve.fit", description=__doc__)
+    if config.resume is None:
+        return config
+    stored, _ = RunFolder(config.resume).read_settings()
+    given = tyro.cli(FitConfig, args=list(arguments), default=stored, prog="python -m pp_simve.fit")
+    if different := stored.differences(given):
+        listed = ", ".join(f"{name} is {theirs!r} there, {ours!r} here" for name, (theirs, ours) in different.items())
+        raise ConfigError(
+            f"{config.resume} was started with other settings: {listed}; leave them out, or start a new run"
+        )
+    return given
+
+
+def run_fit(config: FitConfig) -> int:
+    """Loads the data, fits, judges and writes the run folder; the exit code."""
+    first_process = os.environ.get("LOCAL_RANK", "0") == "0"
+    console = Console(quiet=config.quiet or not first_process, highlight=False)
+    choose_device(config.device)  # before anything is loaded: an error now costs nobody a minute
+    data = load(config.data, config.data_root, image_size=config.image_size, skip_bad=config.skip_bad)
+    for note in data.notes:
+        console.print(f"note: {note}", markup=False)
+    config = config.chosen_for(data.image_shape)
+    assert config.policy is not None
+    try:
+        policy = view_policy(config.policy, data.image_shape)
+    except ValueError as error:
+        raise ConfigError(f"--policy {config.policy}: {error}") from None
+    torch.manual_seed(config.seed)
+    program = build(config, data.image_shape)
+
+    folder = RunFolder(config.resume or config.out or _new_folder(config))
+    if config.resume is not None:
+        _check_resumable(folder, data)
+    elif first_process:
+        folder.create(config, data.image_shape, data.fingerprint)
+    console.print(_introduction(config, data, program, folder), markup=False)
+    try:
+        run = _fit(config, data, program, policy, folder, console)
+        if not first_process:
+            return 0
+        if not run.finished:
+            console.print(f"stopped at step {run.steps} of {run.total_steps}; go on with")
+            console.print(f"  python -m pp_simve.fit --resume {folder.path}", markup=False, soft_wrap=True)
+            return STOPPED
+        folder.write_weights(run.objective)
+        results = judge_run(run, program, policy, data, config)
+        folder.write_results(results)
+        write_figures(program, policy, data, config, folder)
+    except BaseException as error:
+        if config.resume is None and first_process:
+            folder.discard()
+        if isinstance(error, OSError) and folder.checkpoint.exists():
+            error.add_note(f"nothing is lost up to the last checkpoint; go on with --resume {folder.path}")
+        raise
+    print_results(results, console)
+    console.print(f"run folder: {folder.path}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _fit(
+    config: FitConfig, data: ImageData, program: Program, policy: ViewPolicy, folder: RunFolder, console: Console
+) -> Run:
+    watching = nullcontext(lambda progress: None) if console.quiet else watched(console)
+    with watching as show, interruptible() as interruption:
+
+        def monitor(progress: Any) -> None:
+            folder.append_metrics(progress.rows)
+            show(progress)
+
+        assert config.batch_size is not None
+        assert config.lr is not None
+        return fit(
+            program.model,
+            program.guide,
+            data.train.images,
+            objective=program.objective,
+            policy=policy,
+            views=config.views,
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            steps=config.steps,
+            lr=config.lr,
+            schedule=SCHEDULES[config.schedule],
+            seed=config.seed,
+            device=config.device,
+            devices=config.devices,
+            precision=config.precision,
+            monitor=monitor,
+            should_stop=interruption,
+            checkpoint=folder.checkpoint,
+        )
+
+
+def _check_resumable(folder: RunFolder, data: ImageData) -> None:
+    """Refuses other data, and forgets metrics after the checkpoint."""
+    _, fingerprint = folder.read_settings()
+    if fingerprint != data.fingerprint:
+        raise ConfigError(f"the images of {data.name} are not those {folder.path} was started with; start a new run")
+    folder.truncate_metrics(folder.checkpoint.load()["steps"] if folder.checkpoint.exists() else 0)
+
+
+def _new_folder(config: FitConfig) -> Path:
+    kind, _, rest = config.data.partition(":")
+    name = f"{kind}-{Path(rest).stem}" if rest else kind
+    return Path("runs") / f"{name}-{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _introduction(config: FitConfig, data: ImageData, program: Program, folder: RunFolder) -> str:
+    parameters = sum(parameter.numel() for parameter in program.objective.parameters())
+    sizes = f"{len(data.train.images):,} / {len(data.validation.images):,} / {len(data.test.images):,}"
+    channels, height, width = data.image_shape
+    length = f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs"
+    return (
+        f"{config.method} on {data.name}: {sizes} train / validation / test images, {channels}x{height}x{width}\n"
+        f"{parameters:,} parameters, {config.latent} latents, {config.views} views ({config.policy}), {length} "
+        f"of batches of {config.batch_size}, seed {config.seed}\n"
+        f"run folder: {folder.path}"
+    )
+
+
+@contextmanager
+def interruptible() -> Iterator[Any]:
+    """Within it, the first Ctrl-C (or SIGTERM) only makes the returned call answer True; the second one interrupts."""
+    caught = False
+
+    def catch(number: int, frame: FrameType | None) -> None:
+        nonlocal caught
+        caught = True
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+    before = {name: signal.signal(name, catch) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: caught
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

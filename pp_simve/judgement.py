@@ -1,0 +1,122 @@
+"""The first judgement at the end of a fit: scores on the test split, a table of them, and figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from pp_simve.config import FitConfig
+from pp_simve.data import ImageData, Split
+from pp_simve.evaluation import judge, loss_figure, reconstruction_figure, samples_figure, swap_figure
+from pp_simve.evaluation.bound import bound_terms
+from pp_simve.evaluation.generation import reconstruct, sample, swap
+from pp_simve.inference import Run
+from pp_simve.inference.guides.base import unit_range
+from pp_simve.inference.views import ViewPolicy, draw_views
+from pp_simve.recipes import Program
+from pp_simve.run_folder import RunFolder
+
+JUDGEMENT_SEED = 1_000_000  # the same views for every run, whatever its own seed
+IMAGES_SHOWN = 8
+VIEWS_OF_CONTENT = 16
+
+
+def judge_run(run: Run, program: Program, policy: ViewPolicy, data: ImageData, config: FitConfig) -> dict[str, Any]:
+    """What results.json holds: scores on test as fractions, the bound in nats per image, and what the fit cost."""
+    started = time.perf_counter()
+    device = next(program.objective.parameters()).device
+    train, validation, test = (_on(split, device) for split in (data.train, data.validation, data.test))
+    scores = judge(program.guide, policy, train, validation, test, seed=JUDGEMENT_SEED)
+    bound = bound_terms(program.objective, test.images, policy, views=config.views, seed=JUDGEMENT_SEED)
+    return {
+        **scores,
+        "bound": bound,
+        "seconds_per_epoch": run.seconds_per_epoch,
+        "peak_memory_mb": run.peak_memory_mb,
+        "epochs": run.steps * (config.batch_size or 1) / len(data.train),
+        "steps": run.steps,
+        "batch_size": config.batch_size,
+        "views": config.views,
+        "parameters": sum(parameter.numel() for parameter in program.objective.parameters()),
+        "seed": config.seed,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "seconds_judging": time.perf_counter() - started,
+    }
+
+
+def print_results(results: Mapping[str, Any], console: Console) -> None:
+    """The scores as a table."""
+    content, style = results["content"], results["style"]
+    table = Table(title="test split", title_justify="left", title_style="bold")
+    for heading in ("knows", "from", "measure"):
+        table.add_column(heading)
+    table.add_column("score", justify="right")
+    table.add_row("class", content["representation"], "linear probe, accuracy", _percent(content["linear"]))
+    table.add_row("class", content["representation"], "k-NN, accuracy", _percent(content["knn"]))
+    table.add_section()
+    for name, score in style.items():
+        if name not in ("mean_r2", "representation", "note"):
+            table.add_row(name, style["representation"], "ridge, R²", _fraction(score))
+    table.add_row("views, mean", style["representation"], "ridge, R²", _fraction(style["mean_r2"]))
+    table.add_section()
+    table.add_row("images", "bound", f"ELBO of {results['views']} views, nats", f"{-results['bound']['loss']:.1f}")
+    console.print(table)
+    for scores in (content, style):
+        if "note" in scores:
+            console.print(f"note: {scores['note']}", markup=False)
+    console.print(
+        f"{results['seconds_per_epoch']:.2f} s an epoch, {results['peak_memory_mb']:,.0f} MB at most, "
+        f"judged in {results['seconds_judging']:.1f} s"
+    )
+
+
+@torch.no_grad()
+def write_figures(program: Program, policy: ViewPolicy, data: ImageData, config: FitConfig, folder: RunFolder) -> None:
+    """Loss terms, reconstructions, content-style swaps and samples from the prior, as PNG files."""
+    model, guide = program.model, program.guide
+    device = next(program.objective.parameters()).device
+    images = data.test.images[: 2 * IMAGES_SHOWN].to(device)
+    shown = images[:IMAGES_SHOWN]
+    generator = torch.Generator(device).manual_seed(JUDGEMENT_SEED)
+    folder.write_figure("loss", loss_figure(folder.read_metrics()))
+
+    views, _ = draw_views(policy, shown, max(config.views, 2), generator=generator)
+    rebuilt = reconstruct(model, guide, views)
+    folder.write_figure(
+        "reconstructions", reconstruction_figure(_shown(unit_range(shown)), _shown(views), _shown(rebuilt))
+    )
+
+    # Rows and columns are different images; the last half of them lends its style.
+    content_views, _ = draw_views(policy, shown, VIEWS_OF_CONTENT, generator=generator)
+    style_images = images[-min(IMAGES_SHOWN, len(images)) :]
+    style_views, _ = draw_views(policy, style_images, VIEWS_OF_CONTENT, generator=generator)
+    swapped = swap(model, guide, content_views, style_views)
+    folder.write_figure("swaps", swap_figure(_shown(unit_range(shown)), _shown(style_views[0]), _shown(swapped)))
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(JUDGEMENT_SEED)
+        samples, title = sample(model, guide, content_views, 64)
+    folder.write_figure("samples", samples_figure(_shown(samples), title))
+
+
+def _on(split: Split, device: torch.device) -> Split:
+    labels = None if split.labels is None else split.labels.to(device)
+    return Split(split.images.to(device), labels, split.attributes)
+
+
+def _shown(images: Tensor) -> Tensor:
+    return images.float().clamp(0, 1).cpu()
+
+
+def _percent(score: float | None) -> str:
+    return "–" if score is None else f"{100 * score:.1f} %"
+
+
+def _fraction(score: float | None) -> str:
+    return "–" if score is None else f"{score:.3f}"

@@ -1,0 +1,101 @@
+"""Parts by name: ``gaussian``, ``gaussian(style_variance=0.3)`` or a user's own ``package.module:Class(option=1)``."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pp_simve.errors import ConfigError, unknown_name
+from pp_simve.inference import AmortizedGuide, MLPEncoder, PointGuide, ResidualEncoder, ResNet18Encoder
+from pp_simve.models import (
+    Bernoulli,
+    FlatPrior,
+    Gaussian,
+    GaussianPrior,
+    MLPDecoder,
+    ResidualDecoder,
+    StandardPrior,
+)
+
+T = TypeVar("T")
+
+PRIORS: Mapping[str, Callable[..., Any]] = {"gaussian": GaussianPrior, "flat": FlatPrior, "standard": StandardPrior}
+GUIDES: Mapping[str, Callable[..., Any]] = {"amortized": AmortizedGuide, "point": PointGuide}
+LIKELIHOODS: Mapping[str, Callable[..., Any]] = {"bernoulli": Bernoulli, "gaussian": Gaussian}
+ENCODERS: Mapping[str, Callable[..., Any]] = {
+    "mlp": MLPEncoder,
+    "residual": ResidualEncoder,
+    "resnet18": ResNet18Encoder,
+}
+DECODERS: Mapping[str, Callable[..., Any]] = {"mlp": MLPDecoder, "residual": ResidualDecoder}
+
+
+def make_part(flag: str, text: str, named: Mapping[str, Callable[..., Any]], kind: type[T], *arguments: object) -> T:
+    """Builds the part that ``text`` describes.
+
+    Args:
+        flag: the setting, for errors (``prior``).
+        text: ``name``, ``name(option=value, ...)`` or ``package.module:Class(option=value, ...)``; values are Python
+            literals.
+        named: the parts that go by a name.
+        kind: what the part must be an instance of.
+        arguments: what every part of this kind is built from, before its options.
+
+    Raises:
+        ConfigError: no such name, module or class; an option it does not have; a value it does not accept.
+    """
+    name, options = _parse(flag, text)
+    factory = named.get(name) if ":" not in name else _imported(flag, name)
+    if factory is None:
+        raise unknown_name(flag, name, named, also=", or your own package.module:Class")
+    try:
+        inspect.signature(factory).bind(*arguments, **options)
+    except TypeError as error:
+        accepted = list(inspect.signature(factory).parameters)[len(arguments) :]
+        raise ConfigError(
+            f"--{flag} {text}: {error}. {name} is built from {len(arguments)} argument(s) given to every {flag}; "
+            f"its options are: {', '.join(accepted) or 'none'}"
+        ) from None
+    try:
+        part = factory(*arguments, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"--{flag} {text}: {error}") from error
+    if not isinstance(part, kind):
+        raise ConfigError(
+            f"--{flag} {text}: it made a {type(part).__name__}, expected a {kind.__module__}.{kind.__name__}"
+        )
+    return part
+
+
+def _parse(flag: str, text: str) -> tuple[str, dict[str, Any]]:
+    name, bracket, rest = text.strip().partition("(")
+    if not bracket:
+        return name, {}
+    try:
+        call = ast.parse(f"part({rest}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise SyntaxError
+        return name, {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
+    except (SyntaxError, ValueError):
+        raise ConfigError(
+            f"--{flag} {text!r} cannot be read; expected NAME or NAME(option=value, ...) with numbers, strings, lists or "
+            'True/False as values, in quotes for the shell: --prior "gaussian(style_variance=0.3)"'
+        ) from None
+
+
+def _imported(flag: str, name: str) -> Callable[..., Any]:
+    module_name, _, class_name = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--{flag} {name}: {error}; the module must be importable from the folder the command runs in"
+        ) from None
+    try:
+        factory: Callable[..., Any] = getattr(module, class_name)
+    except AttributeError:
+        raise unknown_name(f"class in {module_name}", class_name, [n for n in vars(module) if n[0] != "_"]) from None
+    return factory

@@ -1,0 +1,65 @@
+"""What a person watching a fit sees: a live bar in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from pp_simve.inference import Progress
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def watched(console: Console) -> Iterator[Callable[[Progress], None]]:
+    """A monitor for `fit` that writes to the console."""
+    if console.is_terminal:
+        with Bar(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[terms]}"),
+            console=console,
+            transient=True,
+        ) as bar:
+            task = bar.add_task("", total=1.0, epoch="–", terms="starting")
+
+            def update(progress: Progress) -> None:
+                bar.update(
+                    task,
+                    completed=progress.step / progress.total_steps,
+                    epoch=f"{progress.epoch:.3g}/{progress.epochs:.3g}",
+                    terms=_terms(progress),
+                )
+
+            yield update
+        return
+
+    last = time.perf_counter() - SECONDS_BETWEEN_LINES
+
+    def line(progress: Progress) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        if now - last >= SECONDS_BETWEEN_LINES or progress.step == progress.total_steps:
+            last = now
+            console.print(f"epoch {progress.epoch:6.1f}/{progress.epochs:.3g}  {_terms(progress)}", highlight=False)
+
+    yield line
+
+
+def _terms(progress: Progress) -> str:
+    rows = progress.rows
+    names = ("loss", "reconstruction") if "reconstruction" in rows[-1] else ("loss",)
+    means = [f"{name} {sum(row[name] for row in rows) / len(rows):.2f}" for name in names]
+    return "  ".join([*means, f"{progress.images_per_second:,.0f} views/s", f"{_duration(progress.seconds_left)} left"])
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,138 @@
+"""CelebA's own reader: attributes, hair colour, the official partition, and partial copies."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pp_simve.data import DataError, celeba, decode, load
+
+from .data_fixtures import assert_disjoint, real_data_root, write_image
+
+NAMES = ["Bald", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair", "Smiling"]
+HAIR_ROWS = [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0, 0, 0, 0), (1, 0, 1, 0)]
+HAIR_LABELS = [0, 1, 2, 3, 4, 4]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PP_SIMVE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """60 listed images, 40 train, 8 validation, 12 test; hair colours in turn, every third smiling."""
+    attributes, partition = ["60", " ".join(NAMES)], []
+    for number in range(60):
+        name = f"{number + 1:06}.jpg"
+        write_image(tmp_path / "celeba" / celeba.IMAGES / name, number, size=(20, 30))
+        values = (0, *HAIR_ROWS[number % 6], int(number % 3 == 0))
+        attributes.append(name + "  ".join(["", *(str(2 * value - 1) for value in values)]))
+        partition.append(f"{name} {0 if number < 40 else 1 if number < 48 else 2}")
+    (tmp_path / "celeba" / celeba.ATTRIBUTES).write_text("\n".join(attributes) + "\n")
+    (tmp_path / "celeba" / celeba.PARTITION).write_text("\n".join(partition) + "\n")
+    return tmp_path
+
+
+def test_splits_attributes_and_hair(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load("celeba", root)
+    assert data.image_shape == (3, 64, 64)
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [40, 8, 12]
+    assert data.attribute_names == tuple(NAMES)
+    assert data.classes == ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair", "other")
+    for split in (data.train, data.validation, data.test):
+        assert split.attributes is not None
+        assert split.labels is not None
+        assert split.attributes.dtype == torch.bool
+        rows = [tuple(row) for row in split.attributes[:, 1:5].int().tolist()]
+        assert split.labels.tolist() == [HAIR_LABELS[HAIR_ROWS.index(row)] for row in rows]
+    assert data.test.attributes is not None
+    assert int(data.test.attributes[:, 5].sum()) == 4
+    assert "60 images used, of 60 files, 60 listed and 202,599" in data.notes[0]
+    assert_disjoint(data, 60)
+    monkeypatch.delattr(decode, "read_image")
+    again = load("celeba", root)
+    assert again.fingerprint == data.fingerprint
+    assert again.notes == data.notes
+    assert again.attribute_names == data.attribute_names
+
+
+def test_central_square(tmp_path: Path) -> None:
+    write_image(tmp_path / "image.png", 0, size=(20, 30))
+    whole, square = (decode.read_image(str(tmp_path / "image.png"), None, cut) for cut in (False, True))
+    assert (whole[:, 5:25] == square).all()
+
+
+def test_image_size(root: Path) -> None:
+    assert load("celeba", root, image_size=16).image_shape == (3, 16, 16)
+
+
+def test_a_partial_copy(root: Path) -> None:
+    images = root / "celeba" / celeba.IMAGES
+    for number in range(1, 20):
+        (images / f"{number:06}.jpg").unlink()
+    write_image(images / "900000.jpg", 99, size=(20, 30))
+    data = load("celeba", root)
+    assert "41 images used, of 42 files, 60 listed" in data.notes[0]
+    assert_disjoint(data, 41)
+
+
+def test_a_part_of_one_official_split(root: Path) -> None:
+    partition = root / "celeba" / celeba.PARTITION
+    partition.write_text("".join(f"{number + 1:06}.jpg 0\n" for number in range(60)))
+    data = load("celeba", root)
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [42, 6, 12]
+    assert "leaves a split empty" in data.notes[1]
+    assert_disjoint(data, 60)
+
+
+def test_a_damaged_image(root: Path) -> None:
+    bad = root / "celeba" / celeba.IMAGES / "000003.jpg"
+    bad.write_bytes(b"")
+    with pytest.raises(DataError, match=r"000003\.jpg.*--skip-bad"):
+        load("celeba", root)
+    data = load("celeba", root, skip_bad=True)
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [39, 8, 12]
+    assert str(bad) in data.notes[1]
+
+
+def test_missing_files_are_named(root: Path, tmp_path: Path) -> None:
+    (root / "celeba" / celeba.PARTITION).unlink()
+    with pytest.raises(DataError, match=rf"^CelebA: {celeba.PARTITION} not found.*--data-root DIR"):
+        load("celeba", root)
+    with pytest.raises(DataError, match=celeba.IMAGES):
+        load("celeba", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        (celeba.ATTRIBUTES, "", "line 2 .* should name the attributes"),
+        (celeba.ATTRIBUTES, "1\nBald Smiling\n", "line 2 .* should name the attributes"),
+        (celeba.ATTRIBUTES, f"1\n{' '.join(NAMES)}\n000001.jpg 1 1\n", "line 3 .* 6 values"),
+        (celeba.ATTRIBUTES, f"1\n{' '.join(NAMES)}\n000001.jpg 1 1 1 1 1 0\n", "line 3 .* 6 values"),
+        (celeba.PARTITION, "000001.jpg 0\n000002.jpg 3\n", "line 2 .* 2 .test."),
+        (celeba.PARTITION, "other.jpg 0\n", "none of them named in both"),
+    ],
+)
+def test_malformed_lists(root: Path, file: str, content: str, message: str) -> None:
+    (root / "celeba" / file).write_text(content)
+    with pytest.raises(DataError, match=message):
+        load("celeba", root)
+
+
+def test_a_list_that_is_no_text(root: Path) -> None:
+    (root / "celeba" / celeba.ATTRIBUTES).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="cannot be read"):
+        load("celeba", root)
+
+
+def test_real_celeba() -> None:
+    root = real_data_root()
+    if not (root / "celeba").is_dir():
+        pytest.skip(f"{root} has no celeba")
+    data = load("celeba", root)
+    assert data.image_shape == (3, 64, 64)
+    assert len(data.attribute_names) == 40
+    assert data.train.labels is not None
+    assert set(data.train.labels.tolist()) == set(range(5))

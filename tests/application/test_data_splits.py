@@ -1,0 +1,111 @@
+"""Splits: fixed, disjoint, stratified, and independent of the global generator."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pp_simve.data import DataError, ImageData, load
+from pp_simve.data.collection import TEST, TRAIN, UNDIVIDED, VALIDATION, Collection
+from pp_simve.data.splits import divide
+
+from .data_fixtures import assert_disjoint
+
+
+def collection(labels: list[int] | None, part: list[int], classes: int = 2) -> Collection:
+    count = len(part)
+    images = torch.arange(count, dtype=torch.int32).view(torch.uint8).reshape(count, 1, 2, 2).clone()
+    names = tuple("abcdefghij"[:classes]) if labels is not None else ()
+    return Collection(images, torch.tensor(part), None if labels is None else torch.tensor(labels), classes=names)
+
+
+def counts(data: ImageData, classes: int) -> list[list[int]]:
+    splits = (data.train, data.validation, data.test)
+    return [torch.bincount(split.labels, minlength=classes).tolist() for split in splits if split.labels is not None]
+
+
+def test_stratified_fractions() -> None:
+    data = divide("x", collection([0] * 100 + [1] * 50, [UNDIVIDED] * 150), seed=0)
+    assert counts(data, 2) == [[70, 35], [10, 5], [20, 10]]
+    assert_disjoint(data, 150)
+
+
+def test_validation_is_drawn_from_train_and_test_kept() -> None:
+    given = collection([0, 1] * 100, [TRAIN] * 160 + [TEST] * 40)
+    data = divide("x", given, seed=0)
+    assert counts(data, 2) == [[72, 72], [8, 8], [20, 20]]
+    assert {bytes(image.numpy().tobytes()) for image in data.test.images} == {
+        bytes(image.numpy().tobytes()) for image in given.images[160:]
+    }
+    assert_disjoint(data, 200)
+
+
+def test_given_splits_are_kept() -> None:
+    data = divide("x", collection([0, 1] * 10, [TRAIN] * 12 + [VALIDATION] * 4 + [TEST] * 4), seed=0)
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [12, 4, 4]
+
+
+def test_labels_stay_with_their_images() -> None:
+    whole = collection([0] * 30 + [1] * 30, [UNDIVIDED] * 60)
+    data = divide("x", whole, seed=3)
+    for split in (data.train, data.validation, data.test):
+        numbers = split.images.flatten(1).contiguous().view(torch.int32).flatten()
+        assert split.labels is not None
+        assert torch.equal(split.labels, (numbers >= 30).long())
+
+
+def test_prefix_is_a_fair_sample() -> None:
+    data = divide("x", collection([0] * 500 + [1] * 500, ([TRAIN] * 400 + [TEST] * 100) * 2), 0)
+    for split in (data.train, data.test):
+        assert split.labels is not None
+        assert 15 < int(split.labels[:50].sum()) < 35
+
+
+def test_splits_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = load("digits")
+    state = torch.random.get_rng_state()
+    torch.manual_seed(2)
+    assert load("digits").fingerprint == first.fingerprint
+    assert load("digits", seed=1).fingerprint != first.fingerprint
+    torch.manual_seed(1)
+    load("digits")
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@given(st.lists(st.integers(3, 40), min_size=2, max_size=6), st.integers(0, 5))
+def test_every_class_is_in_every_split(sizes: list[int], seed: int) -> None:
+    labels = [label for label, size in enumerate(sizes) for _ in range(size)]
+    data = divide("x", collection(labels, [UNDIVIDED] * len(labels), len(sizes)), seed)
+    assert all(min(split) >= 1 for split in counts(data, len(sizes)))
+    assert [sum(column) for column in zip(*counts(data, len(sizes)), strict=True)] == sizes
+    assert_disjoint(data, len(labels))
+
+
+def test_images_without_labels() -> None:
+    data = divide("x", collection(None, [UNDIVIDED] * 20), seed=0)
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [14, 2, 4]
+    assert data.test.labels is None
+    assert data.classes == ()
+
+
+@pytest.mark.parametrize(
+    ("labels", "part", "message"),
+    [
+        ([], [], "no images"),
+        ([0], [UNDIVIDED], "one image only"),
+        ([0] * 5 + [1] * 2, [UNDIVIDED] * 7, r"class 'b' \(2\).*at least 3"),
+        ([0, 0, 1, 0, 1], [TRAIN] * 3 + [TEST] * 2, r"class 'b' \(1\).*at least 2 in its train part"),
+        (None, [UNDIVIDED] * 2, "at least 3 are needed"),
+        (None, [TRAIN, TEST], "at least 2 are needed for train and validation"),
+        ([0, 1, 0, 1], [TRAIN] * 4, "no test images"),
+    ],
+)
+def test_too_few_images(labels: list[int] | None, part: list[int], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        divide("x", collection(labels, part), seed=0)
+
+
+def test_one_class() -> None:
+    with pytest.raises(DataError, match="one class only"):
+        divide("x", collection([0] * 9, [UNDIVIDED] * 9, classes=1), seed=0)

@@ -1,0 +1,407 @@
+"""View policies: pixel by pixel against torchvision, and the contract every policy keeps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from pp_simve.inference.views import (
+    VIEW_POLICIES,
+    Affine,
+    ColourJitter,
+    Compose,
+    Flip,
+    Grey,
+    ResizedCrop,
+    ViewPolicy,
+    base,
+    draw_views,
+    view_policy,
+)
+
+GREY, RGB, OBLONG = (1, 28, 28), (3, 32, 32), (3, 20, 33)
+NAMED = [(name, shape) for name in VIEW_POLICIES for shape in (GREY, RGB) if (name, shape) != ("crop+colour", GREY)]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def photographs(count: int, shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    """Noise, with a few flat patches, greys, blacks and whites: where hue and saturation are degenerate."""
+    images = torch.rand(count, *shape, generator=generator(seed))
+    images[:, :, :4, :4] = 0
+    images[:, :, :4, 4:8] = 1
+    images[:, :, 4:8, :4] = images[:, :1, 4:8, :4]
+    images[:, :1, 4:8, 4:8] = images[:, -1:, 4:8, 4:8]
+    return images
+
+
+def one_by_one(
+    policy: ViewPolicy, images: Tensor, seed: int, reference: Callable[..., Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The policy's views of a batch, and the reference's, which gets each image and its parameters as floats."""
+    parameters = policy.sample(len(images), generator=generator(seed))
+    expected = [
+        reference(image, **{name: float(parameters[name][i]) for name in policy.names})
+        for i, image in enumerate(images)
+    ]
+    return policy.apply(images, parameters), torch.stack(expected)
+
+
+def affine_reference(
+    image: Tensor, rotation: float, scale: float, shift_x: float, shift_y: float, shear: float
+) -> Tensor:
+    height, width = image.shape[-2:]
+    translate: list[Any] = [shift_x * width, shift_y * height]
+    bilinear = InterpolationMode.BILINEAR
+    return tv.affine(image, rotation, translate, scale, [shear, 0.0], interpolation=bilinear)
+
+
+def crop_reference(
+    image: Tensor, crop_top: float, crop_left: float, crop_height: float, crop_width: float, **others: float
+) -> Tensor:
+    box = [int(crop_top), int(crop_left), int(crop_height), int(crop_width)]
+    assert box == [crop_top, crop_left, crop_height, crop_width]
+    return tv.resized_crop(image, *box, size=list(image.shape[-2:]))
+
+
+def jitter_reference(
+    image: Tensor, brightness: float, contrast: float, saturation: float, hue: float, **others: float
+) -> Tensor:
+    image = tv.adjust_contrast(tv.adjust_brightness(image, brightness), contrast)
+    return tv.adjust_hue(tv.adjust_saturation(image, saturation), hue)
+
+
+def grey_reference(image: Tensor, grey: float, **others: float) -> Tensor:
+    return tv.rgb_to_grayscale(image, num_output_channels=3) if grey else image
+
+
+def flip_reference(image: Tensor, horizontal_flip: float = 0.0, vertical_flip: float = 0.0, **others: float) -> Tensor:
+    image = tv.horizontal_flip(image) if horizontal_flip else image
+    return tv.vertical_flip(image) if vertical_flip else image
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("shape", [GREY, RGB, OBLONG, (1, 16, 16)], ids=str)
+class TestPixelByPixel:
+    def test_affine(self, shape: tuple[int, int, int], seed: int) -> None:
+        wide = Affine(rotation=(-180, 180), scale=(0.5, 2), shift=(-0.5, 0.5), shear=(-40, 40))
+        for policy in (Affine(), wide):
+            views, expected = one_by_one(policy, photographs(32, shape, seed), seed, affine_reference)
+            # A pixel's place is known to about 1e-6 of the image's side, and noise has slopes of up to 1 a pixel.
+            torch.testing.assert_close(views, expected, atol=2e-5, rtol=0)
+
+    @pytest.mark.parametrize("area", [(0.4, 1.0), (0.01, 0.1), (1.0, 1.0)])
+    def test_resized_crop(self, shape: tuple[int, int, int], seed: int, area: tuple[float, float]) -> None:
+        policy = ResizedCrop(shape, area=area)
+        views, expected = one_by_one(policy, photographs(32, shape, seed), seed, crop_reference)
+        torch.testing.assert_close(views, expected, atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize("direction", ["horizontal", "vertical"])
+    def test_flip(self, shape: tuple[int, int, int], seed: int, direction: Any) -> None:
+        views, expected = one_by_one(Flip(direction), photographs(16, shape, seed), seed, flip_reference)
+        assert torch.equal(views, expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("shape", [RGB, OBLONG], ids=str)
+class TestColourByColour:
+    @pytest.mark.parametrize(
+        "strengths",
+        [
+            {"brightness": 0.9, "contrast": 0.0, "saturation": 0.0, "hue": 0.0},
+            {"brightness": 0.0, "contrast": 0.9, "saturation": 0.0, "hue": 0.0},
+            {"brightness": 0.0, "contrast": 0.0, "saturation": 2.0, "hue": 0.0},
+            {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.5},
+            {},
+        ],
+    )
+    def test_jitter(self, shape: tuple[int, int, int], seed: int, strengths: dict[str, float]) -> None:
+        views, expected = one_by_one(ColourJitter(**strengths), photographs(32, shape, seed), seed, jitter_reference)
+        torch.testing.assert_close(views, expected, atol=1e-5, rtol=0)
+
+    def test_grey(self, shape: tuple[int, int, int], seed: int) -> None:
+        views, expected = one_by_one(Grey(0.5), photographs(32, shape, seed), seed, grey_reference)
+        torch.testing.assert_close(views, expected, atol=1e-6, rtol=0)
+
+    def test_all_together(self, shape: tuple[int, int, int], seed: int) -> None:
+        def reference(image: Tensor, **parameters: float) -> Tensor:
+            for step in (crop_reference, flip_reference, jitter_reference, grey_reference):
+                image = step(image, **parameters)
+            return image
+
+        policy = view_policy("crop+colour", shape)
+        views, expected = one_by_one(policy, photographs(32, shape, seed), seed, reference)
+        torch.testing.assert_close(views, expected, atol=2e-5, rtol=0)
+
+    def test_paper(self, shape: tuple[int, int, int], seed: int) -> None:
+        def reference(image: Tensor, **parameters: float) -> Tensor:
+            for step in (jitter_reference, crop_reference, flip_reference):
+                image = step(image, **parameters)
+            return image
+
+        policy = view_policy("paper", shape)
+        views, expected = one_by_one(policy, photographs(32, shape, seed), seed, reference)
+        torch.testing.assert_close(views, expected, atol=2e-5, rtol=0)
+
+
+def test_a_hue_shift_of_a_third_of_a_turn_moves_red_to_green_to_blue() -> None:
+    red = torch.tensor([0.8, 0.1, 0.1]).view(1, 3, 1, 1)
+    neutral = {name: torch.ones(1) for name in ("brightness", "contrast", "saturation")}
+    green = ColourJitter().apply(red, neutral | {"hue": torch.tensor([1 / 3])})
+    blue = ColourJitter().apply(red, neutral | {"hue": torch.tensor([-1 / 3])})
+    torch.testing.assert_close(green.flatten(), torch.tensor([0.1, 0.8, 0.1]))
+    torch.testing.assert_close(blue.flatten(), torch.tensor([0.1, 0.1, 0.8]))
+
+
+def test_a_shift_of_one_pixel_moves_right_and_down_and_leaves_zeros() -> None:
+    image = torch.arange(1.0, 17.0).view(1, 1, 4, 4) / 16
+    parameters = {name: torch.zeros(1) for name in Affine.names} | {"scale": torch.ones(1)}
+    moved = Affine().apply(image, parameters | {"shift_x": torch.tensor([0.25]), "shift_y": torch.tensor([0.25])})
+    expected = torch.zeros_like(image)
+    expected[..., 1:, 1:] = image[..., :-1, :-1]
+    torch.testing.assert_close(moved, expected)
+
+
+class ReadBacks(TorchDispatchMode):
+    """Counts the operations by which a value leaves the device, or decides what Python does next."""
+
+    names = ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__.split(".")[0]
+        self.count.update([name] if name in self.names else [])
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_counters_of_read_backs_count() -> None:
+    ones = torch.ones(2)
+    with ReadBacks() as read_backs:
+        bool(ones[0] > 0)
+        ones[1].item()
+        torch.equal(ones, ones)
+    assert sum(read_backs.count.values()) == 3
+    with FakeTensorMode() as fake:
+        unknown = fake.from_tensor(ones)
+        for read in (unknown.tolist, unknown.sum().item, lambda: unknown[unknown > 0]):
+            with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
+                read()
+
+
+@pytest.mark.parametrize(("name", "shape"), NAMED)
+class TestEveryNamedPolicy:
+    def test_shapes_types_and_range(self, name: str, shape: tuple[int, int, int]) -> None:
+        policy = view_policy(name, shape)
+        images = torch.randint(0, 256, (5, *shape), dtype=torch.uint8, generator=generator())
+        before = images.clone()
+        views, parameters = draw_views(policy, images, 3, generator=generator())
+        assert views.shape == (3, 5, *shape)
+        assert views.dtype == torch.float32
+        assert tuple(parameters) == policy.names
+        assert all(value.shape == (3, 5) and value.dtype == torch.float32 for value in parameters.values())
+        assert views.min() >= 0
+        assert views.max() <= 1 + 1e-6
+        assert torch.equal(images, before)
+
+    def test_uint8_and_float_images_give_the_same_views(self, name: str, shape: tuple[int, int, int]) -> None:
+        policy = view_policy(name, shape)
+        images = torch.randint(0, 256, (5, *shape), dtype=torch.uint8, generator=generator())
+        floats = images.float() / 255
+        before = floats.clone()
+        views, _ = draw_views(policy, images, 2, generator=generator())
+        same, _ = draw_views(policy, floats, 2, generator=generator())
+        assert torch.equal(views, same)
+        assert torch.equal(floats, before)
+
+    def test_only_the_given_generator_matters(self, name: str, shape: tuple[int, int, int]) -> None:
+        policy = view_policy(name, shape)
+        images = photographs(4, shape)
+        state = torch.random.get_rng_state()
+        views, parameters = draw_views(policy, images, 2, generator=generator(1))
+        assert torch.equal(torch.random.get_rng_state(), state)
+        again, same = draw_views(policy, images, 2, generator=generator(1))
+        assert torch.equal(views, again)
+        assert all(torch.equal(parameters[key], same[key]) for key in parameters)
+        others, _ = draw_views(policy, images, 2, generator=generator(2))
+        assert not torch.equal(views, others)
+
+    def test_views_differ_and_follow_from_their_parameters(self, name: str, shape: tuple[int, int, int]) -> None:
+        policy = view_policy(name, shape)
+        images = photographs(6, shape)
+        views, parameters = draw_views(policy, images, 3, generator=generator())
+        assert not torch.equal(views[0], views[1])
+        for j in range(3):
+            alone = policy.apply(images, {key: value[j] for key, value in parameters.items()})
+            torch.testing.assert_close(views[j], alone)
+
+    def test_nothing_is_read_back_from_the_device(self, name: str, shape: tuple[int, int, int]) -> None:
+        policy, images, source = view_policy(name, shape), photographs(4, shape), generator()
+        with ReadBacks() as read_backs:
+            draw_views(policy, images, 2, generator=source)
+        assert not read_backs.count
+        # Fake tensors have no values: whatever asks for one (.tolist() and .numpy() as well) is an error.
+        with FakeTensorMode() as fake:
+            views, _ = draw_views(policy, fake.from_tensor(images), 2, generator=source)
+        assert views.shape == (2, 4, *shape)
+
+    def test_parameters_stay_in_range_and_vary(self, name: str, shape: tuple[int, int, int]) -> None:
+        parameters = view_policy(name, shape).sample(4000, generator=generator())
+        for key, value in parameters.items():
+            assert value.std() > 0, key
+            if key.endswith("flip") or key == "grey":
+                assert set(value.tolist()) == {0.0, 1.0}
+        if "crop_top" in parameters:
+            top, left, height, width = (parameters[f"crop_{side}"] for side in ("top", "left", "height", "width"))
+            assert bool(((top >= 0) & (left >= 0) & (height >= 1) & (width >= 1)).all())
+            assert bool(((top + height <= shape[1]) & (left + width <= shape[2])).all())
+
+    def test_repr_tells_the_settings(self, name: str, shape: tuple[int, int, int]) -> None:
+        assert "Compose" in repr(view_policy(name, shape))
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    def test_an_accelerator_draws_the_same_pixels(self, name: str, shape: tuple[int, int, int]) -> None:
+        policy, images = view_policy(name, shape), photographs(8, shape)
+        views, parameters = draw_views(policy, images.cuda(), 2, generator=torch.Generator("cuda").manual_seed(0))
+        assert views.is_cuda
+        assert all(value.is_cuda for value in parameters.values())
+        flat = {key: value.flatten().cpu() for key, value in parameters.items()}
+        expected = policy.apply(images.repeat(2, 1, 1, 1), flat).unflatten(0, (2, 8))
+        torch.testing.assert_close(views.cpu(), expected, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "shape"), NAMED)
+def test_a_cpu_may_cut_the_batch_anywhere(
+    name: str, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, images = view_policy(name, shape), photographs(7, shape)
+    whole, _ = draw_views(policy, images, 2, generator=generator())
+    monkeypatch.setattr(base, "CPU_PART", 1)
+    cut, _ = draw_views(policy, images, 2, generator=generator())
+    torch.testing.assert_close(cut, whole, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "shape"), NAMED)
+def test_autocast_leaves_views_alone(name: str, shape: tuple[int, int, int]) -> None:
+    policy, images = view_policy(name, shape), photographs(4, shape)
+    expected, _ = draw_views(policy, images, 2, generator=generator())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        views, _ = draw_views(policy, images, 2, generator=generator())
+    assert torch.equal(views, expected)
+
+
+def test_an_empty_batch_has_empty_views() -> None:
+    views, parameters = draw_views(view_policy("crop+colour", RGB), torch.rand(0, *RGB), 2, generator=generator())
+    assert views.shape == (2, 0, *RGB)
+    assert parameters["hue"].shape == (2, 0)
+
+
+def test_frequencies_and_ranges() -> None:
+    count = 20_000
+    drawn = view_policy("crop+colour", RGB).sample(count, generator=generator())
+    assert drawn["grey"].mean() == pytest.approx(0.2, abs=0.01)
+    assert drawn["horizontal_flip"].mean() == pytest.approx(0.5, abs=0.02)
+    untouched = (drawn["hue"] == 0) & (drawn["brightness"] == 1) & (drawn["contrast"] == 1) & (drawn["saturation"] == 1)
+    assert untouched.float().mean() == pytest.approx(0.2, abs=0.01)
+    assert drawn["hue"].abs().max() <= 0.1
+    area = drawn["crop_height"] * drawn["crop_width"] / 32**2
+    assert area.min() == pytest.approx(0.3, abs=0.03)
+    assert area.max() == 1
+    assert view_policy("paper", RGB).sample(count, generator=generator())["brightness"].max() > 1.7
+
+
+def test_boxes_too_wide_for_the_image_are_clamped() -> None:
+    drawn = ResizedCrop((1, 8, 8), area=(1.0, 1.0), ratio=(9.0, 9.0)).sample(50, generator=generator())
+    assert drawn["crop_width"].unique().tolist() == [8.0]
+    assert drawn["crop_left"].unique().tolist() == [0.0]
+    assert drawn["crop_height"].unique().tolist() == [3.0]
+    assert drawn["crop_top"].unique().tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+class Dim(ViewPolicy):
+    """A user's own policy: nothing but names, sample and apply."""
+
+    names = ("dimming",)
+
+    def sample(self, count: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"dimming": torch.rand(count, generator=generator, device=generator.device)}
+
+    def apply(self, images: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+        return images * (1 - parameters["dimming"]).view(-1, 1, 1, 1)
+
+
+def test_a_users_policy_works_alone_and_composed() -> None:
+    images = photographs(4, GREY)
+    views, parameters = draw_views(Dim(), images, 3, generator=generator())
+    torch.testing.assert_close(views, images * (1 - parameters["dimming"])[..., None, None, None])
+    both = Compose([Compose([Flip()], GREY), Dim()], GREY)
+    assert both.names == ("horizontal_flip", "dimming")
+    views, parameters = draw_views(both, images, 2, generator=generator())
+    assert set(parameters) == set(both.names)
+    assert views.shape == (2, 4, *GREY)
+
+
+def test_a_policy_that_breaks_its_contract_is_named() -> None:
+    class Forgetful(Dim):
+        def sample(self, count: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+            return {}
+
+    class Shrinking(Dim):
+        def apply(self, images: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+            return images[..., 1:]
+
+    with pytest.raises(ValueError, match=r"Forgetful.sample\(8\) must return dimming, each of shape \(8,\), got \{\}"):
+        draw_views(Forgetful(), photographs(4, GREY), 2, generator=generator())
+    with pytest.raises(ValueError, match=r"Shrinking.apply must keep the shape \(4, 1, 28, 28\), got \(4, 1, 28, 27\)"):
+        draw_views(Shrinking(), photographs(4, GREY), 2, generator=generator())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Affine(rotation=(20, -20)), "rotation must be (lower, upper), lower first"),
+        (lambda: Affine(scale=(0, 1)), "scale must be (lower, upper)"),
+        (lambda: Affine(shear=(0, float("nan"))), "shear must be (lower, upper)"),
+        (lambda: ResizedCrop(RGB, area=(0.0, 1.0)), "area must be above 0"),
+        (lambda: ResizedCrop(RGB, area=(0.5, 1.5)), "area must be (lower, upper)"),
+        (lambda: ResizedCrop(RGB, ratio=(0.0, 1.0)), "ratio must be above 0"),
+        (lambda: ResizedCrop((3, 0, 32)), "image_shape must be (channel, height, width)"),
+        (lambda: ResizedCrop((32, 32)), "image_shape must be (channel, height, width)"),  # type: ignore[arg-type]
+        (lambda: Flip("diagonal"), "direction must be 'horizontal' or 'vertical'"),  # type: ignore[arg-type]
+        (lambda: Flip(probability=1.5), "probability must be a probability in [0, 1], got 1.5"),
+        (lambda: ColourJitter(brightness=-1), "brightness must be a strength of at least 0, got -1"),
+        (lambda: ColourJitter(hue=0.6), "hue must be a strength in [0, 0.5] turns, got 0.6"),
+        (lambda: Compose([Flip(), Flip()], GREY), "horizontal_flip appears twice"),
+        (lambda: view_policy("crop+color", RGB), "did you mean 'crop+colour'? Known: affine, crop, crop+colour, paper"),
+        (lambda: view_policy("zzz", RGB), "unknown view policy 'zzz'. Known: affine"),
+        (lambda: view_policy("crop+colour", GREY), "needs RGB images, 3 channels, got image_shape (1, 28, 28)"),
+        (lambda: draw_views(Flip(), torch.rand(2, *RGB), 0, generator=generator()), "views must be at least 1, got 0"),
+        (lambda: draw_views(Flip(), torch.rand(*RGB), 2, generator=generator()), "(image, channel, height, width)"),
+        (lambda: draw_views(Flip(), torch.zeros(2, *RGB).long(), 2, generator=generator()), "got torch.int64"),
+        (lambda: draw_views(Flip(), torch.rand(2, *RGB, device="meta"), 2, generator=generator()), "is on cpu and the"),
+        (lambda: draw_views(Grey(), torch.rand(2, *GREY), 2, generator=generator()), "Grey needs RGB images"),
+        (lambda: draw_views(ColourJitter(), torch.rand(2, *GREY), 2, generator=generator()), "ColourJitter needs RGB"),
+        (lambda: Flip().apply(torch.zeros(2, *RGB, dtype=torch.uint8), {}), "draw_views converts uint8"),
+        (
+            lambda: view_policy("affine", GREY).apply(torch.rand(2, *RGB), {}),
+            "must have shape (n, 1, 28, 28), got (2, 3",
+        ),
+    ],
+)
+def test_errors_say_what_was_wrong(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011  (the message is compared below, as plain text)
+        make()
+    assert message in str(error.value)
