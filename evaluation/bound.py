@@ -30,7 +30,7 @@ def bound_terms(
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), pyro.validation_enabled(False):
         torch.manual_seed(seed)
-        for batch in images.split(batch_size):
+        for batch in torch.split(images, batch_size):
             drawn, _ = draw_views(policy, batch, views, generator=generator)
             for name, value in objective(drawn).items():
                 totals[name] = totals.get(name, 0.0) + value * len(batch)

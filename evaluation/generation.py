@@ -21,10 +21,10 @@ def swap(model: SimVE, guide: Guide, content_views: Tensor, style_views: Tensor)
     """Decodes every pairing of the content of some images with the style of others.
 
     Args:
-        content_views: several views of each of R images, shape ``(view, R, channel, height, width)``; content is inferred
-            from all of them, because a single view cannot tell it from style under an isotropic prior.
-        style_views: several views of each of C images, shape ``(view, C, channel, height, width)``; the style decoded is
-            that of the first view.
+        content_views: several views of each of R images, shape ``(view, R, channel, height, width)``; content is
+            inferred from all of them, because one view cannot tell it from style under an isotropic prior.
+        style_views: several views of each of C images, shape ``(view, C, channel, height, width)``; the style decoded
+            is that of the first view.
 
     Returns:
         Shape ``(R, C, channel, height, width)``.

@@ -241,7 +241,8 @@ def _checked_images(images: Tensor | np.ndarray[Any, Any]) -> Tensor:
     data = torch.as_tensor(images)
     if data.dtype != torch.uint8 or data.ndim != 4:
         raise FitError(
-            f"images must be uint8 of shape (image, channel, height, width), got {data.dtype} of shape {tuple(data.shape)}"
+            "images must be uint8 of shape (image, channel, height, width), "
+            f"got {data.dtype} of shape {tuple(data.shape)}"
         )
     return data
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -65,8 +66,8 @@ class ResidualDecoder(nn.Module):
         channels, height, side = image_shape
         if height != side or side % 4 or side < 16:
             raise ValueError(
-                f"ResidualDecoder needs square images whose side is a multiple of 4 and at least 16, got {height}x{side}; "
-                "resize them, or use MLPDecoder"
+                "ResidualDecoder needs square images whose side is a multiple of 4 and at least 16, "
+                f"got {height}x{side}; resize them, or use MLPDecoder"
             )
         doublings = 0
         start = side // 2
@@ -76,7 +77,7 @@ class ResidualDecoder(nn.Module):
         widths = [width * 2 ** min(2, doublings - index) for index in range(doublings + 1)]
         self.start = (widths[0], start, start)
         self.stem = nn.Linear(latent, math.prod(self.start))
-        self.blocks = nn.Sequential(*(_UpBlock(*pair) for pair in zip(widths[:-1], widths[1:], strict=True)))
+        self.blocks = nn.Sequential(*(_UpBlock(*pair) for pair in pairwise(widths)))
         self.head = nn.Conv2d(width, 4 * channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ class FitConfig:
     """Settings of a fit. Entries that are None are chosen by the data, see `chosen_for`."""
 
     data: str = "digits"
-    """What to fit: digits, mnist, fashionmnist, cifar10, celeba, folder:PATH (PATH/{train,test}/CLASS/*) or npz:FILE."""
+    """digits, mnist, fashionmnist, cifar10, celeba, folder:PATH (PATH/{train,test}/CLASS/*) or npz:FILE."""
     data_root: Path = Path("data")
     """Folder of the data sets; what is missing is downloaded there through torchvision."""
     image_size: int | None = None
@@ -27,7 +27,8 @@ class FitConfig:
     method: str = "simve"
     """Recipe of model, guide and objective: simve, or vae (nothing shared between views)."""
     prior: str | None = None
-    """gaussian, flat, standard or package.module:Class; options in brackets: "gaussian(style_variance=0.3)" (default: the method's)."""
+    """gaussian, flat, standard or package.module:Class; options in brackets: "gaussian(style_variance=0.3)"
+    (default: the method's)."""
     guide: str | None = None
     """amortized, point or package.module:Class (default: the method's)."""
     likelihood: str | None = None
@@ -41,7 +42,8 @@ class FitConfig:
     views: int = 2
     """Views of each image in a batch."""
     policy: str | None = None
-    """How views are drawn: affine, crop, crop+colour or paper (default: affine for digits, crop for grey, crop+colour for RGB)."""
+    """How views are drawn: affine, crop, crop+colour or paper (default: affine for digits, crop for grey images,
+    crop+colour for RGB)."""
     batch_size: int | None = None
     """Images a step, over all devices (default: 128)."""
     epochs: float | None = None
@@ -53,7 +55,7 @@ class FitConfig:
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate over the fit: cosine rises over the first 5 % of the steps and falls to 0."""
     seed: int = 0
-    """Decides initial parameters, batches, views and samples. The split into train, validation and test is always the same."""
+    """Decides initial parameters, batches, views and samples; the split of the data is always the same."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto is a GPU where there is one."""
     devices: int = 1

@@ -81,8 +81,8 @@ def _parse(flag: str, text: str) -> tuple[str, dict[str, Any]]:
         return name, {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
     except (SyntaxError, ValueError):
         raise ConfigError(
-            f"--{flag} {text!r} cannot be read; expected NAME or NAME(option=value, ...) with numbers, strings, lists or "
-            'True/False as values, in quotes for the shell: --prior "gaussian(style_variance=0.3)"'
+            f"--{flag} {text!r} cannot be read; expected NAME or NAME(option=value, ...) with numbers, strings, lists "
+            'or True/False as values, in quotes for the shell: --prior "gaussian(style_variance=0.3)"'
         ) from None
 
 

@@ -80,11 +80,12 @@ def _with_features(encoder: nn.Module, config: FitConfig, image_shape: ImageShap
             outputs = encoder.eval()(torch.zeros(2, *image_shape))
     except RuntimeError as error:
         raise ConfigError(
-            f"--encoder {config.encoder} does not accept images of shape (image, {', '.join(map(str, image_shape))}): {error}"
+            f"--encoder {config.encoder} does not accept a batch of images of shape {tuple(image_shape)}: {error}"
         ) from error
     if outputs.ndim != 2:
         raise ConfigError(
-            f"--encoder {config.encoder} must map images to (image, features), got an output of shape {tuple(outputs.shape)}"
+            f"--encoder {config.encoder} must map images to (image, features), "
+            f"got an output of shape {tuple(outputs.shape)}"
         )
     encoder.train(training)
     encoder.features = outputs.shape[1]  # type: ignore[assignment]

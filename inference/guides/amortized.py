@@ -12,8 +12,8 @@ from pp_simve.models import Prior
 class AmortizedGuide(Guide):
     """q(z_j | x_j) = N(μ(x_j), diag S(x_j)), content ~ p(content | z_1..J) exactly, style what remains.
 
-    z is an auxiliary site. Since log p(z, content) − log p(content | z) = log p(z) whatever the content, drawing content
-    costs no variance: the bound is the collapsed one (Bizeul et al., TMLR 2024, ELBO_SSL).
+    z is an auxiliary site. Since log p(z, content) − log p(content | z) = log p(z) whatever the content, drawing
+    content costs no variance: the bound is the collapsed one (Bizeul et al., TMLR 2024, ELBO_SSL).
 
     Args:
         encoder: maps images ``(batch, channel, height, width)`` to features ``(batch, features)``.

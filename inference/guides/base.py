@@ -40,12 +40,12 @@ class Representation:
 class Guide(PyroModule):  # type: ignore[misc]  # pyro is untyped
     """q(content, style | views): the guide of the SimVE program.
 
-    A guide is called with ``views`` of shape ``(view, image, channel, height, width)`` and samples the sites ``content``
-    and ``style`` of the model, in plates named ``image`` (dim -1) and ``view`` (dim -2). It may use auxiliary sites.
+    A guide is called with ``views`` of shape ``(view, image, channel, height, width)`` and samples the model's sites
+    ``content`` and ``style``, in plates named ``image`` (dim -1) and ``view`` (dim -2). It may use auxiliary sites.
     """
 
     def forward(self, views: Tensor) -> None:
-        """Samples ``content``, shape ``(..., 1, image, content)``, and ``style``, shape ``(..., view, image, style)``."""
+        """Samples ``content``, ``(..., 1, image, content)``, and ``style``, ``(..., view, image, style)``."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(views)")
 
     def posterior(self, views: Tensor) -> Representation:
@@ -67,7 +67,7 @@ class Guide(PyroModule):  # type: ignore[misc]  # pyro is untyped
         training = self.training
         self.eval()
         try:
-            parts = [self.embed(unit_range(chunk)).as_dict() for chunk in images.split(batch_size)]
+            parts = [self.embed(unit_range(chunk)).as_dict() for chunk in torch.split(images, batch_size)]
         finally:
             self.train(training)
         return Representation(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})

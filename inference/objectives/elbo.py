@@ -72,7 +72,7 @@ class ELBO(nn.Module):
 
         scale = (1 / images if self.scale is None else self.scale) / self.particles
         terms: dict[str, Tensor] = {}
-        # Summed site by site in the order of the programs, as Trace_ELBO does: floating point addition is not associative.
+        # Summed site by site in the programs' order, as Trace_ELBO does: floating point addition is not associative.
         bound: Tensor | float = 0.0
         for name, site in model_trace.nodes.items():
             if site["type"] != "sample" or site["infer"].get("_deterministic"):
@@ -124,8 +124,8 @@ def _validate(model_trace: Trace, guide_trace: Trace, plates: int) -> None:
     for name, site in guide_trace.nodes.items():
         if site["type"] == "sample" and not getattr(site["fn"], "has_rsample", False):
             raise ValueError(
-                f"the guide's site {name!r} is not reparametrised ({type(site['fn']).__name__}), so no gradient reaches the "
-                "guide; use a distribution with has_rsample, or pyro.infer.Trace_ELBO with its score-function estimator"
+                f"the guide's site {name!r} is not reparametrised ({type(site['fn']).__name__}), so no gradient "
+                "reaches the guide; use a distribution with has_rsample, or pyro.infer.Trace_ELBO"
             )
     for trace in (model_trace, guide_trace):
         trace.compute_log_prob()

@@ -29,7 +29,8 @@ class Variance(nn.Module):
         variance = torch.as_tensor(value, dtype=torch.get_default_dtype())
         if variance.ndim > 1 or (variance.ndim == 1 and len(variance) != latent):
             raise ValueError(
-                f"{name} must be one number or one for each of the {latent} latent axes, got shape {tuple(variance.shape)}"
+                f"{name} must be one number or one for each of the {latent} latent axes, "
+                f"got shape {tuple(variance.shape)}"
             )
         if not (torch.isfinite(variance) & (variance > 0)).all():
             raise ValueError(f"{name} must be positive and finite, got {value}")
