@@ -45,7 +45,7 @@ class Loop:
         self.fabric = fabric
         self.plan = plan
         # Convolutions on a CPU run up to twice as fast with channels last; other parameters keep their layout.
-        objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        objective.to(memory_format=torch.channels_last)
         objective.train()
         self.objective = objective
         self.parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
@@ -96,7 +96,7 @@ class Loop:
         """
         rows = self.buffer.rows()
         if self.fabric.world_size > 1:
-            rows = self.fabric.all_reduce(rows, reduce_op="mean")
+            rows = torch.as_tensor(self.fabric.all_reduce(rows, reduce_op="mean"))
         return self.buffer.fetch(rows, self.steps)
 
     def finite(self) -> bool:

@@ -11,7 +11,7 @@ from pp_simve.models.likelihoods import Likelihood
 from pp_simve.models.priors import Prior
 
 
-class SimVE(PyroModule):  # type: ignore[misc]  # pyro is untyped
+class SimVE(PyroModule):
     """p(content) Π_j p(style_j | content) p(x_j | z_j), z_j = compose(content, style_j).
 
     The model of "A Probabilistic Model behind Self-Supervised Learning" (Bizeul, Schölkopf, Allen, TMLR 2024). It is a

@@ -119,7 +119,8 @@ class FitConfig:
         known = {entry.name for entry in dataclasses.fields(cls)}
         if unknown := set(entries) - known:
             raise ConfigError(f"settings of another version: {', '.join(sorted(unknown))} are not known to this one")
-        return cls(**{k: Path(v) if k in paths and v is not None else v for k, v in entries.items()})
+        values: dict[str, Any] = {k: Path(v) if k in paths and v is not None else v for k, v in entries.items()}
+        return cls(**values)
 
     def differences(self, other: FitConfig) -> dict[str, tuple[Any, Any]]:
         """Entries that differ and matter to the numbers of a fit."""

@@ -21,7 +21,7 @@ from pp_simve.data import DataError, ImageData, load
 from pp_simve.errors import ConfigError
 from pp_simve.inference import CheckpointError, DeviceError, NonFiniteError, Run, WarmupCosine, fit
 from pp_simve.inference.device import choose_device
-from pp_simve.inference.schedules import constant
+from pp_simve.inference.schedules import Schedule, constant
 from pp_simve.inference.svi import FitError
 from pp_simve.inference.views import ViewPolicy, view_policy
 from pp_simve.judgement import judge_run, print_results, write_figures
@@ -29,7 +29,7 @@ from pp_simve.progress import watched
 from pp_simve.recipes import Program, build
 from pp_simve.run_folder import RunFolder
 
-SCHEDULES = {"cosine": WarmupCosine(), "constant": constant}
+SCHEDULES: dict[str, Schedule] = {"cosine": WarmupCosine(), "constant": constant}
 STOPPED = 130  # what shells use for "ended by Ctrl-C"
 WRONG_INPUT = 2
 

@@ -8,32 +8,36 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from torch import nn
+
 from pp_simve.errors import ConfigError, unknown_name
-from pp_simve.inference import AmortizedGuide, MLPEncoder, PointGuide, ResidualEncoder, ResNet18Encoder
+from pp_simve.inference import AmortizedGuide, Guide, MLPEncoder, PointGuide, ResidualEncoder, ResNet18Encoder
 from pp_simve.models import (
     Bernoulli,
     FlatPrior,
     Gaussian,
     GaussianPrior,
+    Likelihood,
     MLPDecoder,
+    Prior,
     ResidualDecoder,
     StandardPrior,
 )
 
 T = TypeVar("T")
 
-PRIORS: Mapping[str, Callable[..., Any]] = {"gaussian": GaussianPrior, "flat": FlatPrior, "standard": StandardPrior}
-GUIDES: Mapping[str, Callable[..., Any]] = {"amortized": AmortizedGuide, "point": PointGuide}
-LIKELIHOODS: Mapping[str, Callable[..., Any]] = {"bernoulli": Bernoulli, "gaussian": Gaussian}
-ENCODERS: Mapping[str, Callable[..., Any]] = {
+PRIORS: Mapping[str, Callable[..., Prior]] = {"gaussian": GaussianPrior, "flat": FlatPrior, "standard": StandardPrior}
+GUIDES: Mapping[str, Callable[..., Guide]] = {"amortized": AmortizedGuide, "point": PointGuide}
+LIKELIHOODS: Mapping[str, Callable[..., Likelihood]] = {"bernoulli": Bernoulli, "gaussian": Gaussian}
+ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
     "mlp": MLPEncoder,
     "residual": ResidualEncoder,
     "resnet18": ResNet18Encoder,
 }
-DECODERS: Mapping[str, Callable[..., Any]] = {"mlp": MLPDecoder, "residual": ResidualDecoder}
+DECODERS: Mapping[str, Callable[..., nn.Module]] = {"mlp": MLPDecoder, "residual": ResidualDecoder}
 
 
-def make_part(flag: str, text: str, named: Mapping[str, Callable[..., Any]], kind: type[T], *arguments: object) -> T:
+def make_part(flag: str, text: str, named: Mapping[str, Callable[..., T]], kind: type[Any], *arguments: object) -> T:
     """Builds the part that ``text`` describes.
 
     Args:

@@ -88,5 +88,5 @@ def _with_features(encoder: nn.Module, config: FitConfig, image_shape: ImageShap
             f"got an output of shape {tuple(outputs.shape)}"
         )
     encoder.train(training)
-    encoder.features = outputs.shape[1]  # type: ignore[assignment]
+    encoder.features = outputs.shape[1]
     return encoder

@@ -37,7 +37,7 @@ class Representation:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-class Guide(PyroModule):  # type: ignore[misc]  # pyro is untyped
+class Guide(PyroModule):
     """q(content, style | views): the guide of the SimVE program.
 
     A guide is called with ``views`` of shape ``(view, image, channel, height, width)`` and samples the model's sites

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from functools import partial
+from functools import partial, reduce
+from typing import Any
 
 import pyro
 import pyro.poutine as poutine
+import torch
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
@@ -67,35 +69,36 @@ class ELBO(nn.Module):
         model_trace, guide_trace = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
         if is_validation_enabled():
             _validate(model_trace, guide_trace, plates=PLATES + (self.particles > 1))
-        model_trace.compute_log_prob(lambda _, site: not site["infer"].get("_deterministic"))
-        guide_trace.compute_log_prob()
-
         scale = (1 / images if self.scale is None else self.scale) / self.particles
         terms: dict[str, Tensor] = {}
-        # Summed site by site in the programs' order, as Trace_ELBO does: floating point addition is not associative.
-        bound: Tensor | float = 0.0
+        weighted: list[Tensor] = []
+        model_trace.compute_log_prob(lambda _, site: not _infer(site, "_deterministic"))
         for name, site in model_trace.nodes.items():
-            if site["type"] != "sample" or site["infer"].get("_deterministic"):
-                continue
-            log_p = site["log_prob_sum"]
-            term = "reconstruction" if site["is_observed"] else name
-            terms[term] = log_p.detach()
-            bound = bound + self._weighted(log_p, term)
+            if site["type"] == "sample" and not _infer(site, "_deterministic"):
+                log_p = site["log_prob_sum"]
+                term = "reconstruction" if site["is_observed"] else name
+                terms[term] = log_p.detach()
+                weighted.append(self._weight(log_p, term))
+        guide_trace.compute_log_prob()
         for name, site in guide_trace.nodes.items():
-            if site["type"] != "sample":
-                continue
-            log_q = site["log_prob_sum"]
-            term = "entropy" if site["infer"].get("is_auxiliary") else name
-            terms[term] = terms[term] - log_q.detach() if term in terms else -log_q.detach()
-            bound = bound - self._weighted(log_q, term)
-        loss = -bound
+            if site["type"] == "sample":
+                log_q = site["log_prob_sum"]
+                term = "entropy" if _infer(site, "is_auxiliary") else name
+                terms[term] = terms[term] - log_q.detach() if term in terms else -log_q.detach()
+                weighted.append(self._weight(-log_q, term))
+        # Summed site by site in the programs' order, as Trace_ELBO does: floating point addition is not associative.
+        loss = -reduce(torch.add, weighted)
         if scale != 1:
             loss = loss * scale
             terms = {name: value * scale for name, value in terms.items()}
         return {"loss": loss, **terms}
 
-    def _weighted(self, log_density: Tensor, term: str) -> Tensor:
+    def _weight(self, log_density: Tensor, term: str) -> Tensor:
         return log_density if term == "reconstruction" or self.beta == 1 else self.beta * log_density
+
+
+def _infer(site: Mapping[str, Any], key: str) -> Any:
+    return (site["infer"] or {}).get(key)
 
 
 def _program(module: nn.Module) -> Callable[[Tensor], None]:
