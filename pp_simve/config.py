@@ -42,8 +42,8 @@ class FitConfig:
     views: int = 2
     """Views of each image in a batch."""
     policy: str | None = None
-    """How views are drawn: affine, crop, crop+colour or paper (default: affine for digits, crop for grey images,
-    crop+colour for RGB)."""
+    """How views are drawn: affine, crop, crop+colour, paper or package.module:Class (default: affine for digits, crop
+    for grey images, crop+colour for RGB)."""
     batch_size: int | None = None
     """Images a step, over all devices (default: 128)."""
     epochs: float | None = None

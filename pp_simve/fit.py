@@ -23,8 +23,9 @@ from pp_simve.inference import CheckpointError, DeviceError, NonFiniteError, Run
 from pp_simve.inference.device import choose_device
 from pp_simve.inference.schedules import Schedule, constant
 from pp_simve.inference.svi import FitError
-from pp_simve.inference.views import ViewPolicy, view_policy
+from pp_simve.inference.views import VIEW_POLICIES, ViewPolicy
 from pp_simve.judgement import judge_run, print_results, write_figures
+from pp_simve.parts import make_part
 from pp_simve.progress import watched
 from pp_simve.recipes import Program, build
 from pp_simve.run_folder import RunFolder
@@ -76,10 +77,7 @@ def run_fit(config: FitConfig) -> int:
         console.print(f"note: {note}", markup=False)
     config = config.chosen_for(data.image_shape)
     assert config.policy is not None
-    try:
-        policy = view_policy(config.policy, data.image_shape)
-    except ValueError as error:
-        raise ConfigError(f"--policy {config.policy}: {error}") from None
+    policy = make_part("policy", config.policy, VIEW_POLICIES, ViewPolicy, data.image_shape)
     torch.manual_seed(config.seed)
     program = build(config, data.image_shape)
 

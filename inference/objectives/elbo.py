@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from functools import partial, reduce
 from typing import Any
 
@@ -58,10 +57,8 @@ class ELBO(nn.Module):
 
     def forward(self, views: Tensor) -> dict[str, Tensor]:
         """Terms for ``views`` of shape ``(view, image, channel, height, width)``, each a scalar."""
-        particles = pyro.plate("particles", self.particles, dim=-PLATES - 1) if self.particles > 1 else nullcontext()
-        with particles:
-            guide_trace = poutine.trace(_program(self.guide)).get_trace(views)
-            model_trace = poutine.trace(poutine.replay(_program(self.model), trace=guide_trace)).get_trace(views)
+        guide_trace = poutine.trace(self._program(self.guide)).get_trace(views)
+        model_trace = poutine.trace(poutine.replay(self._program(self.model), trace=guide_trace)).get_trace(views)
         return self.terms(model_trace, guide_trace, images=views.shape[1])
 
     def terms(self, model_trace: Trace, guide_trace: Trace, images: int) -> dict[str, Tensor]:
@@ -69,7 +66,7 @@ class ELBO(nn.Module):
         model_trace, guide_trace = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
         if is_validation_enabled():
             _validate(model_trace, guide_trace, plates=PLATES + (self.particles > 1))
-        scale = (1 / images if self.scale is None else self.scale) / self.particles
+        scale = 1 / images if self.scale is None else self.scale
         terms: dict[str, Tensor] = {}
         weighted: list[Tensor] = []
         model_trace.compute_log_prob(lambda _, site: not _infer(site, "_deterministic"))
@@ -88,10 +85,18 @@ class ELBO(nn.Module):
                 weighted.append(self._weight(-log_q, term))
         # Summed site by site in the programs' order, as Trace_ELBO does: floating point addition is not associative.
         loss = -reduce(torch.add, weighted)
-        if scale != 1:
-            loss = loss * scale
-            terms = {name: value * scale for name, value in terms.items()}
+        if scale != 1 or self.particles > 1:
+            loss = loss * scale / self.particles
+            terms = {name: value * scale / self.particles for name, value in terms.items()}
         return {"loss": loss, **terms}
+
+    def _program(self, module: nn.Module) -> Callable[[Tensor], None]:
+        program = _without_parameter_statements(module)
+        if self.particles == 1:
+            return program
+        # The plate belongs inside the replay: a value that was replayed already is no longer broadcast.
+        particles: Callable[[Tensor], None] = pyro.plate("particles", self.particles, dim=-PLATES - 1)(program)
+        return particles
 
     def _weight(self, log_density: Tensor, term: str) -> Tensor:
         return log_density if term == "reconstruction" or self.beta == 1 else self.beta * log_density
@@ -101,7 +106,7 @@ def _infer(site: Mapping[str, Any], key: str) -> Any:
     return (site["infer"] or {}).get(key)
 
 
-def _program(module: nn.Module) -> Callable[[Tensor], None]:
+def _without_parameter_statements(module: nn.Module) -> Callable[[Tensor], None]:
     """The module's forward pass without PyroModule's parameter statements.
 
     Those would file every parameter in Pyro's global store, where the parameters of the next model have the same names,

@@ -33,19 +33,20 @@ class Affine(ViewPolicy):
     The map and its conventions are those of ``torchvision.transforms.v2.functional.affine``: shear, then scale, then
     rotation, then shift.
 
+    A range of a single number fixes that parameter: it is then the same in every view, and none of ``names``.
+
     Args:
         rotation: range in degrees, clockwise.
         scale: range of the factor; above 1 the content grows.
         shift: range of both shifts as a fraction of the image's side; positive is right and down.
-        shear: range in degrees; positive moves the top to the right (before the rotation).
+        shear: range in degrees; positive moves the top to the right (before the rotation). Fixed at 0 unless given,
+            because a small shear and a small rotation are hard to tell apart.
     """
 
-    rotation: Range = (-20.0, 20.0)
-    scale: Range = (0.8, 1.2)
-    shift: Range = (-0.1, 0.1)
-    shear: Range = (-10.0, 10.0)
-
-    names = ("rotation", "scale", "shift_x", "shift_y", "shear")
+    rotation: Range = (-25.0, 25.0)
+    scale: Range = (0.75, 1.25)
+    shift: Range = (-0.125, 0.125)
+    shear: Range = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         check_range("rotation", self.rotation, -180, 180)
@@ -53,16 +54,30 @@ class Affine(ViewPolicy):
         check_range("shift", self.shift, -1, 1)
         check_range("shear", self.shear, -89, 89)
 
-    def sample(self, count: int, *, generator: torch.Generator) -> Parameters:
-        ranges = (self.rotation, self.scale, self.shift, self.shift, self.shear)
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, (low, high) in self._ranges.items() if low < high)
+
+    @property
+    def _ranges(self) -> dict[str, Range]:
         return {
-            name: uniform(count, low, high, generator) for name, (low, high) in zip(self.names, ranges, strict=True)
+            "rotation": self.rotation,
+            "scale": self.scale,
+            "shift_x": self.shift,
+            "shift_y": self.shift,
+            "shear": self.shear,
         }
+
+    def sample(self, count: int, *, generator: torch.Generator) -> Parameters:
+        return {name: uniform(count, *self._ranges[name], generator) for name in self.names}
 
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
         check_images(images)
         height, width = images.shape[-2:]
-        rotation, scale, shift_x, shift_y, shear = (per_image(parameters[name], images)[:, 0] for name in self.names)
+        rotation, scale, shift_x, shift_y, shear = (
+            per_image(parameters[name], images)[:, 0] if low < high else images.new_full((1, 1, 1), low)
+            for name, (low, high) in self._ranges.items()
+        )
         cos, sin = torch.cos(rotation * (math.pi / 180)), torch.sin(rotation * (math.pi / 180))
         tan = torch.tan(shear * (math.pi / 180))
         # Pixel coordinates about the centre, then the inverse of shift, rotation and scale, and shear, in that order.

@@ -26,6 +26,10 @@ def crop_colour(image_shape: ImageShape) -> ViewPolicy:
     SimCLR's for CIFAR-10 (Chen et al. 2020, https://arxiv.org/abs/2002.05709, appendix B.9: jitter of strength 0.5)
     with milder crops: 30 % of the area or more instead of 8 %.
     """
+    if image_shape[0] != 3:
+        raise ValueError(
+            f"view policy 'crop+colour' needs RGB images, 3 channels, got image_shape {image_shape}; use 'crop' instead"
+        )
     return Compose([ResizedCrop(image_shape, area=(0.3, 1.0)), Flip(), ColourJitter(), Grey()], image_shape)
 
 
@@ -64,8 +68,4 @@ def view_policy(name: str, image_shape: ImageShape) -> ViewPolicy:
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"unknown view policy {name!r}{hint} Known: {', '.join(VIEW_POLICIES)}")
     check_image_shape(image_shape)
-    if name == "crop+colour" and image_shape[0] != 3:
-        raise ValueError(
-            f"view policy 'crop+colour' needs RGB images, 3 channels, got image_shape {image_shape}; use 'crop' instead"
-        )
     return VIEW_POLICIES[name](image_shape)

@@ -59,7 +59,7 @@ def one_by_one(
 
 
 def affine_reference(
-    image: Tensor, rotation: float, scale: float, shift_x: float, shift_y: float, shear: float
+    image: Tensor, rotation: float, scale: float, shift_x: float, shift_y: float, shear: float = 0.0
 ) -> Tensor:
     height, width = image.shape[-2:]
     translate: list[Any] = [shift_x * width, shift_y * height]
@@ -166,7 +166,7 @@ def test_a_hue_shift_of_a_third_of_a_turn_moves_red_to_green_to_blue() -> None:
 
 def test_a_shift_of_one_pixel_moves_right_and_down_and_leaves_zeros() -> None:
     image = torch.arange(1.0, 17.0).view(1, 1, 4, 4) / 16
-    parameters = {name: torch.zeros(1) for name in Affine.names} | {"scale": torch.ones(1)}
+    parameters = {name: torch.zeros(1) for name in Affine().names} | {"scale": torch.ones(1)}
     moved = Affine().apply(image, parameters | {"shift_x": torch.tensor([0.25]), "shift_y": torch.tensor([0.25])})
     expected = torch.zeros_like(image)
     expected[..., 1:, 1:] = image[..., :-1, :-1]
@@ -405,3 +405,11 @@ def test_errors_say_what_was_wrong(make: Callable[[], object], message: str) -> 
     with pytest.raises(ValueError) as error:  # noqa: PT011  (the message is compared below, as plain text)
         make()
     assert message in str(error.value)
+
+
+def test_a_range_of_one_number_fixes_a_parameter_and_takes_it_off_the_targets() -> None:
+    policy = Affine(rotation=(90.0, 90.0), scale=(1.0, 1.0), shift=(0.0, 0.0))
+    assert policy.names == ()
+    image = torch.rand(1, 1, 8, 8)
+    turned = policy.apply(image, policy.sample(1, generator=torch.Generator()))
+    torch.testing.assert_close(turned, image.rot90(-1, (-2, -1)), atol=1e-5, rtol=0)
