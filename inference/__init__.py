@@ -5,7 +5,7 @@ from pp_simve.inference.device import DeviceError
 from pp_simve.inference.encoders import MLPEncoder, ResidualEncoder, ResNet18Encoder
 from pp_simve.inference.guides import AmortizedGuide, Guide, PointGuide, Representation
 from pp_simve.inference.metrics import NonFiniteError
-from pp_simve.inference.objectives import ELBO
+from pp_simve.inference.objectives import ELBO, ProgramError
 from pp_simve.inference.schedules import WarmupCosine
 from pp_simve.inference.svi import Progress, Run, fit
 
@@ -19,6 +19,7 @@ __all__ = [
     "MLPEncoder",
     "NonFiniteError",
     "PointGuide",
+    "ProgramError",
     "Progress",
     "Representation",
     "ResNet18Encoder",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,9 +57,10 @@ class CheckpointFile:
         """
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except Exception as error:  # a damaged file can fail anywhere in torch's reader, with any type of error
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
-                f"{self.path} cannot be read as a checkpoint ({str(error).splitlines()[0]}); "
+                f"{self.path} cannot be read as a checkpoint ({reason}); "
                 "it is missing, truncated or of another program: start a new fit"
             ) from None
         if not isinstance(state, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -123,7 +124,7 @@ def fit(
 
     Raises:
         FitError: arguments out of range, a batch larger than the data.
-        ValueError: model and guide that do not match.
+        ProgramError: model and guide that do not match.
         NonFiniteError: a term became NaN or infinite.
         CheckpointError: the checkpoint is damaged or of another fit.
         OSError: the checkpoint could not be written.
@@ -148,7 +149,11 @@ def fit(
         precision="32-true",
     )
     fabric.launch()
-    with _global_random_state_kept(fabric.device), network_precision(network_dtype(precision, fabric.device)):
+    with (
+        _global_random_state_kept(fabric.device),
+        network_precision(network_dtype(precision, fabric.device)),
+        _checkpoint_named(checkpoint),
+    ):
         loop = Loop(fabric, objective if objective is not None else ELBO(model, guide), data, plan)
         seconds_before = _resume(loop, checkpoint)
         history: list[dict[str, float]] = []
@@ -166,7 +171,7 @@ def fit(
             if checkpoint is not None and loop.steps % loop.steps_per_epoch == 0:
                 due = bool(fabric.broadcast(time.perf_counter() - saved_at >= checkpoint_seconds))
             if meeting or stop or due:
-                rows = _fetch(loop, checkpoint)
+                rows = loop.fetch()
                 history.extend(rows)
                 now = time.perf_counter()
                 speed = (loop.steps - fetched_steps) / (now - fetched_at)
@@ -204,15 +209,19 @@ def _resume(loop: Loop, checkpoint: CheckpointFile | None) -> float:
         return 0.0
     state = checkpoint.load()
     try:
+        if "seconds" not in state:
+            raise ValueError("it has no entry 'seconds'")
         loop.restore(state)
     except ValueError as error:
         raise CheckpointError(f"{checkpoint.path} is of another fit: {error}") from None
     return float(state["seconds"])
 
 
-def _fetch(loop: Loop, checkpoint: CheckpointFile | None) -> list[dict[str, float]]:
+@contextmanager
+def _checkpoint_named(checkpoint: CheckpointFile | None) -> Iterator[None]:
+    """Notes on a `NonFiniteError` where the last good state is."""
     try:
-        return loop.fetch()
+        yield
     except NonFiniteError as error:
         if checkpoint is not None:
             kept = (
@@ -256,8 +265,8 @@ def _check_counts(count: int, *, views: int, batch_size: int, devices: int, fetc
     }.items():
         if value < 1:
             raise FitError(f"{name} must be at least 1, got {value}")
-    if not lr > 0:
-        raise FitError(f"lr must be positive, got {lr}")
+    if not 0 < lr < math.inf:
+        raise FitError(f"lr must be positive and finite, got {lr}")
     if batch_size > count:
         raise FitError(f"batch_size is {batch_size}, but there are only {count} images to fit; choose at most {count}")
     if batch_size % devices:
@@ -267,6 +276,8 @@ def _check_counts(count: int, *, views: int, batch_size: int, devices: int, fetc
 def _total_steps(epochs: float | None, steps: int | None, steps_per_epoch: int) -> int:
     if epochs is not None and steps is not None:
         raise FitError(f"give epochs or steps, not both (got {epochs} epochs and {steps} steps)")
+    if epochs is not None and not math.isfinite(epochs):
+        raise FitError(f"epochs must be finite, got {epochs}")
     total = steps if steps is not None else round((10 if epochs is None else epochs) * steps_per_epoch)
     if total < 1:
         raise FitError(f"a fit needs at least one step, got {steps if steps is not None else f'{epochs} epochs'}")

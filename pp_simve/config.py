@@ -7,9 +7,17 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from pp_simve.errors import ConfigError
+
+# Settings that may be left out: their help says itself what is then chosen.
+Text = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")]
+Count = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
+Place = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
@@ -20,37 +28,37 @@ class FitConfig:
     """digits, mnist, fashionmnist, cifar10, celeba, folder:PATH (PATH/{train,test}/CLASS/*) or npz:FILE."""
     data_root: Path = Path("data")
     """Folder of the data sets; what is missing is downloaded there through torchvision."""
-    image_size: int | None = None
+    image_size: Count = None
     """Resize images to this many pixels a side (default: as they are; celeba 64)."""
     skip_bad: bool = False
     """Leave unreadable images out instead of stopping."""
     method: str = "simve"
     """Recipe of model, guide and objective: simve, or vae (nothing shared between views)."""
-    prior: str | None = None
+    prior: Text = None
     """gaussian, flat, standard or package.module:Class; options in brackets: "gaussian(style_variance=0.3)"
     (default: the method's)."""
-    guide: str | None = None
+    guide: Text = None
     """amortized, point or package.module:Class (default: the method's)."""
-    likelihood: str | None = None
+    likelihood: Text = None
     """bernoulli, gaussian or package.module:Class (default: bernoulli for grey images, gaussian for colour)."""
-    encoder: str | None = None
+    encoder: Text = None
     """mlp, residual, resnet18 or package.module:Class (default: mlp for grey images up to 32 pixels, else residual)."""
-    decoder: str | None = None
+    decoder: Text = None
     """mlp, residual or package.module:Class (default: the encoder's counterpart)."""
-    latent: int | None = None
+    latent: Count = None
     """Latent dimensions (default: 32 for grey images, 64 for colour)."""
     views: int = 2
     """Views of each image in a batch."""
-    policy: str | None = None
+    policy: Text = None
     """How views are drawn: affine, crop, crop+colour, paper or package.module:Class (default: affine for digits, crop
     for grey images, crop+colour for RGB)."""
-    batch_size: int | None = None
+    batch_size: Count = None
     """Images a step, over all devices (default: 128)."""
-    epochs: float | None = None
+    epochs: Number = None
     """Passes over the training images (default: 150 for digits, else 10)."""
-    steps: int | None = None
+    steps: Count = None
     """Gradient steps, instead of epochs."""
-    lr: float | None = None
+    lr: Number = None
     """Adam's learning rate (default: 0.002 for digits, else 0.001)."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate over the fit: cosine rises over the first 5 % of the steps and falls to 0."""
@@ -62,9 +70,9 @@ class FitConfig:
     """Processes, each with its share of every batch."""
     precision: Literal["auto", "32", "bf16"] = "auto"
     """Of the networks; auto is bf16 where the hardware multiplies it. Distributions are always float32."""
-    out: Path | None = None
+    out: Place = None
     """The run folder to make (default: runs/DATA-METHOD-TIME)."""
-    resume: Path | None = None
+    resume: Place = None
     """Go on with a stopped run; its settings are the run's own, so give no others."""
     quiet: bool = False
     """Print nothing but errors."""
@@ -119,8 +127,11 @@ class FitConfig:
         known = {entry.name for entry in dataclasses.fields(cls)}
         if unknown := set(entries) - known:
             raise ConfigError(f"settings of another version: {', '.join(sorted(unknown))} are not known to this one")
-        values: dict[str, Any] = {k: Path(v) if k in paths and v is not None else v for k, v in entries.items()}
-        return cls(**values)
+        try:
+            values: dict[str, Any] = {k: Path(v) if k in paths and v is not None else v for k, v in entries.items()}
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(f"settings hold a value of a wrong type ({error})") from None
 
     def differences(self, other: FitConfig) -> dict[str, tuple[Any, Any]]:
         """Entries that differ and matter to the numbers of a fit."""

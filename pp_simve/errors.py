@@ -14,5 +14,5 @@ def unknown_name(kind: str, given: str, valid: Iterable[str], also: str = "") ->
     """An error for a name that is not one of ``valid``, with the nearest one."""
     names = list(valid)
     nearest = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
     return ConfigError(f"unknown {kind} {given!r}{hint} Expected one of: {', '.join(names)}{also}")

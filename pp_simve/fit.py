@@ -1,7 +1,9 @@
-"""Fits a method to images and judges what it learned: ``python -m pp_simve.fit --data cifar10``."""
+"""Fits a method to images and judges what it learned, for instance: python -m pp_simve.fit --data cifar10"""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import os
 import signal
 import sys
@@ -19,7 +21,7 @@ from rich.console import Console
 from pp_simve.config import FitConfig
 from pp_simve.data import DataError, ImageData, load
 from pp_simve.errors import ConfigError
-from pp_simve.inference import CheckpointError, DeviceError, NonFiniteError, Run, WarmupCosine, fit
+from pp_simve.inference import CheckpointError, DeviceError, NonFiniteError, ProgramError, Run, WarmupCosine, fit
 from pp_simve.inference.device import choose_device
 from pp_simve.inference.schedules import Schedule, constant
 from pp_simve.inference.svi import FitError
@@ -39,12 +41,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # several processes announce themselves otherwise
     try:
         return run_fit(parse(arguments))
-    except (ConfigError, DataError, CheckpointError, DeviceError, FitError, NonFiniteError, OSError) as error:
+    except (
+        ConfigError,
+        DataError,
+        CheckpointError,
+        DeviceError,
+        FitError,
+        NonFiniteError,
+        ProgramError,
+        OSError,
+    ) as error:
         notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
         errors.print(f"error: {error}{notes}", style="red", markup=False)
         return WRONG_INPUT
+    except KeyboardInterrupt as interruption:
+        errors.print("\n".join(["stopped", *getattr(interruption, "__notes__", ())]), markup=False)
+        return STOPPED
 
 
 def parse(arguments: Sequence[str]) -> FitConfig:
@@ -57,8 +72,14 @@ def parse(arguments: Sequence[str]) -> FitConfig:
     config = tyro.cli(FitConfig, args=list(arguments), prog="python -m pp_simve.fit", description=__doc__)
     if config.resume is None:
         return config
+    if config.out is not None:
+        raise ConfigError(f"--resume goes on in its own folder, {config.resume}; leave out --out {config.out}")
     stored, _ = RunFolder(config.resume).read_settings()
-    given = tyro.cli(FitConfig, args=list(arguments), default=stored, prog="python -m pp_simve.fit")
+    default = stored
+    if config.epochs is not None or config.steps is not None:
+        # The run's own length would contradict the one given before the two could be compared.
+        default = dataclasses.replace(stored, epochs=None, steps=None)
+    given = tyro.cli(FitConfig, args=list(arguments), default=default, prog="python -m pp_simve.fit")
     if different := stored.differences(given):
         listed = ", ".join(f"{name} is {theirs!r} there, {ours!r} here" for name, (theirs, ours) in different.items())
         raise ConfigError(
@@ -84,10 +105,11 @@ def run_fit(config: FitConfig) -> int:
     folder = RunFolder(config.resume or config.out or _new_folder(config))
     if config.resume is not None:
         _check_resumable(folder, data)
-    elif first_process:
-        folder.create(config, data.image_shape, data.fingerprint)
-    console.print(_introduction(config, data, program, folder), markup=False)
+    made: list[Path] = []
+    if config.resume is None and first_process:
+        made = folder.create(config, data.image_shape, data.fingerprint)
     try:
+        console.print(_introduction(config, data, program, folder), markup=False, soft_wrap=True)
         run = _fit(config, data, program, policy, folder, console)
         if not first_process:
             return 0
@@ -101,9 +123,12 @@ def run_fit(config: FitConfig) -> int:
         write_figures(program, policy, data, config, folder)
     except BaseException as error:
         if config.resume is None and first_process:
-            folder.discard()
-        if isinstance(error, OSError) and folder.checkpoint.exists():
-            error.add_note(f"nothing is lost up to the last checkpoint; go on with --resume {folder.path}")
+            folder.discard(made)
+        if isinstance(error, OSError | KeyboardInterrupt):
+            if folder.checkpoint.exists():
+                error.add_note(f"nothing is lost up to the last checkpoint; go on with --resume {folder.path}")
+            elif config.resume is None:
+                error.add_note(f"there was no checkpoint yet, so nothing is left of {folder.path}")
         raise
     print_results(results, console)
     console.print(f"run folder: {folder.path}", markup=False, soft_wrap=True)
@@ -149,7 +174,10 @@ def _check_resumable(folder: RunFolder, data: ImageData) -> None:
     _, fingerprint = folder.read_settings()
     if fingerprint != data.fingerprint:
         raise ConfigError(f"the images of {data.name} are not those {folder.path} was started with; start a new run")
-    folder.truncate_metrics(folder.checkpoint.load()["steps"] if folder.checkpoint.exists() else 0)
+    steps = folder.checkpoint.load().get("steps") if folder.checkpoint.exists() else 0
+    if not isinstance(steps, int):
+        raise CheckpointError(f"{folder.checkpoint.path} is of another program; start a new run")
+    folder.truncate_metrics(steps)
 
 
 def _new_folder(config: FitConfig) -> Path:

@@ -72,7 +72,8 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
             console.print(f"note: {scores['note']}", markup=False)
     console.print(
         f"{results['seconds_per_epoch']:.2f} s an epoch, {results['peak_memory_mb']:,.0f} MB at most, "
-        f"judged in {results['seconds_judging']:.1f} s"
+        f"judged in {results['seconds_judging']:.1f} s",
+        soft_wrap=True,
     )
 
 

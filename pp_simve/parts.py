@@ -56,16 +56,23 @@ def make_part(flag: str, text: str, named: Mapping[str, Callable[..., T]], kind:
     if factory is None:
         raise unknown_name(flag, name, named, also=", or your own package.module:Class")
     try:
-        inspect.signature(factory).bind(*arguments, **options)
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # a module, a constant, a class written in C
+        raise ConfigError(
+            f"--{flag} {text}: {factory!r} is no class to build a {flag} from; "
+            f"expected a {kind.__module__}.{kind.__name__}"
+        ) from None
+    try:
+        signature.bind(*arguments, **options)
     except TypeError as error:
-        accepted = list(inspect.signature(factory).parameters)[len(arguments) :]
+        accepted = list(signature.parameters)[len(arguments) :]
         raise ConfigError(
             f"--{flag} {text}: {error}. {name} is built from {len(arguments)} argument(s) given to every {flag}; "
             f"its options are: {', '.join(accepted) or 'none'}"
         ) from None
     try:
         part = factory(*arguments, **options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # torch refuses sizes with a RuntimeError
         raise ConfigError(f"--{flag} {text}: {error}") from error
     if not isinstance(part, kind):
         raise ConfigError(
@@ -75,15 +82,19 @@ def make_part(flag: str, text: str, named: Mapping[str, Callable[..., T]], kind:
 
 
 def _parse(flag: str, text: str) -> tuple[str, dict[str, Any]]:
-    name, bracket, rest = text.strip().partition("(")
+    name, bracket, rest = text.partition("(")
+    name = name.strip()
     if not bracket:
         return name, {}
     try:
-        call = ast.parse(f"part({rest}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
+        call = ast.parse(f"part({rest.strip()}", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
             raise SyntaxError
-        return name, {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
-    except (SyntaxError, ValueError):
+        options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
+        if len(options) < len(call.keywords):  # an option twice, or **options
+            raise SyntaxError
+        return name, options
+    except (SyntaxError, ValueError, TypeError):
         raise ConfigError(
             f"--{flag} {text!r} cannot be read; expected NAME or NAME(option=value, ...) with numbers, strings, lists "
             'or True/False as values, in quotes for the shell: --prior "gaussian(style_variance=0.3)"'
@@ -94,12 +105,13 @@ def _imported(flag: str, name: str) -> Callable[..., Any]:
     module_name, _, class_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
+    except (ImportError, ValueError, TypeError) as error:  # the latter two for ":Class" and ".relative:Class"
         raise ConfigError(
             f"--{flag} {name}: {error}; the module must be importable from the folder the command runs in"
         ) from None
     try:
         factory: Callable[..., Any] = getattr(module, class_name)
     except AttributeError:
-        raise unknown_name(f"class in {module_name}", class_name, [n for n in vars(module) if n[0] != "_"]) from None
+        classes = [key for key, value in vars(module).items() if inspect.isclass(value)]
+        raise unknown_name(f"class in {module_name}", class_name, classes) from None
     return factory

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from pp_simve.inference import Progress
@@ -22,7 +22,6 @@ def watched(console: Console) -> Iterator[Callable[[Progress], None]]:
         with Bar(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=None),
-            TaskProgressColumn(),
             TextColumn("{task.fields[terms]}"),
             console=console,
             transient=True,
@@ -33,8 +32,8 @@ def watched(console: Console) -> Iterator[Callable[[Progress], None]]:
                 bar.update(
                     task,
                     completed=progress.step / progress.total_steps,
-                    epoch=f"{progress.epoch:.3g}/{progress.epochs:.3g}",
-                    terms=_terms(progress),
+                    epoch=_epoch(progress),
+                    terms=_terms(progress, "loss"),  # the bar needs the rest of the line
                 )
 
             yield update
@@ -47,15 +46,23 @@ def watched(console: Console) -> Iterator[Callable[[Progress], None]]:
         now = time.perf_counter()
         if now - last >= SECONDS_BETWEEN_LINES or progress.step == progress.total_steps:
             last = now
-            console.print(f"epoch {progress.epoch:6.1f}/{progress.epochs:.3g}  {_terms(progress)}", highlight=False)
+            console.print(
+                f"epoch {_epoch(progress)}  {_terms(progress, 'loss', 'reconstruction')}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
     yield line
 
 
-def _terms(progress: Progress) -> str:
+def _epoch(progress: Progress) -> str:
+    total = f"{progress.epochs:.1f}"
+    return f"{progress.epoch:{len(total)}.1f}/{total}"
+
+
+def _terms(progress: Progress, *names: str) -> str:
     rows = progress.rows
-    names = ("loss", "reconstruction") if "reconstruction" in rows[-1] else ("loss",)
-    means = [f"{name} {sum(row[name] for row in rows) / len(rows):.2f}" for name in names]
+    means = [f"{name} {sum(row[name] for row in rows) / len(rows):.2f}" for name in names if name in rows[-1]]
     return "  ".join([*means, f"{progress.images_per_second:,.0f} views/s", f"{_duration(progress.seconds_left)} left"])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pp_simve.config import FitConfig
 from pp_simve.errors import ConfigError, unknown_name
@@ -62,6 +62,7 @@ def _generative(config: FitConfig, image_shape: ImageShape, prior: str) -> Progr
     prior_part = make_part("prior", config.prior or prior, PRIORS, Prior, latent)
     decoder = make_part("decoder", config.decoder, DECODERS, nn.Module, latent, image_shape)
     likelihood = make_part("likelihood", config.likelihood, LIKELIHOODS, Likelihood, decoder)
+    _check_images(likelihood, config, latent, image_shape)
     encoder = _with_features(
         make_part("encoder", config.encoder, ENCODERS, nn.Module, image_shape), config, image_shape
     )
@@ -70,23 +71,45 @@ def _generative(config: FitConfig, image_shape: ImageShape, prior: str) -> Progr
     return Program(model, guide, ELBO(model, guide))
 
 
+def _check_images(likelihood: Likelihood, config: FitConfig, latent: int, image_shape: ImageShape) -> None:
+    """Refuses a user's decoder or likelihood that makes other images than the data's, by a trial pass."""
+    parts = f"--likelihood {config.likelihood} with --decoder {config.decoder}"
+    training = likelihood.training
+    try:
+        with torch.no_grad():
+            images = likelihood.eval()(torch.zeros(2, latent))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{parts} does not accept latents of shape (2, {latent}): {error}") from error
+    likelihood.train(training)
+    if tuple(images.batch_shape) != (2,):
+        raise ConfigError(
+            f"{parts} must be a distribution with one event over a whole image, batch shape (2,) for 2 latents; "
+            f"got batch shape {tuple(images.batch_shape)}, event shape {tuple(images.event_shape)}"
+        )
+    if tuple(images.event_shape) != tuple(image_shape):
+        raise ConfigError(
+            f"{parts} makes images of shape {tuple(images.event_shape)}, but those of the data are {tuple(image_shape)}"
+        )
+
+
 def _with_features(encoder: nn.Module, config: FitConfig, image_shape: ImageShape) -> nn.Module:
-    """Tells the guide how wide a user's encoder is, by a trial pass where the encoder does not say."""
+    """An encoder that tells the guide how wide it is: a user's own that does not say is asked by a trial pass."""
     if isinstance(getattr(encoder, "features", None), int):
         return encoder
     training = encoder.training
     try:
         with torch.no_grad():
             outputs = encoder.eval()(torch.zeros(2, *image_shape))
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"--encoder {config.encoder} does not accept a batch of images of shape {tuple(image_shape)}: {error}"
         ) from error
-    if outputs.ndim != 2:
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != 2:
+        got = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"type {type(outputs).__name__}"
         raise ConfigError(
-            f"--encoder {config.encoder} must map images to (image, features), "
-            f"got an output of shape {tuple(outputs.shape)}"
+            f"--encoder {config.encoder} must map 2 images to an output of shape (2, features), got {got}"
         )
-    encoder.train(training)
-    encoder.features = outputs.shape[1]
-    return encoder
+    # The width is set on a wrapper, because `features` may be the name of one of the encoder's own layers.
+    measured = nn.Sequential(encoder.train(training))
+    measured.features = outputs.shape[1]  # type: ignore[assignment]
+    return measured

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +39,11 @@ class RunFolder:
         """The state to go on from."""
         return CheckpointFile(self.path / "checkpoint.pt")
 
-    def create(self, config: FitConfig, image_shape: tuple[int, int, int], fingerprint: str) -> None:
+    def create(self, config: FitConfig, image_shape: tuple[int, int, int], fingerprint: str) -> list[Path]:
         """Makes the folder and writes the settings.
+
+        Returns:
+            The folders made for it, innermost first: `discard` takes them away again.
 
         Raises:
             ConfigError: the folder exists and has something in it.
@@ -48,7 +53,7 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path} exists and is not empty; choose another --out, or go on with --resume {self.path}"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         entries = {
             "version": pp_simve.__version__,
             "commit": source_commit(),
@@ -57,12 +62,26 @@ class RunFolder:
             "image_shape": list(image_shape),
             "config": config.to_json(),
         }
-        self._write_json("config.json", entries)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write_json("config.json", entries)
+        except BaseException as error:
+            self.discard(made)
+            error.add_note(f"the run folder {self.path} was not made")
+            raise
+        return made
 
-    def discard(self) -> None:
-        """Removes the folder, if the run got no further than its settings."""
-        if not self.checkpoint.exists():
-            shutil.rmtree(self.path, ignore_errors=True)
+    def discard(self, made: Iterable[Path]) -> None:
+        """Removes what `create` and the run made, if the run got no further than its settings."""
+        if self.checkpoint.exists():
+            return
+        made = list(made)
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self.path not in made:
+            self.path.mkdir(exist_ok=True)  # an empty folder that was there before stays
+        for folder in made:
+            with suppress(OSError):  # gone already, or in use by another run
+                folder.rmdir()
 
     def read_settings(self) -> tuple[FitConfig, str]:
         """The run's settings and the fingerprint of its data.
@@ -127,7 +146,9 @@ class RunFolder:
         """Writes figures/NAME.png."""
         folder = self.path / "figures"
         folder.mkdir(exist_ok=True)
-        figure.savefig(folder / f"{name}.png", dpi=120)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=120)
+        write_whole(folder / f"{name}.png", picture.getvalue())
 
     def _settings(self) -> dict[str, Any]:
         entries = read_config(self.path / "config.json")

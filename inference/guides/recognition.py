@@ -15,7 +15,7 @@ from pp_simve.models import Prior, apply_network
 
 IMAGE_DIM = 3
 SMALLEST_SCALE = 1e-4
-START_SCALE = 0.5
+START_SCALE = 0.03
 
 
 class Recognition(nn.Module):
@@ -41,7 +41,8 @@ class Recognition(nn.Module):
         self.encoder = encoder
         self.head = nn.Linear(width, 2 * latent)
         with torch.no_grad():
-            # Softplus of the bias is the scale at the start: wide enough to be sampled, narrow enough to carry signal.
+            # Softplus of the bias is the scale at the start. The means of an untrained head spread by about 0.1: wider
+            # noise than that drowns them, and the decoder first learns to do without z, which takes long to unlearn.
             self.head.bias[latent:] = float(torch.tensor(START_SCALE).expm1().log())
 
     def features(self, images: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 """Objectives: modules called with views that return named terms, `loss` among them, without reading from the device."""
 
-from pp_simve.inference.objectives.elbo import ELBO
+from pp_simve.inference.objectives.elbo import ELBO, ProgramError
 
-__all__ = ["ELBO"]
+__all__ = ["ELBO", "ProgramError"]

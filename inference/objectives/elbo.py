@@ -16,7 +16,12 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor, nn
 
+
 PLATES = 2  # image (dim -1) and view (dim -2)
+
+
+class ProgramError(ValueError):
+    """Model and guide do not fit together, or cannot be fitted by this objective."""
 
 
 class ELBO(nn.Module):
@@ -122,16 +127,16 @@ def _validate(model_trace: Trace, guide_trace: Trace, plates: int) -> None:
         try:
             check_model_guide_match(model_trace, guide_trace, plates)
         except UserWarning as mismatch:
-            raise ValueError(f"model and guide do not match: {mismatch}") from None
+            raise ProgramError(f"model and guide do not match: {mismatch}") from None
     for name, site in [*model_trace.nodes.items(), *guide_trace.nodes.items()]:
         if site["type"] == "param":
-            raise ValueError(
+            raise ProgramError(
                 f"pyro.param({name!r}) lives in Pyro's global store, where the optimizer does not see it; "
                 "make it a torch.nn.Parameter or a PyroParam of the module"
             )
     for name, site in guide_trace.nodes.items():
         if site["type"] == "sample" and not getattr(site["fn"], "has_rsample", False):
-            raise ValueError(
+            raise ProgramError(
                 f"the guide's site {name!r} is not reparametrised ({type(site['fn']).__name__}), so no gradient "
                 "reaches the guide; use a distribution with has_rsample, or pyro.infer.Trace_ELBO"
             )

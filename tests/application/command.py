@@ -1,0 +1,61 @@
+"""The command `python -m pp_simve.fit`, called in this process with settings that take a second."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pp_simve import fit
+from pp_simve.inference.loop import Loop
+
+NETWORKS = ("--encoder", "mlp(hidden=[32])", "--decoder", "mlp(hidden=[32])", "--latent", "8")
+STEPS = 10
+SMALL = (*NETWORKS, "--batch-size", "32", "--steps", str(STEPS), "--device", "cpu", "--precision", "32")
+"""Ten steps on the digits."""
+
+
+def run(*arguments: str) -> int:
+    """The exit code of a command line."""
+    try:
+        return fit.main(arguments)
+    except SystemExit as end:  # tyro's way out
+        return int(end.code or 0)
+
+
+def interrupted_at(monkeypatch: pytest.MonkeyPatch, step: int, times: int = 1) -> None:
+    """Sends this process SIGINT, as Ctrl-C does, during that step of a fit."""
+    plain = Loop.step
+
+    def step_and_interrupt(loop: Loop) -> None:
+        plain(loop)
+        if loop.steps == step:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Loop, "step", step_and_interrupt)
+
+
+def results(path: Path) -> dict[str, Any]:
+    """results.json of a run."""
+    entries: dict[str, Any] = json.loads((path / "results.json").read_text())
+    return entries
+
+
+def scores(path: Path) -> dict[str, Any]:
+    """results.json without what differs between equal runs: times and memory."""
+    differs = {"seconds_per_epoch", "seconds_judging", "peak_memory_mb"}
+    return {name: entry for name, entry in results(path).items() if name not in differs}
+
+
+def write_npz(path: Path, shape: tuple[int, ...] = (40, 16, 16), *, labelled: bool = True, **extra: Any) -> Path:
+    """Noise images of that shape in an npz file, two classes by turns."""
+    arrays: dict[str, Any] = {"images": np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)}
+    if labelled:
+        arrays["labels"] = np.arange(shape[0]) % 2
+    np.savez(path, **(arrays | extra))
+    return path

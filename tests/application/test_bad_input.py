@@ -1,0 +1,214 @@
+"""Whatever is wrong on the command line: exit code 2, a message that helps, and nothing left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from .command import SMALL, run, write_npz
+from .data_fixtures import write_classes, write_image
+
+Refused = Callable[..., str]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--data", "digit"), ("unknown data 'digit'", "Did you mean digits?")),
+        (("--data", "folder:missing"), ("missing does not exist", "folder of images")),
+        (("--method", "simvae"), ("unknown method 'simvae'; did you mean 'simve'?", "simve, vae")),
+        (("--prior", "gausian"), ("unknown prior 'gausian'; did you mean 'gaussian'?", "flat, standard")),
+        (("--prior", "zzz"), ("unknown prior 'zzz'. Expected one of: gaussian", "your own package.module:Class")),
+        (("--guide", "amortised"), ("unknown guide 'amortised'; did you mean 'amortized'?",)),
+        (("--likelihood", "bernouli"), ("unknown likelihood 'bernouli'; did you mean 'bernoulli'?",)),
+        (("--encoder", "resnet"), ("unknown encoder 'resnet'; did you mean 'resnet18'?",)),
+        (("--decoder", "mpl"), ("unknown decoder 'mpl'; did you mean 'mlp'?",)),
+        (("--policy", "croop"), ("unknown policy 'croop'; did you mean 'crop'?", "affine, crop, crop+colour, paper")),
+        (("--policy", "crop+colour"), ("--policy crop+colour: ", "needs RGB images", "use 'crop' instead")),
+        (
+            ("--prior", "gaussian(style_varience=0.3)"),
+            ("unexpected keyword argument 'style_varience'", "its options are: content_variance, style_variance"),
+        ),
+        (("--prior", "gaussian(style_variance=-1)"), ("--prior gaussian(style_variance=-1): ", "positive", "-1")),
+        (("--likelihood", "gaussian(variance=0)"), ("variance must be positive and finite, got 0",)),
+        (("--encoder", "mlp(hidden=[-1])"), ("--encoder mlp(hidden=[-1]): ", "negative dimension -1")),
+        (("--encoder", "mlp(hidden=3)"), ("--encoder mlp(hidden=3): ",)),
+        (("--decoder", "residual(width=3", "--latent", "8"), ("cannot be read", "NAME(option=value, ...)")),
+        (("--prior", "gaussian(0.3)"), ("'gaussian(0.3)' cannot be read", '"gaussian(style_variance=0.3)"')),
+        (("--prior", "gaussian(style_variance=x)"), ("cannot be read",)),
+        (("--prior", "gaussian(style_variance=0.3)(latent=2)"), ("cannot be read",)),
+        (("--prior", "gaussian(**{'style_variance': 1})"), ("cannot be read",)),
+        (("--prior", "no_such_module:Prior"), ("No module named 'no_such_module'", "must be importable from")),
+        (("--prior", ":Prior"), ("--prior :Prior: ", "must be importable from")),
+        (("--prior", ".mine:Prior"), ("--prior .mine:Prior: ", "must be importable from")),
+        (("--prior", "fractions:Fractoin"), ("unknown class in fractions 'Fractoin'; did you mean 'Fraction'?",)),
+        (("--prior", "fractions:Fraction"), ("it made a Fraction, expected a pp_simve.models.priors.base.Prior",)),
+        (("--prior", "os:path"), ("is no class to build a prior from", "pp_simve.models.priors.base.Prior")),
+        (("--guide", "builtins:dict"), ("--guide builtins:dict: ", "pp_simve.inference.guides.base.Guide")),
+        (("--batch-size", "5000"), ("batch_size is 5000, but there are only 1259 images", "at most 1259")),
+        (("--devices", "3"), ("batch_size 32 must be a multiple of devices (3)",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) and value[0].startswith("--") else "",
+)
+def test_wrong_names_and_values(refused: Refused, flags: tuple[str, ...], words: tuple[str, ...]) -> None:
+    message = refused(*SMALL, *flags)
+    assert message.startswith("error: ")
+    for expected in words:
+        assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--views", "0"), "--views must be at least 1, got 0"),
+        (("--batch-size", "0"), "--batch-size must be at least 1, got 0"),
+        (("--steps", "0"), "--steps must be at least 1, got 0"),
+        (("--latent", "-2"), "--latent must be at least 1, got -2"),
+        (("--devices", "0"), "--devices must be at least 1, got 0"),
+        (("--image-size", "0"), "--image-size must be at least 1, got 0"),
+        (("--epochs", "0"), "--epochs must be a positive number, got 0"),
+        (("--epochs", "inf"), "--epochs must be a positive number, got inf"),
+        (("--lr", "-1"), "--lr must be a positive number, got -1"),
+        (("--lr", "nan"), "--lr must be a positive number, got nan"),
+        (("--epochs", "2", "--steps", "3"), "give --epochs or --steps, not both"),
+        (("--latent", "many"), "invalid literal for int() with base 10: 'many'"),
+        (("--schedule", "linear"), "('cosine', 'constant')"),
+        (("--colour", "red"), "--colour"),
+        (("digits",), "digits"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_wrong_numbers_and_flags(refused: Refused, flags: tuple[str, ...], words: str) -> None:
+    assert words in refused(*flags)
+
+
+def test_no_step_at_all(refused: Refused) -> None:
+    assert "at least one step, got 0.001 epochs" in refused(*SMALL[:-6], "--epochs", "0.001")
+
+
+def test_cuda_where_there_is_none(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = refused(*SMALL, "--device", "cuda")
+    assert "no CUDA device" in message
+    assert "--device cpu" in message
+
+
+def test_an_out_folder_that_is_not_empty(folder: Path, refused: Refused) -> None:
+    (folder / "run").mkdir()
+    (folder / "run" / "thesis.txt").write_text("three years of work")
+    message = refused(*SMALL, "--out", "run")
+    assert "run exists and is not empty; choose another --out, or go on with --resume run" in message
+
+
+def test_an_out_folder_that_is_a_file(folder: Path, refused: Refused) -> None:
+    (folder / "run").write_text("no folder")
+    assert "run exists and is not empty" in refused(*SMALL, "--out", "run")
+    assert "run/below" in refused(*SMALL, "--out", "run/below")
+
+
+def test_an_empty_folder(folder: Path, refused: Refused) -> None:
+    (folder / "pictures").mkdir()
+    message = refused(*SMALL, "--data", "folder:pictures")
+    assert "no image files were found in class folders" in message
+    assert "PATH/{train,test}/<class>/*" in message
+
+
+def test_one_damaged_image_among_good_ones(folder: Path, refused: Refused) -> None:
+    write_classes(folder / "pictures", {"a": 6, "b": 6})
+    (folder / "pictures" / "b" / "0003.png").write_bytes(b"no picture")
+    message = refused(*SMALL, "--data", "folder:pictures")
+    assert "1 file of 12 cannot be decoded" in message
+    assert "pictures/b/0003.png" in message
+    assert "--skip-bad" in message
+
+
+def test_images_of_different_sizes(folder: Path, refused: Refused) -> None:
+    write_classes(folder / "pictures", {"a": 6, "b": 6})
+    write_image(folder / "pictures" / "b" / "0003.png", 3, size=(7, 9))
+    message = refused(*SMALL, "--data", "folder:pictures")
+    assert "images differ in size" in message
+    assert "6x6" in message
+    assert "7x9" in message
+    assert "--image-size" in message
+
+
+def test_one_class(folder: Path, refused: Refused) -> None:
+    write_classes(folder / "pictures", {"a": 6})
+    assert "one class only ('a')" in refused(*SMALL, "--data", "folder:pictures")
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "holds no images"), (1, "holds one image only")])
+def test_hardly_any_images(folder: Path, refused: Refused, count: int, words: str) -> None:
+    write_npz(folder / "noise.npz", (count, 16, 16), labelled=False)
+    assert words in refused(*SMALL, "--data", "npz:noise.npz")
+
+
+def test_fewer_images_than_a_batch(folder: Path, refused: Refused) -> None:
+    write_npz(folder / "noise.npz")
+    assert "batch_size is 32, but there are only 28 images" in refused(*SMALL, "--data", "npz:noise.npz")
+
+
+def test_images_that_are_not_finite(folder: Path, refused: Refused) -> None:
+    images = np.full((20, 8, 8), 0.5)
+    images[3, 1, 2] = np.nan
+    np.savez(folder / "noise.npz", images=images)
+    message = refused(*SMALL, "--data", "npz:noise.npz")
+    assert "1 NaN or infinite values, the first in image 3" in message
+
+
+def test_pictures_that_a_network_cannot_take(folder: Path, refused: Refused) -> None:
+    write_npz(folder / "noise.npz", (60, 15, 15))
+    message = refused(*SMALL, "--data", "npz:noise.npz", "--decoder", "residual")
+    assert "--decoder residual: " in message
+    assert "15x15" in message
+
+
+def test_data_that_cannot_be_downloaded(folder: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(self: object) -> None:
+        raise URLError("Network is unreachable")
+
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", no_network)
+    message = refused(*SMALL, "--data", "mnist", "--data-root", "below/data")
+    assert "its download failed" in message
+    assert "Network is unreachable" in message
+    assert "--data-root DIR" in message
+
+
+def test_a_data_root_that_cannot_be_made(folder: Path, refused: Refused) -> None:
+    (folder / "file").write_text("no folder")
+    message = refused(*SMALL, "--data", "mnist", "--data-root", "file/data")
+    assert "cannot be downloaded there: the folder is not writable" in message
+
+
+DIVERGES = ("--prior", "gaussian(learn_style=True)", "--lr", "30", "--schedule", "constant")
+
+
+def test_a_fit_that_diverges(refused: Refused) -> None:
+    message = refused(*SMALL, *DIVERGES)
+    assert " became " in message
+    assert " at step " in message
+    assert "lower the learning rate (--lr)" in message
+    assert "no checkpoint was kept yet" in message
+
+
+def test_a_fit_that_diverges_at_once(refused: Refused) -> None:
+    message = refused(*SMALL, "--lr", "1e20")
+    assert " at step 2; lower the learning rate (--lr)" in message
+
+
+def test_messages_keep_brackets(refused: Refused) -> None:
+    """rich would take [bold] for markup."""
+    assert "'[bold]x'" in refused(*SMALL, "--prior", "[bold]x")
+
+
+def test_errors_go_to_stderr_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*SMALL, "--prior", "zzz") == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1

@@ -1,0 +1,252 @@
+"""`python -m pp_simve.fit` from the command line to the run folder, with every kind of part."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from pp_simve import judgement
+from pp_simve.config import FitConfig
+from pp_simve.data import load
+from pp_simve.evaluation import content_scores, judge
+from pp_simve.inference import PointGuide, Progress
+from pp_simve.inference.views import view_policy
+from pp_simve.models import Gaussian, StandardPrior
+from pp_simve.progress import watched
+from pp_simve.run_folder import RunFolder
+
+from .command import SMALL, STEPS, results, run, scores, write_npz
+from .data_fixtures import write_image
+
+FIGURES = ("loss", "reconstructions", "samples", "swaps")
+
+
+def test_a_run_folder_holds_everything(finished_run: Path) -> None:
+    names = {str(path.relative_to(finished_run)) for path in finished_run.rglob("*") if path.is_file()}
+    assert names == {
+        *("config.json", "metrics.jsonl", "model.safetensors", "checkpoint.pt", "results.json"),
+        *(f"figures/{name}.png" for name in FIGURES),
+    }
+
+
+def test_metrics_have_a_line_a_step(finished_run: Path) -> None:
+    rows = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    for row in rows:
+        terms = row["reconstruction"] + row["content"] + row["style"] + row["entropy"]
+        assert row["loss"] == pytest.approx(-terms, rel=1e-5)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_pictures(finished_run: Path, name: str) -> None:
+    with Image.open(finished_run / "figures" / f"{name}.png") as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        assert min(picture.size) > 100
+        assert len(picture.convert("L").getcolors(maxcolors=256) or []) > 10
+
+
+def test_results_are_fractions_with_their_cost(finished_run: Path) -> None:
+    entries = results(finished_run)
+    assert set(entries["content"]) == {"linear", "knn", "representation"}
+    assert set(entries["style"]) == {"mean_r2", "representation", *view_policy("affine", (1, 16, 16)).names}
+    assert entries["content"]["representation"] == "content"
+    assert entries["style"]["representation"] == "z"
+    for name in ("linear", "knn"):
+        assert 0.5 < entries["content"][name] <= 1
+    parameters = {name: value for name, value in entries["style"].items() if name not in ("mean_r2", "representation")}
+    assert all(value <= 1 for value in parameters.values())
+    assert entries["style"]["mean_r2"] == pytest.approx(sum(parameters.values()) / len(parameters))
+    assert entries["seconds_per_epoch"] > 0
+    assert entries["peak_memory_mb"] > 0
+    assert entries["steps"] == STEPS
+    assert entries["epochs"] == pytest.approx(STEPS * 32 / len(load("digits").train))
+
+
+def test_config_names_every_choice(finished_run: Path) -> None:
+    entries = json.loads((finished_run / "config.json").read_text())
+    assert entries["version"] == "0.1.0"
+    assert entries["image_shape"] == [1, 16, 16]
+    assert entries["data_fingerprint"] == load("digits").fingerprint
+    config = FitConfig.from_json(entries["config"])
+    assert (config.policy, config.likelihood, config.lr, config.steps) == ("affine", "bernoulli", 2e-3, STEPS)
+    assert RunFolder(finished_run).read_settings() == (config, entries["data_fingerprint"])
+
+
+def test_a_saved_run_is_the_one_that_was_judged(finished_run: Path) -> None:
+    data = load("digits")
+    first, second = (RunFolder(finished_run).program() for _ in range(2))
+    assert not first.objective.training
+    embedded = [program.guide.embed_batches(data.test.images).as_dict() for program in (first, second)]
+    for name, values in embedded[0].items():
+        assert torch.equal(values, embedded[1][name]), name
+    labelled = [
+        (first.guide.embed_batches(split.images).content, split.labels)
+        for split in (data.train, data.validation, data.test)
+    ]
+    again = content_scores(*((features, labels) for features, labels in labelled if labels is not None))
+    assert again == {name: results(finished_run)["content"][name] for name in again}
+
+
+def test_the_same_seed_gives_the_same_bytes(finished_run: Path, folder: Path) -> None:
+    torch.manual_seed(1234)  # whatever was drawn before must not matter
+    assert run(*SMALL, "--out", "again") == 0
+    for name in ("metrics.jsonl", "model.safetensors"):
+        assert (folder / "again" / name).read_bytes() == (finished_run / name).read_bytes()
+    assert scores(folder / "again") == scores(finished_run)
+
+
+def test_another_seed_gives_another_run(finished_run: Path, folder: Path) -> None:
+    assert run(*SMALL, "--seed", "1", "--out", "other") == 0
+    rows = [RunFolder(path).read_metrics() for path in (finished_run, folder / "other")]
+    assert rows[0][0]["loss"] != rows[1][0]["loss"]
+    assert results(folder / "other")["content"] != results(finished_run)["content"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--method", "vae"),
+        ("--prior", "standard"),
+        ("--prior", "flat"),
+        ("--prior", "gaussian(style_variance=0.3, learn_style=True)"),
+        ("--guide", "point"),
+        ("--likelihood", "gaussian(variance=0.05, learned=True)"),
+        ("--views", "1"),
+        ("--views", "3"),
+        ("--policy", "crop"),
+        ("--policy", "paper"),
+        ("--precision", "bf16"),
+        ("--encoder", "mlp(hidden=[24, 16])", "--decoder", "mlp(hidden=[16])"),
+        ("--schedule", "constant", "--lr", "1e-4"),
+        ("--image-size", "8"),
+    ],
+    ids=" ".join,
+)
+def test_every_part_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]) -> None:
+    monkeypatch.setattr(judgement, "judge", partial(judge, min_views=100))
+    assert run(*SMALL, "--steps", "2", *flags, "--out", "run", "--quiet") == 0
+    entries = results(folder / "run")
+    for name in FIGURES:
+        assert (folder / "run" / "figures" / f"{name}.png").is_file()
+    shared = not {"vae", "standard"} & set(flags)
+    assert entries["content"]["representation"] == ("content" if shared else "z")
+    assert 0 < entries["content"]["linear"] <= 1
+    config, _ = RunFolder(folder / "run").read_settings()
+    for flag, value in zip(flags[::2], flags[1::2], strict=True):
+        name = flag.removeprefix("--").replace("-", "_")
+        assert getattr(config, name) == (float(value) if name == "lr" else type(getattr(config, name))(value))
+    program = RunFolder(folder / "run").program()
+    assert isinstance(program.model.prior, StandardPrior) != shared
+    assert isinstance(program.guide, PointGuide) == ("point" in flags)
+    if "--likelihood" in flags:
+        assert isinstance(program.model.likelihood, Gaussian)
+        assert program.model.likelihood.variance.item() == pytest.approx(0.05, rel=0.1)
+        assert program.model.likelihood.variance.item() != pytest.approx(0.05, rel=1e-7)
+
+
+def test_colour_images_in_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judgement, "judge", partial(judge, min_views=40))
+    for number in range(24):
+        write_image(folder / "pictures" / ("ant", "cat")[number % 2] / f"{number}.png", number, size=(32, 32))
+    flags = ("--data", "folder:pictures", "--encoder", "residual(width=8)", "--decoder", "residual(width=8)")
+    assert run(*flags, "--batch-size", "8", "--steps", "2", "--device", "cpu") == 0
+    (path,) = (folder / "runs").iterdir()
+    assert path.name.startswith("folder-pictures-simve-")
+    config, _ = RunFolder(path).read_settings()
+    assert (config.likelihood, config.policy, config.latent) == ("gaussian", "crop+colour", 64)
+    assert {"hue", "saturation"} <= set(results(path)["style"])
+    loaded = RunFolder(path).program().guide.embed_batches(load("folder:pictures").test.images)
+    assert loaded.content.shape[-1] == 64
+
+
+def test_images_without_labels_have_no_content_scores(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_npz(folder / "noise.npz", labelled=False)
+    assert run(*SMALL, "--batch-size", "8", "--data", "npz:noise.npz", "--out", "run") == 0
+    content = results(folder / "run")["content"]
+    assert (content["linear"], content["knn"]) == (None, None)
+    assert content["note"] == "no labels in train, validation, test"
+    assert "note: no labels in train, validation, test" in capsys.readouterr().out
+
+
+def test_a_bad_image_is_left_out_when_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(24):
+        write_image(folder / "pictures" / ("a", "b")[number % 2] / f"{number}.png", number, mode="L", size=(16, 16))
+    (folder / "pictures" / "a" / "0.png").write_bytes(b"no picture")
+    flags = ("--data", "folder:pictures", "--skip-bad", "--batch-size", "8", "--out", "run")
+    assert run(*SMALL, *flags) == 0
+    assert "note: 1 file of 24 could not be decoded" in capsys.readouterr().out
+    assert results(folder / "run")["content"]["linear"] is not None
+
+
+def test_output_is_plain_lines_where_there_is_no_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*SMALL, "--out", "run") == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "\x1b" not in captured.out
+    assert "\r" not in captured.out
+    lines = captured.out.splitlines()
+    assert lines[0].startswith("simve on digits: ")
+    assert any(line.startswith("epoch 0.3/0.3  loss ") and line.endswith(" left") for line in lines)
+    assert any("linear probe, accuracy" in line and "%" in line for line in lines)
+    assert lines[-1] == "run folder: run"
+
+
+def test_a_terminal_of_80_columns_shows_a_whole_bar() -> None:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=80)
+    with watched(console) as show:
+        rows = [{"step": 3000, "loss": 1249.97, "reconstruction": -1215.95}]
+        show(Progress(3000, 6000, 75.0, 150.0, rows, images_per_second=13153.0, seconds_left=75.0))
+    line = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\r", text.getvalue())
+    assert "epoch  75.0/150.0" in line
+    assert "loss 1249.97  13,153 views/s  1:15 left" in line
+    assert "…" not in line
+
+
+def test_quiet_prints_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*SMALL, "--out", "run", "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+    assert (folder / "run" / "results.json").is_file()
+
+
+def test_help_lists_the_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    flags = "data data-root method prior guide likelihood latent views batch-size epochs steps lr seed device devices"
+    for flag in [*flags.split(), "precision", "out", "resume", "encoder", "decoder", "policy", "quiet", "skip-bad"]:
+        assert f"--{flag} " in text or f"--{flag}," in text, flag
+    assert "default: None" not in text
+
+
+def test_two_processes_make_one_run(folder: Path) -> None:
+    flags = ("--devices", "2", "--steps", "4", "--out", "run")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "pp_simve.fit", *SMALL, *flags],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert [path.name for path in folder.iterdir()] == ["run"]
+    assert ended.stdout.count("linear probe") == 1
+    rows = RunFolder(folder / "run").read_metrics()
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert results(folder / "run")["steps"] == 4
+    assert not list((folder / "run").glob(".*"))

@@ -1,0 +1,276 @@
+"""Ctrl-C, full disks, and going on: a resumed run equals one that was never stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pp_simve import fit
+from pp_simve.config import FitConfig
+from pp_simve.run_folder import RunFolder
+
+from .command import SMALL, STEPS, interrupted_at, results, run, scores
+from .data_fixtures import write_image
+
+Refused = Callable[..., str]
+WHOLE = ("metrics.jsonl", "model.safetensors")
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    for name in WHOLE:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert scores(one) == scores(other)
+
+
+def edit_config(path: Path, **changes: object) -> None:
+    """Changes entries of config.json; the settings themselves with a leading ``config_``."""
+    entries = json.loads((path / "config.json").read_text())
+    for name, value in changes.items():
+        place = entries["config"] if name.startswith("config_") else entries
+        place[name.removeprefix("config_")] = value
+    (path / "config.json").write_text(json.dumps(entries))
+
+
+def disk_full_after(monkeypatch: pytest.MonkeyPatch, files: int) -> None:
+    """As many files reach the disk, then it is full."""
+    plain, written = os.fsync, 0
+
+    def fsync(number: int) -> None:
+        nonlocal written
+        if written == files:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written += 1
+        plain(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    interrupted_at(monkeypatch, step=4)
+    assert run(*SMALL, "--out", "run") == 130
+    out = capsys.readouterr().out
+    assert f"stopped at step 4 of {STEPS}" in out
+    assert "python -m pp_simve.fit --resume run" in out
+    assert {path.name for path in (folder / "run").iterdir()} == {"config.json", "metrics.jsonl", "checkpoint.pt"}
+    assert [row["step"] for row in RunFolder(folder / "run").read_metrics()] == [1, 2, 3, 4]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_twice_stops_at_once_and_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted_at(monkeypatch, step=2, times=2)
+    assert run(*SMALL) == 130
+    assert list(folder.iterdir()) == []
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_data_are_read_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "load", lambda *args, **kwargs: signal.raise_signal(signal.SIGINT))
+    assert run(*SMALL) == 130
+    assert list(folder.iterdir()) == []
+
+
+def test_ctrl_c_while_judging_keeps_the_checkpoint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(fit, "judge_run", lambda *args: signal.raise_signal(signal.SIGINT))
+        assert run(*SMALL, "--out", "run") == 130
+    assert "--resume run" in capsys.readouterr().err
+    assert run("--resume", "run") == 0
+    assert (folder / "run" / "results.json").is_file()
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(stopped_run: Path, finished_run: Path) -> None:
+    assert run("--resume", str(stopped_run)) == 0
+    assert_equal_runs(stopped_run, finished_run)
+
+
+def test_settings_repeated_on_resuming_may_agree(stopped_run: Path, finished_run: Path) -> None:
+    assert run(*SMALL, "--resume", str(stopped_run), "--quiet") == 0
+    assert_equal_runs(stopped_run, finished_run)
+
+
+def test_metrics_after_the_checkpoint_are_forgotten(stopped_run: Path, finished_run: Path) -> None:
+    with (stopped_run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')  # what a killed process leaves
+    assert run("--resume", str(stopped_run)) == 0
+    assert_equal_runs(stopped_run, finished_run)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(stopped_run: Path, finished_run: Path) -> None:
+    (stopped_run / "checkpoint.pt").unlink()
+    assert run("--resume", str(stopped_run)) == 0
+    assert_equal_runs(stopped_run, finished_run)
+
+
+def test_stopping_twice_changes_nothing(stopped_run: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        interrupted_at(patched, step=7)
+        assert run("--resume", str(stopped_run)) == 130
+    assert run("--resume", str(stopped_run)) == 0
+    assert_equal_runs(stopped_run, finished_run)
+
+
+def test_resuming_a_finished_run_judges_it_again(finished_run: Path, folder: Path) -> None:
+    path = Path(shutil.copytree(finished_run, folder / "copy"))
+    (path / "results.json").unlink()
+    assert run("--resume", str(path)) == 0
+    assert_equal_runs(path, finished_run)
+    cost = results(finished_run)["seconds_per_epoch"]
+    assert results(path)["seconds_per_epoch"] == pytest.approx(cost, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--lr", "0.5"), ("lr is 0.002 there, 0.5 here",)),
+        (("--latent", "9"), ("latent is 8 there, 9 here",)),
+        (("--prior", "flat"), ("prior is None there, 'flat' here",)),
+        (("--seed", "3", "--views", "4"), ("seed is 0 there, 3 here", "views is 2 there, 4 here")),
+        (("--steps", "20"), (f"steps is {STEPS} there, 20 here",)),
+        (("--epochs", "5"), (f"steps is {STEPS} there, None here", "epochs is None there, 5.0 here")),
+        (("--out", "elsewhere"), ("--resume goes on in its own folder", "leave out --out elsewhere")),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_other_settings_are_refused(
+    stopped_run: Path, refused: Refused, flags: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    message = refused("--resume", str(stopped_run), *flags)
+    for expected in words:
+        assert expected in message
+
+
+def test_what_is_no_run_is_refused(folder: Path, refused: Refused) -> None:
+    (folder / "empty").mkdir()
+    for name in ("empty", "missing"):
+        assert f"{name} is no run folder: it has no config.json" in refused("--resume", name)
+
+
+@pytest.mark.parametrize("text", ["", '{"config": {', "[1, 2]", "\0\1"])
+def test_a_damaged_config_is_refused(stopped_run: Path, refused: Refused, text: str) -> None:
+    (stopped_run / "config.json").write_text(text)
+    message = refused("--resume", str(stopped_run))
+    assert "config.json cannot be read" in message
+    assert "damaged" in message
+
+
+def test_a_config_that_lacks_an_entry_is_refused(stopped_run: Path, refused: Refused) -> None:
+    (stopped_run / "config.json").write_text("{}")
+    assert "config.json lacks config, data_fingerprint, image_shape" in refused("--resume", str(stopped_run))
+
+
+def test_settings_of_another_version_are_refused(stopped_run: Path, refused: Refused) -> None:
+    edit_config(stopped_run, config_temperature=0.1)
+    message = refused("--resume", str(stopped_run))
+    assert "settings of another version: temperature are not known to this one" in message
+
+
+def test_settings_of_a_wrong_type_are_refused(stopped_run: Path, refused: Refused) -> None:
+    edit_config(stopped_run, config_views="two")
+    assert "wrong type" in refused("--resume", str(stopped_run))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "tensor", "empty"])
+def test_a_damaged_checkpoint_is_refused(stopped_run: Path, refused: Refused, damage: str) -> None:
+    checkpoint = stopped_run / "checkpoint.pt"
+    content = checkpoint.read_bytes()
+    if damage == "tensor":
+        torch.save(torch.zeros(3), checkpoint)
+    elif damage == "empty":
+        torch.save({}, checkpoint)
+    else:
+        checkpoint.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"garbage" * 100)
+    message = refused("--resume", str(stopped_run))
+    assert "checkpoint.pt" in message
+    assert "start a new" in message
+
+
+def test_a_checkpoint_of_another_fit_is_refused(stopped_run: Path, refused: Refused) -> None:
+    edit_config(stopped_run, config_latent=9)
+    assert "is of another fit" in refused("--resume", str(stopped_run))
+
+
+def test_changed_images_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused) -> None:
+    for number in range(24):
+        write_image(folder / "pictures" / ("a", "b")[number % 2] / f"{number}.png", number, mode="L", size=(16, 16))
+    with monkeypatch.context() as patched:
+        interrupted_at(patched, step=4)
+        assert run(*SMALL, "--data", "folder:pictures", "--batch-size", "8", "--out", "run") == 130
+    write_image(folder / "pictures" / "a" / "0.png", 99, mode="L", size=(16, 16))
+    message = refused("--resume", "run")
+    assert "the images of folder:pictures are not those run was started with" in message
+
+
+def test_a_disk_full_at_the_start_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
+    disk_full_after(monkeypatch, files=0)
+    message = refused(*SMALL, "--out", "a/b/run")
+    assert "No space left on device" in message
+    assert "a/b/run" in message
+    assert list(folder.iterdir()) == []
+
+
+def test_a_disk_full_at_the_first_checkpoint_leaves_nothing(monkeypatch: pytest.MonkeyPatch, refused: Refused) -> None:
+    disk_full_after(monkeypatch, files=1)
+    message = refused(*SMALL, "--out", "run")
+    assert "No space left on device" in message
+    assert "nothing is left of run" in message
+
+
+def test_a_disk_full_while_metrics_are_written_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(RunFolder, "append_metrics", full)
+    assert "No space left on device" in refused(*SMALL)
+
+
+@pytest.mark.parametrize("files", [2, 3, 4], ids=["weights", "results", "figures"])
+def test_a_disk_full_later_keeps_the_checkpoint(
+    folder: Path,
+    finished_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    files: int,
+) -> None:
+    with monkeypatch.context() as patched:
+        disk_full_after(patched, files)
+        assert run(*SMALL, "--out", "run") == 2
+    message = capsys.readouterr().err
+    assert "No space left on device" in message
+    assert "nothing is lost up to the last checkpoint; go on with --resume run" in message
+    assert not list((folder / "run").rglob(".*"))
+    assert run("--resume", "run") == 0
+    assert_equal_runs(folder / "run", finished_run)
+
+
+def test_an_empty_folder_of_the_user_stays(folder: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused) -> None:
+    (folder / "run").mkdir()
+    disk_full_after(monkeypatch, files=1)
+    refused(*SMALL, "--out", "run")
+    assert (folder / "run").is_dir()
+
+
+def test_differences_are_those_that_matter() -> None:
+    config = FitConfig()
+    same = dataclasses.replace(config, out=Path("a"), resume=Path("b"), data_root=Path("c"), quiet=True)
+    assert config.differences(same) == {}
+    assert config.differences(dataclasses.replace(config, views=3)) == {"views": (2, 3)}

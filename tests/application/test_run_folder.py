@@ -1,0 +1,122 @@
+"""`RunFolder`: files whole or not at all, and folders that cannot be read."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from pp_simve import run_folder
+from pp_simve.config import FitConfig
+from pp_simve.errors import ConfigError
+from pp_simve.run_folder import RunFolder, source_commit
+
+CONFIG = FitConfig(steps=3).chosen_for((1, 8, 8))
+
+
+def created(path: Path) -> RunFolder:
+    folder = RunFolder(path)
+    folder.create(CONFIG, (1, 8, 8), "fingerprint")
+    return folder
+
+
+def test_settings_come_back(tmp_path: Path) -> None:
+    assert created(tmp_path / "run").read_settings() == (CONFIG, "fingerprint")
+
+
+def test_discard_removes_the_folders_that_were_made(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "a" / "b" / "run")
+    made = folder.create(CONFIG, (1, 8, 8), "fingerprint")
+    assert made == [tmp_path / "a" / "b" / "run", tmp_path / "a" / "b", tmp_path / "a"]
+    folder.discard(made)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_discard_leaves_what_belongs_to_others(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "runs" / "one")
+    made = folder.create(CONFIG, (1, 8, 8), "fingerprint")
+    created(tmp_path / "runs" / "two")
+    folder.discard(made)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["two"]
+
+
+def test_discard_keeps_a_run_with_a_checkpoint(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    made = folder.create(CONFIG, (1, 8, 8), "fingerprint")
+    folder.checkpoint.save({"steps": 1})
+    folder.discard(made)
+    assert folder.read_settings()[0] == CONFIG
+
+
+def test_metrics_are_appended_and_truncated(tmp_path: Path) -> None:
+    folder = created(tmp_path / "run")
+    assert folder.read_metrics() == []
+    folder.append_metrics({"step": step, "loss": 0.1 * step} for step in (1, 2))
+    folder.append_metrics([{"step": 3, "loss": 1e-30}])
+    assert [row["step"] for row in folder.read_metrics()] == [1, 2, 3]
+    before = (folder.path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    folder.truncate_metrics(2)
+    assert (folder.path / "metrics.jsonl").read_text() == "".join(before[:2])
+
+
+def test_half_a_line_is_no_step(tmp_path: Path) -> None:
+    folder = created(tmp_path / "run")
+    (folder.path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    assert folder.read_metrics() == [{"step": 1, "loss": 2.0}]
+
+
+def test_nan_becomes_null(tmp_path: Path) -> None:
+    folder = created(tmp_path / "run")
+    folder.write_results({"content": {"linear": math.nan, "knn": 0.5}, "bound": {"loss": -math.inf}, "note": None})
+    entries = json.loads((folder.path / "results.json").read_text())
+    assert entries == {"content": {"linear": None, "knn": 0.5}, "bound": {"loss": None}, "note": None}
+
+
+def test_a_figure_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = created(tmp_path / "run")
+    folder.write_figure("loss", Figure())
+    before = (folder.path / "figures" / "loss.png").read_bytes()
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(run_folder, "write_whole", full)
+    with pytest.raises(OSError, match="no space"):
+        folder.write_figure("loss", Figure(figsize=(1, 1)))
+    assert [path.read_bytes() for path in (folder.path / "figures").iterdir()] == [before]
+
+
+def test_an_unfinished_run_has_no_program(tmp_path: Path) -> None:
+    folder = created(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"is not finished: it has no model\.safetensors; go on with --resume"):
+        folder.program()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "of another program"])
+def test_damaged_weights_are_refused(finished_run: Path, tmp_path: Path, damage: str) -> None:
+    path = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    weights = path / "model.safetensors"
+    if damage == "of another program":
+        entries = json.loads((path / "config.json").read_text())
+        entries["config"]["latent"] = 9
+        (path / "config.json").write_text(json.dumps(entries))
+    else:
+        weights.write_bytes(weights.read_bytes()[:1000] if damage == "truncated" else b"")
+    with pytest.raises(ConfigError, match=r"model\.safetensors cannot be loaded .* the run folder is damaged"):
+        RunFolder(path).program()
+
+
+def test_the_commit_is_short_or_unknown() -> None:
+    commit = source_commit()
+    assert commit is None or set(commit.removesuffix("+")) <= set("0123456789abcdef")
+
+
+def test_discard_works_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder(Path("."))
+    folder.discard(folder.create(CONFIG, (1, 8, 8), "fingerprint"))
+    assert list(tmp_path.iterdir()) == []

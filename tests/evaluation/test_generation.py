@@ -1,0 +1,119 @@
+"""Reconstructions, swaps and samples of a linear program, where every number can be written down."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pp_simve.evaluation.generation import reconstruct, sample, swap
+from pp_simve.inference import AmortizedGuide
+from pp_simve.models import FlatPrior, Gaussian, GaussianPrior, Prior, SimVE, StandardPrior
+
+LATENT = 3
+SHAPE = (1, 2, 2)
+CONTENT_VARIANCE, STYLE_VARIANCE = 2.0, 0.5
+
+
+class Flatten(nn.Flatten):
+    """Pixels as they are."""
+
+    features = 4
+
+
+def linear_program(prior: Prior) -> tuple[SimVE, AmortizedGuide, Tensor, Tensor]:
+    """A program whose decoder is x = A z and whose guide's mean is z = B x; model, guide, A and B."""
+    generator = torch.Generator().manual_seed(3)
+    decode, encode = torch.randn(4, LATENT, generator=generator), torch.randn(LATENT, 4, generator=generator)
+    decoder = nn.Sequential(nn.Linear(LATENT, 4, bias=False), nn.Unflatten(-1, SHAPE))
+    guide = AmortizedGuide(Flatten(), prior)
+    with torch.no_grad():
+        decoder[0].weight.copy_(decode)
+        guide.recognition.head.weight[:LATENT] = encode
+        guide.recognition.head.bias.zero_()
+    return SimVE(prior, Gaussian(decoder)), guide, decode, encode
+
+
+def pictures(views: int, images: int) -> Tensor:
+    return torch.rand(views, images, *SHAPE)
+
+
+def decoded(matrix: Tensor, z: Tensor) -> Tensor:
+    return (z @ matrix.T).unflatten(-1, SHAPE)
+
+
+def posterior_content(z: Tensor) -> Tensor:
+    """E[content | z of all views] of the Gaussian prior, from z of shape (view, image, latent)."""
+    precision = 1 / CONTENT_VARIANCE + len(z) / STYLE_VARIANCE
+    return z.sum(0) / STYLE_VARIANCE / precision
+
+
+@pytest.fixture
+def gaussian() -> GaussianPrior:
+    return GaussianPrior(LATENT, content_variance=CONTENT_VARIANCE, style_variance=STYLE_VARIANCE)
+
+
+def test_reconstruct_decodes_each_view(gaussian: GaussianPrior) -> None:
+    model, guide, decode, encode = linear_program(gaussian)
+    views = pictures(3, 5)
+    rebuilt = reconstruct(model, guide, views)
+    assert rebuilt.shape == (3, 5, *SHAPE)
+    assert not rebuilt.requires_grad
+    torch.testing.assert_close(rebuilt, decoded(decode, views.flatten(2) @ encode.T))
+
+
+def test_swap_pairs_the_content_of_rows_with_the_style_of_columns(gaussian: GaussianPrior) -> None:
+    model, guide, decode, encode = linear_program(gaussian)
+    rows, columns = pictures(4, 3), pictures(2, 5)
+    swapped = swap(model, guide, rows, columns)
+    assert swapped.shape == (3, 5, *SHAPE)
+    assert not swapped.requires_grad
+    z_rows, z_columns = rows.flatten(2) @ encode.T, columns.flatten(2) @ encode.T
+    content = posterior_content(z_rows)
+    style = z_columns[0] - posterior_content(z_columns)
+    for row in range(3):
+        for column in range(5):
+            expected = decoded(decode, content[row] + style[column])
+            torch.testing.assert_close(swapped[row, column], expected)
+
+
+def test_swapping_an_image_with_itself_rebuilds_its_first_view(gaussian: GaussianPrior) -> None:
+    model, guide, _, _ = linear_program(gaussian)
+    views = pictures(4, 3)
+    diagonal = swap(model, guide, views, views)[torch.arange(3), torch.arange(3)]
+    torch.testing.assert_close(diagonal, reconstruct(model, guide, views)[0])
+
+
+def test_without_content_a_swap_shows_the_columns() -> None:
+    model, guide, _, _ = linear_program(StandardPrior(LATENT))
+    columns = pictures(2, 5)
+    swapped = swap(model, guide, pictures(4, 3), columns)
+    torch.testing.assert_close(swapped, reconstruct(model, guide, columns)[:1].expand(3, 5, *SHAPE))
+
+
+def test_samples_are_drawn_from_the_prior(gaussian: GaussianPrior) -> None:
+    model, guide, decode, _ = linear_program(gaussian)
+    samples, title = sample(model, guide, pictures(2, 3), 40_000)
+    assert title == "samples from the prior"
+    assert samples.shape == (40_000, *SHAPE)
+    expected = (CONTENT_VARIANCE + STYLE_VARIANCE) * decode @ decode.T
+    torch.testing.assert_close(samples.flatten(1).T.cov(), expected, rtol=0.1, atol=0.1)
+    assert samples.mean(0).abs().max() < 0.1
+
+
+def test_a_flat_prior_lends_its_contents_from_the_views() -> None:
+    model, guide, decode, encode = linear_program(FlatPrior(LATENT, style_variance=1e-12))
+    views = pictures(4, 3)
+    samples, title = sample(model, guide, views, 7)
+    assert title == "contents of test images, styles from the prior"
+    assert samples.shape == (7, *SHAPE)
+    content = (views.flatten(2) @ encode.T).mean(0)
+    torch.testing.assert_close(samples, decoded(decode, content[torch.arange(7) % 3]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_flat_prior_draws_its_styles() -> None:
+    model, guide, decode, encode = linear_program(FlatPrior(LATENT, style_variance=STYLE_VARIANCE))
+    views = pictures(4, 1)
+    samples, _ = sample(model, guide, views, 40_000)
+    centred = samples.flatten(1) - decode @ encode @ views.flatten(2).mean(0)[0]
+    torch.testing.assert_close(centred.T.cov(), STYLE_VARIANCE * decode @ decode.T, rtol=0.1, atol=0.1)

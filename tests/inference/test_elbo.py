@@ -1,0 +1,272 @@
+"""The ELBO: Trace_ELBO bit for bit, the collapsed bound, finite differences, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pyro.poutine as poutine
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pp_simve.inference import ELBO
+
+from .programs import FEATURES, GUIDES, IMAGES, LATENT, PRIORS, Pair, draw_views, make_pair
+
+
+@pytest.fixture(autouse=True)
+def local_parameters() -> Iterator[None]:
+    """Parameters belong to their module, not to Pyro's global store."""
+    with pyro.settings.context(module_local_params=True):
+        yield
+    pyro.clear_param_store()
+
+
+def gradients(loss: Tensor, pair: Pair) -> dict[str, Tensor | None]:
+    parameters = dict(pair.both().named_parameters())
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return dict(zip(parameters, found, strict=True))
+
+
+def assert_bit_equal(pair: Pair, views: Tensor, particles: int) -> None:
+    pyro.set_rng_seed(3)
+    ours = ELBO(pair.model, pair.guide, particles=particles, scale=1)(views)["loss"]
+    pyro.set_rng_seed(3)
+    oracle = Trace_ELBO(num_particles=particles, vectorize_particles=True, max_plate_nesting=2)
+    theirs = oracle.differentiable_loss(pair.model, pair.guide, views)
+    assert ours.dtype == torch.float64
+    assert torch.equal(ours, theirs)
+    our_gradients, their_gradients = gradients(ours, pair), gradients(theirs, pair)
+    for name, ours_here in our_gradients.items():
+        theirs_here = their_gradients[name]
+        assert ours_here is not None, name
+        assert theirs_here is not None, name
+        assert torch.equal(ours_here, theirs_here), name
+
+
+@pytest.mark.parametrize("particles", [1, 3, 4])
+@pytest.mark.parametrize("views", [1, 2, 5])
+@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize("prior", PRIORS)
+def test_value_and_gradients_equal_trace_elbo_bit_for_bit(prior: str, guide: str, views: int, particles: int) -> None:
+    assert_bit_equal(make_pair(prior, guide), draw_views(views), particles)
+
+
+@pytest.mark.parametrize("particles", [1, 4])
+@pytest.mark.parametrize("guide", GUIDES)
+def test_a_learned_gaussian_likelihood_too_equals_trace_elbo_bit_for_bit(guide: str, particles: int) -> None:
+    assert_bit_equal(make_pair("gaussian learned", guide, likelihood="gaussian"), draw_views(2), particles)
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_validation_changes_no_number(validated: bool) -> None:
+    pair, views = make_pair("gaussian learned"), draw_views(2)
+    with pyro.validation_enabled(validated):
+        assert_bit_equal(pair, views, particles=1)
+
+
+@pytest.mark.parametrize("views", [1, 2, 5])
+@pytest.mark.parametrize("prior", PRIORS)
+def test_sampled_content_gives_the_collapsed_bound_at_every_draw(prior: str, views: int) -> None:
+    pair, images = make_pair(prior), draw_views(views)
+    objective = ELBO(pair.model, pair.guide, scale=1)
+    model, guide = (partial(nn.Module.__call__, module) for module in (pair.model, pair.guide))
+    first = poutine.trace(guide).get_trace(images)
+    z = first.nodes["z"]["value"]
+    reconstruction = pair.model.likelihood(z).log_prob(images).sum()
+    log_q = pair.guide.recognition(images).log_prob(z).sum()
+    collapsed = reconstruction + pair.prior.log_marginal(z).sum() - log_q
+    drawn = []
+    for _ in range(20):
+        only_z = first.copy()
+        only_z.remove_node("content")
+        only_z.remove_node("style")
+        guide_trace = poutine.trace(poutine.replay(guide, trace=only_z)).get_trace(images)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(images)
+        drawn.append(guide_trace.nodes["content"]["value"])
+        terms = objective.terms(model_trace, guide_trace, images=IMAGES)
+        torch.testing.assert_close(-terms["loss"], collapsed, rtol=1e-12, atol=1e-11)
+        torch.testing.assert_close(terms["reconstruction"], reconstruction, rtol=1e-12, atol=1e-11)
+        torch.testing.assert_close(terms["entropy"], -log_q, rtol=1e-12, atol=1e-11)
+        prior_terms = terms["content"] + terms["style"]
+        torch.testing.assert_close(prior_terms, pair.prior.log_marginal(z).sum(), rtol=1e-11, atol=1e-11)
+    if prior != "standard":
+        assert not torch.equal(drawn[0], drawn[1])
+
+
+@pytest.mark.parametrize("views", [1, 2, 5])
+def test_the_standard_prior_is_a_vae_with_its_closed_form_divergence(views: int) -> None:
+    pair, images = make_pair("standard"), draw_views(views)
+    q = pair.guide.recognition(images).base_dist
+    divergence = 0.5 * (q.loc.square() + q.scale.square() - 1 - 2 * q.scale.log()).sum()
+    terms = ELBO(pair.model, pair.guide, scale=1, particles=20_000)(images)
+    sampled = -(terms["content"] + terms["style"] + terms["entropy"])
+    torch.testing.assert_close(sampled, divergence, rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("guide", GUIDES)
+def test_gradients_equal_central_differences(prior: str, guide: str) -> None:
+    pair, images = make_pair(prior, guide, likelihood="gaussian"), draw_views(2)
+    objective = ELBO(pair.model, pair.guide, beta=0.7, particles=2)
+
+    def loss() -> Tensor:
+        pyro.set_rng_seed(5)  # common random numbers
+        return objective(images)["loss"]
+
+    slopes = gradients(loss(), pair)
+    generator = torch.Generator().manual_seed(11)
+    step = 1e-5
+    for name, parameter in pair.both().named_parameters():
+        slope = slopes[name]
+        assert slope is not None, name
+        direction = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+        with torch.no_grad():
+            parameter += step * direction
+            up = loss()
+            parameter -= 2 * step * direction
+            down = loss()
+            parameter += step * direction
+        torch.testing.assert_close(
+            (up - down) / (2 * step), (slope * direction).sum(), rtol=1e-6, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 4.0])
+def test_loss_is_the_weighted_sum_of_its_terms(beta: float) -> None:
+    pair = make_pair()
+    terms = ELBO(pair.model, pair.guide, beta=beta)(draw_views(2))
+    assert set(terms) == {"loss", "reconstruction", "content", "style", "entropy"}
+    expected = -(terms["reconstruction"] + beta * (terms["content"] + terms["style"] + terms["entropy"]))
+    torch.testing.assert_close(terms["loss"].detach(), expected, rtol=1e-13, atol=1e-13)
+
+
+def test_only_the_loss_carries_a_gradient() -> None:
+    pair = make_pair()
+    terms = ELBO(pair.model, pair.guide)(draw_views(2))
+    assert [name for name, value in terms.items() if value.requires_grad] == ["loss"]
+    assert all(value.shape == () for value in terms.values())
+
+
+def test_terms_are_per_image_by_default_and_summed_at_scale_one() -> None:
+    pair, views = make_pair(), draw_views(2)
+    pyro.set_rng_seed(3)
+    mean = ELBO(pair.model, pair.guide)(views)
+    pyro.set_rng_seed(3)
+    total = ELBO(pair.model, pair.guide, scale=1)(views)
+    for name in total:
+        torch.testing.assert_close(mean[name] * IMAGES, total[name], rtol=1e-13, atol=1e-13)
+
+
+def test_several_particles_are_the_mean_of_single_ones() -> None:
+    pair, views = make_pair(), draw_views(2)
+    one = ELBO(pair.model, pair.guide)
+    singles = torch.stack([one(views)["loss"].detach() for _ in range(400)])
+    many = ELBO(pair.model, pair.guide, particles=20_000)(views)["loss"].detach()
+    assert abs(float(many - singles.mean())) < 4 * float(singles.std()) / 400**0.5
+
+
+def test_the_global_parameter_store_stays_empty_whatever_pyros_setting() -> None:
+    for local in (False, True):
+        with pyro.settings.context(module_local_params=local):
+            pair = make_pair("gaussian learned")
+            ELBO(pair.model, pair.guide)(draw_views(2))["loss"].backward()
+            assert not list(pyro.get_param_store().keys())
+
+
+def test_two_pairs_of_the_same_names_keep_their_own_parameters() -> None:
+    first, second, views = make_pair(), make_pair(), draw_views(2)
+    pyro.set_rng_seed(3)
+    alone = ELBO(first.model, first.guide)(views)["loss"]
+    ELBO(second.model, second.guide)(views)["loss"].backward()
+    pyro.set_rng_seed(3)
+    assert torch.equal(ELBO(first.model, first.guide)(views)["loss"], alone)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"beta": -0.1}, "beta must not be negative, got -0.1"),
+        ({"particles": 0}, "particles must be at least 1, got 0"),
+    ],
+)
+def test_impossible_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    pair = make_pair()
+    with pytest.raises(ValueError, match=message):
+        ELBO(pair.model, pair.guide, **arguments)
+
+
+class Unreparametrised(dist.Normal):
+    has_rsample = False
+
+
+class WrongGuide(PyroModule):
+    """The mean-field guide of the sites, with one fault planted."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, FEATURES)).double()
+
+    def forward(self, views: Tensor) -> None:
+        count, images = views.shape[:2]
+        loc = self.encoder(views.flatten(0, 1)).view(count, images, FEATURES)[..., :LATENT]
+        if self.fault == "param":
+            loc = loc + pyro.param("shift", torch.zeros((), dtype=loc.dtype))
+        normal = (Unreparametrised if self.fault == "not reparametrised" else dist.Normal)(loc, 1.0)
+        with pyro.plate("image", images, dim=-1):
+            pyro.sample("content", dist.Normal(loc.mean(0, keepdim=True), 1.0).to_event(1))
+            if self.fault == "extra site":
+                pyro.sample("surplus", dist.Normal(loc.mean(0, keepdim=True), 1.0).to_event(1))
+            if self.fault == "plate":
+                pyro.sample("style", normal.to_event(1))
+            elif self.fault != "no style":
+                with pyro.plate("view", count, dim=-2):
+                    pyro.sample("style", normal.to_event(2) if self.fault == "event" else normal.to_event(1))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("param", r"pyro\.param\('shift'\) lives in Pyro's global store"),
+        ("not reparametrised", "guide's site 'style' is not reparametrised"),
+        ("no style", "(?s)model and guide do not match.*style"),
+        ("extra site", "(?s)model and guide do not match.*surplus"),
+    ],
+)
+def test_guides_that_cannot_work_are_refused_under_validation(fault: str, message: str) -> None:
+    pair = make_pair()
+    with pyro.validation_enabled(True), pytest.raises(ValueError, match=message):
+        ELBO(pair.model, WrongGuide(fault))(draw_views(2))
+
+
+@pytest.mark.parametrize("fault", ["plate", "event"])
+def test_guides_of_the_wrong_shape_are_refused_under_validation(fault: str) -> None:
+    pair = make_pair()
+    with pyro.validation_enabled(True), pytest.raises(ValueError, match=r"style|shape|dims"):
+        ELBO(pair.model, WrongGuide(fault))(draw_views(2))
+
+
+def test_a_mean_field_guide_without_auxiliary_sites_is_a_guide_too() -> None:
+    pair, guide = make_pair(), WrongGuide("none")
+    terms = ELBO(pair.model, guide)(draw_views(2))
+    assert set(terms) == {"loss", "reconstruction", "content", "style"}
+    assert_bit_equal(Pair(pair.model, guide, pair.prior), draw_views(2), particles=1)  # type: ignore[arg-type]
+
+
+def test_a_model_with_a_global_parameter_is_refused_under_validation() -> None:
+    pair = make_pair()
+
+    class Shifted(PyroModule):
+        def forward(self, views: Tensor) -> None:
+            pyro.param("brightness", torch.ones(()))
+            pair.model(views)
+
+    with pyro.validation_enabled(True), pytest.raises(ValueError, match=r"pyro\.param\('brightness'\)"):
+        ELBO(Shifted(), pair.guide)(draw_views(2))

@@ -1,0 +1,493 @@
+"""fit(): what it decides, what it leaves alone, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pp_simve.inference import (
+    ELBO,
+    AmortizedGuide,
+    CheckpointFile,
+    NonFiniteError,
+    Progress,
+    ResidualEncoder,
+    Run,
+    WarmupCosine,
+    fit,
+)
+from pp_simve.inference.svi import FitError
+from pp_simve.models import Bernoulli, Gaussian, GaussianPrior, MLPDecoder, ResidualDecoder, SimVE
+
+from .programs import LATENT, PIXELS, SHAPE, Pair, make_pair, small_images
+
+STEPS_PER_EPOCH = 2  # 40 images, batches of 16, the incomplete third left out
+
+
+def fresh_pair(seed: int = 0, prior: str = "gaussian learned") -> Pair:
+    pyro.set_rng_seed(seed)
+    return make_pair(prior, dtype=torch.float32)
+
+
+def small_fit(pair: Pair | None = None, **arguments: Any) -> Run:
+    pair = pair or fresh_pair()
+    defaults: dict[str, Any] = {"steps": 7, "batch_size": 16, "device": "cpu", "precision": "32", "fetch_every": 3}
+    images = arguments.pop("images", None)
+    return fit(pair.model, pair.guide, small_images() if images is None else images, **(defaults | arguments))
+
+
+def parameters_of(run: Run) -> list[Tensor]:
+    return list(run.objective.state_dict().values())
+
+
+def assert_same_parameters(first: Run, second: Run) -> None:
+    assert all(torch.equal(a, b) for a, b in zip(parameters_of(first), parameters_of(second), strict=True))
+
+
+# What it does
+
+
+def test_the_same_seed_gives_the_same_history_and_parameters_bit_for_bit() -> None:
+    first, second = small_fit(seed=3), small_fit(seed=3)
+    assert first.history == second.history
+    assert_same_parameters(first, second)
+
+
+def test_the_seed_decides_whatever_the_global_random_state() -> None:
+    pair, other = fresh_pair(), fresh_pair()
+    pyro.set_rng_seed(1)
+    first = small_fit(pair, seed=3)
+    pyro.set_rng_seed(2)
+    assert small_fit(other, seed=3).history == first.history
+
+
+def test_another_seed_gives_another_history() -> None:
+    first, second = small_fit(seed=3), small_fit(seed=4)
+    for one, other in zip(first.history, second.history, strict=True):
+        assert one["loss"] != other["loss"]
+
+
+def test_history_has_every_step_once_and_its_terms_in_full() -> None:
+    run = small_fit(steps=10, fetch_every=4)
+    assert [row["step"] for row in run.history] == list(range(1, 11))
+    assert set(run.history[0]) == {"step", "loss", "reconstruction", "content", "style", "entropy"}
+    assert all(math.isfinite(value) for row in run.history for value in row.values())
+    assert run.steps == run.total_steps == 10
+    assert run.finished
+    assert run.seconds_per_epoch > 0
+    assert run.peak_memory_mb > 0
+
+
+def test_the_loss_falls_and_every_parameter_moves() -> None:
+    pair = fresh_pair()
+    before = {name: value.clone() for name, value in pair.both().state_dict().items()}
+    run = small_fit(pair, steps=150, lr=1e-2)
+    losses = [row["loss"] for row in run.history]
+    assert np.mean(losses[-20:]) < np.mean(losses[:20]) - 0.5
+    for name, value in pair.both().state_dict().items():
+        assert not torch.equal(value, before[name]), name
+        assert bool(torch.isfinite(value).all()), name
+
+
+def test_the_pair_is_fitted_in_place_and_left_in_evaluation_mode() -> None:
+    pair = fresh_pair()
+    run = small_fit(pair)
+    assert run.model is pair.model
+    assert run.guide is pair.guide
+    assert not any(module.training for module in pair.both().children())
+    assert not any(module.training for module in run.objective.modules())
+
+
+def test_training_runs_in_training_mode_even_if_the_pair_comes_in_evaluation_mode() -> None:
+    first, second = fresh_pair(), fresh_pair()
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 4), nn.Dropout(0.5))
+    seen: list[bool] = []
+    encoder.register_forward_hook(lambda module, *_: seen.append(module.training))
+    guide = AmortizedGuide(encoder, first.prior, features=4).eval()
+    small_fit(Pair(first.model.eval(), guide, first.prior), steps=2)
+    assert seen == [True, True]
+    assert second is not first
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 2), (2.5, 5), (3, 6)])
+def test_epochs_are_counted_in_full_batches(epochs: float, steps: int) -> None:
+    assert small_fit(epochs=epochs, steps=None).total_steps == steps
+
+
+def test_without_epochs_or_steps_it_is_ten_epochs() -> None:
+    assert small_fit(steps=None).total_steps == 10 * STEPS_PER_EPOCH
+
+
+def test_an_epoch_shows_each_image_once_and_orders_differ() -> None:
+    pair = fresh_pair()
+    seen: list[int] = []
+
+    class Witness(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(()))
+
+        def forward(self, views: Tensor) -> dict[str, Tensor]:
+            assert torch.equal(views[0], views[1])
+            seen.extend((views[0, :, 0, 0, 0] * 255).round().int().tolist())
+            return {"loss": self.weight * views.mean()}
+
+    numbered = torch.arange(32, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, *SHAPE)
+    small_fit(pair, images=numbered, objective=Witness(), policy=Unchanged(), epochs=2, steps=None)
+    assert sorted(seen[:32]) == sorted(seen[32:]) == list(range(32))
+    assert seen[:32] != seen[32:]
+
+
+class Unchanged:
+    """The view policy that changes nothing."""
+
+    names: tuple[str, ...] = ()
+
+    def sample(self, count: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        return {}
+
+    def apply(self, images: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+        return images
+
+
+@pytest.mark.parametrize("views", [1, 2, 5])
+def test_views_are_drawn_as_many_as_asked(views: int) -> None:
+    shapes: list[tuple[int, ...]] = []
+    pair = fresh_pair()
+    objective = ELBO(pair.model, pair.guide)
+    objective.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    small_fit(pair, objective=objective, views=views, steps=2)
+    assert shapes == [(views, 16, *SHAPE)] * 2
+
+
+def test_images_may_be_a_numpy_array_and_are_left_alone() -> None:
+    images = small_images()
+    array = images.numpy().copy()
+    assert small_fit(images=array).history == small_fit(images=images).history
+    assert np.array_equal(array, small_images().numpy())
+
+
+def test_colour_images_and_convolutions_fit_under_the_default_policy() -> None:
+    shape = (3, 16, 16)
+    prior = GaussianPrior(LATENT)
+    model = SimVE(prior, Gaussian(ResidualDecoder(LATENT, shape, width=4), learned=True))
+    guide = AmortizedGuide(ResidualEncoder(shape, width=4), prior)
+    run = fit(model, guide, small_images(16, shape), batch_size=8, steps=3, device="cpu", precision="32")
+    assert all(math.isfinite(row["loss"]) for row in run.history)
+
+
+def test_bfloat16_networks_give_nearly_the_loss_of_float32_and_leave_parameters_float32() -> None:
+    full, low = small_fit(precision="32"), small_fit(precision="bf16")
+    assert low.history != full.history
+    for one, other in zip(full.history, low.history, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=0.02)
+    assert {value.dtype for value in parameters_of(low)} == {torch.float32}
+
+
+def test_an_encoder_of_ones_own_fits() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(PIXELS, 6)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.relu(self.layer(images.flatten(1)))
+
+    prior = GaussianPrior(LATENT)
+    model = SimVE(prior, Bernoulli(MLPDecoder(LATENT, SHAPE, hidden=(8,))))
+    guide = AmortizedGuide(Own(), prior, features=6)
+    before = guide.recognition.encoder.layer.weight.clone()
+    run = fit(model, guide, small_images(), batch_size=16, steps=2, device="cpu")
+    assert run.finished
+    assert not torch.equal(guide.recognition.encoder.layer.weight, before)
+
+
+def test_an_objective_of_ones_own_fits() -> None:
+    class Collapse(nn.Module):
+        def __init__(self, guide: nn.Module) -> None:
+            super().__init__()
+            self.guide = guide
+
+        def forward(self, views: Tensor) -> dict[str, Tensor]:
+            pull = self.guide.posterior(views).z.square().mean()
+            return {"loss": 3 * pull, "pull": pull.detach()}
+
+    pair = fresh_pair()
+    run = small_fit(pair, objective=Collapse(pair.guide), steps=30, lr=1e-2)
+    assert set(run.history[0]) == {"step", "loss", "pull"}
+    assert run.history[-1]["pull"] < 0.5 * run.history[0]["pull"]
+    assert run.history[-1]["loss"] == pytest.approx(3 * run.history[-1]["pull"])
+
+
+# Schedule
+
+
+def test_the_schedule_is_asked_at_every_step_and_its_factor_is_the_learning_rate() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def still(step: int, total: int) -> float:
+        asked.append((step, total))
+        return 0.0
+
+    pair = fresh_pair()
+    before = {name: value.clone() for name, value in pair.both().state_dict().items()}
+    small_fit(pair, schedule=still, steps=5)
+    assert asked == [(step, 5) for step in range(5)]
+    assert all(torch.equal(before[name], value) for name, value in pair.both().state_dict().items())
+
+
+def test_with_constant_gradients_adam_moves_by_the_scheduled_learning_rate() -> None:
+    class Slope(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.position = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+        def forward(self, views: Tensor) -> dict[str, Tensor]:
+            return {"loss": self.position, "position": self.position.detach().clone()}
+
+    schedule, slope = WarmupCosine(0.3), Slope()
+    run = small_fit(objective=slope, schedule=schedule, steps=10, lr=0.25)
+    positions = [*(row["position"] for row in run.history), float(slope.position.detach())]
+    moves = [before - after for before, after in pairwise(positions)]
+    assert moves == pytest.approx([0.25 * schedule(step, 10) for step in range(10)], rel=1e-4, abs=1e-6)
+
+
+# Monitor
+
+
+def test_the_monitor_is_told_every_few_steps_and_at_the_end() -> None:
+    told: list[Progress] = []
+    run = small_fit(steps=10, fetch_every=4, monitor=told.append)
+    assert [progress.step for progress in told] == [4, 8, 10]
+    assert [row for progress in told for row in progress.rows] == run.history
+    assert {progress.total_steps for progress in told} == {10}
+    assert [progress.epoch for progress in told] == [2, 4, 5]
+    assert {progress.epochs for progress in told} == {5}
+    assert all(progress.images_per_second > 0 for progress in told)
+    assert [progress.seconds_left > 0 for progress in told] == [True, True, False]
+
+
+def test_how_often_metrics_are_fetched_changes_no_number() -> None:
+    assert small_fit(fetch_every=1).history == small_fit(fetch_every=100).history
+
+
+def test_stopping_ends_the_fit_at_that_step_and_the_run_says_so() -> None:
+    run = small_fit(steps=10, fetch_every=100, should_stop=stop_after(5))
+    assert run.steps == 5
+    assert not run.finished
+    assert [row["step"] for row in run.history] == [1, 2, 3, 4, 5]
+
+
+def stop_after(steps: int) -> Callable[[], bool]:
+    asked = iter(range(1, 1000))
+    return lambda: next(asked) == steps
+
+
+# What it leaves alone
+
+
+def test_global_random_state_and_settings_are_untouched() -> None:
+    pair = fresh_pair()
+    random, settings = torch.get_rng_state(), pyro.settings.get()
+    small_fit(pair)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert pyro.settings.get() == settings
+    assert not list(pyro.get_param_store().keys())
+
+
+def test_they_are_untouched_after_an_error_too() -> None:
+    pair = fresh_pair()
+    random, settings = torch.get_rng_state(), pyro.settings.get()
+
+    class Planted(Exception):
+        pass
+
+    def explode(_: Progress) -> None:
+        raise Planted
+
+    with pytest.raises(Planted):
+        small_fit(pair, monitor=explode)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert pyro.settings.get() == settings
+
+
+def test_validation_is_on_for_the_first_two_steps_only() -> None:
+    pair = fresh_pair()
+    seen: list[bool] = []
+    objective = ELBO(pair.model, pair.guide)
+    objective.register_forward_pre_hook(lambda *_: seen.append(pyro.settings.get("validate_infer")))
+    small_fit(pair, objective=objective, steps=4)
+    assert seen == [True, True, False, False]
+
+
+# What goes wrong
+
+
+class Poisoned(nn.Module):
+    """The objective, with one term and the loss NaN at the k-th call."""
+
+    def __init__(self, objective: nn.Module, call: int) -> None:
+        super().__init__()
+        self.objective = objective
+        self.calls_left = call
+
+    def forward(self, views: Tensor) -> dict[str, Tensor]:
+        self.calls_left -= 1
+        terms: dict[str, Tensor] = self.objective(views)
+        if self.calls_left == 0:
+            return terms | {name: terms[name] * math.nan for name in ("loss", "style")}
+        return terms
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN:UserWarning")  # Pyro's own, in the validated steps
+@pytest.mark.parametrize("fetch_every", [1, 3, 100])
+@pytest.mark.parametrize("call", [1, 2, 4, 7])
+def test_a_nan_is_reported_with_its_step_and_term(call: int, fetch_every: int) -> None:
+    pair = fresh_pair()
+    objective = Poisoned(ELBO(pair.model, pair.guide), call)
+    with pytest.raises(NonFiniteError, match=f"style became nan at step {call}; lower the learning rate") as caught:
+        small_fit(pair, objective=objective, fetch_every=fetch_every)
+    assert (caught.value.step, caught.value.term) == (call, "style")
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_a_nan_without_a_checkpoint_so_far_says_so_and_writes_none(tmp_path: Path) -> None:
+    pair, checkpoint = fresh_pair(), CheckpointFile(tmp_path / "checkpoint.pt")
+    objective = Poisoned(ELBO(pair.model, pair.guide), 4)
+    with pytest.raises(NonFiniteError) as caught:
+        small_fit(pair, objective=objective, checkpoint=checkpoint)
+    assert caught.value.__notes__ == ["no checkpoint was kept yet"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 1000.0])
+def test_a_nan_leaves_the_last_good_checkpoint_and_names_it(tmp_path: Path, checkpoint_seconds: float) -> None:
+    pair, checkpoint = fresh_pair(), CheckpointFile(tmp_path / "checkpoint.pt")
+    objective = Poisoned(ELBO(pair.model, pair.guide), 9)
+    small_fit(pair, objective=objective, steps=20, checkpoint=checkpoint, should_stop=stop_after(6))
+    good = checkpoint.load()
+    with pytest.raises(NonFiniteError) as caught:
+        small_fit(
+            pair,
+            objective=objective,
+            steps=20,
+            checkpoint=checkpoint,
+            checkpoint_seconds=checkpoint_seconds,
+            fetch_every=100,
+        )
+    assert caught.value.step == 9
+    assert caught.value.__notes__ == [f"the last good checkpoint is {checkpoint.path}"]
+    kept = checkpoint.load()
+    assert kept["steps"] == (8 if checkpoint_seconds == 0 else good["steps"])
+    tensors = [value for value in kept["objective"].values() if isinstance(value, Tensor)]
+    assert all(bool(torch.isfinite(value).all()) for value in tensors)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"views": 0}, "views must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"devices": 0}, "devices must be at least 1, got 0"),
+        ({"fetch_every": 0}, "fetch_every must be at least 1, got 0"),
+        ({"lr": 0.0}, "lr must be positive and finite, got 0.0"),
+        ({"lr": -1.0}, "lr must be positive and finite, got -1.0"),
+        ({"lr": math.nan}, "lr must be positive and finite, got nan"),
+        ({"lr": math.inf}, "lr must be positive and finite, got inf"),
+        ({"batch_size": 41}, "batch_size is 41, but there are only 40 images to fit; choose at most 40"),
+        ({"batch_size": 15, "devices": 2}, r"batch_size 15 must be a multiple of devices \(2\)"),
+        ({"epochs": 1, "steps": 1}, "give epochs or steps, not both"),
+        ({"steps": 0}, "a fit needs at least one step, got 0"),
+        ({"steps": -3}, "a fit needs at least one step, got -3"),
+        ({"steps": None, "epochs": 0.1}, "a fit needs at least one step, got 0.1 epochs"),
+        ({"images": torch.rand(40, *SHAPE)}, r"images must be uint8 .* got torch.float32 of shape \(40, 1, 4, 4\)"),
+        ({"images": torch.zeros(40, 4, 4, dtype=torch.uint8)}, r"images must be uint8 .* of shape \(40, 4, 4\)"),
+        ({"images": np.zeros((40, 4, 4, 3, 1), np.uint8)}, r"images must be uint8 .* of shape \(40, 4, 4, 3, 1\)"),
+        ({"images": np.zeros((40, 1, 4, 4), np.int64)}, "images must be uint8 .* got torch.int64"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(FitError, match=message):
+        small_fit(**arguments)
+
+
+@pytest.mark.parametrize("epochs", [math.nan, math.inf])
+def test_epochs_that_are_no_number_are_refused(epochs: float) -> None:
+    with pytest.raises(FitError, match=f"epochs must be finite, got {epochs}"):
+        small_fit(steps=None, epochs=epochs)
+
+
+class Unreparametrised(dist.Normal):
+    has_rsample = False
+
+
+class FaultyGuide(PyroModule):
+    """A mean-field guide with one fault."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+        self.loc = nn.Parameter(torch.zeros(LATENT))
+
+    def forward(self, views: Tensor) -> None:
+        loc = self.loc + pyro.param("shift", torch.zeros(())) if self.fault == "param" else self.loc
+        normal = (Unreparametrised if self.fault == "unreparametrised" else dist.Normal)(loc, 1.0)
+        with pyro.plate("image", views.shape[1], dim=-1):
+            pyro.sample("content", dist.Normal(loc, 1.0).to_event(1))
+            if self.fault != "no style":
+                with pyro.plate("view", views.shape[0], dim=-2):
+                    pyro.sample("style", normal.to_event(1))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("unreparametrised", "the guide's site 'style' is not reparametrised .* use a distribution with has_rsample"),
+        ("no style", "(?s)model and guide do not match: .*style"),
+        ("param", r"pyro\.param\('shift'\) lives in Pyro's global store.*; make it a torch\.nn\.Parameter"),
+    ],
+)
+def test_guides_that_cannot_work_are_refused_at_the_first_step(fault: str, message: str) -> None:
+    pair = fresh_pair()
+    with pytest.raises(ValueError, match=message):
+        fit(pair.model, FaultyGuide(fault), small_images(), batch_size=16, steps=3, device="cpu")  # type: ignore[arg-type]
+    pyro.clear_param_store()
+
+
+def test_a_model_with_a_global_parameter_is_refused_at_the_first_step() -> None:
+    pair = fresh_pair()
+
+    class Shifted(PyroModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = pair.model
+
+        def forward(self, views: Tensor) -> None:
+            pyro.param("brightness", torch.ones(()))
+            nn.Module.__call__(self.inner, views)
+
+    with pytest.raises(ValueError, match=r"pyro\.param\('brightness'\)"):
+        fit(Shifted(), pair.guide, small_images(), batch_size=16, steps=3, device="cpu")
+    pyro.clear_param_store()
+
+
+def test_a_faultless_mean_field_guide_fits() -> None:
+    pair = fresh_pair()
+    run = fit(pair.model, FaultyGuide("none"), small_images(), batch_size=16, steps=3, device="cpu")  # type: ignore[arg-type]
+    assert run.finished
+
+
+def test_images_that_do_not_fit_the_decoder_are_refused() -> None:
+    with pytest.raises((ValueError, RuntimeError)):
+        small_fit(images=small_images(40, (1, 5, 5)))

@@ -1,0 +1,267 @@
+"""Guides: their sites, and what they answer about representations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyro
+import pyro.distributions as dist
+import pyro.poutine as poutine
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pp_simve.inference import AmortizedGuide, Guide, PointGuide, Representation
+from pp_simve.inference.guides.base import unit_range
+from pp_simve.inference.guides.recognition import SMALLEST_SCALE, START_SCALE
+from pp_simve.models import FlatPrior, GaussianPrior, StandardPrior, network_precision
+
+from .programs import FEATURES, GUIDES, IMAGES, LATENT, PIXELS, PRIORS, SHAPE, SmoothEncoder, draw_views, make_pair
+
+
+@pytest.fixture(autouse=True)
+def local_parameters() -> Iterator[None]:
+    with pyro.settings.context(module_local_params=True):
+        yield
+
+
+class NormEncoder(nn.Sequential):
+    """Has batch normalisation and dropout, whose evaluation mode differs from training."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(PIXELS, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5))
+        self.features = 8
+
+
+@pytest.mark.parametrize("views", [1, 2, 5])
+@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize("prior", PRIORS)
+def test_sites_are_one_content_an_image_and_one_style_a_view(prior: str, guide: str, views: int) -> None:
+    pair = make_pair(prior, guide)
+    nodes = poutine.trace(pair.guide).get_trace(draw_views(views)).nodes
+    width = pair.prior.content_posterior(torch.zeros(1, 1, LATENT)).event_shape[0]
+    assert nodes["z"]["value"].shape == (views, IMAGES, LATENT)
+    assert nodes["z"]["infer"]["is_auxiliary"]
+    assert nodes["content"]["value"].shape == (1, IMAGES, width)
+    assert nodes["style"]["value"].shape == (views, IMAGES, LATENT)
+    assert [frame.name for frame in nodes["content"]["cond_indep_stack"]] == ["image"]
+    for site in ("z", "style"):
+        assert {frame.name for frame in nodes[site]["cond_indep_stack"]} == {"image", "view"}
+
+
+@pytest.mark.parametrize("views", [1, 2, 5])
+@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize("prior", PRIORS)
+def test_a_plate_of_particles_widens_every_site_on_the_left(prior: str, guide: str, views: int) -> None:
+    pair = make_pair(prior, guide)
+    with pyro.plate("particles", 7, dim=-3):
+        nodes = poutine.trace(pair.guide).get_trace(draw_views(views)).nodes
+    width = pair.prior.content_posterior(torch.zeros(1, 1, LATENT)).event_shape[0]
+    assert nodes["z"]["value"].shape == (7, views, IMAGES, LATENT)
+    assert nodes["content"]["value"].shape == (7, 1, IMAGES, width)
+    assert nodes["style"]["value"].shape == (7, views, IMAGES, LATENT)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize("prior", PRIORS)
+def test_content_and_style_compose_the_sampled_z(prior: str, guide: str) -> None:
+    pair = make_pair(prior, guide)
+    nodes = poutine.trace(pair.guide).get_trace(draw_views(3)).nodes
+    composed = pair.prior.compose(nodes["content"]["value"], nodes["style"]["value"])
+    torch.testing.assert_close(composed, nodes["z"]["value"], rtol=1e-13, atol=1e-13)
+
+
+def test_amortized_content_is_the_exact_conditional_of_the_drawn_z() -> None:
+    pair = make_pair("gaussian per axis", "amortized")
+    nodes = poutine.trace(pair.guide).get_trace(draw_views(3)).nodes
+    exact = pair.prior.content_posterior(nodes["z"]["value"])
+    value = nodes["content"]["value"]
+    torch.testing.assert_close(nodes["content"]["fn"].log_prob(value), exact.log_prob(value), rtol=0, atol=0)
+
+
+def test_point_content_is_the_mean_of_the_conditional_and_under_a_flat_prior_the_mean_of_the_views() -> None:
+    pair = make_pair("gaussian per axis", "point")
+    nodes = poutine.trace(pair.guide).get_trace(draw_views(3)).nodes
+    assert torch.equal(nodes["content"]["value"], pair.prior.content_posterior(nodes["z"]["value"]).mean)
+    nodes = poutine.trace(make_pair("flat", "point").guide).get_trace(draw_views(3)).nodes
+    assert torch.equal(nodes["content"]["value"], nodes["z"]["value"].mean(0, keepdim=True))
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize("prior", PRIORS)
+def test_embedding_images_is_the_posterior_of_one_view_each(prior: str, guide: str) -> None:
+    made = make_pair(prior, guide).guide
+    images = draw_views(1)[0]
+    embedded, posterior = made.embed(images).as_dict(), made.posterior(images[None]).as_dict()
+    assert list(embedded) == ["backbone", "z", "content", "style"]
+    for name in ("backbone", "z", "style"):
+        assert torch.equal(embedded[name], posterior[name][0]), name
+    assert torch.equal(embedded["content"], posterior["content"])
+    width = 0 if prior == "standard" else LATENT
+    widths = {name: tuple(value.shape) for name, value in embedded.items()}
+    assert widths == {
+        "backbone": (IMAGES, FEATURES),
+        "z": (IMAGES, LATENT),
+        "content": (IMAGES, width),
+        "style": (IMAGES, LATENT),
+    }
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_posterior_of_several_views_has_one_content_an_image_from_all_of_them(guide: str) -> None:
+    pair = make_pair("gaussian per axis", guide)
+    views = draw_views(5)
+    found = pair.guide.posterior(views)
+    assert isinstance(found, Representation)
+    assert found.z.shape == found.style.shape == (5, IMAGES, LATENT)
+    assert found.backbone.shape == (5, IMAGES, FEATURES)
+    assert found.content.shape == (IMAGES, LATENT)
+    prior = pair.prior
+    assert isinstance(prior, GaussianPrior)
+    variance = 1 / (1 / prior.content_variance() + 5 / prior.style_variance())
+    torch.testing.assert_close(found.content, variance * (found.z / prior.style_variance()).sum(0))
+    torch.testing.assert_close(found.style, found.z - found.content)
+    reordered = pair.guide.posterior(views.flip(0))
+    torch.testing.assert_close(reordered.content, found.content, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("prior", ["gaussian per axis", "flat"])
+def test_posterior_means_are_the_means_of_draws(prior: str) -> None:
+    pair = make_pair(prior)
+    views = draw_views(2)
+    with pyro.plate("particles", 40_000, dim=-3):
+        nodes = poutine.trace(pair.guide).get_trace(views).nodes
+    found = pair.guide.posterior(views)
+    torch.testing.assert_close(nodes["content"]["value"].mean(0).squeeze(0), found.content, rtol=0, atol=0.04)
+    torch.testing.assert_close(nodes["style"]["value"].mean(0), found.style, rtol=0, atol=0.04)
+
+
+@pytest.mark.parametrize("guide", [AmortizedGuide, PointGuide], ids=lambda guide: guide.__name__)
+def test_a_standard_prior_has_no_content_and_all_of_z_as_style(guide: type[AmortizedGuide | PointGuide]) -> None:
+    made = guide(SmoothEncoder(), StandardPrior(LATENT))
+    found = made.posterior(torch.rand(3, IMAGES, *SHAPE))
+    assert found.content.shape == (IMAGES, 0)
+    assert torch.equal(found.style, found.z)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_embedding_batches_runs_in_evaluation_mode_and_puts_the_old_mode_back(training: bool) -> None:
+    guide = AmortizedGuide(NormEncoder(), FlatPrior(LATENT)).train(training)
+    images = torch.rand(10, *SHAPE)
+    before = {name: value.clone() for name, value in guide.state_dict().items()}
+    found = guide.embed_batches(images)
+    assert guide.training is training
+    assert all(module.training is training for module in guide.modules())
+    assert all(torch.equal(before[name], value) for name, value in guide.state_dict().items())
+    assert not found.z.requires_grad
+    assert torch.equal(found.z, guide.eval().embed(images).z)
+
+
+def test_embedding_batches_puts_the_old_mode_back_after_an_error() -> None:
+    guide = AmortizedGuide(NormEncoder(), FlatPrior(LATENT))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        guide.embed_batches(torch.rand(4, 1, 5, 5))
+    assert guide.training
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 512])
+def test_embedding_batches_does_not_depend_on_the_batch_size(batch_size: int) -> None:
+    guide = AmortizedGuide(NormEncoder(), FlatPrior(LATENT)).double()
+    images = torch.rand(10, *SHAPE, dtype=torch.float64)
+    whole = guide.embed_batches(images).as_dict()
+    parts = guide.embed_batches(images, batch_size=batch_size).as_dict()
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-12, atol=1e-12)
+
+
+def test_embedding_bytes_equals_embedding_floats_over_255() -> None:
+    guide = AmortizedGuide(NormEncoder(), FlatPrior(LATENT))
+    images = torch.randint(0, 256, (10, *SHAPE), dtype=torch.uint8)
+    kept = images.clone()
+    from_bytes = guide.embed_batches(images).as_dict()
+    from_floats = guide.embed_batches(images.float() / 255).as_dict()
+    assert all(torch.equal(from_bytes[name], value) for name, value in from_floats.items())
+    assert torch.equal(images, kept)
+
+
+def test_bytes_become_the_unit_range_and_floats_stay() -> None:
+    assert unit_range(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0, 0.2, 1])
+    floats = torch.rand(3, dtype=torch.float64)
+    assert unit_range(floats) is floats
+
+
+def test_a_fresh_guide_starts_at_the_start_scale_where_the_features_are_zero() -> None:
+    guide = AmortizedGuide(SmoothEncoder(), FlatPrior(LATENT))
+    q = guide.recognition.latent(torch.zeros(1, FEATURES))
+    torch.testing.assert_close(
+        q.base_dist.scale, torch.full((1, LATENT), START_SCALE + SMALLEST_SCALE), rtol=1e-3, atol=0
+    )
+
+
+def test_scale_stays_positive_for_extreme_features() -> None:
+    guide = AmortizedGuide(SmoothEncoder(), FlatPrior(LATENT))
+    with torch.no_grad():
+        guide.recognition.head.weight.fill_(1e3)
+    q = guide.recognition.latent(torch.full((1, FEATURES), -1.0))
+    assert q.base_dist.scale.min().item() > 0.99 * SMALLEST_SCALE
+
+
+@pytest.mark.parametrize("guide", [AmortizedGuide, PointGuide], ids=lambda guide: guide.__name__)
+def test_an_encoder_that_does_not_say_its_width_needs_it_named(guide: type[AmortizedGuide | PointGuide]) -> None:
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 9))
+    with pytest.raises(ValueError, match=r"Sequential has no integer attribute `features`.*pass features=\.\.\."):
+        guide(encoder, FlatPrior(LATENT))
+    found = guide(encoder, FlatPrior(LATENT), features=9).embed(torch.rand(IMAGES, *SHAPE))
+    assert found.backbone.shape == (IMAGES, 9)
+
+
+def test_features_that_are_a_method_are_not_a_width() -> None:
+    class Chatty(nn.Module):
+        def features(self) -> int:
+            return 9
+
+    with pytest.raises(ValueError, match="Chatty has no integer attribute `features`"):
+        AmortizedGuide(Chatty(), FlatPrior(LATENT))
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_saved_and_loaded_guide_gives_the_same_numbers(guide: str) -> None:
+    first, second = (make_pair("gaussian learned", guide).guide for _ in range(2))
+    second.load_state_dict(first.state_dict())
+    images = draw_views(1)[0]
+    for name, value in first.embed(images).as_dict().items():
+        assert torch.equal(value, second.embed(images).as_dict()[name])
+
+
+def test_networks_of_a_guide_follow_the_ambient_precision_and_its_latents_stay_float32() -> None:
+    guide, images = make_pair(dtype=torch.float32).guide, draw_views(2, torch.float32)
+    full = guide.posterior(images)
+    with network_precision(torch.bfloat16):
+        low = guide.posterior(images)
+        nodes = poutine.trace(guide).get_trace(images).nodes
+    assert not torch.equal(low.backbone, full.backbone)
+    torch.testing.assert_close(low.z, full.z, rtol=0.02, atol=0.02)
+    for site in ("z", "content", "style"):
+        assert nodes[site]["value"].dtype == torch.float32
+        assert nodes[site]["fn"].log_prob(nodes[site]["value"]).dtype == torch.float32
+
+
+def test_a_guide_of_ones_own_needs_three_methods_and_says_which_is_missing() -> None:
+    class Bare(Guide):
+        pass
+
+    for call in (lambda: Bare()(torch.zeros(1)), lambda: Bare().posterior(torch.zeros(1))):
+        with pytest.raises(NotImplementedError, match="Bare must define"):
+            call()
+
+    class Constant(Guide):
+        def forward(self, views: Tensor) -> None:
+            with pyro.plate("image", views.shape[1], dim=-1):
+                pyro.sample("content", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
+
+        def posterior(self, views: Tensor) -> Representation:
+            mean = views.flatten(2).mean(-1, keepdim=True)
+            return Representation(backbone=mean, z=mean, content=mean.mean(0), style=mean - mean.mean(0))
+
+    found = Constant().embed_batches(torch.rand(7, *SHAPE), batch_size=3)
+    assert found.content.shape == found.style.shape == (7, 1)

@@ -1,0 +1,57 @@
+"""The buffer of metrics, and the error it raises."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from pp_simve.inference import NonFiniteError
+from pp_simve.inference.metrics import MetricBuffer
+
+
+def terms(loss: float, content: float = 0.0) -> dict[str, Tensor]:
+    return {"loss": torch.tensor(loss, requires_grad=True), "content": torch.tensor(content)}
+
+
+def test_rows_come_out_in_order_with_their_steps_and_the_buffer_starts_again() -> None:
+    buffer = MetricBuffer(3, torch.device("cpu"))
+    for step in range(1, 4):
+        assert not buffer.full
+        buffer.add(terms(loss=step / 2, content=-step))
+    assert buffer.full
+    rows = buffer.fetch(buffer.rows(), last_step=13)
+    assert rows == [{"step": 10 + step, "loss": step / 2, "content": -step} for step in range(1, 4)]
+    assert buffer.count == 0
+    buffer.add(terms(7.0))
+    assert buffer.fetch(buffer.rows(), last_step=14) == [{"step": 14, "loss": 7.0, "content": 0.0}]
+
+
+def test_a_row_is_a_copy_without_a_gradient() -> None:
+    buffer = MetricBuffer(2, torch.device("cpu"))
+    value = torch.tensor(1.0)
+    buffer.add({"loss": value})
+    value.fill_(9.0)
+    assert buffer.rows().tolist() == [[1.0]]
+    assert not buffer.rows().requires_grad
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_the_first_bad_step_and_its_first_bad_term_other_than_the_loss_are_named(bad: float) -> None:
+    buffer = MetricBuffer(4, torch.device("cpu"))
+    for row in (terms(1.0), terms(bad, bad), terms(bad), terms(1.0)):
+        buffer.add(row)
+    with pytest.raises(NonFiniteError, match=rf"content became {bad} at step 6; lower the learning rate") as caught:
+        buffer.fetch(buffer.rows(), last_step=8)
+    assert (caught.value.step, caught.value.term) == (6, "content")
+
+
+def test_a_bad_loss_alone_is_named_too() -> None:
+    buffer = MetricBuffer(1, torch.device("cpu"))
+    buffer.add(terms(math.nan))
+    with pytest.raises(NonFiniteError) as caught:
+        buffer.fetch(buffer.rows(), last_step=1)
+    assert (caught.value.step, caught.value.term) == (1, "loss")
+    assert isinstance(caught.value, FloatingPointError)

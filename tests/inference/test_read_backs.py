@@ -1,0 +1,178 @@
+"""A training step reads nothing back from the device: counted, by a counter that is shown to count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pp_simve.inference import ELBO, AmortizedGuide, ResidualEncoder, WarmupCosine
+from pp_simve.inference.loop import VALIDATED_STEPS, Loop, Plan
+from pp_simve.inference.views import VIEW_POLICIES, view_policy
+from pp_simve.models import Gaussian, GaussianPrior, ResidualDecoder, SimVE, network_precision
+
+from .programs import GUIDES, PRIORS, make_pair, small_images
+
+READS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique2", "_unique2"}
+
+
+class Counter(TorchDispatchMode):
+    """Names every operation that would make an accelerator wait for its result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        copied = name == "_to_copy" and kwargs.get("device") not in (None, args[0].device)
+        masked = name in ("index", "index_put", "index_put_") and any(
+            isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
+        if name in READS or copied or masked:
+            self.found.append(name)
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def read_backs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What was read within the context. Methods that read a CPU's tensor without a dispatched operation are patched."""
+    counter = Counter()
+    with monkeypatch.context() as patch, counter:
+        for method in ("tolist", "numpy", "cpu", "__array__"):
+            real = getattr(Tensor, method)
+
+            def counted(*args: Any, _real: Any = real, _name: str = method, **kwargs: Any) -> Any:
+                counter.found.append(_name)
+                return _real(*args, **kwargs)
+
+            patch.setattr(Tensor, method, counted)
+        yield counter.found
+
+
+def make_loop(objective: nn.Module, shape: tuple[int, int, int], policy: str, fetch_every: int = 100) -> Loop:
+    plan = Plan(
+        policy=view_policy(policy, shape),
+        views=2,
+        batch_size=8,
+        total_steps=100,
+        lr=1e-3,
+        schedule=WarmupCosine(),
+        seed=0,
+        fetch_every=fetch_every,
+    )
+    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+    return Loop(fabric, objective, small_images(16, shape), plan)
+
+
+PLANTS: dict[str, Callable[[Tensor], object]] = {
+    "item": lambda value: value.item(),
+    "float": float,
+    "bool": bool,
+    "if": lambda value: 1 if (value > 0) else 0,
+    "equal": lambda value: torch.equal(value, value + 1),
+    "nonzero": lambda value: value.view(1).nonzero(),
+    "mask": lambda value: value.view(1)[value.view(1) > 0],
+    "masked assignment": lambda value: value.repeat(2).__setitem__(value.repeat(2) > 0, torch.ones(2)),
+    "isnan any": lambda value: bool(torch.isnan(value).any()),
+    "tolist": lambda value: value.tolist(),
+    "numpy": lambda value: value.numpy(),
+    "array": lambda value: np.asarray(value),
+    "cpu": lambda value: value.cpu(),
+    "device": lambda value: value.to("meta"),
+}
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_the_counter_finds_a_planted_read(plant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = torch.tensor(0.5)
+    with read_backs(monkeypatch) as found:
+        value.square().add(1).sum()
+        assert found == []
+        PLANTS[plant](value)
+    assert found
+
+
+def test_the_counter_finds_a_read_planted_in_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, views: Tensor) -> dict[str, Tensor]:
+            loss = self.weight * views.mean()
+            loss.detach().item()
+            return {"loss": loss}
+
+    loop = make_loop(Reading(), (1, 8, 8), "affine")
+    loop.step()
+    with read_backs(monkeypatch) as found:
+        loop.step()
+    assert found == ["_local_scalar_dense"]
+
+
+def assert_no_reads(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a whole epoch and the turn to the next, the optimizer's steps included."""
+    for _ in range(VALIDATED_STEPS):
+        loop.step()
+    before = [parameter.detach().clone() for parameter in loop.parameters]
+    with read_backs(monkeypatch) as found:
+        for _ in range(loop.steps_per_epoch + 1):
+            loop.step()
+    assert found == []
+    assert all(not torch.equal(a, b) for a, b in zip(before, loop.parameters, strict=True))
+    assert len(loop.fetch()) == loop.steps
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize("prior", PRIORS)
+def test_a_training_step_reads_nothing_back(prior: str, guide: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = make_pair(prior, guide, dtype=torch.float32)
+    assert_no_reads(make_loop(ELBO(pair.model, pair.guide), (1, 4, 4), "crop"), monkeypatch)
+
+
+def test_neither_do_particles_and_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = make_pair("gaussian learned", likelihood="gaussian", dtype=torch.float32)
+    objective = ELBO(pair.model, pair.guide, particles=3, beta=2.0)
+    assert_no_reads(make_loop(objective, (1, 4, 4), "affine"), monkeypatch)
+
+
+@pytest.mark.parametrize("policy", VIEW_POLICIES)
+def test_neither_do_convolutions_in_low_precision_under_any_view_policy(
+    policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = (3, 16, 16)
+    prior = GaussianPrior(3)
+    model = SimVE(prior, Gaussian(ResidualDecoder(3, shape, width=4), learned=True))
+    guide = AmortizedGuide(ResidualEncoder(shape, width=4), prior)
+    with network_precision(torch.bfloat16):
+        assert_no_reads(make_loop(ELBO(model, guide), shape, policy), monkeypatch)
+
+
+def test_fetching_reads_once_whatever_the_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = make_pair(dtype=torch.float32)
+    loop = make_loop(ELBO(pair.model, pair.guide), (1, 4, 4), "affine")
+    for _ in range(9):
+        loop.step()
+    with read_backs(monkeypatch) as found:
+        loop.fetch()
+    assert found == ["tolist"]
+
+
+def test_pyros_own_bound_does_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why the objective is not Pyro's: its bound reads at least once a site, even without validation."""
+    with pyro.settings.context(module_local_params=True):
+        pair = make_pair(dtype=torch.float32)
+        views = torch.rand(2, 6, 1, 4, 4)
+        with pyro.validation_enabled(False), read_backs(monkeypatch) as found:
+            pyro.infer.Trace_ELBO().differentiable_loss(pair.model, pair.guide, views).backward()
+    assert found.count("_local_scalar_dense") >= 4

@@ -1,0 +1,86 @@
+"""Decoders: shapes, sizes, gradients, and clear refusals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from pp_simve.models import MLPDecoder, ResidualDecoder
+
+Shape = tuple[int, int, int]
+SHAPES: list[Shape] = [(1, 16, 16), (1, 28, 28), (3, 32, 32), (3, 64, 64)]
+DECODERS: dict[str, Callable[[int, Shape], nn.Module]] = {
+    "mlp": lambda latent, shape: MLPDecoder(latent, shape, hidden=(16, 24)),
+    "residual": lambda latent, shape: ResidualDecoder(latent, shape, width=4),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", DECODERS)
+def test_latents_become_images(name: str, shape: Shape) -> None:
+    assert DECODERS[name](5, shape)(torch.randn(3, 5)).shape == (3, *shape)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", DECODERS)
+def test_every_parameter_gets_a_finite_gradient(name: str, shape: Shape) -> None:
+    decoder = DECODERS[name](5, shape)
+    decoder(torch.randn(4, 5)).square().mean().backward()
+    for parameter_name, parameter in decoder.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert bool(torch.isfinite(parameter.grad).all()), parameter_name
+        assert bool((parameter.grad != 0).any()), parameter_name
+
+
+def test_default_mlp_has_the_papers_size() -> None:
+    widths = [10, 500, 500, 2000, 784]
+    expected = sum(inputs * outputs + outputs for inputs, outputs in pairwise(widths))
+    assert expected == 2_826_784
+    assert sum(parameter.numel() for parameter in MLPDecoder(10, (1, 28, 28)).parameters()) == expected
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 64, 64)], ids=str)
+def test_default_residual_decoder_has_less_than_a_million_parameters(shape: Shape) -> None:
+    assert sum(parameter.numel() for parameter in ResidualDecoder(64, shape).parameters()) < 1_000_000
+
+
+@pytest.mark.parametrize("shape", [(3, 30, 30), (3, 33, 33), (1, 12, 12), (3, 32, 64), (1, 17, 16)], ids=str)
+def test_residual_decoder_refuses_sizes_that_it_cannot_make(shape: Shape) -> None:
+    with pytest.raises(
+        ValueError, match=f"side is a multiple of 4 and at least 16, got {shape[1]}x{shape[2]}; .*MLPDecoder"
+    ):
+        ResidualDecoder(5, shape)
+
+
+@pytest.mark.parametrize("side", [16, 20, 24, 28, 36, 44, 48, 96])
+def test_residual_decoder_makes_every_multiple_of_four(side: int) -> None:
+    assert ResidualDecoder(2, (1, side, side), width=2)(torch.randn(2, 2)).shape == (2, 1, side, side)
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 9), (3, 33, 33)], ids=str)
+def test_mlp_makes_images_of_any_size(shape: Shape) -> None:
+    assert MLPDecoder(2, shape, hidden=())(torch.randn(4, 2)).shape == (4, *shape)
+    assert math.prod(shape) * 3 == sum(parameter.numel() for parameter in MLPDecoder(2, shape, hidden=()).parameters())
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_saved_and_loaded_decoder_gives_the_same_numbers(name: str) -> None:
+    first, second = DECODERS[name](5, (1, 16, 16)), DECODERS[name](5, (1, 16, 16))
+    z = torch.randn(4, 5)
+    first(z)  # moves the running statistics of batch normalisation
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first.eval()(z), second.eval()(z))
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_double_gives_the_same_image_to_single_precision(name: str) -> None:
+    decoder, z = DECODERS[name](5, (1, 16, 16)).eval(), torch.randn(4, 5)
+    single = decoder(z)
+    double = decoder.double()(z.double())
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(double.float(), single, rtol=1e-4, atol=1e-5)
