@@ -14,7 +14,7 @@ fit: .venv/installed  ## fit SimVE on the built-in digits; ARGS="--data cifar10"
 	$(BIN)/python -m pp_simve.fit $(ARGS)
 
 test: .venv/installed  ## run the tests; ARGS="-k guide" for some
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 lint: .venv/installed  ## ruff, and mypy on an installed wheel (it cannot follow the editable layout)
 	$(BIN)/ruff check .

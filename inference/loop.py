@@ -102,7 +102,7 @@ class Loop:
         return self.buffer.fetch(rows, self.steps)
 
     def finite(self) -> bool:
-        """Whether all parameters are finite, so that the state is worth keeping."""
+        """Whether all parameters are finite, so that the state is worth keeping; reads from the device."""
         return all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters)
 
     def state(self) -> dict[str, Any]:
@@ -124,8 +124,19 @@ class Loop:
             "random": randoms,
             "order": self.order,
             "steps": self.steps,
-            "total_steps": self.plan.total_steps,
+            **self._settings(),
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        """What a fit must have in common with the one it goes on from."""
+        plan = self.plan
+        return {
             "images": len(self.data),
+            "views": plan.views,
+            "batch_size": plan.batch_size,
+            "total_steps": plan.total_steps,
+            "lr": plan.lr,
+            "seed": plan.seed,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -135,7 +146,7 @@ class Loop:
             ValueError: it is of another fit.
         """
         try:
-            for name, mine in (("total_steps", self.plan.total_steps), ("images", len(self.data))):
+            for name, mine in self._settings().items():
                 if state[name] != mine:
                     raise ValueError(f"it has {name} = {state[name]}, this fit has {mine}")
             if len(state["random"]) != self.fabric.world_size:

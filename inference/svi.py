@@ -178,7 +178,10 @@ def fit(
                 fetched_at, fetched_steps = now, loop.steps
                 if monitor is not None and fabric.is_global_zero:
                     monitor(_progress(loop, rows, speed))
-            if checkpoint is not None and (end or stop or due) and loop.finite():
+            if (end or stop or due) and not loop.finite():
+                # The step's terms were finite, its gradient was not: the next step would have shown it.
+                raise NonFiniteError(loop.steps, "a parameter", math.nan)
+            if checkpoint is not None and (end or stop or due):
                 state = loop.state() | {"seconds": seconds_before + time.perf_counter() - started}
                 if fabric.is_global_zero:
                     checkpoint.save(state)

@@ -16,7 +16,6 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor, nn
 
-
 PLATES = 2  # image (dim -1) and view (dim -2)
 
 

@@ -15,7 +15,7 @@ from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pp_simve.inference import ELBO
+from pp_simve.inference import ELBO, ProgramError
 
 from .programs import FEATURES, GUIDES, IMAGES, LATENT, PRIORS, Pair, draw_views, make_pair
 
@@ -242,7 +242,7 @@ class WrongGuide(PyroModule):
 )
 def test_guides_that_cannot_work_are_refused_under_validation(fault: str, message: str) -> None:
     pair = make_pair()
-    with pyro.validation_enabled(True), pytest.raises(ValueError, match=message):
+    with pyro.validation_enabled(True), pytest.raises(ProgramError, match=message):
         ELBO(pair.model, WrongGuide(fault))(draw_views(2))
 
 
@@ -268,5 +268,5 @@ def test_a_model_with_a_global_parameter_is_refused_under_validation() -> None:
             pyro.param("brightness", torch.ones(()))
             pair.model(views)
 
-    with pyro.validation_enabled(True), pytest.raises(ValueError, match=r"pyro\.param\('brightness'\)"):
+    with pyro.validation_enabled(True), pytest.raises(ProgramError, match=r"pyro\.param\('brightness'\)"):
         ELBO(Shifted(), pair.guide)(draw_views(2))

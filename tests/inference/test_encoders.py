@@ -61,6 +61,12 @@ def test_resnet18_keeps_the_full_resolution_of_small_images_only() -> None:
             assert sizes == [cells]
 
 
+@pytest.mark.parametrize(("side", "cells"), [(16, 16), (23, 23), (24, 12), (32, 16), (47, 24), (48, 12), (64, 16)])
+def test_residual_encoder_brings_larger_images_to_about_sixteen_cells_a_side(side: int, cells: int) -> None:
+    encoder = ResidualEncoder((1, side, side), width=2)
+    assert encoder.stem(torch.rand(2, 1, side, side)).shape == (2, 2, cells, cells)
+
+
 def test_residual_encoder_has_the_size_counted_by_hand() -> None:
     def conv(inputs: int, outputs: int, kernel: int) -> int:
         return inputs * outputs * kernel**2 + 2 * outputs  # no bias, and batch normalisation's two

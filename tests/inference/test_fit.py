@@ -21,6 +21,7 @@ from pp_simve.inference import (
     AmortizedGuide,
     CheckpointFile,
     NonFiniteError,
+    ProgramError,
     Progress,
     ResidualEncoder,
     Run,
@@ -322,13 +323,13 @@ def test_they_are_untouched_after_an_error_too() -> None:
     assert pyro.settings.get() == settings
 
 
-def test_validation_is_on_for_the_first_two_steps_only() -> None:
+def test_validation_is_on_for_the_first_step_only() -> None:
     pair = fresh_pair()
     seen: list[bool] = []
     objective = ELBO(pair.model, pair.guide)
     objective.register_forward_pre_hook(lambda *_: seen.append(pyro.settings.get("validate_infer")))
     small_fit(pair, objective=objective, steps=4)
-    assert seen == [True, True, False, False]
+    assert seen == [True, False, False, False]
 
 
 # What goes wrong
@@ -350,7 +351,7 @@ class Poisoned(nn.Module):
         return terms
 
 
-@pytest.mark.filterwarnings("ignore:Encountered NaN:UserWarning")  # Pyro's own, in the validated steps
+@pytest.mark.filterwarnings("ignore:Encountered NaN:UserWarning")  # Pyro's own, in the validated step
 @pytest.mark.parametrize("fetch_every", [1, 3, 100])
 @pytest.mark.parametrize("call", [1, 2, 4, 7])
 def test_a_nan_is_reported_with_its_step_and_term(call: int, fetch_every: int) -> None:
@@ -392,6 +393,51 @@ def test_a_nan_leaves_the_last_good_checkpoint_and_names_it(tmp_path: Path, chec
     assert kept["steps"] == (8 if checkpoint_seconds == 0 else good["steps"])
     tensors = [value for value in kept["objective"].values() if isinstance(value, Tensor)]
     assert all(bool(torch.isfinite(value).all()) for value in tensors)
+
+
+class Cusp(nn.Module):
+    """The objective, with a finite loss but a NaN gradient at the k-th call."""
+
+    def __init__(self, objective: nn.Module, call: int) -> None:
+        super().__init__()
+        self.objective = objective
+        self.calls_left = call
+
+    def forward(self, views: Tensor) -> dict[str, Tensor]:
+        self.calls_left -= 1
+        terms: dict[str, Tensor] = self.objective(views)
+        if self.calls_left == 0:
+            return terms | {"loss": terms["loss"] + (0 * terms["loss"]).sqrt()}
+        return terms
+
+
+def test_parameters_that_became_nan_are_not_kept_even_where_the_loss_was_finite(tmp_path: Path) -> None:
+    pair, checkpoint = fresh_pair(), CheckpointFile(tmp_path / "checkpoint.pt")
+    objective = Cusp(ELBO(pair.model, pair.guide), call=5)
+    with pytest.raises(NonFiniteError) as caught:
+        small_fit(pair, objective=objective, checkpoint=checkpoint, checkpoint_seconds=0, fetch_every=100, steps=9)
+    assert caught.value.step == 6
+    kept = checkpoint.load()
+    assert kept["steps"] == 4
+    assert all(bool(torch.isfinite(value).all()) for value in kept["objective"].values())
+
+
+@pytest.mark.parametrize("steps", [5, 9])
+def test_a_fit_that_ends_right_after_its_parameters_became_nan_says_so_and_keeps_the_state_before(
+    steps: int, tmp_path: Path
+) -> None:
+    pair, checkpoint = fresh_pair(), CheckpointFile(tmp_path / "checkpoint.pt")
+    objective = Cusp(ELBO(pair.model, pair.guide), call=5)
+    with pytest.raises(NonFiniteError, match="a parameter became nan at step 5"):
+        small_fit(
+            pair,
+            objective=objective,
+            checkpoint=checkpoint,
+            checkpoint_seconds=0,
+            steps=steps,
+            should_stop=stop_after(5),
+        )
+    assert checkpoint.load()["steps"] == 4
 
 
 @pytest.mark.parametrize(
@@ -460,7 +506,7 @@ class FaultyGuide(PyroModule):
 )
 def test_guides_that_cannot_work_are_refused_at_the_first_step(fault: str, message: str) -> None:
     pair = fresh_pair()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ProgramError, match=message):
         fit(pair.model, FaultyGuide(fault), small_images(), batch_size=16, steps=3, device="cpu")  # type: ignore[arg-type]
     pyro.clear_param_store()
 
@@ -477,7 +523,7 @@ def test_a_model_with_a_global_parameter_is_refused_at_the_first_step() -> None:
             pyro.param("brightness", torch.ones(()))
             nn.Module.__call__(self.inner, views)
 
-    with pytest.raises(ValueError, match=r"pyro\.param\('brightness'\)"):
+    with pytest.raises(ProgramError, match=r"pyro\.param\('brightness'\)"):
         fit(Shifted(), pair.guide, small_images(), batch_size=16, steps=3, device="cpu")
     pyro.clear_param_store()
 
