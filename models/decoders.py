@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -79,6 +80,10 @@ class ResidualDecoder(nn.Module):
         self.stem = nn.Linear(latent, math.prod(self.start))
         self.blocks = nn.Sequential(*(_UpBlock(*pair) for pair in pairwise(widths)))
         self.head = nn.Conv2d(width, 4 * channels, 3, padding=1)
+        with torch.no_grad():
+            # The four pixels that a shuffled group becomes start equal: otherwise they start as a checkerboard.
+            for parameter in self.head.parameters():
+                parameter.copy_(parameter[::4].repeat_interleave(4, 0))
 
     def forward(self, z: Tensor) -> Tensor:
         hidden = functional.relu(self.stem(z)).reshape(-1, *self.start)

@@ -84,3 +84,10 @@ def test_double_gives_the_same_image_to_single_precision(name: str) -> None:
     double = decoder.double()(z.double())
     assert double.dtype == torch.float64
     torch.testing.assert_close(double.float(), single, rtol=1e-4, atol=1e-5)
+
+
+def test_residual_decoder_starts_without_a_checkerboard() -> None:
+    images = ResidualDecoder(8, (3, 32, 32)).eval()(torch.randn(4, 8))
+    blocks = images.unfold(-2, 2, 2).unfold(-2, 2, 2)
+    assert torch.equal(blocks, blocks[..., :1, :1].expand_as(blocks))
+    assert images.std() > 0

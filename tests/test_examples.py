@@ -1,0 +1,36 @@
+"""Every example runs, and every flag the documentation shows exists."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pyro
+import pytest
+
+from pp_simve.fit import main
+
+ROOT = Path(__file__).parent.parent
+SHORT = {"digits.py": ["--epochs", "1"], "plain_pyro.py": ["--steps", "3"]}
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_example_runs(script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", [str(script), *SHORT[script.name]])
+    runpy.run_path(str(script), run_name="__main__")
+    pyro.clear_param_store()
+    assert "content" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/results.md"])
+def test_commands_in_the_documentation_have_only_flags_that_exist(
+    page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    commands = re.findall(r"python -m pp_simve\.fit(.*)", (ROOT / page).read_text())
+    used = {flag for command in commands for flag in re.findall(r"--[a-z-]+", command.partition("#")[0])}
+    assert used <= known
