@@ -163,20 +163,20 @@ class RunFolder:
 
 
 def source_commit() -> str | None:
-    """The commit of the package's source, with ``+`` where it was changed since; None outside a git checkout."""
-    folder = Path(pp_simve.__file__).parent
+    """The commit of the package's source, with ``+`` where it was changed since; None outside a git checkout of it."""
+    source = Path(pp_simve.__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        done = subprocess.run(command, cwd=source.parent, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
+        # An installed copy may lie inside somebody else's repository, whose commit says nothing about it.
+        git("ls-files", "--error-unmatch", source.name)
+        return git("describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+") or None
     except (OSError, subprocess.SubprocessError):
         return None
-    return described.stdout.strip() or None
 
 
 def _without_nan(value: Any) -> Any:

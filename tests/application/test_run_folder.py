@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,20 @@ def test_damaged_weights_are_refused(finished_run: Path, tmp_path: Path, damage:
 def test_the_commit_is_short_or_unknown() -> None:
     commit = source_commit()
     assert commit is None or set(commit.removesuffix("+")) <= set("0123456789abcdef")
+
+
+def test_the_commit_is_unknown_in_somebody_elses_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "site-packages" / "pp_simve"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (tmp_path / "theirs.py").touch()
+    identity = ("-c", "user.name=someone", "-c", "user.email=someone@example.org")
+    for arguments in (("init", "-q"), ("add", "theirs.py"), (*identity, "commit", "-qm", "theirs")):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    monkeypatch.setattr("pp_simve.__file__", str(package / "__init__.py"))
+    assert source_commit() is None
+    subprocess.run(["git", "add", str(package)], cwd=tmp_path, check=True)
+    assert source_commit() is not None
 
 
 def test_discard_works_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
