@@ -6,8 +6,11 @@ import difflib
 from collections.abc import Iterable
 
 
-class ConfigError(ValueError):
-    """A setting is wrong; the message says what was given, what was expected and what to do."""
+class ConfigError(Exception):
+    """A setting is wrong; the message says what was given, what was expected and what to do.
+
+    Not a ValueError: tyro would catch it while it builds the settings, and answer in words of its own.
+    """
 
 
 def unknown_name(kind: str, given: str, valid: Iterable[str], also: str = "") -> ConfigError:
