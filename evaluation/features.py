@@ -48,6 +48,20 @@ def checked_labels(labels: Tensor, features: Tensor, name: str) -> Tensor:
     return labels.to(features.device, torch.int64)
 
 
+def checked_rows(
+    train_x: Tensor, train_y: Tensor, validation_x: Tensor, validation_y: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What a classifying probe is fitted to and chosen on: `checked_features` and `checked_labels` of both splits.
+
+    Raises:
+        ValueError: as they do, or if validation has another number of features than train.
+    """
+    train_x = checked_features(train_x, "train")
+    train_y = checked_labels(train_y, train_x, "train")
+    validation_x = checked_features(validation_x, "validation", width=train_x.shape[1])
+    return train_x, train_y, validation_x, checked_labels(validation_y, validation_x, "validation")
+
+
 def checked_classes(labels: Tensor) -> Tensor:
     """The classes present in the train labels, ascending.
 

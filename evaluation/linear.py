@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from pp_simve.evaluation.features import Standardiser, checked_classes, checked_features, checked_labels
+from pp_simve.evaluation.features import Standardiser, checked_classes, checked_features, checked_labels, checked_rows
 
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """ℓ2 penalties tried by default: a penalty λ is scikit-learn's ``C = 1 / (rows · λ)``."""
@@ -67,10 +67,7 @@ class LinearProbe:
         Raises:
             ValueError: for features that are not finite, shapes that do not agree, or a single train class.
         """
-        train_x = checked_features(train_x, "train")
-        train_y = checked_labels(train_y, train_x, "train")
-        validation_x = checked_features(validation_x, "validation", width=train_x.shape[1])
-        validation_y = checked_labels(validation_y, validation_x, "validation")
+        train_x, train_y, validation_x, validation_y = checked_rows(train_x, train_y, validation_x, validation_y)
         self.classes = checked_classes(train_y)
         self._standardise = Standardiser.of(train_x)
         x, validation_x = self._standardise(train_x), self._standardise(validation_x)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pp_simve.evaluation.features import checked_classes, checked_features, checked_labels
+from pp_simve.evaluation.features import checked_classes, checked_features, checked_labels, checked_rows
 from pp_simve.evaluation.linear import accuracy
 
 NEIGHBOURS = (1, 5, 10, 20, 50)
@@ -64,10 +64,7 @@ class KNNProbe:
         Raises:
             ValueError: for features that are not finite, shapes that do not agree, or a single train class.
         """
-        train_x = checked_features(train_x, "train")
-        train_y = checked_labels(train_y, train_x, "train")
-        validation_x = checked_features(validation_x, "validation", width=train_x.shape[1])
-        validation_y = checked_labels(validation_y, validation_x, "validation")
+        train_x, train_y, validation_x, validation_y = checked_rows(train_x, train_y, validation_x, validation_y)
         self.classes = checked_classes(train_y)
         self._train = (train_x, torch.searchsorted(self.classes, train_y))
 
