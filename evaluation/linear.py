@@ -127,7 +127,7 @@ class LinearProbe:
             bias.grad = residual.sum(dim=0)
             return -(log_probability * y).sum() / len(x) + penalty / 2 * weight.square().sum()
 
-        optimiser.step(objective)  # type: ignore[no-untyped-call]
+        optimiser.step(objective)
         objective()
         assert scaled.grad is not None
         assert bias.grad is not None

@@ -3,20 +3,43 @@
 from pp_simve.models.decoders import MLPDecoder, ResidualDecoder
 from pp_simve.models.likelihoods import Bernoulli, Gaussian, Likelihood
 from pp_simve.models.networks import apply_network, network_precision
-from pp_simve.models.priors import FlatPrior, GaussianPrior, Prior, StandardPrior
+from pp_simve.models.priors import (
+    AdditivePrior,
+    Atoms,
+    BlockPrior,
+    ConjugatePrior,
+    EmpiricalPrior,
+    ExactPrior,
+    FlatPrior,
+    GaussianPrior,
+    MixturePrior,
+    Prior,
+    QuadraticPrior,
+    StandardPrior,
+    StudentTPrior,
+)
 from pp_simve.models.simve import SimVE
 
 __all__ = [
+    "AdditivePrior",
+    "Atoms",
     "Bernoulli",
+    "BlockPrior",
+    "ConjugatePrior",
+    "EmpiricalPrior",
+    "ExactPrior",
     "FlatPrior",
     "Gaussian",
     "GaussianPrior",
     "Likelihood",
     "MLPDecoder",
+    "MixturePrior",
     "Prior",
+    "QuadraticPrior",
     "ResidualDecoder",
     "SimVE",
     "StandardPrior",
+    "StudentTPrior",
     "apply_network",
     "network_precision",
 ]

@@ -1,15 +1,19 @@
-"""The interface of priors over content, style and the latent they compose."""
+"""The interfaces of priors over content, style and the latent they compose, by what a prior can answer exactly."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import pyro.distributions as dist
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 
 class Prior(nn.Module, ABC):
     """p(content) p(style | content), and the latent z they compose.
+
+    Four methods make a prior. Guides that draw z first need its conditional as well (`ExactPrior`), guides that pass
+    messages need it for views whose z is known up to Gaussian noise (`ConjugatePrior`).
 
     Shapes: in the program's plates, content is ``(image, content)`` or ``(..., 1, image, content)`` and style and z are
     ``(..., view, image, latent)``; the leading ``...`` are particles. Distributions have one event dimension.
@@ -42,6 +46,16 @@ class Prior(nn.Module, ABC):
     def decompose(self, content: Tensor, z: Tensor) -> Tensor:
         """The style for which `compose` gives z."""
 
+    def remember(self, z: Tensor) -> None:
+        """Guides tell it each batch's z, ``(..., view, image, latent)``, before they infer content from it.
+
+        For priors made of the data itself (`EmpiricalPrior`); others have nothing to remember.
+        """
+
+
+class ExactPrior(Prior):
+    """A prior that knows content exactly once every view's z is known."""
+
     @abstractmethod
     def content_posterior(self, z: Tensor) -> TorchDistribution:
         """p(content | z of all views), batch ``(..., 1, image)`` from z of shape ``(..., view, image, latent)``."""
@@ -49,3 +63,35 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def log_marginal(self, z: Tensor) -> Tensor:
         """log p(z of all views), content integrated out: nats, shape ``(..., image)``."""
+
+
+class ConjugatePrior(ExactPrior):
+    """A prior that also knows content and style exactly when each z is known only up to Gaussian noise.
+
+    What is known of z_j is a potential N(z_j; z, 1/precision), a diagonal Gaussian. Without a precision, z itself is
+    known. Style given content must be a diagonal Gaussian.
+    """
+
+    @abstractmethod
+    def style(self, content: Tensor) -> dist.Independent:
+        """p(style | content), diagonal Gaussian with event ``(style,)``."""
+
+    @abstractmethod
+    def content_posterior(self, z: Tensor, precision: Tensor | None = None) -> TorchDistribution:
+        """p(content | potentials of all views), batch ``(..., 1, image)``; both ``(..., view, image, latent)``."""
+
+    @abstractmethod
+    def log_marginal(self, z: Tensor, precision: Tensor | None = None) -> Tensor:
+        """log ∫ p(z_1..J) Π_j N(z_j; z, 1/precision) dz_1..J: nats, shape ``(..., image)``."""
+
+    @abstractmethod
+    def style_posterior(self, content: Tensor, z: Tensor, precision: Tensor) -> dist.Independent:
+        """p(style | content, potential of the view), diagonal Gaussian, batch ``(..., view, image)``."""
+
+
+class QuadraticPrior(ConjugatePrior):
+    """A prior whose log p(z_1..J) is quadratic in z, so that its mean under Gaussians has a closed form."""
+
+    @abstractmethod
+    def expected_log_marginal(self, z: Tensor, variance: Tensor) -> Tensor:
+        """E[log p(z_1..J)] for z_j ~ N(z, variance), by axis: nats, shape ``(..., image, latent)``."""

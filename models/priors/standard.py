@@ -6,11 +6,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pp_simve.models.priors.base import Prior
-from pp_simve.models.priors.gaussian import LOG_2PI
+from pp_simve.models.priors.base import QuadraticPrior
+from pp_simve.models.priors.messages import log_normal, updated
 
 
-class StandardPrior(Prior):
+class StandardPrior(QuadraticPrior):
     """z = style ~ N(0, I), content has no axes: every view is an image of its own.
 
     Args:
@@ -23,10 +23,10 @@ class StandardPrior(Prior):
 
     one: Tensor
 
-    def content(self) -> dist.TorchDistribution:
+    def content(self) -> dist.Independent:
         return dist.Normal(self.one.new_zeros(0), self.one.new_ones(0)).to_event(1)
 
-    def style(self, content: Tensor) -> dist.TorchDistribution:
+    def style(self, content: Tensor) -> dist.Independent:
         zeros = self.one.new_zeros(*content.shape[:-1], self.latent)
         return dist.Normal(zeros, self.one).to_event(1)
 
@@ -36,9 +36,16 @@ class StandardPrior(Prior):
     def decompose(self, content: Tensor, z: Tensor) -> Tensor:
         return z
 
-    def content_posterior(self, z: Tensor) -> dist.TorchDistribution:
+    def content_posterior(self, z: Tensor, precision: Tensor | None = None) -> dist.Independent:
         empty = z.new_zeros(*z.shape[:-3], 1, z.shape[-2], 0)
         return dist.Normal(empty, torch.ones_like(empty)).to_event(1)
 
-    def log_marginal(self, z: Tensor) -> Tensor:
-        return -0.5 * (z.square() + LOG_2PI).sum((-3, -1))
+    def log_marginal(self, z: Tensor, precision: Tensor | None = None) -> Tensor:
+        variance = self.one if precision is None else 1 + 1 / precision
+        return log_normal(z, variance).sum((-3, -1))
+
+    def style_posterior(self, content: Tensor, z: Tensor, precision: Tensor) -> dist.Independent:
+        return updated(self.one, z, precision)
+
+    def expected_log_marginal(self, z: Tensor, variance: Tensor) -> Tensor:
+        return (log_normal(z, self.one) - 0.5 * variance).sum(-3)

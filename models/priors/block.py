@@ -1,0 +1,117 @@
+"""The block prior: some axes for content, the others for nothing but style."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pp_simve.models.priors.base import ConjugatePrior, QuadraticPrior
+from pp_simve.models.priors.gaussian import GaussianPrior
+from pp_simve.models.priors.messages import joined, log_normal, updated
+from pp_simve.models.priors.standard import StandardPrior
+
+
+class BlockPrior(QuadraticPrior):
+    """z = (content block, style block): a prior of its own on the first axes, N(0, variance) a view on the others.
+
+    The content block keeps what the views share, the style block what they do not have to. `group-vae` is this prior
+    with a very small style variance on the content block.
+
+    Args:
+        latent: dimensions of z.
+        content: prior of the content block, or its width, for a `GaussianPrior` of that width (default: half).
+        style_variance: of the content block, where only its width is given.
+        variance: of each axis of the style block.
+
+    Raises:
+        ValueError: a content block as wide as z or wider, or a prior that passes no messages.
+    """
+
+    def __init__(
+        self,
+        latent: int,
+        content: ConjugatePrior | int | None = None,
+        style_variance: float = 0.15,
+        *,
+        variance: float = 1.0,
+    ) -> None:
+        super().__init__(latent)
+        if content is None:
+            content = max(1, latent // 2)
+        if isinstance(content, int):
+            content = GaussianPrior(content, style_variance=style_variance)
+        if not isinstance(content, ConjugatePrior):
+            raise ValueError(
+                f"the content block needs a ConjugatePrior (content and style from noisy z), "
+                f"got {type(content).__name__}"
+            )
+        if content.latent >= latent:
+            raise ValueError(f"the content block must leave axes to style, got {content.latent} of {latent}")
+        if not 0 < variance < float("inf"):
+            raise ValueError(f"variance must be positive and finite, got {variance}")
+        self.block = content
+        self.register_buffer("variance", torch.full((latent - content.latent,), float(variance)))
+
+    variance: Tensor
+
+    def content(self) -> dist.TorchDistribution:
+        return self.block.content()
+
+    def content_axes(self) -> Tensor:
+        """Which axes of z say more of content than of style: bool, shape ``(latent,)``."""
+        if isinstance(self.block, GaussianPrior | BlockPrior):
+            of_block = self.block.content_axes()
+        else:
+            of_block = torch.full_like(self.variance[:1], not isinstance(self.block, StandardPrior), dtype=torch.bool)
+            of_block = of_block.expand(self.block.latent)
+        return torch.cat([of_block, torch.zeros_like(self.variance, dtype=torch.bool)])
+
+    def style(self, content: Tensor) -> dist.Independent:
+        of_block = self.block.style(content)
+        loc = joined(of_block.mean, torch.zeros_like(self.variance))
+        scale = joined(of_block.stddev, self.variance.sqrt())
+        return dist.Normal(loc, scale).to_event(1)
+
+    def compose(self, content: Tensor, style: Tensor) -> Tensor:
+        first, second = self._split(style)
+        return joined(self.block.compose(content, first), second)
+
+    def decompose(self, content: Tensor, z: Tensor) -> Tensor:
+        first, second = self._split(z)
+        return joined(self.block.decompose(content, first), second)
+
+    def remember(self, z: Tensor) -> None:
+        self.block.remember(self._split(z)[0])
+
+    def content_posterior(self, z: Tensor, precision: Tensor | None = None) -> dist.TorchDistribution:
+        return self.block.content_posterior(self._split(z)[0], None if precision is None else self._split(precision)[0])
+
+    def log_marginal(self, z: Tensor, precision: Tensor | None = None) -> Tensor:
+        first, second = self._split(z)
+        if precision is None:
+            return self.block.log_marginal(first) + log_normal(second, self.variance).sum((-3, -1))
+        of_first, of_second = self._split(precision)
+        of_block = self.block.log_marginal(first, of_first)
+        return of_block + log_normal(second, self.variance + 1 / of_second).sum((-3, -1))
+
+    def style_posterior(self, content: Tensor, z: Tensor, precision: Tensor) -> dist.Independent:
+        (first, second), (of_first, of_second) = self._split(z), self._split(precision)
+        in_block = self.block.style_posterior(content, first, of_first)
+        beside = updated(self.variance, second, of_second)
+        return dist.Normal(joined(in_block.mean, beside.mean), joined(in_block.stddev, beside.stddev)).to_event(1)
+
+    def expected_log_marginal(self, z: Tensor, variance: Tensor) -> Tensor:
+        """As `QuadraticPrior`.
+
+        Raises:
+            TypeError: the content block's own prior has no such closed form (a mixture).
+        """
+        if not isinstance(self.block, QuadraticPrior):
+            raise TypeError(f"the mean of log p(z) under {type(self.block).__name__} has no closed form")
+        (first, second), (of_first, of_second) = self._split(z), self._split(variance)
+        beside = (log_normal(second, self.variance) - 0.5 * of_second / self.variance).sum(-3)
+        return torch.cat([self.block.expected_log_marginal(first, of_first), beside], -1)
+
+    def _split(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        return values[..., : self.block.latent], values[..., self.block.latent :]
