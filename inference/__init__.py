@@ -3,21 +3,47 @@
 from pp_simve.inference.checkpoint import CheckpointError, CheckpointFile
 from pp_simve.inference.device import DeviceError
 from pp_simve.inference.encoders import MLPEncoder, ResidualEncoder, ResNet18Encoder
-from pp_simve.inference.guides import AmortizedGuide, Guide, PointGuide, Representation
+from pp_simve.inference.guides import (
+    AmortizedGuide,
+    DeltaGuide,
+    FlowGuide,
+    Guide,
+    PointGuide,
+    Representation,
+    StructuredGuide,
+)
 from pp_simve.inference.metrics import NonFiniteError
-from pp_simve.inference.objectives import ELBO, ProgramError
-from pp_simve.inference.schedules import WarmupCosine
+from pp_simve.inference.objectives import (
+    ELBO,
+    IWAE,
+    AnalyticELBO,
+    ConsistencyELBO,
+    DenoisingELBO,
+    Objective,
+    ProgramError,
+)
+from pp_simve.inference.schedules import Cyclic, Geometric, Linear, WarmupCosine
 from pp_simve.inference.svi import Progress, Run, fit
 
 __all__ = [
     "ELBO",
+    "IWAE",
     "AmortizedGuide",
+    "AnalyticELBO",
     "CheckpointError",
     "CheckpointFile",
+    "ConsistencyELBO",
+    "Cyclic",
+    "DeltaGuide",
+    "DenoisingELBO",
     "DeviceError",
+    "FlowGuide",
+    "Geometric",
     "Guide",
+    "Linear",
     "MLPEncoder",
     "NonFiniteError",
+    "Objective",
     "PointGuide",
     "ProgramError",
     "Progress",
@@ -25,6 +51,7 @@ __all__ = [
     "ResNet18Encoder",
     "ResidualEncoder",
     "Run",
+    "StructuredGuide",
     "WarmupCosine",
     "fit",
 ]

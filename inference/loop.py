@@ -10,6 +10,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from pp_simve.inference.annealing import annealed_parts
+from pp_simve.inference.guides.base import unit_range
 from pp_simve.inference.metrics import MetricBuffer
 from pp_simve.inference.schedules import Schedule
 from pp_simve.inference.views import ViewPolicy, draw_views
@@ -50,6 +52,8 @@ class Loop:
         objective.to(memory_format=torch.channels_last)
         objective.train()
         self.objective = objective
+        self.annealed = annealed_parts(objective)
+        self.original_first = bool(getattr(objective, "original_first", False))
         self.parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(self.parameters, lr=plan.lr, fused=True)
         self.module, self.optimizer = fabric.setup(objective, optimizer)
@@ -80,15 +84,22 @@ class Loop:
         share = batch[self.fabric.global_rank :: self.fabric.world_size]
         for group in self.optimizer.param_groups:
             group["lr"] = plan.lr * plan.schedule(self.steps, plan.total_steps)
+        for part in self.annealed:
+            part.move(self.steps, plan.total_steps)
         with pyro.validation_enabled(self._validated < VALIDATED_STEPS):
-            views, _ = draw_views(plan.policy, self.data[share], plan.views, generator=self.generator)
-            terms = self.module(views)
+            terms = self.module(self._views(self.data[share]))
             self.fabric.backward(terms["loss"])
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.buffer.add(terms)
         self._validated += 1
         self.steps += 1
+
+    def _views(self, images: Tensor) -> Tensor:
+        plan = self.plan
+        drawn = plan.views - 1 if self.original_first else plan.views
+        views, _ = draw_views(plan.policy, images, drawn, generator=self.generator)
+        return torch.cat([unit_range(images)[None], views]) if self.original_first else views
 
     def fetch(self) -> list[dict[str, float]]:
         """The terms of the steps since the last call, averaged over processes.

@@ -105,7 +105,8 @@ def fit(
     Args:
         model, guide: Pyro programs over the same sites, see `SimVE` and `Guide`.
         images: uint8, shape ``(image, channel, height, width)``; kept on the device whole.
-        objective: module from views to named terms with ``loss`` among them; default ``ELBO(model, guide)``.
+        objective: see `Objective`; any module from views to named terms with ``loss`` among them will do. Default
+            ``ELBO(model, guide)``.
         policy: draws the views; default ``crop`` for grey images, ``crop+colour`` for RGB.
         views: views of each image in a batch (J).
         batch_size: images a step, over all devices; an incomplete last batch of an epoch is left out.
@@ -132,6 +133,10 @@ def fit(
     data = _checked_images(images)
     count = len(data)
     _check_counts(count, views=views, batch_size=batch_size, devices=devices, fetch_every=fetch_every, lr=lr)
+    if getattr(objective, "original_first", False) and views < 2:
+        raise FitError(
+            f"{type(objective).__name__} sees the original image as its first view; views must be at least 2, got 1"
+        )
     plan = Plan(
         policy=policy or view_policy("crop" if data.shape[1] == 1 else "crop+colour", image_shape(data)),
         views=views,

@@ -2,7 +2,19 @@
 
 from pp_simve.inference.guides.amortized import AmortizedGuide
 from pp_simve.inference.guides.base import Guide, Representation
+from pp_simve.inference.guides.delta import DeltaGuide
+from pp_simve.inference.guides.flow import FlowGuide
 from pp_simve.inference.guides.point import PointGuide
 from pp_simve.inference.guides.recognition import Recognition
+from pp_simve.inference.guides.structured import StructuredGuide
 
-__all__ = ["AmortizedGuide", "Guide", "PointGuide", "Recognition", "Representation"]
+__all__ = [
+    "AmortizedGuide",
+    "DeltaGuide",
+    "FlowGuide",
+    "Guide",
+    "PointGuide",
+    "Recognition",
+    "Representation",
+    "StructuredGuide",
+]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pp_simve.inference.guides.base import Guide, Representation
-from pp_simve.inference.guides.recognition import Recognition, representation, sample_sites
+from pp_simve.inference.guides.recognition import Recognition, exact, representation, sample_sites
+from pp_simve.inference.schedules import Schedule
 from pp_simve.models import Prior
 
 
@@ -17,17 +18,21 @@ class AmortizedGuide(Guide):
 
     Args:
         encoder: maps images ``(batch, channel, height, width)`` to features ``(batch, features)``.
-        prior: the model's own prior (the same object).
+        prior: the model's own prior (the same object), an `ExactPrior`.
         features: the encoder's width, where it has no attribute ``features``.
+        scale: factor of the standard deviations of z, or its schedule; towards 0 it becomes `DeltaGuide`.
     """
 
-    def __init__(self, encoder: nn.Module, prior: Prior, features: int | None = None) -> None:
+    def __init__(
+        self, encoder: nn.Module, prior: Prior, features: int | None = None, *, scale: float | Schedule = 1.0
+    ) -> None:
         super().__init__()
-        self.prior = prior
-        self.recognition = Recognition(encoder, prior.latent, features)
+        self.prior = exact(prior, self)
+        self.recognition = Recognition(encoder, prior.latent, features, scale)
 
     def forward(self, views: Tensor) -> None:
-        sample_sites(self.prior, self.recognition(views), content=lambda conditional: conditional)
+        sample_sites(self.prior, self.recognition(views))
 
     def posterior(self, views: Tensor) -> Representation:
-        return representation(self.recognition, self.prior, views)
+        features = self.recognition.features(views)
+        return representation(self.prior, features, self.recognition.latent(features).mean)

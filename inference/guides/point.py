@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pp_simve.inference.guides.base import Guide, Representation
-from pp_simve.inference.guides.recognition import Recognition, representation, sample_sites
+from pp_simve.inference.guides.recognition import Recognition, exact, representation, sample_sites
+from pp_simve.inference.schedules import Schedule
 from pp_simve.models import Prior
 
 
 class PointGuide(Guide):
-    """q(z_j | x_j) as in `AmortizedGuide`, content := the mean of p(content | z_1..J).
+    """q(z_j | x_j) as in `AmortizedGuide`, content := the mode of p(content | z_1..J).
 
-    Under the flat prior content is the mean of the views' z. A point has no entropy, so the objective is a maximum over
-    content and no lower bound of the evidence.
+    Under the flat prior content is the mean of the views' z, under a mixture the nearest prototype. A point has no
+    entropy, so the objective is a maximum over content and no lower bound of the evidence.
 
     Args:
         encoder: maps images ``(batch, channel, height, width)`` to features ``(batch, features)``.
-        prior: the model's own prior (the same object).
+        prior: the model's own prior (the same object), an `ExactPrior`.
         features: the encoder's width, where it has no attribute ``features``.
+        scale: factor of the standard deviations of z, or its schedule.
     """
 
-    def __init__(self, encoder: nn.Module, prior: Prior, features: int | None = None) -> None:
+    def __init__(
+        self, encoder: nn.Module, prior: Prior, features: int | None = None, *, scale: float | Schedule = 1.0
+    ) -> None:
         super().__init__()
-        self.prior = prior
-        self.recognition = Recognition(encoder, prior.latent, features)
+        self.prior = exact(prior, self)
+        self.recognition = Recognition(encoder, prior.latent, features, scale)
 
     def forward(self, views: Tensor) -> None:
-        sample_sites(
-            self.prior, self.recognition(views), content=lambda conditional: dist.Delta(conditional.mean, event_dim=1)
-        )
+        sample_sites(self.prior, self.recognition(views), point=True)
 
     def posterior(self, views: Tensor) -> Representation:
-        return representation(self.recognition, self.prior, views)
+        features = self.recognition.features(views)
+        return representation(self.prior, features, self.recognition.latent(features).mean)

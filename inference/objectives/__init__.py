@@ -1,5 +1,10 @@
 """Objectives: modules called with views that return named terms, `loss` among them, without reading from the device."""
 
-from pp_simve.inference.objectives.elbo import ELBO, ProgramError
+from pp_simve.inference.objectives.analytic import AnalyticELBO
+from pp_simve.inference.objectives.base import Objective
+from pp_simve.inference.objectives.elbo import ELBO
+from pp_simve.inference.objectives.family import ConsistencyELBO, DenoisingELBO
+from pp_simve.inference.objectives.importance import IWAE
+from pp_simve.inference.objectives.tracing import ProgramError
 
-__all__ = ["ELBO", "ProgramError"]
+__all__ = ["ELBO", "IWAE", "AnalyticELBO", "ConsistencyELBO", "DenoisingELBO", "Objective", "ProgramError"]

@@ -1,0 +1,79 @@
+"""The structured guide: Gaussian messages along the tree from views to content and back."""
+
+from __future__ import annotations
+
+import pyro
+from torch import Tensor, nn
+
+from pp_simve.inference.guides.base import Guide, Representation
+from pp_simve.inference.guides.recognition import Recognition
+from pp_simve.inference.schedules import Schedule
+from pp_simve.models import ConjugatePrior, GaussianPrior, Prior
+
+
+class StructuredGuide(Guide):
+    """The encoder gives potentials N(z_j; μ(x_j), S(x_j)); content and style follow from them and the prior exactly:
+
+    q(content | x_1..J) ∝ p(content) Π_j N(μ_j; content, S_j + Σ)
+    q(style_j | content, x_j) ∝ p(style_j | content) N(z_j; μ_j, S_j)
+
+    Views share what they know: in a linear-Gaussian model with the right potentials this is the posterior itself, and
+    the bound the evidence, while independent q(z_j | x_j) stay below it. It samples the sites of the model alone, in
+    its order, so that the divergence of each has a closed form (`AnalyticELBO`).
+
+    Args:
+        encoder: maps images ``(batch, channel, height, width)`` to features ``(batch, features)``.
+        prior: the model's own prior (the same object).
+        features: the encoder's width, where it has no attribute ``features``.
+        scale: factor of the potentials' standard deviations, or its schedule; towards 0 it becomes `DeltaGuide`.
+        messages: the prior whose messages are passed. Default: the model's, where it is a `ConjugatePrior`; otherwise a
+            `GaussianPrior` of the guide's own, learned.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        prior: Prior,
+        features: int | None = None,
+        *,
+        scale: float | Schedule = 1.0,
+        messages: ConjugatePrior | None = None,
+    ) -> None:
+        super().__init__()
+        if messages is None:
+            own = GaussianPrior(prior.latent, learn_content=True, learn_style=True)
+            messages = prior if isinstance(prior, ConjugatePrior) else own
+        if messages.latent != prior.latent:
+            raise ValueError(f"messages are about {messages.latent} latent axes, the prior has {prior.latent}")
+        self.prior = prior
+        self.messages = messages
+        self.recognition = Recognition(encoder, prior.latent, features, scale)
+
+    def potentials(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and precision of each view's potential, shape ``(..., view, image, latent)`` each."""
+        known = self.recognition.latent(features)
+        # The head's mean is that of the potential times N(0, 1), so that it still moves z where the potential says next
+        # to nothing: with the potential's own location its gradient would vanish there, and an axis once lost (as most
+        # are at the start of a fit) would stay so.
+        variance = known.variance
+        return known.mean * (1 + variance), variance.reciprocal()
+
+    def forward(self, views: Tensor) -> None:
+        loc, precision = self.potentials(self.recognition.features(views))
+        self.messages.remember(loc)
+        view_plate = pyro.plate("view", views.shape[0], dim=-2)
+        with pyro.plate("image", views.shape[1], dim=-1):
+            content = pyro.sample("content", self.messages.content_posterior(loc, precision))
+            with view_plate:
+                pyro.sample("style", self.messages.style_posterior(content, loc, precision))
+
+    def posterior(self, views: Tensor) -> Representation:
+        """Means of q(content | all views) and q(style_j | all views), and the z they compose."""
+        features = self.recognition.features(views)
+        loc, precision = self.potentials(features)
+        self.messages.remember(loc)
+        content = self.messages.content_posterior(loc, precision).mean
+        # Linear in content: its mean given content's mean is its mean.
+        style = self.messages.style_posterior(content, loc, precision).mean
+        z = self.prior.compose(content, style)
+        return Representation(backbone=features, z=z, content=content.squeeze(0), style=style)

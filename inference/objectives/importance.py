@@ -1,0 +1,62 @@
+"""The importance-weighted bound."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pp_simve.inference.objectives.base import Objective
+from pp_simve.inference.objectives.tracing import densities, run_pair
+
+
+class IWAE(Objective):
+    """E[log 1/K Σ_k p(views, content_k, style_k) / q(content_k, style_k | views)], K samples of an image's latents.
+
+    At K = 1 the ELBO, and it rises with K to the evidence (Burda, Grosse and Salakhutdinov 2016). An image's views are
+    weighted together, because they share its content.
+
+    The terms are those of `ELBO`, averaged over samples, and ``gain``, what the bound wins over them; they add up to
+    −loss.
+
+    Args:
+        model: the generative program.
+        guide: the variational program over its latent sites; one with a density (neither a point nor a delta).
+        samples: K.
+    """
+
+    def __init__(self, model: nn.Module, guide: nn.Module, *, samples: int = 8) -> None:
+        super().__init__()
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, got {samples}")
+        self.model = model
+        self.guide = guide
+        self.samples = samples
+
+    def forward(self, views: Tensor) -> dict[str, Tensor]:
+        log_weights, terms = log_weights_and_terms(self.model, self.guide, views, self.samples)
+        bound = log_weights.logsumexp(0).mean() - math.log(self.samples)
+        return {"loss": -bound, **terms, "gain": bound.detach() - log_weights.detach().mean()}
+
+
+def log_weights_and_terms(
+    model: nn.Module, guide: nn.Module, views: Tensor, samples: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """log p(views, latents) − log q(latents | views) of each sample and image, and its named parts.
+
+    Returns:
+        Shape ``(sample, image)``, with gradient, and detached means per image by name.
+    """
+    images = views.shape[1]
+    terms: dict[str, Tensor] = {}
+    parts: list[Tensor] = []
+    for density in densities(*run_pair(model, guide, views, particles=samples)):
+        # (sample, view or 1, image), or fewer where a site is the same for all: over its views, for every image.
+        log_prob = density.log_prob
+        by_image = log_prob.sum(-2) if log_prob.ndim > 1 else log_prob
+        part = density.sign * by_image.expand(samples, images)
+        parts.append(part)
+        mean = part.detach().mean()
+        terms[density.term] = terms[density.term] + mean if density.term in terms else mean
+    return torch.stack(parts).sum(0), terms

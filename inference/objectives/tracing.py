@@ -1,0 +1,132 @@
+"""A pair of programs run on a batch: their traces, the densities of their sites, and whether they fit together."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyro
+import pyro.poutine as poutine
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import prune_subsample_sites
+from pyro.util import check_model_guide_match, check_site_shape
+from torch import Tensor, nn
+
+PLATES = 2  # image (dim -1) and view (dim -2)
+
+
+class ProgramError(ValueError):
+    """Model and guide do not fit together, or cannot be fitted by this objective."""
+
+
+@dataclass(frozen=True)
+class Density:
+    """The log density of one site as it enters the bound: added in the model, subtracted in the guide.
+
+    Attributes:
+        term: ``reconstruction`` for what is observed, ``entropy`` for auxiliary sites, else the site's name.
+        log_prob: a value for each place in the site's plates.
+        total: their sum.
+        sign: 1 in the model, −1 in the guide.
+    """
+
+    term: str
+    log_prob: Tensor
+    total: Tensor
+    sign: int
+
+
+def run_pair(
+    model: nn.Module, guide: nn.Module, views: Tensor, targets: Tensor | None = None, particles: int = 1
+) -> tuple[Trace, Trace]:
+    """Traces of the model on targets (default: the views) and of the guide on views.
+
+    Args:
+        particles: draws of the guide, in a plate on the left where there are several.
+
+    Raises:
+        ProgramError: with Pyro's validation on, for programs that do not fit together or carry no gradient.
+    """
+    guide_trace = poutine.trace(_program(guide, particles)).get_trace(views)
+    replayed = poutine.replay(_program(model, particles), trace=guide_trace)
+    model_trace = poutine.trace(replayed).get_trace(views if targets is None else targets)
+    return checked_pair(model_trace, guide_trace, particles)
+
+
+def checked_pair(model_trace: Trace, guide_trace: Trace, particles: int = 1) -> tuple[Trace, Trace]:
+    """The traces without the plates' own sites, checked where Pyro's validation is on.
+
+    Raises:
+        ProgramError: the programs do not fit together.
+    """
+    model_trace, guide_trace = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+    if is_validation_enabled():
+        _validate(model_trace, guide_trace, plates=PLATES + (particles > 1))
+    return model_trace, guide_trace
+
+
+def densities(model_trace: Trace, guide_trace: Trace) -> Iterator[Density]:
+    """Log densities of all sites, the model's before the guide's, each in the order of its program."""
+    model_trace.compute_log_prob(lambda _, site: not site_infer(site, "_deterministic"))
+    for name, site in model_trace.nodes.items():
+        if site["type"] == "sample" and not site_infer(site, "_deterministic"):
+            term = "reconstruction" if site["is_observed"] else name
+            yield Density(term, site["log_prob"], site["log_prob_sum"], 1)
+    guide_trace.compute_log_prob()
+    for name, site in guide_trace.nodes.items():
+        if site["type"] == "sample":
+            term = "entropy" if site_infer(site, "is_auxiliary") else name
+            yield Density(term, site["log_prob"], site["log_prob_sum"], -1)
+
+
+def site_infer(site: Mapping[str, Any], key: str) -> Any:
+    """An entry of a site's ``infer`` dictionary, None where it has none."""
+    return (site["infer"] or {}).get(key)
+
+
+def _program(module: nn.Module, particles: int) -> Callable[[Tensor], None]:
+    """The module's forward pass, without PyroModule's parameter statements.
+
+    Those would file every parameter in Pyro's global store, where the parameters of the next model have the same names,
+    and would cost a millisecond a step. Parameters here are the module's own.
+    """
+    program: Callable[[Tensor], None] = partial(nn.Module.__call__, module)
+    if particles == 1:
+        return program
+    # The plate belongs inside the replay: a value that was replayed already is no longer broadcast.
+    repeated: Callable[[Tensor], None] = pyro.plate("particles", particles, dim=-PLATES - 1)(program)
+    return repeated
+
+
+def _validate(model_trace: Trace, guide_trace: Trace, plates: int) -> None:
+    """Raises for programs that do not fit together, or whose samples carry no gradient."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # pyro only warns of a site that one program lacks
+        try:
+            check_model_guide_match(model_trace, guide_trace, plates)
+        except UserWarning as mismatch:
+            raise ProgramError(f"model and guide do not match: {mismatch}") from None
+    for name, site in [*model_trace.nodes.items(), *guide_trace.nodes.items()]:
+        if site["type"] == "param":
+            raise ProgramError(
+                f"pyro.param({name!r}) lives in Pyro's global store, where the optimizer does not see it; "
+                "make it a torch.nn.Parameter or a PyroParam of the module"
+            )
+    for name, site in guide_trace.nodes.items():
+        if site["type"] != "sample" or site_infer(site, "is_exact_conditional"):
+            continue
+        if not getattr(site["fn"], "has_rsample", False):
+            raise ProgramError(
+                f"the guide's site {name!r} is not reparametrised ({type(site['fn']).__name__}), so no gradient "
+                "reaches the guide; use a distribution with has_rsample, a guide that draws z first "
+                "(AmortizedGuide), or pyro.infer.Trace_ELBO"
+            )
+    for trace in (model_trace, guide_trace):
+        trace.compute_log_prob()
+        for site in trace.nodes.values():
+            if site["type"] == "sample":
+                check_site_shape(site, plates)
