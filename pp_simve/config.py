@@ -33,12 +33,15 @@ class FitConfig:
     skip_bad: bool = False
     """Leave unreadable images out instead of stopping."""
     method: str = "simve"
-    """Recipe of model, guide and objective: simve, or vae (nothing shared between views)."""
+    """Recipe of model, guide and objective: simve, vae, beta-vae, cr-vae, aavae, iwae or group-vae."""
     prior: Text = None
-    """gaussian, flat, standard or package.module:Class; options in brackets: "gaussian(style_variance=0.3)"
-    (default: the method's)."""
+    """gaussian, flat, mixture, empirical, block, standard, student or package.module:Class; options in brackets:
+    "gaussian(style_variance=0.3)" (default: the method's)."""
     guide: Text = None
-    """amortized, point or package.module:Class (default: the method's)."""
+    """amortized, structured, flow, point, delta or package.module:Class (default: the method's)."""
+    objective: Text = None
+    """elbo, iwae, analytic, consistency, denoising or package.module:Class: "elbo(beta=linear(until=0.3))"
+    (default: the method's)."""
     likelihood: Text = None
     """bernoulli, gaussian or package.module:Class (default: bernoulli for grey images, gaussian for colour)."""
     encoder: Text = None

@@ -16,7 +16,7 @@ from pp_simve.data import ImageData, Split
 from pp_simve.evaluation import judge, loss_figure, reconstruction_figure, samples_figure, swap_figure
 from pp_simve.evaluation.bound import bound_terms
 from pp_simve.evaluation.generation import reconstruct, sample, swap
-from pp_simve.inference import Run
+from pp_simve.inference import ELBO, Run
 from pp_simve.inference.guides.base import unit_range
 from pp_simve.inference.views import ViewPolicy, draw_views
 from pp_simve.recipes import Program
@@ -33,7 +33,9 @@ def judge_run(run: Run, program: Program, policy: ViewPolicy, data: ImageData, c
     device = next(program.objective.parameters()).device
     train, validation, test = (_on(split, device) for split in (data.train, data.validation, data.test))
     scores = judge(program.guide, policy, train, validation, test, seed=JUDGEMENT_SEED)
-    bound = bound_terms(program.objective, test.images, policy, views=config.views, seed=JUDGEMENT_SEED)
+    # The same bound for all, whatever they were fitted by: a weighted or importance-weighted one would not compare.
+    elbo = ELBO(program.model, program.guide)
+    bound = bound_terms(elbo, test.images, policy, views=config.views, seed=JUDGEMENT_SEED)
     return {
         **scores,
         "bound": bound,

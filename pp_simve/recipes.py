@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from pp_simve.config import FitConfig
 from pp_simve.errors import ConfigError, unknown_name
-from pp_simve.inference import ELBO, Guide
+from pp_simve.inference import Guide, Objective
 from pp_simve.models import Likelihood, Prior, SimVE
-from pp_simve.parts import DECODERS, ENCODERS, GUIDES, LIKELIHOODS, PRIORS, make_part
+from pp_simve.parts import DECODERS, ENCODERS, GUIDES, LIKELIHOODS, OBJECTIVES, PRIORS, make_part
 
 ImageShape = tuple[int, int, int]
 
@@ -23,7 +23,7 @@ class Program:
 
     model: SimVE
     guide: Guide
-    objective: nn.Module
+    objective: Objective
 
 
 def simve(config: FitConfig, image_shape: ImageShape) -> Program:
@@ -32,13 +32,51 @@ def simve(config: FitConfig, image_shape: ImageShape) -> Program:
 
 
 def vae(config: FitConfig, image_shape: ImageShape) -> Program:
-    """Every view an image of its own: z ~ N(0, I) (Kingma and Welling, 2014)."""
+    """Every view an image of its own: z ~ N(0, I) (Kingma and Welling 2014)."""
     return _generative(config, image_shape, prior="standard")
+
+
+def beta_vae(config: FitConfig, image_shape: ImageShape) -> Program:
+    """A VAE whose divergence weighs more than its reconstruction (Higgins et al. 2017)."""
+    return _generative(config, image_shape, prior="standard", objective="elbo(beta=4.0)")
+
+
+def cr_vae(config: FitConfig, image_shape: ImageShape) -> Program:
+    """A VAE of images and their views, whose posteriors are to agree (Sinha and Dieng 2021)."""
+    return _generative(config, image_shape, prior="standard", objective="consistency")
+
+
+def aavae(config: FitConfig, image_shape: ImageShape) -> Program:
+    """The original image decoded from its views, which take the place of the divergence (Falcon et al. 2021)."""
+    return _generative(config, image_shape, prior="standard", objective="denoising")
+
+
+def iwae(config: FitConfig, image_shape: ImageShape) -> Program:
+    """A VAE fitted by the importance-weighted bound (Burda et al. 2016)."""
+    return _generative(config, image_shape, prior="standard", objective="iwae(samples=8)")
+
+
+def group_vae(config: FitConfig, image_shape: ImageShape) -> Program:
+    """Half of z the same for all views of an image, the evidence about it accumulated (Bouchacourt et al. 2018).
+
+    The variance of 1e-4 stands for zero: content is the same up to a hundredth of its own standard deviation.
+    """
+    assert config.latent is not None
+    prior = f"block(content=gaussian(latent={max(1, config.latent // 2)}, style_variance=1e-4))"
+    return _generative(config, image_shape, prior=prior, guide="structured")
 
 
 Recipe = Callable[[FitConfig, ImageShape], Program]
 
-METHODS: Mapping[str, Recipe] = {"simve": simve, "vae": vae}
+METHODS: Mapping[str, Recipe] = {
+    "simve": simve,
+    "vae": vae,
+    "beta-vae": beta_vae,
+    "cr-vae": cr_vae,
+    "aavae": aavae,
+    "iwae": iwae,
+    "group-vae": group_vae,
+}
 
 
 def build(config: FitConfig, image_shape: ImageShape) -> Program:
@@ -52,8 +90,10 @@ def build(config: FitConfig, image_shape: ImageShape) -> Program:
     return METHODS[config.method](config, image_shape)
 
 
-def _generative(config: FitConfig, image_shape: ImageShape, prior: str) -> Program:
-    """A decoder, a guide over the same latents, and the evidence lower bound."""
+def _generative(
+    config: FitConfig, image_shape: ImageShape, *, prior: str, guide: str = "amortized", objective: str = "elbo"
+) -> Program:
+    """A decoder, a guide over the same latents, and a bound; the settings' own parts come before the method's."""
     latent = config.latent
     assert latent is not None
     assert config.decoder is not None
@@ -66,9 +106,10 @@ def _generative(config: FitConfig, image_shape: ImageShape, prior: str) -> Progr
     encoder = _with_features(
         make_part("encoder", config.encoder, ENCODERS, nn.Module, image_shape), config, image_shape
     )
-    guide = make_part("guide", config.guide or "amortized", GUIDES, Guide, encoder, prior_part)
     model = SimVE(prior_part, likelihood)
-    return Program(model, guide, ELBO(model, guide))
+    guide_part = make_part("guide", config.guide or guide, GUIDES, Guide, encoder, prior_part)
+    objective_part = make_part("objective", config.objective or objective, OBJECTIVES, Objective, model, guide_part)
+    return Program(model, guide_part, objective_part)
 
 
 def _check_images(likelihood: Likelihood, config: FitConfig, latent: int, image_shape: ImageShape) -> None:

@@ -23,7 +23,7 @@ Refused = Callable[..., str]
         (("--data", "digit"), ("unknown data 'digit'", "Did you mean digits?")),
         (("--data", "folder:missing"), ("missing does not exist", "folder of images")),
         (("--method", "simvae"), ("unknown method 'simvae'; did you mean 'simve'?", "simve, vae")),
-        (("--prior", "gausian"), ("unknown prior 'gausian'; did you mean 'gaussian'?", "flat, standard")),
+        (("--prior", "gausian"), ("unknown prior 'gausian'; did you mean 'gaussian'?", "flat, mixture")),
         (("--prior", "zzz"), ("unknown prior 'zzz'. Expected one of: gaussian", "your own package.module:Class")),
         (("--guide", "amortised"), ("unknown guide 'amortised'; did you mean 'amortized'?",)),
         (("--likelihood", "bernouli"), ("unknown likelihood 'bernouli'; did you mean 'bernoulli'?",)),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pp_simve.errors import ConfigError, unknown_name
 from pp_simve.models import GaussianPrior, MLPDecoder, Prior
-from pp_simve.parts import DECODERS, ENCODERS, GUIDES, LIKELIHOODS, PRIORS, make_part
+from pp_simve.parts import DECODERS, ENCODERS, GUIDES, LIKELIHOODS, OBJECTIVES, PRIORS, make_part
 from pp_simve.recipes import METHODS
 
 
@@ -94,8 +94,9 @@ def test_an_unknown_name_has_its_nearest() -> None:
 
 
 def test_the_named_parts_are_those_of_the_help() -> None:
-    assert list(PRIORS) == ["gaussian", "flat", "standard"]
-    assert list(GUIDES) == ["amortized", "point"]
+    assert list(PRIORS) == ["gaussian", "flat", "mixture", "empirical", "block", "standard", "student"]
+    assert list(GUIDES) == ["amortized", "structured", "flow", "point", "delta"]
+    assert list(OBJECTIVES) == ["elbo", "iwae", "analytic", "consistency", "denoising"]
     assert list(LIKELIHOODS) == ["bernoulli", "gaussian"]
     assert list(ENCODERS) == ["mlp", "residual", "resnet18"]
     assert list(DECODERS) == ["mlp", "residual"]
