@@ -15,12 +15,16 @@ class Annealed(nn.Module):
 
     Args:
         value: the number, or its schedule, a function of ``(step, total steps)``.
+
+    Attributes:
+        ends: its first and last values.
     """
 
     def __init__(self, value: float | Schedule) -> None:
         super().__init__()
         self.schedule = value if callable(value) else None
-        self.value = float(value(1, 1) if callable(value) else value)
+        self.ends = (float(value(0, 1)), float(value(1, 1))) if callable(value) else (float(value), float(value))
+        self.value = self.ends[1]
 
     def forward(self) -> float:
         return self.value
@@ -29,6 +33,10 @@ class Annealed(nn.Module):
         """Takes the value of a step."""
         if self.schedule is not None:
             self.value = float(self.schedule(step, total))
+
+    def finish(self) -> None:
+        """Takes the value of the end."""
+        self.value = self.ends[1]
 
     def extra_repr(self) -> str:
         return f"{self.schedule or self.value}"

@@ -191,6 +191,8 @@ def fit(
                 if fabric.is_global_zero:
                     checkpoint.save(state)
                 saved_at = time.perf_counter()
+    for part in loop.annealed:
+        part.finish()
     loop.objective.eval()
     seconds = seconds_before + time.perf_counter() - started
     return Run(

@@ -39,6 +39,7 @@ def judge_run(run: Run, program: Program, policy: ViewPolicy, data: ImageData, c
     return {
         **scores,
         "bound": bound,
+        "is_bound": program.guide.has_density,
         "seconds_per_epoch": run.seconds_per_epoch,
         "peak_memory_mb": run.peak_memory_mb,
         "epochs": run.steps * (config.batch_size or 1) / len(data.train),
@@ -67,7 +68,8 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
             table.add_row(name, style["representation"], "ridge, R²", _fraction(score))
     table.add_row("views, mean", style["representation"], "ridge, R²", _fraction(style["mean_r2"]))
     table.add_section()
-    table.add_row("images", "bound", f"ELBO of {results['views']} views, nats", f"{-results['bound']['loss']:.1f}")
+    measure = f"ELBO of {results['views']} views, nats" + ("" if results["is_bound"] else " (no bound)")
+    table.add_row("images", "bound", measure, f"{-results['bound']['loss']:.1f}")
     console.print(table)
     for scores in (content, style):
         if "note" in scores:

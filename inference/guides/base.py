@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import torch
 from pyro.nn import PyroModule
@@ -42,7 +43,12 @@ class Guide(PyroModule):
 
     A guide is called with ``views`` of shape ``(view, image, channel, height, width)`` and samples the model's sites
     ``content`` and ``style``, in plates named ``image`` (dim -1) and ``view`` (dim -2). It may use auxiliary sites.
+
+    Attributes:
+        has_density: whether its draws have one. Points do not: objectives are then no bounds, and weights mean nothing.
     """
+
+    has_density: ClassVar[bool] = True
 
     def forward(self, views: Tensor) -> None:
         """Samples ``content``, ``(..., 1, image, content)``, and ``style``, ``(..., view, image, style)``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pyro.distributions as dist
 from torch import Tensor, nn
 
@@ -21,6 +23,8 @@ class DeltaGuide(Guide):
         prior: the model's own prior (the same object), an `ExactPrior`.
         features: the encoder's width, where it has no attribute ``features``.
     """
+
+    has_density: ClassVar[bool] = False
 
     def __init__(self, encoder: nn.Module, prior: Prior, features: int | None = None) -> None:
         super().__init__()

@@ -88,16 +88,12 @@ class FlowGuide(Guide):
         transforms: int = 2,
         hidden: Sequence[int] = (64,),
     ) -> None:
-        try:
-            import zuko
-        except ImportError:
-            raise ImportError("FlowGuide needs zuko: pip install 'pp_simve[flows]'") from None
         super().__init__()
         if prior.latent < 2:
             raise ValueError("FlowGuide needs at least 2 latent dimensions: a coupling moves some axes by the others")
         self.prior = exact(prior, self)
         self.recognition = Recognition(encoder, prior.latent, features, scale)
-        self.flow = zuko.flows.MAF(
+        self.flow = _zuko().flows.MAF(
             prior.latent,
             context=self.recognition.head.in_features,
             transforms=transforms,
@@ -116,3 +112,15 @@ class FlowGuide(Guide):
         """As `Guide.posterior`, with each z where the flow takes the centre of its base."""
         features = self.recognition.features(views)
         return representation(self.prior, features, self._latent(features).centre)
+
+
+def _zuko() -> Any:
+    """zuko, imported without its side effect: it turns the validation of all of torch's distributions off."""
+    validates = torch.distributions.Distribution._validate_args
+    try:
+        import zuko
+    except ImportError:
+        raise ImportError("FlowGuide needs zuko: pip install 'pp_simve[flows]'") from None
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(validates)
+    return zuko

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from pp_simve.inference.guides.base import Guide, Representation
@@ -22,6 +24,8 @@ class PointGuide(Guide):
         features: the encoder's width, where it has no attribute ``features``.
         scale: factor of the standard deviations of z, or its schedule.
     """
+
+    has_density: ClassVar[bool] = False
 
     def __init__(
         self, encoder: nn.Module, prior: Prior, features: int | None = None, *, scale: float | Schedule = 1.0

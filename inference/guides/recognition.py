@@ -40,8 +40,10 @@ class Recognition(nn.Module):
     ) -> None:
         super().__init__()
         self.scale = Annealed(scale)
-        if not self.scale() > 0:
-            raise ValueError(f"scale must be positive, got {self.scale()}; for a guide without noise take DeltaGuide")
+        if not min(self.scale.ends) > 0:
+            raise ValueError(
+                f"scale must be positive, got {min(self.scale.ends)}; for a guide without noise take DeltaGuide"
+            )
         width = feature_width(encoder, features)
         self.encoder = encoder
         self.head = nn.Linear(width, 2 * latent)

@@ -43,8 +43,13 @@ class StructuredGuide(Guide):
         if messages is None:
             own = GaussianPrior(prior.latent, learn_content=True, learn_style=True)
             messages = prior if isinstance(prior, ConjugatePrior) else own
-        if messages.latent != prior.latent:
-            raise ValueError(f"messages are about {messages.latent} latent axes, the prior has {prior.latent}")
+        ours, theirs = (part.content().event_shape for part in (messages, prior))
+        if messages.latent != prior.latent or ours != theirs:
+            raise ValueError(
+                f"StructuredGuide passes messages about {messages.latent} latent axes and content of shape "
+                f"{tuple(ours)}, but {type(prior).__name__} has {prior.latent} and {tuple(theirs)}; derive the prior "
+                "from ConjugatePrior, or pass messages=... that fit it"
+            )
         self.prior = prior
         self.messages = messages
         self.recognition = Recognition(encoder, prior.latent, features, scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyro.distributions as dist
@@ -48,8 +49,8 @@ class AnalyticELBO(Objective):
 
     def forward(self, views: Tensor) -> dict[str, Tensor]:
         model_trace, guide_trace = run_pair(self.model, self.guide, views)
-        model_trace.compute_log_prob(lambda _, site: site["is_observed"] and not site_infer(site, "_deterministic"))
-        observed = [site["log_prob_sum"] for site in model_trace.nodes.values() if "log_prob_sum" in site]
+        model_trace.compute_log_prob(lambda _, site: _is_data(site))
+        observed = [site["log_prob_sum"] for site in model_trace.nodes.values() if _is_data(site)]
         reconstruction = torch.stack(observed).sum() / views.shape[1]
         by_axis = axis_divergences(self.model, model_trace, guide_trace)
         paid = by_axis.clamp(min=self.free_bits) if self.free_bits else by_axis
@@ -111,6 +112,10 @@ def _of_sites(model_trace: Trace, guide_trace: Trace) -> Tensor:
         # (view or 1, image, axis): over the views, mean of the images.
         found.append(by_axis.sum(-3).mean(0))
     return torch.cat(found)
+
+
+def _is_data(site: Mapping[str, Any]) -> bool:
+    return site["type"] == "sample" and site["is_observed"] and not site_infer(site, "_deterministic")
 
 
 def _gaussian(q: object) -> bool:

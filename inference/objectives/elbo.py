@@ -93,6 +93,6 @@ def checked_beta(beta: float | Schedule) -> Annealed:
         ValueError: it is negative.
     """
     annealed = Annealed(beta)
-    if annealed() < 0:
-        raise ValueError(f"beta must not be negative, got {annealed()}")
+    if min(annealed.ends) < 0:
+        raise ValueError(f"beta must not be negative, got {min(annealed.ends)}")
     return annealed

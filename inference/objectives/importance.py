@@ -30,6 +30,11 @@ class IWAE(Objective):
         super().__init__()
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
+        if not getattr(guide, "has_density", True):
+            raise ValueError(
+                f"importance weights need a guide with a density, and draws of {type(guide).__name__} are points; "
+                "use AmortizedGuide, StructuredGuide or FlowGuide, or the ELBO"
+            )
         self.model = model
         self.guide = guide
         self.samples = samples
@@ -55,7 +60,8 @@ def log_weights_and_terms(
         # (sample, view or 1, image), or fewer where a site is the same for all: over its views, for every image.
         log_prob = density.log_prob
         by_image = log_prob.sum(-2) if log_prob.ndim > 1 else log_prob
-        part = density.sign * by_image.expand(samples, images)
+        # Pyro's improper density is a zero on the CPU, wherever the others are.
+        part = density.sign * by_image.to(views.device).expand(samples, images)
         parts.append(part)
         mean = part.detach().mean()
         terms[density.term] = terms[density.term] + mean if density.term in terms else mean

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -51,9 +52,11 @@ def run_pair(
     Raises:
         ProgramError: with Pyro's validation on, for programs that do not fit together or carry no gradient.
     """
-    guide_trace = poutine.trace(_program(guide, particles)).get_trace(views)
-    replayed = poutine.replay(_program(model, particles), trace=guide_trace)
-    model_trace = poutine.trace(replayed).get_trace(views if targets is None else targets)
+    with _explained("guide", guide):
+        guide_trace = poutine.trace(_program(guide, particles)).get_trace(views)
+    with _explained("model", model):
+        replayed = poutine.replay(_program(model, particles), trace=guide_trace)
+        model_trace = poutine.trace(replayed).get_trace(views if targets is None else targets)
     return checked_pair(model_trace, guide_trace, particles)
 
 
@@ -65,7 +68,8 @@ def checked_pair(model_trace: Trace, guide_trace: Trace, particles: int = 1) -> 
     """
     model_trace, guide_trace = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
     if is_validation_enabled():
-        _validate(model_trace, guide_trace, plates=PLATES + (particles > 1))
+        with _explained("pair of model and guide"):
+            _validate(model_trace, guide_trace, plates=PLATES + (particles > 1))
     return model_trace, guide_trace
 
 
@@ -86,6 +90,23 @@ def densities(model_trace: Trace, guide_trace: Trace) -> Iterator[Density]:
 def site_infer(site: Mapping[str, Any], key: str) -> Any:
     """An entry of a site's ``infer`` dictionary, None where it has none."""
     return (site["infer"] or {}).get(key)
+
+
+@contextmanager
+def _explained(what: str, program: nn.Module | None = None) -> Iterator[None]:
+    """Says whose fault a ValueError of Pyro's checks is."""
+    try:
+        yield
+    except ProgramError:
+        raise
+    except ValueError as error:
+        if not is_validation_enabled():
+            raise
+        name = f" {type(program).__name__}" if program is not None else ""
+        raise ProgramError(
+            f"the {what}{name} breaks a rule of the program (plates `view` at dim -2 and `image` at dim -1, one event "
+            f"dimension a latent, three an image): {error}"
+        ) from error
 
 
 def _program(module: nn.Module, particles: int) -> Callable[[Tensor], None]:

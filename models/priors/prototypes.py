@@ -76,8 +76,8 @@ class MixturePrior(PrototypePrior):
         learn_style: bool = False,
     ) -> None:
         super().__init__(latent, style_variance, learn_style=learn_style)
-        if content_variance <= 0:
-            raise ValueError(f"content_variance must be positive, got {content_variance}")
+        if not 0 < content_variance < float("inf"):
+            raise ValueError(f"content_variance must be positive and finite, got {content_variance}")
         if isinstance(prototypes, int):
             if prototypes < 1:
                 raise ValueError(f"prototypes must be at least 1, got {prototypes}")
@@ -88,6 +88,8 @@ class MixturePrior(PrototypePrior):
                 raise ValueError(
                     f"prototypes must be a number or points of shape (K, {latent}), got shape {tuple(points.shape)}"
                 )
+            if not torch.isfinite(points).all():
+                raise ValueError(f"prototypes must be finite, got {prototypes}")
         probabilities = torch.ones(len(points)) if weights is None else torch.as_tensor(weights, dtype=points.dtype)
         if probabilities.shape != points.shape[:1] or not (torch.isfinite(probabilities) & (probabilities > 0)).all():
             raise ValueError(f"weights must be {len(points)} positive numbers, one a prototype, got {weights}")

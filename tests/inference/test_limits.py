@@ -1,0 +1,456 @@
+"""Limits between priors and between guides, with the rate at which they are reached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.poutine as poutine
+import pytest
+import torch
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from pp_simve.inference import (
+    ELBO,
+    IWAE,
+    AmortizedGuide,
+    AnalyticELBO,
+    DeltaGuide,
+    FlowGuide,
+    Guide,
+    PointGuide,
+    StructuredGuide,
+)
+from pp_simve.models import (
+    Bernoulli,
+    BlockPrior,
+    ConjugatePrior,
+    ExactPrior,
+    FlatPrior,
+    GaussianPrior,
+    MixturePrior,
+    Prior,
+    SimVE,
+    StandardPrior,
+    StudentTPrior,
+)
+
+from .programs import IMAGES, LATENT, PIXELS, PRIORS, SHAPE, SmoothEncoder, draw_views
+
+VIEWS = 3
+STYLE = [0.125, 0.5, 2.0]
+SCALES = [1e-1, 1e-2, 1e-3, 1e-4]
+DOUBLE = torch.float64
+
+
+def draw_z(views: int = VIEWS) -> Tensor:
+    return torch.randn(views, IMAGES, LATENT, dtype=DOUBLE)
+
+
+def draw_precision(views: int = VIEWS) -> Tensor:
+    return torch.rand(views, IMAGES, LATENT, dtype=DOUBLE) * 4 + 0.2
+
+
+def rates(steps: Sequence[float], errors: Sequence[Tensor]) -> Tensor:
+    """Slopes of log |error| over log step between neighbours, the largest element of each error."""
+    sizes = np.log([float(error.detach().abs().max()) for error in errors])
+    return torch.from_numpy(np.diff(sizes) / np.diff(np.log(steps)))
+
+
+def assert_rate(steps: Sequence[float], errors: Sequence[Tensor], rate: float, tolerance: float = 0.05) -> None:
+    found = rates(steps, errors)
+    torch.testing.assert_close(found, torch.full_like(found, rate), rtol=0, atol=tolerance)
+
+
+def make_model(prior: Prior) -> SimVE:
+    decoder = nn.Sequential(nn.Linear(LATENT, 7), nn.Tanh(), nn.Linear(7, PIXELS), nn.Unflatten(-1, SHAPE))
+    return SimVE(prior, Bernoulli(decoder)).double()
+
+
+# Gaussian content, wide: flat.
+
+WIDE = [1e2, 1e3, 1e4, 1e5]
+
+
+@pytest.mark.parametrize("noisy", [False, True], ids=["z known", "z up to noise"])
+@pytest.mark.parametrize("views", [1, 2, 5])
+def test_the_density_of_wide_gaussian_content_tends_to_that_of_flat_content(views: int, noisy: bool) -> None:
+    """log p(z) + d/2 · log 2πτ² → log p_flat(z), the error −(m² + v) / (2 τ²) an axis, m and v content's moments."""
+    z, precision = draw_z(views), draw_precision(views) if noisy else None
+    prior = FlatPrior(LATENT, STYLE).double()
+    flat, content = prior.log_marginal(z, precision), prior.content_posterior(z, precision)
+    errors = []
+    for variance in WIDE:
+        wide = GaussianPrior(LATENT, variance, STYLE).double().log_marginal(z, precision)
+        errors.append(wide + LATENT / 2 * math.log(2 * math.pi * variance) - flat)
+    assert_rate(WIDE, errors, -1)
+    first_order = -(content.mean.square() + content.variance).sum(-1).squeeze(0) / 2
+    torch.testing.assert_close(errors[-1] * WIDE[-1], first_order, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("noisy", [False, True], ids=["z known", "z up to noise"])
+def test_wide_gaussian_content_is_inferred_as_flat_content_is(noisy: bool) -> None:
+    z, precision = draw_z(), draw_precision() if noisy else None
+    flat = FlatPrior(LATENT, STYLE).double().content_posterior(z, precision)
+    wide = [GaussianPrior(LATENT, variance, STYLE).double().content_posterior(z, precision) for variance in WIDE]
+    assert_rate(WIDE, [posterior.mean - flat.mean for posterior in wide], -1)
+    assert_rate(WIDE, [posterior.variance - flat.variance for posterior in wide], -1)
+
+
+def test_the_expected_density_of_wide_gaussian_content_tends_to_that_of_flat_content() -> None:
+    z, variance = draw_z(), draw_precision().reciprocal()
+    flat = FlatPrior(LATENT, STYLE).double().expected_log_marginal(z, variance)
+    errors = []
+    for wide in WIDE:
+        gaussian = GaussianPrior(LATENT, wide, STYLE).double().expected_log_marginal(z, variance)
+        errors.append(gaussian + 0.5 * math.log(2 * math.pi * wide) - flat)
+    assert_rate(WIDE, errors, -1)
+
+
+# Style, wide: views that have nothing to do with one another.
+
+SHARED = 1.0
+
+
+@pytest.mark.parametrize("views", [2, 5])
+def test_wide_style_makes_independent_views_of_unit_variance(views: int) -> None:
+    """z = √(τ² + Σ) u has correlation ρ = τ²/(τ² + Σ) between views, so that p(u) → N(0, I) as ρ → 0:
+
+    log p(z) + J·d/2 · log(τ² + Σ) = log N(u; 0, I) + ρ Σ_axes Σ_{j<k} u_j u_k + O(ρ²).
+    """
+    u = draw_z(views)
+    standard = StandardPrior(LATENT).double().log_marginal(u)
+    pairs = ((u.sum(0).square() - u.square().sum(0)) / 2).sum(-1)
+    errors, correlations = [], []
+    for style in (1e3, 1e4, 1e5, 1e6):
+        total = SHARED + style
+        prior = GaussianPrior(LATENT, SHARED, style).double()
+        found = prior.log_marginal(math.sqrt(total) * u) + views * LATENT / 2 * math.log(total)
+        errors.append(found - standard)
+        correlations.append(SHARED / total)
+    assert_rate(correlations, errors, 1)
+    torch.testing.assert_close(errors[-1] / correlations[-1], pairs, rtol=1e-3, atol=1e-3)
+
+
+def test_wide_style_makes_the_views_of_given_z_independent() -> None:
+    """At fixed z both the pull of one view on another and the density's factor vanish like 1/Σ²."""
+    z = draw_z()
+    styles, errors = [1e2, 1e3, 1e4, 1e5], []
+    for style in styles:
+        prior = GaussianPrior(LATENT, SHARED, style).double()
+        alone = torch.stack([prior.log_marginal(z[view : view + 1]) for view in range(VIEWS)])
+        errors.append(prior.log_marginal(z) - alone.sum(0))
+    assert_rate(styles, errors, -2, tolerance=0.1)
+
+
+def test_of_wide_style_views_tell_nothing_about_content() -> None:
+    z, styles = draw_z(), [1e2, 1e3, 1e4, 1e5]
+    content = [GaussianPrior(LATENT, SHARED, style).double().content_posterior(z) for style in styles]
+    assert_rate(styles, [posterior.mean for posterior in content], -1)
+    assert_rate(styles, [SHARED - posterior.variance for posterior in content], -1)
+
+
+# Blocks.
+
+
+def test_a_block_adds_a_standard_normal_style_block_to_the_prior_of_its_content_block() -> None:
+    z, precision = draw_z(), draw_precision()
+    inner = GaussianPrior(2, [0.5, 2.0], STYLE[:2])
+    block, beside = BlockPrior(LATENT, inner).double(), StandardPrior(1).double()
+    for of_z, of_inner, of_beside in (
+        (None, None, None),
+        (precision, precision[..., :2], precision[..., 2:]),
+    ):
+        expected = inner.log_marginal(z[..., :2], of_inner) + beside.log_marginal(z[..., 2:], of_beside)
+        torch.testing.assert_close(block.log_marginal(z, of_z), expected, rtol=1e-13, atol=1e-13)
+    alone = Normal(torch.zeros((), dtype=DOUBLE), 1.0).log_prob(z[..., 2]).sum(0)
+    torch.testing.assert_close(block.log_marginal(z) - inner.log_marginal(z[..., :2]), alone, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(block.content_posterior(z).mean, inner.content_posterior(z[..., :2]).mean)
+
+
+def standard_pair() -> tuple[StandardPrior, BlockPrior]:
+    return StandardPrior(LATENT).double(), BlockPrior(LATENT, StandardPrior(1)).double()
+
+
+def test_a_block_that_shares_nothing_answers_as_the_standard_prior() -> None:
+    standard, block = standard_pair()
+    z, precision = draw_z(), draw_precision()
+    nothing = torch.zeros(1, IMAGES, 0, dtype=DOUBLE)
+    assert block.content().event_shape == block.content_posterior(z).event_shape == (0,)
+    for known in (None, precision):
+        torch.testing.assert_close(block.log_marginal(z, known), standard.log_marginal(z, known), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        block.expected_log_marginal(z, 1 / precision), standard.expected_log_marginal(z, 1 / precision)
+    )
+    ours, theirs = (prior.style_posterior(nothing, z, precision) for prior in (block, standard))
+    torch.testing.assert_close(ours.mean, theirs.mean)
+    torch.testing.assert_close(ours.variance, theirs.variance)
+    ours, theirs = block.style(nothing), standard.style(nothing)
+    torch.testing.assert_close(ours.log_prob(z), theirs.log_prob(z), rtol=0, atol=1e-12)
+    for change in (Prior.compose, Prior.decompose):
+        assert torch.equal(getattr(block, change.__name__)(nothing, z), z)
+        assert torch.equal(getattr(standard, change.__name__)(nothing, z), z)
+
+
+@pytest.mark.parametrize("objective", [ELBO, IWAE, AnalyticELBO], ids=lambda objective: objective.__name__)
+@pytest.mark.parametrize("make_guide", [AmortizedGuide, StructuredGuide], ids=lambda guide: guide.__name__)
+def test_a_block_that_shares_nothing_has_the_bounds_of_the_standard_prior(
+    make_guide: type[AmortizedGuide | StructuredGuide], objective: type[ELBO | IWAE | AnalyticELBO]
+) -> None:
+    views, found = draw_views(VIEWS), []
+    state: list[dict[str, Tensor]] = []
+    for prior in standard_pair():
+        model, guide = make_model(prior), make_guide(SmoothEncoder(), prior).double()
+        networks = nn.ModuleList([model.likelihood, guide.recognition])
+        if state:
+            networks.load_state_dict(state[0])
+        state.append(networks.state_dict())
+        pyro.set_rng_seed(3)
+        found.append(objective(model, guide)(views))
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=0, atol=1e-12)
+
+
+def test_content_without_style_multiplies_what_its_views_know() -> None:
+    """The product of experts: content's precision is 1/τ² + Σ_j precision_j, its mean weighs locations by precision.
+
+    What is left of style shows in proportion to its variance.
+    """
+    z, precision = draw_z(), draw_precision()
+    of_block = precision[..., :2]
+    total = 1 / SHARED + of_block.sum(0)
+    mean = (of_block * z[..., :2]).sum(0) / total
+    variances, means, spreads = [1e-2, 1e-3, 1e-4, 1e-5], [], []
+    for variance in variances:
+        prior = BlockPrior(LATENT, GaussianPrior(2, SHARED, variance)).double()
+        posterior = prior.content_posterior(z, precision)
+        means.append(posterior.mean.squeeze(0) - mean)
+        spreads.append(1 / posterior.variance.squeeze(0) - total)
+        styles = prior.style_posterior(posterior.mean, z, precision)
+        assert float(styles.mean[..., :2].abs().max()) < 100 * variance
+    assert_rate(variances, means, 1)
+    assert_rate(variances, spreads, 1)
+
+
+# Other contents and styles.
+
+
+def test_one_prototype_at_zero_makes_views_independent_normals() -> None:
+    z, precision = draw_z(), draw_precision()
+    prior = MixturePrior(LATENT, [[0.0] * LATENT], style_variance=STYLE).double()
+    style = torch.tensor(STYLE, dtype=DOUBLE)
+    for known, variance in ((None, style), (precision, style + 1 / precision)):
+        expected = Normal(torch.zeros((), dtype=DOUBLE), variance.sqrt()).log_prob(z).sum((0, -1))
+        torch.testing.assert_close(prior.log_marginal(z, known), expected, rtol=0, atol=1e-11)
+        posterior = prior.content_posterior(z, known)
+        assert posterior.batch_shape == (1, IMAGES)
+        assert not posterior.mean.any()
+        assert not posterior.variance.any()
+
+
+def test_one_prototype_at_zero_with_unit_style_has_the_bound_of_the_standard_prior() -> None:
+    views = draw_views(VIEWS)
+    standard, single = StandardPrior(LATENT), MixturePrior(LATENT, [[0.0] * LATENT], style_variance=1.0)
+    model, guide = make_model(standard), AmortizedGuide(SmoothEncoder(), standard).double()
+    with_single = SimVE(single, model.likelihood)
+    of_single = AmortizedGuide(SmoothEncoder(), single)
+    with_single.double()
+    of_single.double().recognition.load_state_dict(guide.recognition.state_dict())
+    losses = []
+    for programs in ((model, guide), (with_single, of_single)):
+        pyro.set_rng_seed(3)
+        losses.append(ELBO(*programs)(views)["loss"])
+    torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=1e-11)
+
+
+def test_prototypes_at_the_nodes_of_a_quadrature_make_gaussian_content() -> None:
+    """Gauss-Hermite: with K nodes and weights for N(0, τ²) the sum over prototypes is the integral over content."""
+    shared, style = 2.0, 1.5
+    z, precision = torch.randn(VIEWS, IMAGES, 1, dtype=DOUBLE), draw_precision()[..., :1]
+    gaussian = GaussianPrior(1, shared, style).double()
+    errors = []
+    for count in (5, 10, 20, 40, 80):
+        nodes, weights = np.polynomial.hermite_e.hermegauss(count)
+        mixture = MixturePrior(1, count, style_variance=style, learn_prototypes=False).double()
+        mixture.points.copy_(torch.from_numpy(nodes).unsqueeze(-1) * math.sqrt(shared))
+        mixture.logits.copy_(torch.from_numpy(weights / weights.sum()).log())
+        differences = []
+        for known in (None, precision):
+            ours, theirs = mixture.content_posterior(z, known), gaussian.content_posterior(z, known)
+            differences += [
+                (mixture.log_marginal(z, known) - gaussian.log_marginal(z, known)).flatten(),
+                (ours.mean - theirs.mean).flatten(),
+                (ours.variance - theirs.variance).flatten(),
+            ]
+        errors.append(float(torch.cat(differences).abs().max()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 1e-3
+    assert errors[-1] < 1e-9
+
+
+def test_a_students_t_of_many_degrees_is_a_gaussian_of_its_variance() -> None:
+    content, style = draw_z(1), draw_z()
+    gaussian = GaussianPrior(LATENT, 1.0, 0.5).double().style(content).log_prob(style)
+    degrees, errors = [1e2, 1e3, 1e4], []
+    for many in degrees:
+        student = StudentTPrior(LATENT, 1.0, 0.5, degrees=many).double().style(content)
+        torch.testing.assert_close(student.variance, torch.full_like(student.variance, 0.5), rtol=1e-6, atol=0)
+        errors.append(student.log_prob(style) - gaussian)
+    assert_rate(degrees, errors, -1, tolerance=0.1)
+
+
+# Guides without noise: points.
+
+
+def linear_reach(guide: Guide) -> list[nn.Parameter]:
+    """The parameters that move where z is: the encoder's, and the head's that give the mean."""
+    module = guide if isinstance(guide, DeltaGuide) else guide.get_submodule("recognition")
+    return [*module.get_submodule("encoder").parameters(), *module.get_submodule("head").parameters()]
+
+
+def delta_like(guide: AmortizedGuide | PointGuide | StructuredGuide | FlowGuide, prior: Prior) -> DeltaGuide:
+    """The point guide with the same encoder and the same means."""
+    delta = DeltaGuide(SmoothEncoder(), prior).double()
+    delta.encoder.load_state_dict(guide.recognition.encoder.state_dict())
+    with torch.no_grad():
+        delta.head.weight.copy_(guide.recognition.head.weight[:LATENT])
+        delta.head.bias.copy_(guide.recognition.head.bias[:LATENT])
+    return delta
+
+
+def widen(guide: AmortizedGuide | PointGuide | StructuredGuide | FlowGuide) -> None:
+    """Standard deviations near 1, rather than the small ones a fit starts from."""
+    with torch.no_grad():
+        guide.recognition.head.bias[LATENT:] = 0.5
+
+
+def without_entropy(model: SimVE, guide_trace: Trace, views: Tensor) -> Tensor:
+    """reconstruction + content + style of a draw of the guide, with gradient."""
+    scored = poutine.trace(poutine.replay(partial(nn.Module.__call__, model), trace=guide_trace)).get_trace(views)
+    content: Any = guide_trace.nodes["content"]
+    style: Any = guide_trace.nodes["style"]
+    total = scored.log_prob_sum() - content["fn"].log_prob(content["value"]).sum()
+    return total - style["fn"].log_prob(style["value"]).sum()
+
+
+def opposite_pair(model: SimVE, guide: Guide, views: Tensor) -> Tensor:
+    """The mean of that over a draw of z and the draw with the opposite noise: what is odd in the noise cancels."""
+    program = partial(nn.Module.__call__, guide)
+    pyro.set_rng_seed(3)
+    drawn = poutine.trace(program).get_trace(views)
+    values = [without_entropy(model, drawn, views)]
+    mirrored = Trace()
+    z: Any = drawn.nodes["z"]
+    # Through replay a value enters as it is given: with the gradient of the mean and of the noise.
+    mirrored.add_node("z", **{**z, "value": 2 * z["fn"].mean - z["value"]})
+    values.append(
+        without_entropy(model, poutine.trace(poutine.replay(program, trace=mirrored)).get_trace(views), views)
+    )
+    return (values[0] + values[1]) / 2
+
+
+@pytest.mark.parametrize("prior", ["gaussian per axis", "flat", "standard"])
+def test_the_amortized_bound_without_its_entropy_tends_to_the_delta_guides(prior: str) -> None:
+    """Value and gradient, with an error of the order of the variance: O(scale²) over three decades."""
+    made, views = PRIORS[prior](), draw_views(VIEWS)
+    assert isinstance(made, ExactPrior)
+    model = make_model(made)
+    wide = AmortizedGuide(SmoothEncoder(), made).double()
+    widen(wide)
+    delta = delta_like(wide, made)
+    drawn = poutine.trace(partial(nn.Module.__call__, delta)).get_trace(views)
+    limit = without_entropy(model, drawn, views)
+    torch.testing.assert_close(-ELBO(model, delta, scale=1)(views)["loss"], limit, rtol=1e-12, atol=1e-12)
+    slopes = torch.autograd.grad(limit, linear_reach(delta))
+    values, gradients = [], []
+    for scale in SCALES:
+        guide = AmortizedGuide(SmoothEncoder(), made, scale=scale).double()
+        guide.load_state_dict(wide.state_dict())
+        value = opposite_pair(model, guide, views)
+        values.append(value - limit)
+        found = torch.autograd.grad(value, linear_reach(guide))
+        gradients.append(
+            torch.cat([(ours[: len(theirs)] - theirs).flatten() for ours, theirs in zip(found, slopes, strict=True)])
+        )
+    assert_rate(SCALES, values, 2)
+    assert_rate(SCALES, gradients, 2)
+
+
+def test_the_entropy_of_the_amortized_guide_is_all_that_diverges() -> None:
+    """It falls by log 10 an axis and view for each tenfold smaller scale; the divergence has no other infinite part."""
+    made, views = PRIORS["gaussian per axis"](), draw_views(VIEWS)
+    model = make_model(made)
+    wide = AmortizedGuide(SmoothEncoder(), made).double()
+    entropies = []
+    for scale in SCALES:
+        guide = AmortizedGuide(SmoothEncoder(), made, scale=scale).double()
+        guide.load_state_dict(wide.state_dict())
+        pyro.set_rng_seed(3)
+        entropies.append(float(ELBO(model, guide)(views)["entropy"]))
+    assert np.diff(entropies) == pytest.approx([-VIEWS * LATENT * math.log(10)] * 3, rel=1e-9)
+
+
+@pytest.mark.parametrize("prior", ["gaussian per axis", "flat", "standard", "block", "mixture"])
+def test_what_the_structured_guide_represents_tends_to_the_delta_guides(prior: str) -> None:
+    own: dict[str, ConjugatePrior] = {
+        "block": BlockPrior(LATENT, 2),
+        "mixture": MixturePrior(LATENT, 4, style_variance=0.5, content_variance=1.0),
+    }
+    made, views = own.get(prior) or PRIORS[prior](), draw_views(VIEWS)
+    made.double()
+    wide = StructuredGuide(SmoothEncoder(), made).double()
+    widen(wide)
+    limit = delta_like(wide, made).posterior(views).as_dict()
+    errors: dict[str, list[Tensor]] = {"z": [], "content": [], "style": []}
+    small = [scale / 10 for scale in SCALES]
+    for scale in small:
+        guide = StructuredGuide(SmoothEncoder(), made, scale=scale).double()
+        guide.load_state_dict(wide.state_dict())
+        found = guide.posterior(views).as_dict()
+        assert torch.equal(found["backbone"], limit["backbone"])
+        for name, error in errors.items():
+            error.append(found[name] - limit[name])
+    if prior == "standard":  # the head's mean is that of z under N(0, I), whatever the scale
+        assert errors["content"][0].shape == (IMAGES, 0)
+        assert max(float(error.detach().abs().max()) for name in ("z", "style") for error in errors[name]) < 1e-14
+        return
+    for error in errors.values():
+        assert_rate(small, error, 2)
+
+
+@pytest.mark.parametrize("make_guide", [AmortizedGuide, PointGuide], ids=lambda guide: guide.__name__)
+def test_of_other_guides_the_representation_is_the_delta_guides_at_every_scale(
+    make_guide: type[AmortizedGuide | PointGuide],
+) -> None:
+    made, views = PRIORS["gaussian per axis"](), draw_views(VIEWS)
+    made.double()
+    guide = make_guide(SmoothEncoder(), made, scale=0.3).double()
+    limit = delta_like(guide, made).posterior(views).as_dict()
+    for name, value in guide.posterior(views).as_dict().items():
+        torch.testing.assert_close(value, limit[name], rtol=1e-13, atol=1e-13)
+
+
+# The first import of zuko switches torch's validation of distributions off for the whole process: the guide must not.
+def test_draws_of_the_flow_guide_tend_to_the_delta_guides_in_proportion_to_its_scale() -> None:
+    made, views = PRIORS["gaussian per axis"](), draw_views(VIEWS)
+    wide = FlowGuide(SmoothEncoder(), made).double()
+    widen(wide)
+    limit = delta_like(wide, made).posterior(views).z
+    drawn, centres = [], []
+    for scale in SCALES:
+        guide = FlowGuide(SmoothEncoder(), made, scale=scale).double()
+        guide.load_state_dict(wide.state_dict())
+        pyro.set_rng_seed(3)
+        trace = poutine.trace(partial(nn.Module.__call__, guide)).get_trace(views)
+        z: Any = trace.nodes["z"]["value"]
+        drawn.append(z - limit)
+        centres.append(guide.posterior(views).z - limit)
+    assert_rate(SCALES, drawn, 1, tolerance=1e-4)
+    assert_rate(SCALES, centres, 1, tolerance=1e-4)
