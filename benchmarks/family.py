@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 SETTINGS: dict[str, list[str]] = {
+    "untrained": ["--steps", "1", "--lr", "1e-9"],
     "VAE": ["--method", "vae"],
     "SimVE": ["--method", "simve"],
     "β-VAE, β = 4": ["--method", "beta-vae"],
@@ -49,8 +50,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     flags = ["--data", arguments.data, "--data-root", arguments.data_root, "--quiet"]
-    if arguments.epochs:
-        flags += ["--epochs", f"{arguments.epochs:g}"]
+    length = ["--epochs", f"{arguments.epochs:g}"] if arguments.epochs else []
     folders: dict[str, list[Path]] = {}
     waiting: list[tuple[Path, list[str]]] = []
     for name in arguments.only:
@@ -58,7 +58,8 @@ def main() -> None:
             folder = arguments.out / arguments.data / f"{''.join(c for c in name if c.isalnum())}-{seed}"
             folders.setdefault(name, []).append(folder)
             if not (folder / "results.json").exists():
-                waiting.append((folder, [*flags, *SETTINGS[name], "--seed", str(seed), "--out", str(folder)]))
+                own = SETTINGS[name] if "--steps" in SETTINGS[name] else [*length, *SETTINGS[name]]
+                waiting.append((folder, [*flags, *own, "--seed", str(seed), "--out", str(folder)]))
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(fit, *zip(*waiting, strict=True)) if waiting else ())
     print(table(folders))

@@ -13,7 +13,13 @@ import pytest
 from pp_simve.fit import main
 
 ROOT = Path(__file__).parent.parent
-SHORT = {"digits.py": ["--epochs", "1"], "plain_pyro.py": ["--steps", "3"]}
+SHORT = {
+    "digits.py": ["--epochs", "1"],
+    "own_encoder.py": ["--epochs", "1"],
+    "own_guide.py": ["--epochs", "1"],
+    "own_prior.py": ["--epochs", "1"],
+    "plain_pyro.py": ["--steps", "3"],
+}
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
@@ -24,7 +30,7 @@ def test_example_runs(script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "content" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/results.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/priors_and_guides.md", "docs/results.md"])
 def test_commands_in_the_documentation_have_only_flags_that_exist(
     page: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
