@@ -3,6 +3,7 @@
     python benchmarks/family.py --data digits --seeds 3
     python benchmarks/family.py --data fashionmnist --data-root DIR --epochs 10 --seeds 3 --once
 
+What a step costs is measured by steps.py: fits that run beside one another cannot tell.
 Each fit is a `python -m pp_simve.fit` with one thread, in its own folder below --out; finished ones are not repeated.
 """
 
@@ -76,8 +77,8 @@ def fit(folder: Path, flags: Sequence[str]) -> None:
 def table(folders: dict[str, list[Path]]) -> str:
     """Markdown: a row a setting, mean ± sd over its seeds."""
     lines = [
-        "| | seeds | bound, nats a view | linear | k-NN | views, mean R² | s an epoch | peak MB | commit |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| | seeds | bound, nats a view | linear | k-NN | views, mean R² | peak MB | commit |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, runs in folders.items():
         results = [json.loads((run / "results.json").read_text()) for run in runs]
@@ -87,7 +88,6 @@ def table(folders: dict[str, list[Path]]) -> str:
             spread([result["content"]["linear"] for result in results], 3),
             spread([result["content"]["knn"] for result in results], 3),
             spread([result["style"]["mean_r2"] for result in results], 3),
-            spread([result["seconds_per_epoch"] for result in results], 2),
             f"{max(result['peak_memory_mb'] for result in results):.0f}",
             ", ".join(sorted(str(commit) for commit in commits)),
         ]
