@@ -12,8 +12,7 @@ from pp_simve.models import SimVE
 @torch.no_grad()
 def reconstruct(model: SimVE, guide: Guide, views: Tensor) -> Tensor:
     """Each view decoded from the mean of its z, shape as ``views``: ``(view, image, channel, height, width)``."""
-    mean: Tensor = model.likelihood(guide.posterior(views).z).mean
-    return mean
+    return _decoded(model, guide.posterior(views).z)
 
 
 @torch.no_grad()
@@ -32,8 +31,7 @@ def swap(model: SimVE, guide: Guide, content_views: Tensor, style_views: Tensor)
     content = guide.posterior(content_views).content.unsqueeze(1)
     style = guide.posterior(style_views).style[0].unsqueeze(0)
     content, style = (part.expand(content.shape[0], style.shape[1], part.shape[-1]) for part in (content, style))
-    mean: Tensor = model.likelihood(model.prior.compose(content, style)).mean
-    return mean
+    return _decoded(model, model.prior.compose(content, style))
 
 
 @torch.no_grad()
@@ -51,5 +49,16 @@ def sample(model: SimVE, guide: Guide, views: Tensor, count: int) -> tuple[Tenso
         content = guide.posterior(views).content
         content = content[torch.arange(count) % len(content)]
         style = model.prior.style(content).sample()
-        mean: Tensor = model.likelihood(model.prior.compose(content, style)).mean
-        return mean, "contents of test images, styles from the prior"
+        return _decoded(model, model.prior.compose(content, style)), "contents of test images, styles from the prior"
+
+
+def _decoded(model: SimVE, z: Tensor) -> Tensor:
+    """Mean images.
+
+    Raises:
+        ValueError: pixels are not modelled.
+    """
+    if model.likelihood is None:
+        raise ValueError("a SimVE without a likelihood has no images to decode")
+    mean: Tensor = model.likelihood(z).mean
+    return mean

@@ -1,6 +1,7 @@
 """p: content and style priors, likelihoods, decoders and the SimVE program. Nothing of inference lives here."""
 
 from pp_simve.models.decoders import MLPDecoder, ResidualDecoder
+from pp_simve.models.group import AmongImages, AmongViews, GroupLikelihood
 from pp_simve.models.likelihoods import Bernoulli, Gaussian, Likelihood
 from pp_simve.models.networks import apply_network, network_precision
 from pp_simve.models.priors import (
@@ -22,6 +23,8 @@ from pp_simve.models.simve import SimVE
 
 __all__ = [
     "AdditivePrior",
+    "AmongImages",
+    "AmongViews",
     "Atoms",
     "Bernoulli",
     "BlockPrior",
@@ -31,6 +34,7 @@ __all__ = [
     "FlatPrior",
     "Gaussian",
     "GaussianPrior",
+    "GroupLikelihood",
     "Likelihood",
     "MLPDecoder",
     "MixturePrior",

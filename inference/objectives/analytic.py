@@ -11,7 +11,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
 from pp_simve.inference.objectives.base import Objective
-from pp_simve.inference.objectives.elbo import checked_beta
+from pp_simve.inference.objectives.elbo import checked_weight
 from pp_simve.inference.objectives.tracing import ProgramError, run_pair, site_infer
 from pp_simve.inference.schedules import Schedule
 from pp_simve.models import QuadraticPrior, SimVE
@@ -44,7 +44,7 @@ class AnalyticELBO(Objective):
             raise ValueError(f"free_bits must not be negative, got {free_bits}")
         self.model = model
         self.guide = guide
-        self.beta = checked_beta(beta)
+        self.beta = checked_weight("beta", beta)
         self.free_bits = free_bits
 
     def forward(self, views: Tensor) -> dict[str, Tensor]:

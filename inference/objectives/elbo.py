@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pp_simve.inference.annealing import Annealed
 from pp_simve.inference.objectives.base import Objective
-from pp_simve.inference.objectives.tracing import checked_pair, densities, run_pair
+from pp_simve.inference.objectives.tracing import GROUP, checked_pair, densities, run_pair
 from pp_simve.inference.schedules import Schedule
 
 
@@ -26,12 +26,17 @@ class ELBO(Objective):
     - ``content``: log p(content) − log q(content)
     - ``style``: log p(style | content) − log q(style), summed over views
     - ``entropy``: −log q of the guide's auxiliary sites (z in most guides)
-    - ``loss``: −(reconstruction + beta · (content + style + entropy)), the only one with a gradient.
+    - ``group``: log p(group | z), summed over views, where the model observes it
+    - ``loss``: −(reconstruction + beta · (content + style + entropy) + alpha · group), the only one with a gradient.
+
+    With a group likelihood this is the bridge: alpha = 0 is SimVE; without pixels, with beta = 0 and a `DeltaGuide` it
+    is the contrastive loss itself.
 
     Args:
         model: the generative program.
         guide: the variational program over its latent sites.
-        beta: weight of everything but the reconstruction (β-VAE; Higgins et al. 2017), or its schedule (warm-up).
+        beta: weight of the latents' terms (β-VAE; Higgins et al. 2017), or its schedule (warm-up).
+        alpha: weight of the group's term, or its schedule.
         particles: samples of the guide, averaged.
         scale: factor of the sum over images; None is 1 / images in the batch, the mean.
     """
@@ -42,13 +47,15 @@ class ELBO(Objective):
         guide: nn.Module,
         *,
         beta: float | Schedule = 1.0,
+        alpha: float | Schedule = 1.0,
         particles: int = 1,
         scale: float | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.guide = guide
-        self.beta = checked_beta(beta)
+        self.beta = checked_weight("beta", beta)
+        self.alpha = checked_weight("alpha", alpha)
         if particles < 1:
             raise ValueError(f"particles must be at least 1, got {particles}")
         self.particles = particles
@@ -70,14 +77,15 @@ class ELBO(Objective):
 
     def _terms(self, model_trace: Trace, guide_trace: Trace, images: int) -> dict[str, Tensor]:
         scale = 1 / images if self.scale is None else self.scale
-        beta = self.beta()
+        beta, alpha = self.beta(), self.alpha()
         terms: dict[str, Tensor] = {}
         weighted: list[Tensor] = []
         for density in densities(model_trace, guide_trace):
             value = density.total if density.sign > 0 else -density.total
             detached = value.detach()
             terms[density.term] = terms[density.term] + detached if density.term in terms else detached
-            weighted.append(value if density.term == "reconstruction" or beta == 1 else beta * value)
+            weight = {"reconstruction": 1.0, GROUP: alpha}.get(density.term, beta)
+            weighted.append(value if weight == 1 else weight * value)
         # Summed site by site in the programs' order, as Trace_ELBO does: floating point addition is not associative.
         loss = -reduce(torch.add, weighted)
         if scale != 1 or self.particles > 1:
@@ -86,13 +94,13 @@ class ELBO(Objective):
         return {"loss": loss, **terms}
 
 
-def checked_beta(beta: float | Schedule) -> Annealed:
-    """β as a part that the loop may move.
+def checked_weight(name: str, weight: float | Schedule) -> Annealed:
+    """A weight of terms as a part that the loop may move.
 
     Raises:
         ValueError: it is negative.
     """
-    annealed = Annealed(beta)
+    annealed = Annealed(weight)
     if min(annealed.ends) < 0:
-        raise ValueError(f"beta must not be negative, got {min(annealed.ends)}")
+        raise ValueError(f"{name} must not be negative, got {min(annealed.ends)}")
     return annealed

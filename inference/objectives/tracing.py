@@ -18,6 +18,7 @@ from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor, nn
 
 PLATES = 2  # image (dim -1) and view (dim -2)
+GROUP = "group"  # the site that says which image a view came from
 
 
 class ProgramError(ValueError):
@@ -29,7 +30,8 @@ class Density:
     """The log density of one site as it enters the bound: added in the model, subtracted in the guide.
 
     Attributes:
-        term: ``reconstruction`` for what is observed, ``entropy`` for auxiliary sites, else the site's name.
+        term: ``reconstruction`` for what is observed, ``group`` apart; ``entropy`` for auxiliary sites; else the
+            site's name.
         log_prob: a value for each place in the site's plates.
         total: their sum.
         sign: 1 in the model, −1 in the guide.
@@ -78,7 +80,7 @@ def densities(model_trace: Trace, guide_trace: Trace) -> Iterator[Density]:
     model_trace.compute_log_prob(lambda _, site: not site_infer(site, "_deterministic"))
     for name, site in model_trace.nodes.items():
         if site["type"] == "sample" and not site_infer(site, "_deterministic"):
-            term = "reconstruction" if site["is_observed"] else name
+            term = "reconstruction" if site["is_observed"] and name != GROUP else name
             yield Density(term, site["log_prob"], site["log_prob_sum"], 1)
     guide_trace.compute_log_prob()
     for name, site in guide_trace.nodes.items():

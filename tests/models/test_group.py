@@ -1,0 +1,247 @@
+"""The group likelihood: candidates counted, compared and left out as explicit loops over them do."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pyro.poutine as poutine
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pp_simve.models import AmongImages, AmongViews, FlatPrior, GaussianPrior, GroupLikelihood, SimVE
+
+DOUBLE = torch.float64
+KINDS: dict[str, type[GroupLikelihood]] = {"views": AmongViews, "images": AmongImages}
+IMAGES, LATENT = 4, 5
+
+
+def draw_z(views: int, images: int = IMAGES, latent: int = LATENT) -> Tensor:
+    return torch.randn(views, images, latent, dtype=DOUBLE, requires_grad=True)
+
+
+def candidates_of(kind: str, view: int, image: int, other: int, views: int, images: int) -> list[tuple[int, int]]:
+    """(view, image) of all that view ``other`` of the image is to be found among, itself included."""
+    if kind == "images":
+        return [(other, b) for b in range(images)]
+    everything = [(j, b) for j in range(views) for b in range(images)]
+    return [(j, b) for j, b in everything if b != image or j == other]
+
+
+def by_loops(kind: str, z: Tensor, temperature: float, unit_norm: bool) -> Tensor:
+    """Σ over views and their other views of log p(group | z), image by image, with densities written in full."""
+    views, images, latent = z.shape
+    u = z / z.square().sum(-1, keepdim=True).sqrt() if unit_norm else z
+    totals = []
+    for b in range(images):
+        total = torch.zeros((), dtype=DOUBLE)
+        for j in range(views):
+            for other in range(views):
+                if other == j:
+                    continue
+                log_density = {
+                    place: -(u[j, b] - u[place]).square().sum() / (2 * temperature)
+                    - latent / 2 * math.log(2 * math.pi * temperature)
+                    for place in candidates_of(kind, j, b, other, views, images)
+                }
+                total = total + log_density[other, b] - torch.stack(list(log_density.values())).logsumexp(0)
+        totals.append(total)
+    return torch.stack(totals)
+
+
+def log_prob(group: GroupLikelihood, z: Tensor) -> Tensor:
+    """Summed over views: shape ``(..., image)``."""
+    of_group, groups = group(z)
+    found: Tensor = of_group.log_prob(groups)
+    return found.sum(-2)
+
+
+@pytest.mark.parametrize("unit_norm", [True, False])
+@pytest.mark.parametrize("views", [2, 3, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_value_and_gradient_equal_explicit_loops(kind: str, views: int, unit_norm: bool) -> None:
+    z = draw_z(views)
+    ours = log_prob(KINDS[kind](0.3, unit_norm=unit_norm), z)
+    theirs = by_loops(kind, z, 0.3, unit_norm)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    weights = torch.randn(IMAGES, dtype=DOUBLE)
+    (our_gradient,) = torch.autograd.grad(ours @ weights, z)
+    (their_gradient,) = torch.autograd.grad(theirs @ weights, z)
+    torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("views", [2, 3, 5])
+def test_there_are_as_many_candidates_as_stated(views: int) -> None:
+    """Equal embeddings make all candidates equally probable: 2B − 1 among two views, B among images."""
+    z = torch.ones(views, IMAGES, LATENT, dtype=DOUBLE)
+    for kind, count in {"views": (views * IMAGES - 1) - (views - 2), "images": IMAGES}.items():
+        of_group, groups = KINDS[kind]()(z)
+        assert of_group.batch_shape == (views, IMAGES)
+        assert of_group.event_shape == groups.shape[2:] == (views - 1,)
+        assert groups.dtype == torch.long
+        probabilities = of_group.base_dist.probs
+        assert ((probabilities > 0).sum(-1) == count).all()
+        expected = torch.full((IMAGES,), -views * (views - 1) * math.log(count), dtype=DOUBLE)
+        torch.testing.assert_close(log_prob(KINDS[kind](), z), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_views_that_agree_alone_are_told_apart_for_certain(kind: str) -> None:
+    z = torch.eye(IMAGES, dtype=DOUBLE).expand(2, IMAGES, IMAGES)
+    torch.testing.assert_close(log_prob(KINDS[kind](0.01), z), torch.zeros(IMAGES, dtype=DOUBLE))
+    wrong = torch.stack([z[0], z[0].roll(1, 0)])
+    assert (log_prob(KINDS[kind](0.01), wrong) < -50).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_in_another_order_are_the_same_batch(kind: str) -> None:
+    z, order = draw_z(3), torch.tensor([2, 0, 3, 1])
+    group = KINDS[kind]()
+    torch.testing.assert_close(log_prob(group, z)[order], log_prob(group, z[:, order]), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_the_content_block_speaks_of_the_group(kind: str) -> None:
+    z = draw_z(3)
+    ours = log_prob(KINDS[kind](0.3, width=2), z)
+    torch.testing.assert_close(ours, log_prob(KINDS[kind](0.3), z[..., :2]), rtol=0, atol=0)
+    (gradient,) = torch.autograd.grad(ours.sum(), z)
+    assert (gradient[..., 2:] == 0).all()
+    assert (gradient[..., :2] != 0).all()
+
+
+def test_norms_matter_only_where_they_are_kept() -> None:
+    z = draw_z(2).detach()
+    lengths = torch.rand(2, IMAGES, 1, dtype=DOUBLE) + 0.5
+    for kind in KINDS.values():
+        torch.testing.assert_close(log_prob(kind(), z), log_prob(kind(), z * lengths))
+        assert not torch.allclose(log_prob(kind(unit_norm=False), z), log_prob(kind(unit_norm=False), z * lengths))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("views", [2, 3])
+def test_each_particle_is_a_batch_of_its_own(kind: str, views: int) -> None:
+    z = torch.randn(6, views, IMAGES, LATENT, dtype=DOUBLE)
+    group = KINDS[kind](0.2)
+    found = log_prob(group, z)
+    assert found.shape == (6, IMAGES)
+    for particle in range(6):
+        torch.testing.assert_close(found[particle], log_prob(group, z[particle]), rtol=1e-12, atol=1e-12)
+
+
+# As a site of the program.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_group_is_a_plain_observation(kind: str) -> None:
+    model = SimVE(GaussianPrior(LATENT), group=KINDS[kind](0.3)).double()
+    with pyro.validation_enabled(True):
+        trace = poutine.trace(model).get_trace(torch.rand(3, IMAGES, 1, 4, 4, dtype=DOUBLE))
+        trace.compute_log_prob()
+    site: Any = trace.nodes["group"]
+    assert site["type"] == "sample"
+    assert site["is_observed"]
+    assert isinstance(site["fn"].base_dist, dist.Categorical)
+    assert [frame.name for frame in site["cond_indep_stack"]] == ["image", "view"]
+    assert site["log_prob"].shape == (3, IMAGES)
+    z: Any = trace.nodes["z"]["value"]
+    torch.testing.assert_close(site["log_prob"].sum(0), log_prob(KINDS[kind](0.3), z), rtol=0, atol=0)
+    assert "x" not in trace.nodes
+
+
+def test_without_a_group_there_is_no_such_site() -> None:
+    trace = poutine.trace(SimVE(GaussianPrior(LATENT))).get_trace(torch.rand(2, IMAGES, 1, 4, 4))
+    assert "group" not in trace.nodes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_program_has_particles(kind: str) -> None:
+    def program(views: Tensor) -> None:
+        with pyro.plate("particles", 7, dim=-3):
+            model(views)
+
+    model = SimVE(GaussianPrior(LATENT), group=KINDS[kind]())
+    trace = poutine.trace(program).get_trace(torch.rand(2, IMAGES, 1, 4, 4))
+    trace.compute_log_prob()
+    assert trace.nodes["group"]["log_prob"].shape == (7, 2, IMAGES)
+
+
+def test_without_pixels_nothing_is_generated() -> None:
+    with pytest.raises(ValueError, match="without a likelihood"):
+        SimVE(FlatPrior(LATENT), group=AmongViews()).generate(3)
+
+
+# What could go wrong with numbers.
+
+
+def finite(group: GroupLikelihood, z: Tensor) -> Tensor:
+    """The log probability, after a look at its gradient."""
+    z = z.detach().requires_grad_()
+    found = log_prob(group, z)
+    (gradient,) = torch.autograd.grad(found.sum(), z)
+    assert torch.isfinite(found).all()
+    assert torch.isfinite(gradient).all()
+    return found
+
+
+@pytest.mark.parametrize("unit_norm", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_extreme_batches_have_finite_numbers(kind: str, unit_norm: bool) -> None:
+    group = KINDS[kind](0.01, unit_norm=unit_norm)
+    z = torch.randn(2, 6, 3)
+    finite(group, z)
+    finite(group, z[:, :2])  # two images
+    finite(group, z.repeat(1, 2, 1))  # every image twice
+    finite(group, z[:1].expand(2, 6, 3))  # the views of an image the same
+    finite(group, torch.ones(2, 6, 3))
+    finite(group, torch.zeros(2, 6, 3))
+    finite(group, torch.cat([torch.zeros(1, 6, 3), z[:1]]))
+    finite(group, 1e3 * z)
+    finite(group, 1e-3 * z)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_single_image_can_only_be_itself(kind: str) -> None:
+    assert (finite(KINDS[kind](), torch.randn(3, 1, LATENT)) == 0).all()
+
+
+def test_thousands_of_images() -> None:
+    finite(AmongViews(0.01), torch.randn(2, 1024, 2))
+    finite(AmongImages(0.01), torch.randn(2, 1024, 2))
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_single_view_has_nothing_to_be_compared_with(kind: str) -> None:
+    with pytest.raises(ValueError, match="needs 2 views or more; got 1"):
+        KINDS[kind]()(torch.randn(1, 3, LATENT))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
+def test_temperatures_that_are_none(temperature: float) -> None:
+    with pytest.raises(ValueError, match="temperature must be positive and finite"):
+        AmongViews(temperature)
+
+
+def test_a_block_must_have_axes_and_z_must_have_them() -> None:
+    with pytest.raises(ValueError, match="width must be at least 1 axis, got 0"):
+        AmongViews(width=0)
+    with pytest.raises(ValueError, match="the first 6 axes of z, which has 5"):
+        AmongViews(width=6)(torch.randn(2, 3, LATENT))
+    AmongViews(width=LATENT)(torch.randn(2, 3, LATENT))
+
+
+def test_a_zero_vector_is_normalised_to_itself() -> None:
+    """Its cosine with anything is 0: as good as a vector at a right angle to all."""
+    z = functional.normalize(torch.randn(2, 3, 2, dtype=DOUBLE), dim=-1)
+    z = torch.cat([z, torch.zeros(2, 3, 1, dtype=DOUBLE)], -1)
+    zero = z.clone()
+    zero[0, 0] = 0
+    of_group, groups = AmongImages()(zero)
+    torch.testing.assert_close(of_group.log_prob(groups)[0, 0], torch.tensor(-math.log(3), dtype=DOUBLE))
