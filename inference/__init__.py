@@ -19,8 +19,13 @@ from pp_simve.inference.objectives import (
     AnalyticELBO,
     ConsistencyELBO,
     DenoisingELBO,
+    EntropyEstimate,
+    GaussianEntropy,
+    ImpliedELBO,
+    KernelEntropy,
     Objective,
     ProgramError,
+    VICRegEntropy,
 )
 from pp_simve.inference.schedules import Cyclic, Geometric, Linear, WarmupCosine
 from pp_simve.inference.svi import Progress, Run, fit
@@ -37,9 +42,13 @@ __all__ = [
     "DeltaGuide",
     "DenoisingELBO",
     "DeviceError",
+    "EntropyEstimate",
     "FlowGuide",
+    "GaussianEntropy",
     "Geometric",
     "Guide",
+    "ImpliedELBO",
+    "KernelEntropy",
     "Linear",
     "MLPEncoder",
     "NonFiniteError",
@@ -52,6 +61,7 @@ __all__ = [
     "ResidualEncoder",
     "Run",
     "StructuredGuide",
+    "VICRegEntropy",
     "WarmupCosine",
     "fit",
 ]

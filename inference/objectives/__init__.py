@@ -3,8 +3,23 @@
 from pp_simve.inference.objectives.analytic import AnalyticELBO
 from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.elbo import ELBO
+from pp_simve.inference.objectives.entropies import EntropyEstimate, GaussianEntropy, KernelEntropy, VICRegEntropy
 from pp_simve.inference.objectives.family import ConsistencyELBO, DenoisingELBO
+from pp_simve.inference.objectives.implied import ImpliedELBO
 from pp_simve.inference.objectives.importance import IWAE
 from pp_simve.inference.objectives.tracing import ProgramError
 
-__all__ = ["ELBO", "IWAE", "AnalyticELBO", "ConsistencyELBO", "DenoisingELBO", "Objective", "ProgramError"]
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "AnalyticELBO",
+    "ConsistencyELBO",
+    "DenoisingELBO",
+    "EntropyEstimate",
+    "GaussianEntropy",
+    "ImpliedELBO",
+    "KernelEntropy",
+    "Objective",
+    "ProgramError",
+    "VICRegEntropy",
+]

@@ -84,11 +84,13 @@ class ObjectiveSuite(ABC):
         exact_gradient: whether the gradient is that of the loss at fixed noise. False for objectives that stop part of
             it on purpose.
         without_gradient: names of parameters of model and guide that need none, or what their names end with.
+        least_views: how many views of an image it needs, 2 where it compares them.
     """
 
     additive: ClassVar[bool] = True
     exact_gradient: ClassVar[bool] = True
     without_gradient: ClassVar[Sequence[str]] = ()
+    least_views: ClassVar[int] = 1
 
     @abstractmethod
     def make(self, model: SimVE, guide: Guide) -> nn.Module:
@@ -170,7 +172,7 @@ class ObjectiveSuite(ABC):
         known = {id(parameter) for parameter in pair.objective.parameters()}
         for name, parameter in pair.parts.named_parameters():
             check(
-                id(parameter) in known,
+                id(parameter) in known or name.endswith(tuple(self.without_gradient)),
                 f"parameter {name} is not among objective.parameters(), so a fit does not train it. Expected all of "
                 "model and guide: keep both as attributes of the objective (self.model = model), in no list or dict",
             )
@@ -287,7 +289,7 @@ class ObjectiveSuite(ABC):
         return _Made(model, guide, objective)
 
     def _fewest_views(self, objective: nn.Module) -> int:
-        return 2 if getattr(objective, "original_first", False) else 1
+        return max(self.least_views, 2 if getattr(objective, "original_first", False) else 1)
 
     def _check_all(self, attribute: str, expected: object, objective: nn.Module, views: Tensor) -> None:
         terms = _terms(objective, views)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import nn
@@ -15,11 +16,16 @@ from pp_simve.inference import (
     DeltaGuide,
     DenoisingELBO,
     FlowGuide,
+    GaussianEntropy,
     Guide,
+    ImpliedELBO,
     PointGuide,
     StructuredGuide,
+    VICRegEntropy,
 )
 from pp_simve.models import (
+    AmongImages,
+    AmongViews,
     BlockPrior,
     EmpiricalPrior,
     FlatPrior,
@@ -181,3 +187,47 @@ class TestConsistencyELBO(ObjectiveSuite):
 class TestDenoisingELBO(ObjectiveSuite):
     def make(self, model: SimVE, guide: Guide) -> nn.Module:
         return DenoisingELBO(model, guide)
+
+
+class TestBridge(ObjectiveSuite):
+    additive: ClassVar[bool] = False  # every image is a candidate for the others
+    least_views: ClassVar[int] = 2
+
+    def make(self, model: SimVE, guide: Guide) -> nn.Module:
+        return ELBO(SimVE(model.prior, model.likelihood, AmongViews()), guide, alpha=2.0)
+
+
+class TestContrastive(ObjectiveSuite):
+    additive: ClassVar[bool] = False
+    least_views: ClassVar[int] = 2
+    # No pixels are modelled, so the decoder is left alone.
+    without_gradient: ClassVar[Sequence[str]] = (
+        "decoder.0.weight",
+        "decoder.0.bias",
+        "decoder.2.weight",
+        "decoder.2.bias",
+    )
+
+    def make_prior(self, latent: int) -> Prior:
+        return FlatPrior(latent)
+
+    def make_guide(self, encoder: nn.Module, prior: Prior) -> Guide:
+        return DeltaGuide(encoder, prior)
+
+    def make(self, model: SimVE, guide: Guide) -> nn.Module:
+        return ELBO(SimVE(model.prior, group=AmongImages()), guide, beta=0.0)
+
+
+class TestImpliedELBO(TestContrastive):
+    def make(self, model: SimVE, guide: Guide) -> nn.Module:
+        return ImpliedELBO(SimVE(model.prior), guide)
+
+
+class TestImpliedELBOOfVICReg(TestContrastive):
+    def make(self, model: SimVE, guide: Guide) -> nn.Module:
+        return ImpliedELBO(SimVE(model.prior), guide, entropy=VICRegEntropy())
+
+
+class TestImpliedELBOOfTheDeterminant(TestContrastive):
+    def make(self, model: SimVE, guide: Guide) -> nn.Module:
+        return ImpliedELBO(SimVE(model.prior), guide, entropy=GaussianEntropy(0.1))

@@ -1,0 +1,144 @@
+"""Estimates of the entropy of z: what stands in for pixels where they are not modelled."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from pp_simve.inference.objectives.tracing import ProgramError
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+class EntropyEstimate(nn.Module, ABC):
+    """Called with z of shape ``(view, image, latent)``: nats per image, summed over its views; a scalar."""
+
+    @abstractmethod
+    def forward(self, z: Tensor) -> Tensor: ...
+
+
+class KernelEntropy(EntropyEstimate):
+    """−log 1/K Σ_k N(z; z_k, temperature), the batch's views as kernels: what InfoNCE keeps apart by.
+
+    Args:
+        temperature: the kernels' variance.
+        unit_norm: puts z on the unit sphere first.
+        with_self: whether a view is one of its own kernels.
+        chunk: views compared at a time. A batch of fewer is compared at once; of a larger one, memory grows with
+            chunk × views, and the backward pass compares again.
+    """
+
+    def __init__(
+        self, temperature: float = 0.5, *, unit_norm: bool = True, with_self: bool = False, chunk: int = 2048
+    ) -> None:
+        super().__init__()
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        if chunk < 1:
+            raise ValueError(f"chunk must be at least 1 view, got {chunk}")
+        self.temperature = temperature
+        self.unit_norm = unit_norm
+        self.with_self = with_self
+        self.chunk = chunk
+
+    def forward(self, z: Tensor) -> Tensor:
+        embedded = functional.normalize(z, dim=-1) if self.unit_norm else z
+        flat = embedded.flatten(0, 1)
+        if len(flat) < 2 and not self.with_self:
+            raise ProgramError("the kernel entropy needs 2 views in the batch at least, or with_self=True; got 1")
+        starts = range(0, len(flat), self.chunk)
+        if len(starts) == 1:
+            total = self._log_sums(flat, flat, 0)
+        else:
+            # Logits are made again in the backward pass, rather than kept for all pairs of views.
+            parts = [
+                checkpoint(
+                    self._log_sums, flat[s : s + self.chunk], flat, s, use_reentrant=False, preserve_rng_state=False
+                )
+                for s in starts
+            ]
+            total = torch.stack(parts).sum()
+        kernels = len(flat) if self.with_self else len(flat) - 1
+        constant = math.log(kernels) + 0.5 * z.shape[-1] * (LOG_2PI + math.log(self.temperature))
+        return z.shape[0] * constant - total / z.shape[1]
+
+    def _log_sums(self, some: Tensor, kernels: Tensor, start: int) -> Tensor:
+        """Σ over some views of log Σ_k exp(−|z − z_k|²/2T)."""
+        norms = kernels.square().sum(-1)
+        squared = some.square().sum(-1, keepdim=True) + norms - 2 * some @ kernels.mT
+        logits = -0.5 * squared / self.temperature
+        if not self.with_self:
+            own = torch.arange(start, start + len(some), device=some.device).unsqueeze(-1)
+            logits = logits.masked_fill(own == torch.arange(len(kernels), device=some.device), -torch.inf)
+        return logits.logsumexp(-1).sum()
+
+
+class GaussianEntropy(EntropyEstimate):
+    """½ log det(2πe C), C the covariance of all the batch's z.
+
+    Args:
+        shrinkage: share of C that is replaced by its mean variance on every axis: with few images, or constant axes, C
+            alone has no determinant.
+    """
+
+    def __init__(self, shrinkage: float = 0.01) -> None:
+        super().__init__()
+        if not 0 <= shrinkage <= 1:
+            raise ValueError(f"shrinkage is a share in [0, 1], got {shrinkage}")
+        self.shrinkage = shrinkage
+
+    def forward(self, z: Tensor) -> Tensor:
+        rows, axes = z.shape[0] * z.shape[1], z.shape[-1]
+        if rows < 2 or (self.shrinkage == 0 and rows <= axes):
+            raise ProgramError(
+                f"the covariance of {rows} views in a batch has no determinant on {axes} axes; take a larger batch"
+                + (f" (more than {axes} views), or shrinkage > 0" if self.shrinkage == 0 else " (2 views at least)")
+            )
+        covariance = covariance_of(z.flatten(0, 1))
+        eye = torch.eye(axes, dtype=z.dtype, device=z.device)
+        # Where all z are the same not even the mean variance is left: a floor below rounding keeps the loss finite.
+        floor = torch.finfo(z.dtype).eps ** 2
+        spherical = eye * (self.shrinkage * covariance.trace() / axes + floor)
+        shrunk = (1 - self.shrinkage) * covariance + spherical
+        return 0.5 * z.shape[0] * (torch.linalg.slogdet(shrunk).logabsdet + axes * (LOG_2PI + 1))
+
+
+class VICRegEntropy(EntropyEstimate):
+    """−variance · Σ_j v(z_j) − covariance · Σ_j c(z_j): a surrogate of ½ log det C (Bardes et al. 2022).
+
+    v is the mean over axes of max(0, 1 − standard deviation), c the sum of squared covariances off the diagonal divided
+    by the number of axes. The paper adds the variance terms of both views, its code averages them: that is half the
+    ``variance``.
+
+    Args:
+        variance, covariance: weights μ and ν.
+    """
+
+    def __init__(self, variance: float = 25.0, covariance: float = 1.0) -> None:
+        super().__init__()
+        for name, value in {"variance": variance, "covariance": covariance}.items():
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be finite and not negative, got {value}")
+        self.variance = variance
+        self.covariance = covariance
+
+    def forward(self, z: Tensor) -> Tensor:
+        if z.shape[1] < 2:
+            raise ProgramError("variances over the batch need 2 images in it at least; got 1")
+        hinge = functional.relu(1 - (z.var(1) + 1e-4).sqrt()).mean(-1).sum()
+        off_diagonal = [
+            (covariance_of(view).square().sum() - covariance_of(view).diagonal().square().sum()) / z.shape[-1]
+            for view in z
+        ]
+        return -self.variance * hinge - self.covariance * torch.stack(off_diagonal).sum()
+
+
+def covariance_of(rows: Tensor) -> Tensor:
+    """Unbiased covariance of rows, shape ``(axis, axis)``."""
+    centred = rows - rows.mean(0)
+    return centred.mT @ centred / (len(rows) - 1)

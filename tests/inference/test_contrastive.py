@@ -1,0 +1,578 @@
+"""Contrastive and non-contrastive losses as limits of the program, against plain references from their papers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pyro.poutine as poutine
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pp_simve.inference import (
+    ELBO,
+    AmortizedGuide,
+    DeltaGuide,
+    ImpliedELBO,
+    KernelEntropy,
+    Linear,
+    ProgramError,
+    VICRegEntropy,
+)
+from pp_simve.inference.guides.recognition import sample_sites
+from pp_simve.models import (
+    AmongImages,
+    AmongViews,
+    Bernoulli,
+    BlockPrior,
+    EmpiricalPrior,
+    FlatPrior,
+    GaussianPrior,
+    GroupLikelihood,
+    MixturePrior,
+    Prior,
+    SimVE,
+    apply_network,
+    network_precision,
+)
+
+from .programs import IMAGES, LATENT, PIXELS, SHAPE, SmoothEncoder, draw_views
+
+DOUBLE = torch.float64
+TEMPERATURE = 0.3
+GROUPS: dict[str, type[GroupLikelihood]] = {"views": AmongViews, "images": AmongImages}
+
+
+class Contrastive(nn.Module):
+    """A program without pixels, a guide that is a point, and the loss of the group alone."""
+
+    def __init__(self, group: GroupLikelihood, prior: Prior | None = None) -> None:
+        super().__init__()
+        prior = FlatPrior(LATENT) if prior is None else prior
+        self.guide = DeltaGuide(SmoothEncoder(), prior)
+        self.objective = ELBO(SimVE(prior, group=group), self.guide, beta=0)
+        self.double()
+
+    def forward(self, views: Tensor) -> Tensor:
+        loss: Tensor = self.objective(views)["loss"]
+        return loss
+
+    def embeddings(self, views: Tensor) -> Tensor:
+        """The encoder's z, by hand: shape ``(view, image, latent)``."""
+        z: Tensor = self.guide.head(self.guide.encoder(views.flatten(0, 1))).unflatten(0, views.shape[:2])
+        return z
+
+
+def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """All of them as one vector; every parameter must have one."""
+    return torch.cat([found.flatten() for found in torch.autograd.grad(loss, parameters, retain_graph=True)])
+
+
+def parameters_of(guide: DeltaGuide) -> list[Tensor]:
+    return [*guide.encoder.parameters(), *guide.head.parameters()]
+
+
+def assert_equal_with_gradients(ours: Tensor, theirs: Tensor, guide: DeltaGuide) -> None:
+    assert ours.dtype == DOUBLE
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    parameters = parameters_of(guide)
+    our_gradients = gradients(ours, parameters)
+    assert our_gradients.abs().max() > 1e-4
+    torch.testing.assert_close(our_gradients, gradients(theirs, parameters), rtol=1e-10, atol=1e-10)
+
+
+# The papers' formulas.
+
+
+def nt_xent(z: Tensor, temperature: float) -> Tensor:
+    """Chen et al. 2020, equation 1: the mean over all 2B views of −log exp(s_ij/τ) / Σ_{k≠i} exp(s_ik/τ).
+
+    Args:
+        z: shape ``(2, image, latent)``.
+    """
+    images = z.shape[1]
+    rows = torch.cat([z[0], z[1]])
+    cosines = functional.cosine_similarity(rows.unsqueeze(1), rows.unsqueeze(0), dim=-1)
+    losses = []
+    for i in range(2 * images):
+        positive = (i + images) % (2 * images)
+        others = [k for k in range(2 * images) if k != i]
+        assert len(others) == 2 * images - 1
+        losses.append(-cosines[i, positive] / temperature + (cosines[i, others] / temperature).logsumexp(0))
+    return torch.stack(losses).mean()
+
+
+def info_nce(z: Tensor, temperature: float) -> Tensor:
+    """Van den Oord et al. 2018, equation 4, with cosines, in both directions: cross entropies of the B×B matrix, added.
+
+    Args:
+        z: shape ``(2, image, latent)``.
+    """
+    first, second = functional.normalize(z[0], dim=-1), functional.normalize(z[1], dim=-1)
+    logits = first @ second.mT / temperature
+    right = torch.arange(len(logits))
+    return functional.cross_entropy(logits, right) + functional.cross_entropy(logits.mT, right)
+
+
+def vicreg(z: Tensor, invariance: float, variance: float, covariance: float, averaged: bool) -> Tensor:
+    """Bardes et al. 2022, algorithm 1; ``averaged``: the released code's variance term, of both views the mean.
+
+    Args:
+        z: shape ``(2, image, latent)``.
+    """
+    first, second = z
+    images, axes = first.shape
+    std_first, std_second = torch.sqrt(first.var(0) + 1e-4), torch.sqrt(second.var(0) + 1e-4)
+    std_loss = torch.mean(functional.relu(1 - std_first)) + torch.mean(functional.relu(1 - std_second))
+    if averaged:
+        std_loss = std_loss / 2
+    cov_loss = torch.zeros((), dtype=z.dtype)
+    for view in z:
+        centred = view - view.mean(0)
+        cov = centred.mT @ centred / (images - 1)
+        cov_loss = cov_loss + cov[~torch.eye(axes, dtype=torch.bool)].square().sum() / axes
+    return invariance * functional.mse_loss(first, second) + variance * std_loss + covariance * cov_loss
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5, 2.0])
+def test_among_views_is_simclr(temperature: float) -> None:
+    """A sum over an image's two views, so twice NT-Xent, which is a mean over views."""
+    contrastive, views = Contrastive(AmongViews(temperature)), draw_views(2)
+    theirs = 2 * nt_xent(contrastive.embeddings(views), temperature)
+    assert_equal_with_gradients(contrastive(views), theirs, contrastive.guide)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5, 2.0])
+def test_among_images_is_infonce_in_both_directions(temperature: float) -> None:
+    contrastive, views = Contrastive(AmongImages(temperature)), draw_views(2)
+    theirs = info_nce(contrastive.embeddings(views), temperature)
+    assert_equal_with_gradients(contrastive(views), theirs, contrastive.guide)
+
+
+def pairwise(kind: str, z: Tensor, temperature: float) -> Tensor:
+    """Losses of every ordered pair of an image's views, the remaining ones left out, by loops: mean over images."""
+    u = functional.normalize(z, dim=-1)
+    views, images = z.shape[:2]
+    total = torch.zeros((), dtype=z.dtype)
+    for b in range(images):
+        for j in range(views):
+            for positive in set(range(views)) - {j}:
+                among = [positive] if kind == "images" else range(views)
+                negatives = [u[k, c] for k in among for c in range(images) if c != b]
+                candidates = torch.stack([u[positive, b], *negatives])
+                total = total - (candidates @ u[j, b] / temperature).log_softmax(0)[0]
+    return total / images
+
+
+@pytest.mark.parametrize("views", [2, 3, 4])
+@pytest.mark.parametrize("kind", GROUPS)
+def test_more_views_are_asked_for_in_pairs(kind: str, views: int) -> None:
+    contrastive, images = Contrastive(GROUPS[kind](TEMPERATURE)), draw_views(views)
+    theirs = pairwise(kind, contrastive.embeddings(images), TEMPERATURE)
+    assert_equal_with_gradients(contrastive(images), theirs, contrastive.guide)
+
+
+PRIORS: dict[str, Callable[[], Prior]] = {
+    "gaussian": lambda: GaussianPrior(LATENT),
+    "block": lambda: BlockPrior(LATENT, 2),
+    "mixture": lambda: MixturePrior(LATENT, 4, learn_prototypes=False),
+    "empirical": lambda: EmpiricalPrior(LATENT, memory=None),
+}
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_the_prior_on_content_makes_no_difference_without_a_weight(prior: str) -> None:
+    contrastive, views = Contrastive(AmongViews(TEMPERATURE), PRIORS[prior]()), draw_views(2)
+    theirs = 2 * nt_xent(contrastive.embeddings(views), TEMPERATURE)
+    assert_equal_with_gradients(contrastive(views), theirs, contrastive.guide)
+
+
+def test_the_terms_say_what_the_loss_is() -> None:
+    contrastive, views = Contrastive(AmongViews(TEMPERATURE)), draw_views(2)
+    terms = contrastive.objective(views)
+    assert terms.keys() == {"loss", "content", "style", "entropy", "group"}
+    assert torch.equal(terms["loss"], -terms["group"])
+    assert not terms["group"].requires_grad
+
+
+# VICReg.
+
+
+class Implied(nn.Module):
+    """A point's bound with an estimate of the entropy of z under the flat prior."""
+
+    def __init__(self, style_variance: float, entropy: nn.Module, guide: type[DeltaGuide] = DeltaGuide) -> None:
+        super().__init__()
+        prior = FlatPrior(LATENT, style_variance)
+        self.guide = guide(SmoothEncoder(), prior)
+        self.objective = ImpliedELBO(SimVE(prior), self.guide, entropy=entropy)  # type: ignore[arg-type]
+        self.double()
+        prior.style_variance.fixed.fill_(style_variance)  # not rounded to float32
+
+    def forward(self, views: Tensor) -> Tensor:
+        loss: Tensor = self.objective(views)["loss"]
+        return loss
+
+
+@pytest.mark.parametrize("averaged", [False, True], ids=["variance terms added", "variance terms averaged"])
+@pytest.mark.parametrize("spread", [0.3, 3.0, 12.0])
+def test_the_implied_bound_is_vicreg_up_to_the_flat_priors_constant(spread: float, averaged: bool) -> None:
+    """λ = 25 is a flat prior of variance d/(4·25); μ = 25 where views' variance terms are added, else half of it.
+
+    −log p(z, z') = λ/d |z − z'|² + d/2 log 4πΣ. Spreads put the axes' standard deviations below 1, across it and above.
+    """
+    style_variance = LATENT / (4 * 25)
+    implied = Implied(style_variance, VICRegEntropy(25 / (1 + averaged), 1))
+    views = draw_views(2)
+    with torch.no_grad():
+        implied.guide.head.weight.mul_(spread)
+    z = implied.guide.posterior(views).z
+    constant = LATENT / 2 * math.log(4 * math.pi * style_variance)
+    theirs = vicreg(z, 25, 25, 1, averaged) + constant
+    assert_equal_with_gradients(implied(views), theirs, implied.guide)
+
+
+# One bound in two forms: an observation of the group, or an estimate of the entropy of z.
+
+
+class SphereGuide(DeltaGuide):
+    """A delta guide whose z has unit norm."""
+
+    def forward(self, views: Tensor) -> None:
+        z = self.head(apply_network(self.encoder, views, event_dim=3))
+        sample_sites(self.prior, dist.Delta(functional.normalize(z, dim=-1), event_dim=1))
+
+
+@pytest.mark.parametrize("chunk", [5, 2048])
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_the_observed_group_is_the_implied_bound_with_kernels(temperature: float, chunk: int) -> None:
+    """Flat prior of variance T/4, kernels of variance T, unit norm, two views:
+
+    log p(z, z') = (2 z·z' − 2)/T − d/2 log 2π(T/4) − d/2 log 2
+    Ĥ(z)        = Σ_j log(2B−1) + d/2 log 2πT + 1/T − mean of log Σ_k exp(z_j·z_k/T)
+    so their sum is log p(group | z) + 2 log(2B−1) + d/2 log 4πT.
+    """
+    implied = Implied(temperature / 4, KernelEntropy(temperature, unit_norm=False, chunk=chunk), SphereGuide)
+    contrastive = Contrastive(AmongViews(temperature))
+    contrastive.guide.load_state_dict(implied.guide.state_dict(), strict=False)
+    views = draw_views(2)
+    constant = 2 * math.log(2 * IMAGES - 1) + LATENT / 2 * math.log(4 * math.pi * temperature)
+    ours, theirs = implied(views), contrastive(views) - constant
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        gradients(ours, parameters_of(implied.guide)),
+        gradients(theirs, parameters_of(contrastive.guide)),
+        rtol=1e-10,
+        atol=1e-10,
+    )
+
+
+def test_the_two_forms_take_their_values_apart_in_the_same_way() -> None:
+    """The prior's pull is the numerator of the softmax, the entropy its denominator, each up to a constant."""
+    implied, views = Implied(TEMPERATURE / 4, KernelEntropy(TEMPERATURE), SphereGuide), draw_views(2)
+    z = functional.normalize(implied.guide.posterior(views).z, dim=-1)
+    terms = implied.objective(views)
+    pull = 2 * (z[0] * z[1]).sum(-1).mean() / TEMPERATURE
+    pull = pull - 2 / TEMPERATURE - LATENT / 2 * math.log(math.pi * TEMPERATURE)
+    torch.testing.assert_close(terms["agreement"], pull.detach(), rtol=1e-10, atol=1e-10)
+    apart = 2 * nt_xent(z, TEMPERATURE) + 2 * (z[0] * z[1]).sum(-1).mean() / TEMPERATURE
+    entropy = 2 * math.log(2 * IMAGES - 1) + LATENT * math.log(2 * math.pi * TEMPERATURE) + 2 / TEMPERATURE - apart
+    torch.testing.assert_close(terms["entropy"], entropy.detach(), rtol=1e-10, atol=1e-10)
+
+
+# Limits: a guide without noise.
+
+SCALES = [1.0, 1e-1, 1e-2, 1e-3]
+
+
+def assert_rate(steps: Sequence[float], errors: Sequence[Tensor], rate: float, tolerance: float = 0.1) -> None:
+    """Errors fall like a power of the step, from each step to the next."""
+    logs = torch.stack([error.detach().abs().max() for error in errors]).log()
+    found = logs.diff() / torch.tensor(steps, dtype=DOUBLE).log().diff()
+    torch.testing.assert_close(found, torch.full_like(found, rate), rtol=0, atol=tolerance)
+
+
+def noisy(contrastive: Contrastive, scale: float, particles: int = 1) -> tuple[ELBO, list[Tensor], AmortizedGuide]:
+    """An amortized guide of the delta guide's weights, its loss, and the parameters that both have."""
+    prior = contrastive.guide.prior
+    guide = AmortizedGuide(SmoothEncoder(), prior, scale=scale).double()
+    guide.recognition.encoder.load_state_dict(contrastive.guide.encoder.state_dict())
+    with torch.no_grad():
+        guide.recognition.head.weight[:LATENT] = contrastive.guide.head.weight
+        guide.recognition.head.bias[:LATENT] = contrastive.guide.head.bias
+        guide.recognition.head.weight[LATENT:] = 0  # drawn anew for each guide otherwise
+    group = contrastive.objective.model.group
+    objective = ELBO(SimVE(prior, group=group), guide, beta=0, particles=particles).double()  # type: ignore[arg-type]
+    return objective, [*guide.recognition.encoder.parameters(), *guide.recognition.head.parameters()], guide
+
+
+def shared(vector: Sequence[Tensor]) -> Tensor:
+    """Gradients of an amortized guide without those of the heads' scales, which a delta guide does not have."""
+    *encoder, weight, bias = vector
+    return torch.cat([part.flatten() for part in [*encoder, weight[:LATENT], bias[:LATENT]]])
+
+
+def distances(contrastive: Contrastive, views: Tensor, scale: float, particles: int) -> tuple[Tensor, Tensor]:
+    """Of the loss and its gradient from those of the delta guide."""
+    objective, parameters, _ = noisy(contrastive, scale, particles)
+    limit = contrastive(views)
+    pyro.set_rng_seed(5)
+    loss = objective(views)["loss"]
+    found = shared(torch.autograd.grad(loss, parameters))
+    return loss - limit, found - gradients(limit, parameters_of(contrastive.guide))
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_each_draw_of_a_narrow_guide_tends_to_the_contrastive_loss_like_its_scale(kind: str) -> None:
+    contrastive, views = Contrastive(GROUPS[kind](TEMPERATURE)), draw_views(2)
+    found = [distances(contrastive, views, scale, particles=1) for scale in SCALES]
+    assert_rate(SCALES[1:], [loss for loss, _ in found[1:]], 1)
+    assert_rate(SCALES[1:], [gradient for _, gradient in found[1:]], 1)
+    assert found[-1][0].abs() < found[0][0].abs() * 2e-3
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_the_expectation_tends_to_it_like_the_square_of_the_scale(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two particles of opposite noise: each pair is an unbiased estimate of the expectation, odd orders cancel."""
+
+    def opposite(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+        noise = torch.randn(shape[-3:], dtype=dtype, device=device)
+        return torch.stack([noise, -noise]) if len(shape) == 4 else noise  # a delta guide's content has no particles
+
+    monkeypatch.setattr(torch.distributions.normal, "_standard_normal", opposite)
+    contrastive, views = Contrastive(GROUPS[kind](TEMPERATURE)), draw_views(2)
+    found = [distances(contrastive, views, scale, particles=2) for scale in SCALES]
+    assert_rate(SCALES, [loss for loss, _ in found], 2)
+    assert_rate(SCALES, [gradient for _, gradient in found], 2)
+
+
+# The bridge.
+
+
+class Bridge(nn.Module):
+    """Pixels and groups both observed; the guide has noise."""
+
+    def __init__(self, alpha: float, *, observed: bool = True, scale: float = 1.0, width: int | None = None) -> None:
+        super().__init__()
+        prior = GaussianPrior(LATENT)
+        decoder = nn.Sequential(nn.Linear(LATENT, 7), nn.Tanh(), nn.Linear(7, PIXELS), nn.Unflatten(-1, SHAPE))
+        group = AmongViews(TEMPERATURE, width=width) if observed else None
+        self.guide = AmortizedGuide(SmoothEncoder(), prior, scale=scale)
+        self.objective = ELBO(SimVE(prior, Bernoulli(decoder), group), self.guide, alpha=alpha)
+        self.double()
+
+    def forward(self, views: Tensor) -> dict[str, Tensor]:
+        pyro.set_rng_seed(5)
+        terms: dict[str, Tensor] = self.objective(views)
+        return terms
+
+
+def same(alpha: float, like: Bridge, **options: Any) -> Bridge:
+    """Another bridge of the same parameters."""
+    other = Bridge(alpha, **options)
+    other.load_state_dict(like.state_dict())
+    return other
+
+
+def all_gradients(bridge: Bridge, views: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(bridge(views)["loss"], list(bridge.objective.parameters())))
+
+
+@pytest.mark.parametrize("views", [2, 3])
+def test_at_zero_the_bridge_is_simve_bit_for_bit(views: int) -> None:
+    bridge, images = Bridge(0.0), draw_views(views)
+    simve = same(1.0, bridge, observed=False)
+    ours, theirs = bridge(images), simve(images)
+    assert ours.keys() - theirs.keys() == {"group"}
+    for name, term in theirs.items():
+        assert torch.equal(ours[name], term), name
+    for our, their in zip(all_gradients(bridge, images), all_gradients(simve, images), strict=True):
+        assert torch.equal(our, their)
+
+
+def test_alpha_weighs_the_group_alone() -> None:
+    bridge, views = Bridge(0.0), draw_views(3)
+    terms = same(2.5, bridge)(views)
+    others = sum(terms[name] for name in ("reconstruction", "content", "style", "entropy"))
+    torch.testing.assert_close(terms["loss"].detach(), -others - 2.5 * terms["group"], rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        z = bridge.guide.recognition(views)
+        pyro.set_rng_seed(5)
+        drawn = z.rsample()
+    torch.testing.assert_close(-terms["group"], pairwise("views", drawn, TEMPERATURE), rtol=1e-10, atol=1e-10)
+
+
+ALPHAS = [1e1, 1e2, 1e3, 1e4]
+
+
+def test_the_gradient_over_alpha_tends_to_the_groups_like_one_over_alpha() -> None:
+    """∇L(α)/α − ∇(−log p(group | z)) = ∇(−ELBO)/α, to the digit."""
+    start, views = Bridge(1.0), draw_views(2)
+    of_simve = all_gradients(same(0.0, start), views)
+    of_both = all_gradients(start, views)
+    of_group = [both - simve for both, simve in zip(of_both, of_simve, strict=True)]
+    errors = []
+    for alpha in ALPHAS:
+        found = all_gradients(same(alpha, start), views)
+        error = [g / alpha - limit for g, limit in zip(found, of_group, strict=True)]
+        for here, simve in zip(error, of_simve, strict=True):
+            torch.testing.assert_close(here * alpha, simve, rtol=1e-7, atol=1e-8)
+        errors.append(torch.cat([part.flatten() for part in error]))
+    assert_rate(ALPHAS, errors, -1, tolerance=1e-3)
+
+
+def test_a_narrow_guide_and_a_large_alpha_together_lead_from_simve_to_infonce() -> None:
+    """With scale = 1/α both errors fall like 1/α: the gradient by the encoder is in the end that of NT-Xent."""
+    contrastive, views = Contrastive(AmongViews(TEMPERATURE)), draw_views(2)
+    limit = gradients(2 * nt_xent(contrastive.embeddings(views), TEMPERATURE), parameters_of(contrastive.guide))
+    errors = []
+    for alpha in ALPHAS:
+        _, _, guide = noisy(contrastive, 1 / alpha)
+        pyro.set_rng_seed(0)
+        bridge = Bridge(alpha, scale=1 / alpha)
+        bridge.guide.load_state_dict(guide.state_dict(), strict=False)
+        head = bridge.guide.recognition
+        loss = bridge(views)["loss"]
+        found = torch.autograd.grad(loss, [*head.encoder.parameters(), *head.head.parameters()])
+        errors.append(shared(found) / alpha - limit)
+    assert_rate(ALPHAS, errors, -1)
+    assert errors[-1].abs().max() < 2e-2 * limit.abs().max()
+
+
+def test_a_narrower_block_leaves_the_other_axes_to_pixels() -> None:
+    bridge, views = Bridge(1e6, width=2), draw_views(2)
+    simve = same(0.0, bridge, width=2)
+    ours, theirs = (
+        torch.autograd.grad(made(views)["loss"], made.guide.recognition.head.weight)[0] for made in (bridge, simve)
+    )
+    style, style_scale = LATENT - 1, 2 * LATENT - 1
+    for row in (style, style_scale):
+        assert torch.equal(ours[row], theirs[row])
+    assert (ours[:2].abs() > 1e3 * theirs[:2].abs()).any()
+
+
+def test_alpha_may_follow_a_schedule() -> None:
+    bridge = Bridge(1.0)
+    model: Any = bridge.objective.model
+    objective = ELBO(model, bridge.guide, alpha=Linear(0, 20))
+    found = []
+    for step in (0, 5, 10):
+        objective.alpha.move(step, 10)
+        found.append(objective.alpha())
+    assert found == [0, 10, 20]
+    with pytest.raises(ValueError, match="alpha must not be negative, got -1"):
+        ELBO(model, bridge.guide, alpha=-1)
+    with pytest.raises(ValueError, match="alpha must not be negative, got -2"):
+        ELBO(model, bridge.guide, alpha=Linear(-2, 1))
+
+
+# A plain Pyro program still.
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize("kind", GROUPS)
+@pytest.mark.parametrize("pixels", [True, False], ids=["with pixels", "without"])
+def test_trace_elbo_is_the_same_bit_for_bit(pixels: bool, kind: str, views: int, particles: int) -> None:
+    images = draw_views(views)
+    with pyro.settings.context(module_local_params=True), pyro.validation_enabled(True):
+        decoder = nn.Sequential(nn.Linear(LATENT, PIXELS), nn.Unflatten(-1, SHAPE))
+        prior = GaussianPrior(LATENT)
+        model = SimVE(prior, Bernoulli(decoder) if pixels else None, GROUPS[kind](TEMPERATURE)).double()
+        guide = (AmortizedGuide if pixels else DeltaGuide)(SmoothEncoder(), prior).double()
+        pyro.set_rng_seed(3)
+        ours = ELBO(model, guide, particles=particles, scale=1)(images)["loss"]
+        pyro.set_rng_seed(3)
+        oracle = Trace_ELBO(num_particles=particles, vectorize_particles=True, max_plate_nesting=2)
+        theirs = oracle.differentiable_loss(model, guide, images)
+    assert torch.equal(ours, theirs)
+    parameters = [*model.parameters(), *guide.parameters()]
+    assert torch.equal(gradients(ours, parameters), gradients(theirs, parameters))
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_particles_average_the_group(kind: str) -> None:
+    """The mean of the particles' own losses, at the z each of them drew."""
+    prior = GaussianPrior(LATENT)
+    guide = AmortizedGuide(SmoothEncoder(), prior).double()
+    model = SimVE(prior, group=GROUPS[kind](TEMPERATURE)).double()
+    views = draw_views(2)
+    pyro.set_rng_seed(3)
+    found = ELBO(model, guide, beta=0, particles=4)(views)["loss"]
+    pyro.set_rng_seed(3)
+    program = pyro.plate("particles", 4, dim=-3)(partial(nn.Module.__call__, guide))
+    z: Any = poutine.trace(program).get_trace(views).nodes["z"]["value"]
+    assert z.shape == (4, 2, IMAGES, LATENT)
+    expected = torch.stack([pairwise(kind, draw, TEMPERATURE) for draw in z]).mean()
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+# What could go wrong with numbers.
+
+EXTREME: dict[str, Callable[[Tensor], Tensor]] = {
+    "as they are": lambda views: views,
+    "two images": lambda views: views[:, :2],
+    "every image twice": lambda views: views.repeat(1, 2, 1, 1, 1),
+    "all the same": torch.zeros_like,
+}
+
+
+def program(method: str, temperature: float) -> Contrastive | Implied:
+    if method == "kernel":
+        return Implied(temperature / 4, KernelEntropy(temperature, chunk=5))
+    return Implied(0.03, VICRegEntropy()) if method == "vicreg" else Contrastive(GROUPS[method](temperature))
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16], ids=["float32", "networks in bfloat16"])
+@pytest.mark.parametrize("batch", EXTREME)
+@pytest.mark.parametrize("method", [*GROUPS, "kernel", "vicreg"])
+def test_extreme_batches_have_finite_losses_and_gradients(
+    method: str, batch: str, precision: torch.dtype | None
+) -> None:
+    made = program(method, 0.01).float()
+    views = EXTREME[batch](draw_views(2, torch.float32))
+    with network_precision(precision):
+        loss = made(views)
+        found = gradients(loss, parameters_of(made.guide))
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss)
+    assert torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("method", [*GROUPS, "kernel", "vicreg"])
+def test_embeddings_that_are_all_zero_have_finite_gradients(method: str) -> None:
+    made = program(method, 0.01).float()
+    with torch.no_grad():
+        made.guide.head.weight.zero_()
+        made.guide.head.bias.zero_()
+    loss = made(draw_views(2, torch.float32))
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradients(loss, parameters_of(made.guide))).all()
+
+
+def test_a_batch_of_thousands_goes_through_in_chunks() -> None:
+    made = Implied(0.0025, KernelEntropy(0.01, chunk=512)).float()
+    loss = made(torch.rand(2, 4096, *SHAPE))
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradients(loss, parameters_of(made.guide))).all()
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_a_single_view_is_refused_in_words(kind: str) -> None:
+    contrastive, views = Contrastive(GROUPS[kind]()), draw_views(1)
+    for validated, error in {True: ProgramError, False: ValueError}.items():
+        with pyro.validation_enabled(validated), pytest.raises(error, match="needs 2 views or more; got 1"):
+            contrastive(views)
+
+
+def test_a_single_image_has_no_variance() -> None:
+    implied, views = Implied(0.1, VICRegEntropy()), draw_views(2)
+    with pytest.raises(ProgramError, match="need 2 images"):
+        implied(views[:, :1])
