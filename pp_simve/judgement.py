@@ -33,13 +33,16 @@ def judge_run(run: Run, program: Program, policy: ViewPolicy, data: ImageData, c
     device = next(program.objective.parameters()).device
     train, validation, test = (_on(split, device) for split in (data.train, data.validation, data.test))
     scores = judge(program.guide, policy, train, validation, test, seed=JUDGEMENT_SEED)
-    # The same bound for all, whatever they were fitted by: a weighted or importance-weighted one would not compare.
-    elbo = ELBO(program.model, program.guide)
-    bound = bound_terms(elbo, test.images, policy, views=config.views, seed=JUDGEMENT_SEED)
+    bound = None
+    if program.model.likelihood is not None:
+        # The same bound for all, whatever they were fitted by: a weighted or importance-weighted one would not compare.
+        elbo = ELBO(program.model, program.guide, alpha=0.0)
+        bound = bound_terms(elbo, test.images, policy, views=config.views, seed=JUDGEMENT_SEED)
+        bound.pop("group", None)  # of the batches it was computed in, and no part of this bound
     return {
         **scores,
         "bound": bound,
-        "is_bound": program.guide.has_density,
+        "is_bound": bound is not None and program.guide.has_density,
         "seconds_per_epoch": run.seconds_per_epoch,
         "peak_memory_mb": run.peak_memory_mb,
         "epochs": run.steps * (config.batch_size or 1) / len(data.train),
@@ -68,8 +71,9 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
             table.add_row(name, style["representation"], "ridge, R²", _fraction(score))
     table.add_row("views, mean", style["representation"], "ridge, R²", _fraction(style["mean_r2"]))
     table.add_section()
-    measure = f"ELBO of {results['views']} views, nats" + ("" if results["is_bound"] else " (no bound)")
-    table.add_row("images", "bound", measure, f"{-results['bound']['loss']:.1f}")
+    if results["bound"] is not None:
+        measure = f"ELBO of {results['views']} views, nats" + ("" if results["is_bound"] else " (no bound)")
+        table.add_row("images", "bound", measure, f"{-results['bound']['loss']:.1f}")
     console.print(table)
     for scores in (content, style):
         if "note" in scores:
@@ -83,13 +87,15 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
 
 @torch.no_grad()
 def write_figures(program: Program, policy: ViewPolicy, data: ImageData, config: FitConfig, folder: RunFolder) -> None:
-    """Loss terms, reconstructions, content-style swaps and samples from the prior, as PNG files."""
+    """Loss terms and, where pixels are modelled, reconstructions, swaps and samples from the prior, as PNG files."""
     model, guide = program.model, program.guide
     device = next(program.objective.parameters()).device
     images = data.test.images[: 2 * IMAGES_SHOWN].to(device)
     shown = images[:IMAGES_SHOWN]
     generator = torch.Generator(device).manual_seed(JUDGEMENT_SEED)
     folder.write_figure("loss", loss_figure(folder.read_metrics()))
+    if model.likelihood is None:
+        return  # nothing to decode
 
     views, _ = draw_views(policy, shown, max(config.views, 2), generator=generator)
     rebuilt = reconstruct(model, guide, views)

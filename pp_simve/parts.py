@@ -24,9 +24,13 @@ from pp_simve.inference import (
     Cyclic,
     DeltaGuide,
     DenoisingELBO,
+    EntropyEstimate,
     FlowGuide,
+    GaussianEntropy,
     Geometric,
     Guide,
+    ImpliedELBO,
+    KernelEntropy,
     Linear,
     MLPEncoder,
     Objective,
@@ -34,14 +38,18 @@ from pp_simve.inference import (
     ResidualEncoder,
     ResNet18Encoder,
     StructuredGuide,
+    VICRegEntropy,
 )
 from pp_simve.models import (
+    AmongImages,
+    AmongViews,
     Bernoulli,
     BlockPrior,
     EmpiricalPrior,
     FlatPrior,
     Gaussian,
     GaussianPrior,
+    GroupLikelihood,
     Likelihood,
     MixturePrior,
     MLPDecoder,
@@ -69,12 +77,14 @@ GUIDES: Mapping[str, Callable[..., Guide]] = {
     "point": PointGuide,
     "delta": DeltaGuide,
 }
+GROUPS: Mapping[str, Callable[..., GroupLikelihood]] = {"views": AmongViews, "images": AmongImages}
 OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
     "elbo": ELBO,
     "iwae": IWAE,
     "analytic": AnalyticELBO,
     "consistency": ConsistencyELBO,
     "denoising": DenoisingELBO,
+    "implied": ImpliedELBO,
 }
 LIKELIHOODS: Mapping[str, Callable[..., Likelihood]] = {"bernoulli": Bernoulli, "gaussian": Gaussian}
 ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
@@ -84,8 +94,13 @@ ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
 }
 DECODERS: Mapping[str, Callable[..., nn.Module]] = {"mlp": MLPDecoder, "residual": ResidualDecoder}
 SCHEDULES: Mapping[str, Callable[..., Any]] = {"linear": Linear, "geometric": Geometric, "cyclic": Cyclic}
+ENTROPIES: Mapping[str, Callable[..., EntropyEstimate]] = {
+    "kernel": KernelEntropy,
+    "logdet": GaussianEntropy,
+    "vicreg": VICRegEntropy,
+}
 # What an option may be: built from its options alone.
-NESTED: Mapping[str, Callable[..., Any]] = {**PRIORS, **SCHEDULES}
+NESTED: Mapping[str, Callable[..., Any]] = {**PRIORS, **SCHEDULES, **ENTROPIES}
 
 _QUOTED = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")""")
 _OWN_CALL = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)\s*\(")

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from pp_simve.config import FitConfig
 from pp_simve.errors import ConfigError, unknown_name
 from pp_simve.inference import Guide, Objective
-from pp_simve.models import Likelihood, Prior, SimVE
-from pp_simve.parts import DECODERS, ENCODERS, GUIDES, LIKELIHOODS, OBJECTIVES, PRIORS, make_part
+from pp_simve.models import GroupLikelihood, Likelihood, Prior, SimVE
+from pp_simve.parts import DECODERS, ENCODERS, GROUPS, GUIDES, LIKELIHOODS, OBJECTIVES, PRIORS, make_part
 
 ImageShape = tuple[int, int, int]
 
@@ -66,6 +66,38 @@ def group_vae(config: FitConfig, image_shape: ImageShape) -> Program:
     return _generative(config, image_shape, prior=prior, guide="structured")
 
 
+def infonce(config: FitConfig, image_shape: ImageShape) -> Program:
+    """Tells an image's views from those of others, by points, in all directions (van den Oord et al. 2018)."""
+    return _discriminative(config, image_shape, group="images")
+
+
+def simclr(config: FitConfig, image_shape: ImageShape) -> Program:
+    """The same among all other views of the batch: NT-Xent (Chen et al. 2020)."""
+    return _discriminative(config, image_shape, group="views")
+
+
+def vicreg(config: FitConfig, image_shape: ImageShape) -> Program:
+    """Views agree, axes vary and do not covary (Bardes et al. 2022); the flat prior's variance is its invariance."""
+    assert config.latent is not None
+    prior = f"flat(style_variance={config.latent / (4 * 25.0)})"
+    return _program(
+        config, image_shape, None, prior=prior, guide="delta", objective="implied(entropy=vicreg())", group=None
+    )
+
+
+def bridge(config: FitConfig, image_shape: ImageShape) -> Program:
+    """Pixels and groups both observed: SimVE, whose first half of z also tells images apart."""
+    assert config.latent is not None
+    width = max(1, config.latent // 2)
+    return _generative(
+        config,
+        image_shape,
+        prior=f"block(content={width})",
+        group=f"views(width={width})",
+        objective="elbo(alpha=20.0)",
+    )
+
+
 Recipe = Callable[[FitConfig, ImageShape], Program]
 
 METHODS: Mapping[str, Recipe] = {
@@ -76,6 +108,10 @@ METHODS: Mapping[str, Recipe] = {
     "aavae": aavae,
     "iwae": iwae,
     "group-vae": group_vae,
+    "infonce": infonce,
+    "simclr": simclr,
+    "vicreg": vicreg,
+    "bridge": bridge,
 }
 
 
@@ -91,22 +127,50 @@ def build(config: FitConfig, image_shape: ImageShape) -> Program:
 
 
 def _generative(
-    config: FitConfig, image_shape: ImageShape, *, prior: str, guide: str = "amortized", objective: str = "elbo"
+    config: FitConfig,
+    image_shape: ImageShape,
+    *,
+    prior: str,
+    guide: str = "amortized",
+    objective: str = "elbo",
+    group: str | None = None,
 ) -> Program:
     """A decoder, a guide over the same latents, and a bound; the settings' own parts come before the method's."""
-    latent = config.latent
-    assert latent is not None
+    assert config.latent is not None
     assert config.decoder is not None
-    assert config.encoder is not None
     assert config.likelihood is not None
-    prior_part = make_part("prior", config.prior or prior, PRIORS, Prior, latent)
-    decoder = make_part("decoder", config.decoder, DECODERS, nn.Module, latent, image_shape)
+    decoder = make_part("decoder", config.decoder, DECODERS, nn.Module, config.latent, image_shape)
     likelihood = make_part("likelihood", config.likelihood, LIKELIHOODS, Likelihood, decoder)
-    _check_images(likelihood, config, latent, image_shape)
+    _check_images(likelihood, config, config.latent, image_shape)
+    return _program(config, image_shape, likelihood, prior=prior, guide=guide, objective=objective, group=group)
+
+
+def _discriminative(config: FitConfig, image_shape: ImageShape, *, group: str) -> Program:
+    """No pixels, only groups: the limit of the bridge for a guide without noise and a group term that outweighs all."""
+    objective = "elbo(beta=0.0)"
+    return _program(config, image_shape, None, prior="flat", guide="delta", objective=objective, group=group)
+
+
+def _program(
+    config: FitConfig,
+    image_shape: ImageShape,
+    likelihood: Likelihood | None,
+    *,
+    prior: str,
+    guide: str,
+    objective: str,
+    group: str | None,
+) -> Program:
+    """The parts put together; the settings' own come before the method's."""
+    assert config.latent is not None
+    assert config.encoder is not None
+    prior_part = make_part("prior", config.prior or prior, PRIORS, Prior, config.latent)
+    group = config.group or group
+    group_part = make_part("group", group, GROUPS, GroupLikelihood) if group else None
+    model = SimVE(prior_part, likelihood, group_part)
     encoder = _with_features(
         make_part("encoder", config.encoder, ENCODERS, nn.Module, image_shape), config, image_shape
     )
-    model = SimVE(prior_part, likelihood)
     guide_part = make_part("guide", config.guide or guide, GUIDES, Guide, encoder, prior_part)
     objective_part = make_part("objective", config.objective or objective, OBJECTIVES, Objective, model, guide_part)
     return Program(model, guide_part, objective_part)

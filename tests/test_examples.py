@@ -30,7 +30,10 @@ def test_example_runs(script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "content" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/priors_and_guides.md", "docs/results.md"])
+PAGES = ["README.md", *(f"docs/{page}.md" for page in ("guide", "limits", "priors_and_guides", "results"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_in_the_documentation_have_only_flags_that_exist(
     page: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

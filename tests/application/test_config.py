@@ -24,7 +24,7 @@ places = st.text("ab/._- ü", min_size=1, max_size=10).map(Path)
 def configs(draw: st.DrawFn) -> FitConfig:
     maybe = {
         **dict.fromkeys(("image_size", "latent", "batch_size", "steps"), counts),
-        **dict.fromkeys(("prior", "guide", "objective", "likelihood", "encoder", "decoder", "policy"), texts),
+        **dict.fromkeys(("prior", "guide", "objective", "likelihood", "group", "encoder", "decoder", "policy"), texts),
         **dict.fromkeys(("lr", "epochs"), numbers),
         **dict.fromkeys(("out", "resume"), places),
     }
