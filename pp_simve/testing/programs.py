@@ -189,9 +189,10 @@ def _log_evidence(model: SimVE, views: Tensor, draws: int = 50_000) -> tuple[Ten
 
     Under the Gaussian prior a dense Gaussian over the pixels of all views; under others a mean over draws of the prior.
     """
-    prior, count = model.prior, len(views)
+    prior, likelihood, count = model.prior, model.likelihood, len(views)
+    assert likelihood is not None  # `tiny_model` has one
     if type(prior) is GaussianPrior:
-        decoder = next(module for module in model.likelihood.modules() if isinstance(module, nn.Linear))
+        decoder = next(module for module in likelihood.modules() if isinstance(module, nn.Linear))
         weight, bias = decoder.weight, decoder.bias
         shared = weight * prior.content_variance() @ weight.T
         own = weight * prior.style_variance() @ weight.T + torch.eye(len(bias), dtype=DOUBLE)
@@ -205,6 +206,6 @@ def _log_evidence(model: SimVE, views: Tensor, draws: int = 50_000) -> tuple[Ten
     except NotImplementedError:
         skip("content cannot be drawn from this prior (it is improper), so there is no evidence to compare with")
     style = prior.style(content).expand(torch.Size([draws, count, 1])).sample()
-    log_likelihood: Tensor = model.likelihood(prior.compose(content, style)).log_prob(views).sum(-2)
+    log_likelihood: Tensor = likelihood(prior.compose(content, style)).log_prob(views).sum(-2)
     log_evidence = log_likelihood.logsumexp(0) - math.log(draws)
     return log_evidence, (log_likelihood - log_evidence).exp().std(0) / draws**0.5
