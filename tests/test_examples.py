@@ -15,6 +15,7 @@ from pp_simve.fit import main
 ROOT = Path(__file__).parent.parent
 SHORT = {
     "digits.py": ["--epochs", "1"],
+    "limits.py": ["--draws", "1"],
     "own_encoder.py": ["--epochs", "1"],
     "own_guide.py": ["--epochs", "1"],
     "own_prior.py": ["--epochs", "1"],
