@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import resource
 import sys
 from typing import Literal
@@ -14,6 +15,19 @@ Precision = Literal["auto", "32", "bf16"]
 
 class DeviceError(ValueError):
     """A device was asked for that this machine does not have."""
+
+
+def leave_processes_at_exit() -> None:
+    """Ends the group of processes in order when the interpreter does.
+
+    Fabric sees to that for NCCL alone. Gloo's threads, left to themselves, now and then abort a process that is done.
+    """
+    atexit.register(_leave_processes)
+
+
+def _leave_processes() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def choose_device(name: DeviceName) -> Literal["cpu", "cuda"]:

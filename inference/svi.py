@@ -15,7 +15,14 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pp_simve.inference.checkpoint import CheckpointError, CheckpointFile
-from pp_simve.inference.device import DeviceName, Precision, choose_device, network_dtype, peak_memory_mb
+from pp_simve.inference.device import (
+    DeviceName,
+    Precision,
+    choose_device,
+    leave_processes_at_exit,
+    network_dtype,
+    peak_memory_mb,
+)
 from pp_simve.inference.guides import Guide
 from pp_simve.inference.loop import Loop, Plan
 from pp_simve.inference.metrics import NonFiniteError
@@ -154,6 +161,8 @@ def fit(
         precision="32-true",
     )
     fabric.launch()
+    if devices > 1:
+        leave_processes_at_exit()
     with (
         _global_random_state_kept(fabric.device),
         network_precision(network_dtype(precision, fabric.device)),
