@@ -50,8 +50,7 @@ class Linear:
 
     def __post_init__(self) -> None:
         _check_finite(start=self.start, end=self.end)
-        if not 0 < self.until <= 1:
-            raise ValueError(f"until is a fraction of all steps in (0, 1], got {self.until}")
+        _check_until(self.until)
 
     def __call__(self, step: int, total: int) -> float:
         done = min(1.0, step / (self.until * total))
@@ -75,8 +74,7 @@ class Geometric:
         _check_finite(start=self.start, end=self.end)
         if not (self.start > 0 and self.end > 0):
             raise ValueError(f"start and end must be positive, got {self.start} and {self.end}")
-        if not 0 < self.until <= 1:
-            raise ValueError(f"until is a fraction of all steps in (0, 1], got {self.until}")
+        _check_until(self.until)
 
     def __call__(self, step: int, total: int) -> float:
         done = min(1.0, step / (self.until * total))
@@ -116,3 +114,8 @@ def _check_finite(**values: float) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise ValueError(f"{name} must be finite, got {value}")
+
+
+def _check_until(until: float) -> None:
+    if not 0 < until <= 1:
+        raise ValueError(f"until is a fraction of all steps in (0, 1], got {until}")
