@@ -11,8 +11,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from pp_simve.inference.objectives.tracing import ProgramError
-
-LOG_2PI = math.log(2 * math.pi)
+from pp_simve.models.priors.messages import LOG_2PI
 
 
 class EntropyEstimate(nn.Module, ABC):
@@ -131,11 +130,9 @@ class VICRegEntropy(EntropyEstimate):
         if z.shape[1] < 2:
             raise ProgramError("variances over the batch need 2 images in it at least; got 1")
         hinge = functional.relu(1 - (z.var(1) + 1e-4).sqrt()).mean(-1).sum()
-        off_diagonal = [
-            (covariance_of(view).square().sum() - covariance_of(view).diagonal().square().sum()) / z.shape[-1]
-            for view in z
-        ]
-        return -self.variance * hinge - self.covariance * torch.stack(off_diagonal).sum()
+        squared = [covariance_of(view).square() for view in z]
+        off_diagonal = torch.stack([entries.sum() - entries.diagonal().sum() for entries in squared]).sum()
+        return -self.variance * hinge - self.covariance * off_diagonal / z.shape[-1]
 
 
 def covariance_of(rows: Tensor) -> Tensor:

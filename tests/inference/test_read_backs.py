@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pyro
@@ -12,51 +10,14 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pp_simve.inference import ELBO, AmortizedGuide, ResidualEncoder, WarmupCosine
 from pp_simve.inference.loop import VALIDATED_STEPS, Loop, Plan
 from pp_simve.inference.views import VIEW_POLICIES, view_policy
 from pp_simve.models import Gaussian, GaussianPrior, ResidualDecoder, SimVE, network_precision
+from pp_simve.testing.objective import read_backs
 
 from .programs import GUIDES, PRIORS, make_pair, small_images
-
-READS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique2", "_unique2"}
-
-
-class Counter(TorchDispatchMode):
-    """Names every operation that would make an accelerator wait for its result."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = func.overloadpacket.__name__
-        copied = name == "_to_copy" and kwargs.get("device") not in (None, args[0].device)
-        masked = name in ("index", "index_put", "index_put_") and any(
-            isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1]
-        )
-        if name in READS or copied or masked:
-            self.found.append(name)
-        return func(*args, **kwargs)
-
-
-@contextmanager
-def read_backs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What was read within the context. Methods that read a CPU's tensor without a dispatched operation are patched."""
-    counter = Counter()
-    with monkeypatch.context() as patch, counter:
-        for method in ("tolist", "numpy", "cpu", "__array__"):
-            real = getattr(Tensor, method)
-
-            def counted(*args: Any, _real: Any = real, _name: str = method, **kwargs: Any) -> Any:
-                counter.found.append(_name)
-                return _real(*args, **kwargs)
-
-            patch.setattr(Tensor, method, counted)
-        yield counter.found
 
 
 def make_loop(objective: nn.Module, shape: tuple[int, int, int], policy: str, fetch_every: int = 100) -> Loop:
@@ -93,16 +54,16 @@ PLANTS: dict[str, Callable[[Tensor], object]] = {
 
 
 @pytest.mark.parametrize("plant", PLANTS)
-def test_the_counter_finds_a_planted_read(plant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_counter_finds_a_planted_read(plant: str) -> None:
     value = torch.tensor(0.5)
-    with read_backs(monkeypatch) as found:
+    with read_backs() as found:
         value.square().add(1).sum()
         assert found == []
         PLANTS[plant](value)
     assert found
 
 
-def test_the_counter_finds_a_read_planted_in_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_counter_finds_a_read_planted_in_a_step() -> None:
     class Reading(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -115,17 +76,17 @@ def test_the_counter_finds_a_read_planted_in_a_step(monkeypatch: pytest.MonkeyPa
 
     loop = make_loop(Reading(), (1, 8, 8), "affine")
     loop.step()
-    with read_backs(monkeypatch) as found:
+    with read_backs() as found:
         loop.step()
     assert found == ["_local_scalar_dense"]
 
 
-def assert_no_reads(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_no_reads(loop: Loop) -> None:
     """Over a whole epoch and the turn to the next, the optimizer's steps included."""
     for _ in range(VALIDATED_STEPS):
         loop.step()
     before = [parameter.detach().clone() for parameter in loop.parameters]
-    with read_backs(monkeypatch) as found:
+    with read_backs() as found:
         for _ in range(loop.steps_per_epoch + 1):
             loop.step()
     assert found == []
@@ -135,44 +96,42 @@ def assert_no_reads(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("guide", GUIDES)
 @pytest.mark.parametrize("prior", PRIORS)
-def test_a_training_step_reads_nothing_back(prior: str, guide: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_step_reads_nothing_back(prior: str, guide: str) -> None:
     pair = make_pair(prior, guide, dtype=torch.float32)
-    assert_no_reads(make_loop(ELBO(pair.model, pair.guide), (1, 4, 4), "crop"), monkeypatch)
+    assert_no_reads(make_loop(ELBO(pair.model, pair.guide), (1, 4, 4), "crop"))
 
 
-def test_neither_do_particles_and_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_do_particles_and_a_weight() -> None:
     pair = make_pair("gaussian learned", likelihood="gaussian", dtype=torch.float32)
     objective = ELBO(pair.model, pair.guide, particles=3, beta=2.0)
-    assert_no_reads(make_loop(objective, (1, 4, 4), "affine"), monkeypatch)
+    assert_no_reads(make_loop(objective, (1, 4, 4), "affine"))
 
 
 @pytest.mark.parametrize("policy", VIEW_POLICIES)
-def test_neither_do_convolutions_in_low_precision_under_any_view_policy(
-    policy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_neither_do_convolutions_in_low_precision_under_any_view_policy(policy: str) -> None:
     shape = (3, 16, 16)
     prior = GaussianPrior(3)
     model = SimVE(prior, Gaussian(ResidualDecoder(3, shape, width=4), learned=True))
     guide = AmortizedGuide(ResidualEncoder(shape, width=4), prior)
     with network_precision(torch.bfloat16):
-        assert_no_reads(make_loop(ELBO(model, guide), shape, policy), monkeypatch)
+        assert_no_reads(make_loop(ELBO(model, guide), shape, policy))
 
 
-def test_fetching_reads_once_whatever_the_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetching_reads_once_whatever_the_number_of_rows() -> None:
     pair = make_pair(dtype=torch.float32)
     loop = make_loop(ELBO(pair.model, pair.guide), (1, 4, 4), "affine")
     for _ in range(9):
         loop.step()
-    with read_backs(monkeypatch) as found:
+    with read_backs() as found:
         loop.fetch()
     assert found == ["tolist"]
 
 
-def test_pyros_own_bound_does_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pyros_own_bound_does_read_back() -> None:
     """Why the objective is not Pyro's: its bound reads at least once a site, even without validation."""
     with pyro.settings.context(module_local_params=True):
         pair = make_pair(dtype=torch.float32)
         views = torch.rand(2, 6, 1, 4, 4)
-        with pyro.validation_enabled(False), read_backs(monkeypatch) as found:
+        with pyro.validation_enabled(False), read_backs() as found:
             pyro.infer.Trace_ELBO().differentiable_loss(pair.model, pair.guide, views).backward()
     assert found.count("_local_scalar_dense") >= 4
