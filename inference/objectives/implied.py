@@ -8,7 +8,7 @@ from pp_simve.inference.annealing import Annealed
 from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.elbo import checked_weight
 from pp_simve.inference.objectives.entropies import EntropyEstimate, KernelEntropy
-from pp_simve.inference.objectives.tracing import ProgramError, run_pair
+from pp_simve.inference.objectives.latents import check_observes_nothing, latents_of_views
 from pp_simve.inference.schedules import Schedule
 from pp_simve.models import ExactPrior, SimVE
 
@@ -37,11 +37,7 @@ class ImpliedELBO(Objective):
         super().__init__()
         if not isinstance(model.prior, ExactPrior):
             raise ValueError(f"agreement is log p(z_1..J), which {type(model.prior).__name__} does not know")
-        if model.likelihood is not None or model.group is not None:
-            raise ValueError(
-                "the entropy stands in for what the model observes, so it needs a model that observes nothing: "
-                "SimVE(prior), as in the method vicreg"
-            )
+        check_observes_nothing(model)
         if entropy is not None and not isinstance(entropy, EntropyEstimate):
             raise ValueError(f"entropy must be an EntropyEstimate (kernel, logdet, vicreg), got {entropy!r}")
         self.model = model
@@ -50,13 +46,7 @@ class ImpliedELBO(Objective):
         self.weight: Annealed = checked_weight("weight", weight)
 
     def forward(self, views: Tensor) -> dict[str, Tensor]:
-        model_trace, _ = run_pair(self.model, self.guide, views)
-        z = model_trace.nodes["z"]["value"]
-        assert isinstance(z, Tensor)
-        if len(views) < 2:
-            raise ProgramError("agreement is between views of an image, so it needs 2 views or more; got 1")
-        if z.ndim != 3:
-            raise ProgramError(f"the entropy is of z of shape (view, image, latent), got {tuple(z.shape)}")
+        z = latents_of_views(self.model, self.guide, views)
         prior = self.model.prior
         assert isinstance(prior, ExactPrior)
         agreement, entropy = prior.log_marginal(z).mean(), self.entropy(z)
