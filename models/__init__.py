@@ -2,6 +2,7 @@
 
 from pp_simve.models.decoders import MLPDecoder, ResidualDecoder
 from pp_simve.models.group import AmongImages, AmongViews, GroupLikelihood
+from pp_simve.models.kinds import Views
 from pp_simve.models.likelihoods import Bernoulli, Gaussian, Likelihood
 from pp_simve.models.networks import apply_network, network_precision
 from pp_simve.models.priors import (
@@ -44,6 +45,7 @@ __all__ = [
     "SimVE",
     "StandardPrior",
     "StudentTPrior",
+    "Views",
     "apply_network",
     "network_precision",
 ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pyro
 import torch
 from pyro.nn import PyroModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from pp_simve.models.group import GroupLikelihood
+from pp_simve.models.kinds import Views, kinds_module, split_by_kind, view_and_image_counts
 from pp_simve.models.likelihoods import Likelihood
 from pp_simve.models.priors import Prior
 
@@ -22,45 +26,77 @@ class SimVE(PyroModule):
     Which image a view came from may be observed as well, at a site ``group``: with the pixels that is the bridge to
     contrastive methods, without them it is their model.
 
+    Views may be of several kinds, such as an image and its attributes, each with a likelihood of its own: they are then
+    observed at a site ``x_KIND`` in a plate ``view_KIND`` each. A kind may be missing from a batch.
+
     Args:
         prior: over content and style.
-        likelihood: of an image given z; None where pixels are not modelled.
+        likelihood: of an image given z, or one for each kind of view; None where pixels are not modelled.
         group: of the image's place in the batch given z; None where it is not observed.
     """
 
     def __init__(
-        self, prior: Prior, likelihood: Likelihood | None = None, group: GroupLikelihood | None = None
+        self,
+        prior: Prior,
+        likelihood: Likelihood | Mapping[str, Likelihood] | None = None,
+        group: GroupLikelihood | None = None,
     ) -> None:
         super().__init__()
         self.prior = prior
-        self.likelihood = likelihood
+        self.likelihood = kinds_module(likelihood) if isinstance(likelihood, Mapping) else likelihood
         self.group = group
 
-    def forward(self, views: Tensor) -> None:
-        """Observes ``views``, shape ``(view, image, channel, height, width)``, values in [0, 1]."""
+    def forward(self, views: Views) -> None:
+        """Observes ``views``, shape ``(view, image, channel, height, width)`` or such a tensor a kind, in [0, 1]."""
         prior = self.prior
-        with pyro.plate("image", views.shape[1], dim=-1):
+        count, images = view_and_image_counts(views)
+        with pyro.plate("image", images, dim=-1):
             content = pyro.sample("content", prior.content())
-            with pyro.plate("view", views.shape[0], dim=-2):
+            with pyro.plate("view", count, dim=-2):
                 style = pyro.sample("style", prior.style(content))
                 z = pyro.deterministic("z", prior.compose(content, style), event_dim=1)
-                if self.likelihood is not None:
+                if self.likelihood is not None and isinstance(views, Tensor):
                     pyro.sample("x", self.likelihood(z), obs=views)
                 if self.group is not None:
                     of_group, groups = self.group(z)
                     pyro.sample("group", of_group, obs=groups)
+            if self.likelihood is not None and not isinstance(views, Tensor):
+                for kind, of_kind in split_by_kind(z, views):
+                    with pyro.plate(f"view_{kind}", of_kind.shape[-3], dim=-2):
+                        pyro.sample(f"x_{kind}", self.likelihood_of(kind)(of_kind), obs=views[kind])
+
+    def likelihood_of(self, kind: str | None = None) -> Likelihood:
+        """The likelihood of views of a kind; without kinds, the only one.
+
+        Raises:
+            ValueError: pixels are not modelled, or not those of that kind.
+        """
+        if self.likelihood is None:
+            raise ValueError("a SimVE without a likelihood has no images to generate or decode")
+        by_kind: dict[str | None, Any] = {None: self.likelihood}
+        if isinstance(self.likelihood, nn.ModuleDict):
+            by_kind = dict(self.likelihood.items())
+        if kind not in by_kind:
+            known = ", ".join(str(name) for name in by_kind)
+            raise ValueError(f"this SimVE has no likelihood of kind {kind}; it has those of kind {known}")
+        found: Likelihood = by_kind[kind]
+        return found
 
     @torch.no_grad()
-    def generate(self, images: int, views: int = 1) -> Tensor:
+    def generate(self, images: int, views: int = 1, kind: str | None = None) -> Tensor:
         """Means of images drawn from the prior, shape ``(view, image, channel, height, width)``.
+
+        Args:
+            images: how many.
+            views: of each image.
+            kind: of the views, where the model has several.
 
         Raises:
             NotImplementedError: the prior on content is improper (`FlatPrior`).
             ValueError: pixels are not modelled.
         """
-        if self.likelihood is None:
-            raise ValueError("a SimVE without a likelihood has no images to generate")
+        likelihood = self.likelihood_of(kind)
         content = self.prior.content().sample((1, images))
         style = self.prior.style(content).expand((views, images)).sample()
-        mean: Tensor = self.likelihood(self.prior.compose(content, style)).mean
+        mean: Tensor = likelihood(self.prior.compose(content, style)).mean
         return mean

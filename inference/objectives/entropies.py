@@ -15,7 +15,11 @@ from pp_simve.models.priors.messages import LOG_2PI
 
 
 class EntropyEstimate(nn.Module, ABC):
-    """Called with z of shape ``(view, image, latent)``: nats per image, summed over its views; a scalar."""
+    """Called with z of shape ``(view, image, latent)``: nats per image, summed over its views; a scalar.
+
+    An estimate is of all the images that it is given, whatever their number: where several processes share a batch,
+    each is given the z of all (`ImpliedELBO`), so an estimate gathers and scales nothing itself.
+    """
 
     @abstractmethod
     def forward(self, z: Tensor) -> Tensor: ...

@@ -10,14 +10,16 @@ from pp_simve.inference.objectives.elbo import checked_weight
 from pp_simve.inference.objectives.entropies import EntropyEstimate, KernelEntropy
 from pp_simve.inference.objectives.latents import check_observes_nothing, latents_of_views
 from pp_simve.inference.schedules import Schedule
-from pp_simve.models import ExactPrior, SimVE
+from pp_simve.models import ExactPrior, SimVE, Views
+from pp_simve.models.gathering import gathered
 
 
 class ImpliedELBO(Objective):
     """log p(z_1..J) + weight · Ĥ(z): with p(x | z) := q(z | x) p_data(x) / q_agg(z), the ELBO up to a constant.
 
     The prior pulls the views of an image together, the entropy keeps the batch apart: contrastive and non-contrastive
-    methods differ in the estimate. Terms, nats per image: ``agreement``, ``entropy`` and ``loss``.
+    methods differ in the estimate. Terms, nats per image: ``agreement``, ``entropy`` and ``loss``. In training mode the
+    batch is that of all processes: each makes the same estimate from the z of all, and has the agreement of its own.
 
     Args:
         model: a prior and nothing observed, ``SimVE(prior)``; an `ExactPrior`.
@@ -45,11 +47,13 @@ class ImpliedELBO(Objective):
         self.entropy = KernelEntropy() if entropy is None else entropy
         self.weight: Annealed = checked_weight("weight", weight)
 
-    def forward(self, views: Tensor) -> dict[str, Tensor]:
+    def forward(self, views: Views) -> dict[str, Tensor]:
         z = latents_of_views(self.model, self.guide, views)
         prior = self.model.prior
         assert isinstance(prior, ExactPrior)
-        agreement, entropy = prior.log_marginal(z).mean(), self.entropy(z)
+        # As in the group likelihood: in evaluation mode one process is judged alone.
+        everyone, _ = gathered(z, dim=1) if self.training else (z, 0)
+        agreement, entropy = prior.log_marginal(z).mean(), self.entropy(everyone)
         return {
             "loss": -agreement - self.weight() * entropy,
             "agreement": agreement.detach(),

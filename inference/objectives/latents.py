@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pp_simve.inference.objectives.tracing import ProgramError, run_pair
-from pp_simve.models import SimVE
+from pp_simve.models import SimVE, Views
 
 
 def check_observes_nothing(model: SimVE) -> None:
@@ -17,17 +17,17 @@ def check_observes_nothing(model: SimVE) -> None:
         )
 
 
-def latents_of_views(model: SimVE, guide: nn.Module, views: Tensor) -> Tensor:
+def latents_of_views(model: SimVE, guide: nn.Module, views: Views, least: int = 2) -> Tensor:
     """z of each view, as the guide draws it, shape ``(view, image, latent)``.
 
     Raises:
-        ProgramError: a single view, or several particles.
+        ProgramError: fewer than ``least`` views, or several particles.
     """
     model_trace, _ = run_pair(model, guide, views)
     z = model_trace.nodes["z"]["value"]
     assert isinstance(z, Tensor)
     if z.ndim != 3:
         raise ProgramError(f"this objective is of z of shape (view, image, latent), got {tuple(z.shape)}")
-    if len(z) < 2:
-        raise ProgramError("agreement is between views of an image, so it needs 2 views or more; got 1")
+    if len(z) < least:
+        raise ProgramError(f"agreement is between views of an image, so it needs {least} views or more; got {len(z)}")
     return z

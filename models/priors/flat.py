@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pp_simve.models.priors.additive import AdditivePrior
 from pp_simve.models.priors.base import QuadraticPrior
-from pp_simve.models.priors.messages import gathered, log_agreement, normal, to_content
+from pp_simve.models.priors.messages import log_agreement, natural_parameters, normal, to_content
 
 
 class FlatPrior(AdditivePrior, QuadraticPrior):
@@ -28,7 +28,7 @@ class FlatPrior(AdditivePrior, QuadraticPrior):
 
     def content_posterior(self, z: Tensor, precision: Tensor | None = None) -> dist.Independent:
         """N(Σ_j w_j z_j / Σ_j w_j, 1 / Σ_j w_j): the mean of the views' z, variance Σ/J, where z is known."""
-        pulled, total = gathered(z, to_content(self.style_variance(), z, precision))
+        pulled, total = natural_parameters(z, to_content(self.style_variance(), z, precision))
         return normal(pulled / total, total)
 
     def log_marginal(self, z: Tensor, precision: Tensor | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pp_simve.models.priors.additive import AdditivePrior, Variance
 from pp_simve.models.priors.base import QuadraticPrior
-from pp_simve.models.priors.messages import gathered, log_agreement, log_normal, normal, to_content
+from pp_simve.models.priors.messages import log_agreement, log_normal, natural_parameters, normal, to_content
 
 
 class GaussianPrior(AdditivePrior, QuadraticPrior):
@@ -49,7 +49,7 @@ class GaussianPrior(AdditivePrior, QuadraticPrior):
 
     def content_posterior(self, z: Tensor, precision: Tensor | None = None) -> dist.Independent:
         """N(Σ_j w_j z_j / P, 1/P) with w_j = 1/(Σ + 1/precision_j), P = 1/τ² + Σ_j w_j."""
-        pulled, total = gathered(z, to_content(self.style_variance(), z, precision))
+        pulled, total = natural_parameters(z, to_content(self.style_variance(), z, precision))
         total = total + self.content_variance().reciprocal()
         return normal(pulled / total, total)
 

@@ -21,7 +21,7 @@ def to_content(style_variance: Tensor, z: Tensor, precision: Tensor | None) -> T
     return precision / (1 + precision * style_variance)
 
 
-def gathered(z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def natural_parameters(z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Natural parameters Σ_j weight_j z_j and Σ_j weight_j of Π_j N(z_j; content, 1/weight_j) as a function of content.
 
     Shape ``(..., 1, image, latent)`` each.

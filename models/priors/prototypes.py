@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from pp_simve.models.gathering import gathered
 from pp_simve.models.priors.additive import AdditivePrior
 from pp_simve.models.priors.atoms import Atoms
-from pp_simve.models.priors.messages import gathered, log_normal, to_content
+from pp_simve.models.priors.messages import log_normal, natural_parameters, to_content
 
 
 class PrototypePrior(AdditivePrior):
@@ -29,7 +31,7 @@ class PrototypePrior(AdditivePrior):
 
     def content_posterior(self, z: Tensor, precision: Tensor | None = None) -> Atoms:
         weight = to_content(self.style_variance(), z, precision)
-        return Atoms(self.prototypes(), self._log_joint(*gathered(z, weight)))
+        return Atoms(self.prototypes(), self._log_joint(*natural_parameters(z, weight)))
 
     def responsibilities(self, z: Tensor) -> Tensor:
         """p(content is prototype k | z of all views), shape ``(..., image, K)``."""
@@ -39,7 +41,14 @@ class PrototypePrior(AdditivePrior):
         """logsumexp_k [log π_k + Σ_j log N(z_j; m_k, Σ)], where z is known."""
         weight = to_content(self.style_variance(), z, precision)
         around_zero = log_normal(z, 1 / weight).sum((-3, -1))
-        return around_zero + self._log_joint(*gathered(z, weight)).logsumexp(-1).squeeze(-2)
+        return around_zero + self._log_joint(*natural_parameters(z, weight)).logsumexp(-1).squeeze(-2)
+
+    def log_joint_by_view(self, z: Tensor) -> Tensor:
+        """log π_k + log N(z_j; m_k, Σ) of every prototype, each view by itself: shape ``(..., view, image, K)``."""
+        alone = z.unsqueeze(-3)
+        weight = to_content(self.style_variance(), alone, None)
+        around_zero = log_normal(alone, 1 / weight).sum(-1, keepdim=True)
+        return (around_zero + self._log_joint(*natural_parameters(alone, weight))).squeeze(-3)
 
     def _log_joint(self, pulled: Tensor, total: Tensor) -> Tensor:
         """log π_k + Σ_j log N(z_j; m_k, 1/w_j) − Σ_j log N(z_j; 0, 1/w_j), shape ``(..., 1, image, K)``."""
@@ -59,6 +68,7 @@ class MixturePrior(PrototypePrior):
         content_variance: of prototypes drawn at random. Small, because the z of an untrained guide lie close together:
             among prototypes far apart all would belong to the nearest, and the others would never be moved.
         learn_prototypes: makes them parameters.
+        unit_norm: puts them on the unit sphere, as SwAV does.
         learn_weights: makes their log probabilities parameters.
         learn_style: learns the style variance of each axis, from the given start.
     """
@@ -72,6 +82,7 @@ class MixturePrior(PrototypePrior):
         *,
         content_variance: float = 0.01,
         learn_prototypes: bool = True,
+        unit_norm: bool = False,
         learn_weights: bool = False,
         learn_style: bool = False,
     ) -> None:
@@ -93,7 +104,8 @@ class MixturePrior(PrototypePrior):
         probabilities = torch.ones(len(points)) if weights is None else torch.as_tensor(weights, dtype=points.dtype)
         if probabilities.shape != points.shape[:1] or not (torch.isfinite(probabilities) & (probabilities > 0)).all():
             raise ValueError(f"weights must be {len(points)} positive numbers, one a prototype, got {weights}")
-        self._keep("points", points, learn_prototypes)
+        self.unit_norm = unit_norm
+        self._keep("points", functional.normalize(points, dim=-1) if unit_norm else points, learn_prototypes)
         self._keep("logits", (probabilities / probabilities.sum()).log(), learn_weights)
 
     points: Tensor
@@ -106,7 +118,7 @@ class MixturePrior(PrototypePrior):
             self.register_buffer(name, value)
 
     def prototypes(self) -> Tensor:
-        return self.points
+        return functional.normalize(self.points, dim=-1) if self.unit_norm else self.points
 
     def log_weights(self) -> Tensor:
         return self.logits.log_softmax(-1)
@@ -149,6 +161,8 @@ class EmpiricalPrior(PrototypePrior):
 
     def remember(self, z: Tensor) -> None:
         contents = z.mean(-3).reshape(-1, self.latent)
+        if self.training:
+            contents, _ = gathered(contents, 0)
         if self.memory is None:
             self._batch = contents
         elif self.training:

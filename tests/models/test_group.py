@@ -175,6 +175,126 @@ def test_without_pixels_nothing_is_generated() -> None:
         SimVE(FlatPrior(LATENT), group=AmongViews()).generate(3)
 
 
+# A temperature that is learned, as CLIP's is.
+
+
+def clip(first: Tensor, second: Tensor, log_scale: Tensor) -> Tensor:
+    """Radford et al. 2021, figure 3: images and texts by features already projected, t = log 1/temperature."""
+    images = first / first.square().sum(1, keepdim=True).sqrt()
+    texts = second / second.square().sum(1, keepdim=True).sqrt()
+    logits = images @ texts.T * log_scale.exp()
+    labels = torch.arange(len(logits))
+    return (functional.cross_entropy(logits.T, labels) + functional.cross_entropy(logits, labels)) / 2
+
+
+@pytest.mark.parametrize("temperature", [0.012, 0.07, 0.5])
+def test_among_images_with_a_learned_temperature_is_clip(temperature: float) -> None:
+    """Both directions added, so twice CLIP's loss; T = 0.01 + exp(p) and t = −log T, so dt/dp = −(T − 0.01)/T."""
+    z, group = draw_z(2), AmongImages(temperature, learn_temperature=True).double()
+    ours = -log_prob(group, z).mean()
+    found = torch.as_tensor(group.temperature).detach()
+    log_scale = (-found.log()).requires_grad_()
+    theirs = 2 * clip(z[0], z[1], log_scale)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    (parameter,) = group.parameters()
+    our_z, our_slope = torch.autograd.grad(ours, [z, parameter])
+    their_z, their_slope = torch.autograd.grad(theirs, [z, log_scale])
+    torch.testing.assert_close(our_z, their_z, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(our_slope, -their_slope * (found - 0.01) / found, rtol=1e-10, atol=1e-10)
+    assert our_slope.abs() > 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_learned_starts_as_the_fixed_temperature(kind: str) -> None:
+    z = draw_z(3)
+    learned = KINDS[kind](0.07, learn_temperature=True).double()
+    assert isinstance(learned.temperature, Tensor)
+    assert learned.temperature.shape == ()
+    start = float(learned.temperature.detach())
+    assert start == pytest.approx(0.07, rel=1e-6)
+    fixed = KINDS[kind](start)
+    assert fixed.temperature == start
+    assert not list(fixed.parameters())
+    assert not fixed.state_dict()
+    torch.testing.assert_close(log_prob(learned, z), log_prob(fixed, z), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_slope_by_the_temperature_equals_finite_differences(kind: str) -> None:
+    z, group = draw_z(3), KINDS[kind](0.2, unit_norm=False, learn_temperature=True).double()
+    (parameter,) = group.parameters()
+    (slope,) = torch.autograd.grad(log_prob(group, z).sum(), parameter)
+    values = []
+    with torch.no_grad():
+        for move in (1e-5, -2e-5):
+            parameter.add_(move)
+            values.append(log_prob(group, z).sum())
+    torch.testing.assert_close(slope, (values[0] - values[1]) / 2e-5, rtol=1e-7, atol=1e-7)
+
+
+def test_a_learned_temperature_stays_above_a_hundredth_and_comes_back_from_there() -> None:
+    """Pairs that agree ask for ever less, pairs that do not for more: near the floor a slope is left."""
+    group = AmongImages(0.07, learn_temperature=True).double()
+    agreeing = (1 + torch.eye(IMAGES, dtype=DOUBLE)).expand(2, IMAGES, IMAGES)  # cosines 6/7 between images
+    wrong = torch.stack([agreeing[0], agreeing[0].roll(1, 0)])
+    optimizer = torch.optim.Adam(group.parameters(), lr=0.1)
+
+    def learned_from(z: Tensor, steps: int) -> float:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            (-log_prob(group, z).mean()).backward()
+            optimizer.step()
+        return float(torch.as_tensor(group.temperature).detach())
+
+    assert 0.01 < learned_from(agreeing, 60) < 0.02
+    assert learned_from(wrong, 100) > 0.07
+
+
+def test_a_saved_temperature_is_loaded() -> None:
+    first, second = (AmongViews(start, learn_temperature=True) for start in (0.07, 0.5))
+    second.load_state_dict(first.state_dict())
+    assert second.temperature == first.temperature
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.005])
+def test_a_learned_temperature_cannot_start_at_its_floor(temperature: float) -> None:
+    with pytest.raises(ValueError, match=f"stays above 0.01 and must start there, got {temperature}"):
+        AmongViews(temperature, learn_temperature=True)
+    AmongViews(temperature)
+
+
+# What a subclass is told.
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_alone_the_candidates_are_the_views_themselves(training: bool) -> None:
+    class Told(AmongImages):
+        def _compare(self, z: Tensor, candidates: Tensor, first: int) -> tuple[Tensor, Tensor]:
+            assert candidates is z
+            assert first == 0
+            return super()._compare(z, candidates, first)
+
+    z = draw_z(3)
+    torch.testing.assert_close(
+        log_prob(Told().train(training), z), by_loops("images", z, 0.5, unit_norm=True), rtol=1e-10, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("unit_norm", [True, False])
+@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_some_images_are_asked_among_all(kind: str, views: int, unit_norm: bool) -> None:
+    """Those of one process: the same answers as where every image is asked."""
+    z = draw_z(views, images=7).detach()
+    group = KINDS[kind](0.3, unit_norm=unit_norm)
+    everyone = functional.normalize(z, dim=-1) if unit_norm else z
+    expected = by_loops(kind, z, 0.3, unit_norm)
+    for first, images in [(0, 3), (2, 4), (6, 1)]:
+        logits, groups = group._compare(everyone[:, first : first + images], everyone, first)
+        found = dist.Categorical(logits=logits).to_event(1).log_prob(groups).sum(-2)
+        torch.testing.assert_close(found, expected[first : first + images], rtol=1e-10, atol=1e-12)
+
+
 # What could go wrong with numbers.
 
 

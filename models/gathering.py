@@ -1,0 +1,51 @@
+"""Values of all processes side by side: an image is compared with the whole batch, not with one process's share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as processes
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def gathered(values: Tensor, dim: int) -> tuple[Tensor, int]:
+    """The values of all processes along ``dim``, in the order of ranks, and the place where this process's own begin.
+
+    Every process must call it, with values of the same shape and dtype; without a process group, or alone in it, the
+    values are returned as they are.
+
+    The gradient is of all processes' losses: where they average the gradients of their parameters, and each one's loss
+    is the mean over its own images, the result is the gradient of the mean over the joint batch. Nothing is read back
+    from the device.
+    """
+    if not (processes.is_available() and processes.is_initialized()) or processes.get_world_size() == 1:
+        return values, 0
+    everyone: Tensor = _Gather.apply(values, dim)
+    return everyone, processes.get_rank() * values.shape[dim]
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenates over processes; the backward pass sums over them.
+
+    The joint loss is the mean over W processes of L_r, and the values z_r of a process are in all of them:
+    dL/dθ = 1/W Σ_r (Σ_s dL_s/dz_r) dz_r/dθ. The inner sum is taken here. The outer mean is that of the parameters'
+    gradients (DistributedDataParallel), so a mean here would divide by W twice, and no sum would leave out what
+    z_r does as a candidate of others.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, dim: int) -> Tensor:
+        ctx.dim, ctx.size = dim, values.shape[dim]
+        shares = [values.new_empty(values.shape) for _ in range(processes.get_world_size())]
+        processes.all_gather(shares, values.contiguous())
+        return torch.cat(shares, dim)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        # A copy: the sum is taken in place, and the gradient may be another operation's as well.
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        processes.all_reduce(total)
+        return total.narrow(ctx.dim, processes.get_rank() * ctx.size, ctx.size), None

@@ -1,0 +1,236 @@
+"""Two processes that share a batch compare with all of it: loss and gradient of one process with the joint batch."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+SCRIPT = '''
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pp_simve.inference import ELBO, DeltaGuide, GaussianEntropy, ImpliedELBO, KernelEntropy, VICRegEntropy
+from pp_simve.models import AmongImages, AmongViews, Bernoulli, FlatPrior, GaussianPrior, SimVE
+
+torch.set_num_threads(1)
+folder, rank, world = Path.cwd(), int(sys.argv[1]), int(sys.argv[2])
+latent, pixels = 3, 16
+
+
+def encoder():
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 5), nn.Tanh())
+    layers.features = 5
+    return layers
+
+
+def contrastive(group):
+    prior = FlatPrior(latent)
+    return ELBO(SimVE(prior, group=group), DeltaGuide(encoder(), prior), beta=0)
+
+
+def bridge(group):
+    prior = GaussianPrior(latent)
+    decoder = nn.Sequential(nn.Linear(latent, pixels), nn.Unflatten(-1, (1, 4, 4)))
+    return ELBO(SimVE(prior, Bernoulli(decoder), group), DeltaGuide(encoder(), prior), alpha=2.0)
+
+
+def implied(entropy):
+    prior = FlatPrior(latent)
+    return ImpliedELBO(SimVE(prior), DeltaGuide(encoder(), prior), entropy=entropy, weight=1.5)
+
+
+class Particles(nn.Module):
+    """The group of four z of each view, which differ as draws of a guide would."""
+
+    def __init__(self, group):
+        super().__init__()
+        self.weight, self.group = nn.Parameter(torch.randn(4, 1, pixels, latent)), group
+
+    def forward(self, views):
+        of_group, groups = self.group(views.flatten(2) @ self.weight)
+        return {"loss": -of_group.log_prob(groups).sum(-2).mean()}
+
+
+cases = {
+    "images": lambda: contrastive(AmongImages(0.3)),
+    "images, any norm": lambda: contrastive(AmongImages(0.3, unit_norm=False)),
+    "images, learned temperature": lambda: contrastive(AmongImages(0.3, learn_temperature=True)),
+    "images, particles": lambda: Particles(AmongImages(0.3)),
+    "views": lambda: contrastive(AmongViews(0.3)),
+    "views, any norm": lambda: contrastive(AmongViews(0.3, unit_norm=False)),
+    "views, learned temperature": lambda: contrastive(AmongViews(0.3, learn_temperature=True)),
+    "views, particles": lambda: Particles(AmongViews(0.3)),
+    "views, bridge": lambda: bridge(AmongViews(0.3, width=2, learn_temperature=True)),
+    "kernel": lambda: implied(KernelEntropy(0.3)),
+    "kernel, any norm, chunks": lambda: implied(KernelEntropy(0.3, unit_norm=False, chunk=5)),
+    "logdet": lambda: implied(GaussianEntropy()),
+    "vicreg": lambda: implied(VICRegEntropy(3.0, 0.7)),
+}
+
+
+def batch(views):
+    generator = torch.Generator().manual_seed(views)
+    return torch.rand(views, 8, 1, 4, 4, dtype=torch.float64, generator=generator)
+
+
+def build(case):
+    torch.manual_seed(0)
+    return cases[case]().double()
+
+
+def mean(value):
+    """Over processes, as DistributedDataParallel takes it of gradients."""
+    value = value.detach().clone()
+    if world > 1:
+        torch.distributed.all_reduce(value)
+    return value / world
+
+
+def measured(objective, views):
+    loss = objective(views)["loss"]
+    loss.backward()
+    parameters = {name.removeprefix("module."): parameter for name, parameter in objective.named_parameters()}
+    assert all(parameter.grad is not None for parameter in parameters.values())
+    return loss, {name: parameter.grad for name, parameter in parameters.items()}
+
+
+def averaged(objective, views):
+    loss, gradients = measured(objective, views)
+    return {"loss": mean(loss), "gradients": {name: mean(value) for name, value in gradients.items()}}
+
+
+if world > 1:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+    )
+results = {}
+for case in cases:
+    for views in (2, 3):
+        joint = batch(views)
+        own = joint[:, rank::world].contiguous()
+        found = {"trained": averaged(build(case).train(), own)}
+        if world > 1:
+            wrapped = nn.parallel.DistributedDataParallel(build(case).train())
+            loss, gradients = measured(wrapped, own)
+            found["wrapped"] = {"loss": mean(loss), "gradients": gradients}
+            found["apart"] = averaged(build(case).eval(), own)
+        if rank == 0:  # alone: the other process has nothing to do with it
+            loss, gradients = measured(build(case).eval(), joint)
+            found["judged"] = {"loss": loss.detach(), "gradients": gradients}
+        results[f"{case}, {views} views"] = found
+torch.save(results, folder / f"rank{rank}of{world}.pt")
+if world > 1:
+    torch.distributed.destroy_process_group()
+'''
+
+NAMES = [
+    "images",
+    "images, any norm",
+    "images, learned temperature",
+    "images, particles",
+    "views",
+    "views, any norm",
+    "views, learned temperature",
+    "views, particles",
+    "views, bridge",
+    "kernel",
+    "kernel, any norm, chunks",
+    "logdet",
+    "vicreg",
+]
+CASES = [f"{name}, {views} views" for name in NAMES for views in (2, 3)]
+Results = dict[str, dict[str, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("gathered")
+    (made / "script.py").write_text(SCRIPT)
+    return made
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path) -> list[Results]:
+    """What each of two processes found; one that waits for the other in vain gives up after a minute."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::UserWarning"}
+    running = [
+        subprocess.Popen([sys.executable, "script.py", str(rank), "2"], cwd=folder, env=environment)
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    return [torch.load(folder / f"rank{rank}of2.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def one(folder: Path) -> Results:
+    """What one process finds of the joint batch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["script.py", "0", "1"])
+        patch.chdir(folder)
+        runpy.run_path("script.py")
+    found: Results = torch.load(folder / "rank0of1.pt", weights_only=True)
+    return found
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    torch.testing.assert_close(found["loss"], expected["loss"], rtol=1e-10, atol=1e-10)
+    assert list(found["gradients"]) == list(expected["gradients"])
+    for name, gradient in expected["gradients"].items():
+        torch.testing.assert_close(found["gradients"][name], gradient, rtol=1e-10, atol=1e-10, msg=name)
+
+
+def distance(found: dict[str, Any], other: dict[str, Any]) -> float:
+    """The largest difference of a gradient."""
+    pairs = zip(found["gradients"].values(), other["gradients"].values(), strict=True)
+    return max(float((mine - theirs).abs().max()) for mine, theirs in pairs)
+
+
+@pytest.mark.parametrize("how", ["trained", "wrapped"])
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_have_the_loss_and_gradient_of_the_joint_batch(
+    one: Results, two: list[Results], case: str, how: str
+) -> None:
+    """Averaged here, and by DistributedDataParallel itself."""
+    for name, gradient in one[case]["trained"]["gradients"].items():
+        # Without norms nothing depends on where z is, so its bias has no gradient.
+        assert name.endswith("head.bias") or gradient.abs().max() > 1e-4
+    for rank in two:
+        assert_same(rank[case][how], one[case]["trained"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_process_among_its_own_images_is_another_loss(one: Results, two: list[Results], case: str) -> None:
+    for rank in two:
+        assert abs(float(rank[case]["apart"]["loss"] - one[case]["trained"]["loss"])) > 1e-3
+        assert distance(rank[case]["apart"], one[case]["trained"]) > 1e-3
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_process_is_judged_alone(one: Results, two: list[Results], case: str) -> None:
+    """Though the other is there, and asks nothing."""
+    assert_same(two[0][case]["judged"], one[case]["judged"])
+    assert torch.equal(one[case]["judged"]["loss"], one[case]["trained"]["loss"])
+    assert distance(one[case]["judged"], one[case]["trained"]) == 0
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "learned" in case])
+def test_the_temperature_is_learned_from_all(one: Results, two: list[Results], case: str) -> None:
+    (name,) = [name for name in one[case]["trained"]["gradients"] if "log_excess" in name]
+    for rank in two:
+        joint, apart = one[case]["trained"]["gradients"][name], rank[case]["apart"]["gradients"][name]
+        assert abs(float(joint - apart)) > 1e-3
+
+
+def test_the_cases_are_all_there(one: Results) -> None:
+    assert list(one) == CASES
