@@ -58,7 +58,5 @@ def _decoded(model: SimVE, z: Tensor) -> Tensor:
     Raises:
         ValueError: pixels are not modelled.
     """
-    if model.likelihood is None:
-        raise ValueError("a SimVE without a likelihood has no images to decode")
-    mean: Tensor = model.likelihood(z).mean
+    mean: Tensor = model.likelihood_of()(z).mean
     return mean

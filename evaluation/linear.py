@@ -47,7 +47,7 @@ class LinearProbe:
     gradient_norm: float
 
     def __init__(
-        self, penalties: Sequence[float] = PENALTIES, max_iterations: int = 200, tolerance: float = 1e-5
+        self, penalties: Sequence[float] = PENALTIES, max_iterations: int = 200, tolerance: float = 3e-4
     ) -> None:
         if not penalties or min(penalties) < 0:
             raise ValueError(f"penalties must be one or more numbers >= 0, got {penalties}")

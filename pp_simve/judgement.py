@@ -23,6 +23,7 @@ from pp_simve.recipes import Program
 from pp_simve.run_folder import RunFolder
 
 JUDGEMENT_SEED = 1_000_000  # the same views for every run, whatever its own seed
+JUDGED = ("backbone", "z", "content")  # of a single view, style is what content leaves of z
 IMAGES_SHOWN = 8
 VIEWS_OF_CONTENT = 16
 
@@ -32,7 +33,7 @@ def judge_run(run: Run, program: Program, policy: ViewPolicy, data: ImageData, c
     started = time.perf_counter()
     device = next(program.objective.parameters()).device
     train, validation, test = (_on(split, device) for split in (data.train, data.validation, data.test))
-    scores = judge(program.guide, policy, train, validation, test, seed=JUDGEMENT_SEED)
+    knows = judge(program.guide, policy, train, validation, test, seed=JUDGEMENT_SEED, representations=JUDGED)
     bound = None
     if program.model.likelihood is not None:
         # The same bound for all, whatever they were fitted by: a weighted or importance-weighted one would not compare.
@@ -40,7 +41,8 @@ def judge_run(run: Run, program: Program, policy: ViewPolicy, data: ImageData, c
         bound = bound_terms(elbo, test.images, policy, views=config.views, seed=JUDGEMENT_SEED)
         bound.pop("group", None)  # of the batches it was computed in, and no part of this bound
     return {
-        **scores,
+        **headline(knows),
+        "knows": knows,
         "bound": bound,
         "is_bound": bound is not None and program.guide.has_density,
         "seconds_per_epoch": run.seconds_per_epoch,
@@ -56,28 +58,35 @@ def judge_run(run: Run, program: Program, policy: ViewPolicy, data: ImageData, c
     }
 
 
+def headline(knows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What a method is known by: the class from its content (z where it has none), the views from its z."""
+    primary = "content" if "content" in knows else "z"
+    content = {name: knows[primary][name] for name in ("linear", "knn")}
+    style = {name: score for name, score in knows["z"].items() if name not in content}
+    return {"content": {**content, "representation": primary}, "style": {**style, "representation": "z"}}
+
+
 def print_results(results: Mapping[str, Any], console: Console) -> None:
-    """The scores as a table."""
-    content, style = results["content"], results["style"]
+    """The scores as a table: a row a measure, a column a representation."""
+    knows = {name: scores for name, scores in results["knows"].items() if name != "notes"}
     table = Table(title="test split", title_justify="left", title_style="bold")
-    for heading in ("knows", "from", "measure"):
-        table.add_column(heading)
-    table.add_column("score", justify="right")
-    table.add_row("class", content["representation"], "linear probe, accuracy", _percent(content["linear"]))
-    table.add_row("class", content["representation"], "k-NN, accuracy", _percent(content["knn"]))
+    table.add_column("knows")
+    table.add_column("measure")
+    for representation in knows:
+        table.add_column(representation, justify="right")
+    for measure, words in {"linear": "linear probe, accuracy", "knn": "k-NN, accuracy"}.items():
+        table.add_row("class", words, *(_percent(scores[measure]) for scores in knows.values()))
     table.add_section()
-    for name, score in style.items():
-        if name not in ("mean_r2", "representation", "note"):
-            table.add_row(name, style["representation"], "ridge, R²", _fraction(score))
-    table.add_row("views, mean", style["representation"], "ridge, R²", _fraction(style["mean_r2"]))
-    table.add_section()
-    if results["bound"] is not None:
-        measure = f"ELBO of {results['views']} views, nats" + ("" if results["is_bound"] else " (no bound)")
-        table.add_row("images", "bound", measure, f"{-results['bound']['loss']:.1f}")
+    parameters = [name for name in knows["z"] if name not in ("linear", "knn", "mean_r2")]
+    for name in [*parameters, "mean_r2"]:
+        shown = "views, mean" if name == "mean_r2" else name
+        table.add_row(shown, "ridge, R²", *(_fraction(scores[name]) for scores in knows.values()))
     console.print(table)
-    for scores in (content, style):
-        if "note" in scores:
-            console.print(f"note: {scores['note']}", markup=False)
+    if results["bound"] is not None:
+        measure = f"ELBO of {results['views']} views" + ("" if results["is_bound"] else " (no bound)")
+        console.print(f"{measure}: {-results['bound']['loss']:.1f} nats an image")
+    for note in results["knows"].get("notes", {}).values():
+        console.print(f"note: {note}", markup=False)
     console.print(
         f"{results['seconds_per_epoch']:.2f} s an epoch, {results['peak_memory_mb']:,.0f} MB at most, "
         f"judged in {results['seconds_judging']:.1f} s",

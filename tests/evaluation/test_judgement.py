@@ -82,24 +82,38 @@ TRAIN, VALIDATION, TEST = split(400, 1), split(150, 2), split(300, 3)
 def test_content_and_style_are_found_where_they_are() -> None:
     guide = PixelGuide(z=list(range(9)), content=CLASS_PIXELS).train()
     result = judge(guide, Tint(), TRAIN, VALIDATION, TEST, seed=0)
-    assert result["content"]["representation"] == "content"
+    assert list(result) == ["backbone", "z", "content", "style"]
     assert result["content"]["linear"] > 0.99
     assert result["content"]["knn"] > 0.99
-    assert result["style"]["representation"] == "z"
-    assert result["style"]["tint"] > 0.999
-    assert abs(result["style"]["secret"]) < 0.03
-    assert result["style"]["mean_r2"] == pytest.approx((result["style"]["tint"] + result["style"]["secret"]) / 2)
+    of_z = result["z"]
+    assert of_z["tint"] > 0.999
+    assert abs(of_z["secret"]) < 0.03
+    assert of_z["mean_r2"] == pytest.approx((of_z["tint"] + of_z["secret"]) / 2)
     assert guide.training
     assert {dtype for _, dtype in guide.seen} == {torch.float32}
     json.dumps(result, allow_nan=False)
 
 
-def test_content_and_style_are_not_found_where_they_are_not() -> None:
+def test_each_representation_knows_what_is_in_it_and_nothing_else() -> None:
     result = judge(PixelGuide(z=CLASS_PIXELS, content=TINT_PIXELS), Tint(), TRAIN, VALIDATION, TEST, seed=0)
     # 300 test images: within four standard deviations of chance.
     assert abs(result["content"]["linear"] - 1 / CLASSES) < 0.1
     assert abs(result["content"]["knn"] - 1 / CLASSES) < 0.1
-    assert abs(result["style"]["tint"]) < 0.03
+    assert result["content"]["tint"] > 0.999
+    assert result["z"]["linear"] > 0.99
+    assert abs(result["z"]["tint"]) < 0.03
+    for name in ("linear", "knn", "tint"):  # the backbone has all pixels
+        assert result["backbone"][name] > 0.99
+
+
+def test_only_the_representations_asked_for_are_judged() -> None:
+    guide = PixelGuide(z=CLASS_PIXELS, content=TINT_PIXELS)
+    whole = judge(guide, Tint(), TRAIN, VALIDATION, TEST, seed=0)
+    part = judge(guide, Tint(), TRAIN, VALIDATION, TEST, seed=0, representations=("z", "backbone"))
+    assert list(part) == ["z", "backbone"]
+    assert part == {name: whole[name] for name in part}
+    with pytest.raises(ValueError, match=r"unknown representations \['head'\]; known are backbone, z, content, style"):
+        judge(guide, Tint(), TRAIN, VALIDATION, TEST, seed=0, representations=("z", "head"))
 
 
 def test_content_is_read_from_clean_images() -> None:
@@ -110,22 +124,20 @@ def test_content_is_read_from_clean_images() -> None:
     assert {name: result["content"][name] for name in expected} == expected
 
 
-def test_without_content_z_is_judged_and_it_is_said() -> None:
+def test_a_representation_without_width_is_left_out() -> None:
     result = judge(PixelGuide(z=CLASS_PIXELS, content=[]), Tint(), TRAIN, VALIDATION, TEST, seed=0)
-    assert result["content"]["representation"] == "z"
-    assert result["content"]["linear"] > 0.99
+    assert list(result) == ["backbone", "z", "style"]
+    assert result["z"]["linear"] > 0.99
 
 
 def test_without_labels_content_has_no_score_and_it_is_said() -> None:
     guide = PixelGuide(z=TINT_PIXELS, content=CLASS_PIXELS)
     result = judge(guide, Tint(), TRAIN, split(150, 2, labelled=False), split(300, 3, labelled=False), seed=0)
-    assert result["content"] == {
-        "linear": None,
-        "knn": None,
-        "representation": "content",
-        "note": "no labels in validation, test",
-    }
-    assert result["style"]["tint"] > 0.999
+    for name in ("backbone", "z", "content", "style"):
+        assert result[name]["linear"] is None
+        assert result[name]["knn"] is None
+    assert result["notes"] == {"class": "no labels in validation, test"}
+    assert result["z"]["tint"] > 0.999
 
 
 def test_a_parameter_that_does_not_vary_has_no_score() -> None:
@@ -134,14 +146,14 @@ def test_a_parameter_that_does_not_vary_has_no_score() -> None:
             return {**super().sample(count, generator=generator), "secret": torch.ones(count)}
 
     result = judge(PixelGuide(TINT_PIXELS, CLASS_PIXELS), Fixed(), TRAIN, VALIDATION, TEST, seed=0)
-    assert result["style"]["secret"] is None
-    assert result["style"]["mean_r2"] == result["style"]["tint"]
+    assert result["z"]["secret"] is None
+    assert result["z"]["mean_r2"] == result["z"]["tint"]
 
 
 def test_a_policy_without_parameters_has_no_style_score() -> None:
     result = judge(PixelGuide(TINT_PIXELS, CLASS_PIXELS), Still(), TRAIN, VALIDATION, TEST, seed=0)
-    assert result["style"]["mean_r2"] is None
-    assert result["style"]["note"] == "the view policy has no parameters"
+    assert result["z"]["mean_r2"] is None
+    assert result["notes"] == {"views": "the view policy has no parameters"}
 
 
 def test_the_seed_decides_and_the_global_generator_is_left_alone() -> None:
@@ -152,8 +164,9 @@ def test_the_seed_decides_and_the_global_generator_is_left_alone() -> None:
     again = judge(guide, Tint(), TRAIN, VALIDATION, TEST, seed=5)
     other = judge(guide, Tint(), TRAIN, VALIDATION, TEST, seed=6)
     assert first == again
-    assert first["style"] != other["style"]
-    assert first["content"] == other["content"]
+    for name in first:
+        assert first[name]["mean_r2"] != other[name]["mean_r2"]
+        assert first[name]["linear"] == other[name]["linear"]
     torch.set_rng_state(state)
     judge(guide, Tint(), TRAIN, VALIDATION, TEST, seed=5)
     assert torch.equal(torch.get_rng_state(), state)
@@ -194,7 +207,8 @@ def test_splits_have_streams_of_their_own() -> None:
 def test_the_number_of_views(images: int, min_views: int, max_views: int, rows: int) -> None:
     guide = PixelGuide(TINT_PIXELS, CLASS_PIXELS)
     pictures = split(images, 1).images
-    z, parameters = embed_views(guide, Tint(), pictures, torch.Generator().manual_seed(0), min_views, max_views)
+    embedded, parameters = embed_views(guide, Tint(), pictures, torch.Generator().manual_seed(0), min_views, max_views)
+    z = embedded["z"]
     assert z.shape == (rows, 3)
     assert {name: values.shape for name, values in parameters.items()} == {"tint": (rows,), "secret": (rows,)}
     assert max(count for count, _ in guide.seen) <= 1024
@@ -203,8 +217,8 @@ def test_the_number_of_views(images: int, min_views: int, max_views: int, rows: 
 
 def test_a_large_split_is_thinned_at_random() -> None:
     images = torch.arange(200, dtype=torch.uint8).view(200, 1, 1, 1).expand(200, 1, 3, 3)
-    z, _ = embed_views(PixelGuide([0], []), Still(), images, torch.Generator().manual_seed(0), 10, 50)
-    kept = (z.flatten() * 255).round().int().tolist()
+    embedded, _ = embed_views(PixelGuide([0], []), Still(), images, torch.Generator().manual_seed(0), 10, 50)
+    kept = (embedded["z"].flatten() * 255).round().int().tolist()
     assert len(set(kept)) == 50
     assert max(kept) > 150
 
@@ -227,8 +241,8 @@ def test_real_views_of_real_images() -> None:
     result = judge(PixelGuide(pixels, pixels), view_policy("affine", (1, 14, 14)), *parts, seed=0, min_views=2000)
     assert result["content"]["linear"] > 0.7
     assert result["content"]["knn"] > 0.65
-    assert list(result["style"]) == ["mean_r2", "rotation", "scale", "shift_x", "shift_y", "representation"]
-    assert result["style"]["shift_x"] > 0.5
+    assert list(result["z"]) == ["linear", "knn", "mean_r2", "rotation", "scale", "shift_x", "shift_y"]
+    assert result["z"]["shift_x"] > 0.5
 
 
 def test_views_come_from_the_library() -> None:
