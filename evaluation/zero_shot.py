@@ -1,0 +1,82 @@
+"""Zero-shot classification: classes described in the other modality, by prompts, and no probe."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pp_simve.evaluation.features import checked_features, checked_labels
+from pp_simve.evaluation.linear import accuracy
+from pp_simve.evaluation.retrieval import cosine_blocks, rounding, unit_rows
+
+
+def zero_shot_scores(queries: Tensor, labels: Tensor, prompts: Tensor, prompt_labels: Tensor) -> dict[str, float]:
+    """How often `zero_shot_predictions` is right.
+
+    Args:
+        queries: float features of what is classified, shape ``(query, feature)``.
+        labels: integer classes of the queries, shape ``(query,)``; each must have a prompt.
+        prompts: float features of descriptions of the classes in the other modality, shape ``(prompt, feature)``.
+        prompt_labels: the class that each prompt describes, shape ``(prompt,)``; there may be classes without queries.
+
+    Returns:
+        ``"accuracy"``: fraction of queries classified right, and ``"chance"``, that of always guessing the most
+        frequent class of the queries. ``"balanced_accuracy"``: mean over the classes present among the queries of the
+        fraction classified right, and ``"chance_balanced"``, that of always guessing one of them: 1 / their number.
+
+    Raises:
+        ValueError: as `zero_shot_predictions`, or for query labels that no prompt has.
+    """
+    queries = checked_features(queries, "query")
+    labels = checked_labels(labels, queries, "query")
+    predicted = zero_shot_predictions(queries, prompts, prompt_labels)
+    classes, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+    undescribed = classes[~torch.isin(classes, prompt_labels.to(classes))].tolist()
+    if undescribed:
+        raise ValueError(f"no prompt describes the query labels {undescribed}: give each class at least one prompt")
+    hits = counts.new_zeros(len(classes)).index_add(0, index, (predicted == labels).long())
+    return {
+        "accuracy": accuracy(predicted, labels),
+        "chance": counts.max().item() / len(labels),
+        "balanced_accuracy": (hits.double() / counts).mean().item(),
+        "chance_balanced": 1 / len(classes),
+    }
+
+
+def zero_shot_predictions(queries: Tensor, prompts: Tensor, prompt_labels: Tensor) -> Tensor:
+    """The class of each query: the one of largest cosine to the mean of the unit-normalised prompts of the class.
+
+    This is prompt ensembling in the space of embeddings (Radford et al. 2021, "Learning Transferable Visual Models
+    From Natural Language Supervision", §3.1.4). Among classes equally similar, up to the rounding of float64, the
+    smallest label wins. Zeros, be they a query or prompts that cancel, are at cosine 0.
+
+    Args:
+        queries: float features, shape ``(query, feature)``, on the device of ``prompts``.
+        prompts: float features of the other modality, shape ``(prompt, feature)``.
+        prompt_labels: integer classes, shape ``(prompt,)``.
+
+    Returns:
+        Labels, shape ``(query,)``, int64.
+
+    Raises:
+        ValueError: for features that are not finite or shapes that do not agree.
+    """
+    queries, prompts = checked_features(queries, "query"), checked_features(prompts, "prompt")
+    if queries.shape[1] != prompts.shape[1]:
+        raise ValueError(
+            f"queries have {queries.shape[1]} features, but prompts have {prompts.shape[1]}: "
+            f"both must be embedded in one space"
+        )
+    classes, index, counts = torch.unique(
+        checked_labels(prompt_labels, prompts, "prompt"), return_inverse=True, return_counts=True
+    )
+    tolerance = rounding(prompts.shape[1] + len(prompts))
+    means = prompts.new_zeros(len(classes), prompts.shape[1], dtype=torch.float64)
+    means = means.index_add(0, index, unit_rows(prompts)) / counts.unsqueeze(1)
+    # What is left of prompts that cancel is rounding, and must not be blown up to a direction.
+    means = torch.where(means.norm(dim=1, keepdim=True) > tolerance, unit_rows(means), 0.0)
+    best = [
+        (cosine >= cosine.amax(dim=1, keepdim=True) - tolerance).int().argmax(dim=1)
+        for cosine in cosine_blocks(unit_rows(queries), means)
+    ]
+    return classes[torch.cat(best)]
