@@ -148,11 +148,15 @@ def check_same_objective(setting: Setting, data: Tensor) -> None:
         SystemExit: they do not.
     """
     library, by_hand = library_objective(setting).to(data.device), HandWritten(setting).to(data.device)
-    by_hand.head.load_state_dict(library.guide.recognition.head.state_dict())
+    by_hand.head.load_state_dict(library.guide.recognition.reading.head.state_dict())
     generator = torch.Generator(data.device).manual_seed(0)
     views, _ = draw_views(view_policy(setting.policy, setting.image_shape), data[:IMAGES], VIEWS, generator=generator)
     parts = [
-        (library.guide.recognition.encoder, library.guide.recognition.head, library.model.likelihood.decoder),
+        (
+            library.guide.recognition.reading.encoder,
+            library.guide.recognition.reading.head,
+            library.model.likelihood.decoder,
+        ),
         (by_hand.encoder, by_hand.head, by_hand.decoder),
     ]
     losses, gradients = [], []

@@ -32,8 +32,8 @@ group = AmongImages(temperature=0.2)
 def same_means(guide: Guide, of: DeltaGuide) -> Guide:
     """The guide with the other's map from features to z."""
     with torch.no_grad():
-        guide.double().recognition.head.weight[:LATENT] = of.head.weight
-        guide.recognition.head.bias[:LATENT] = of.head.bias
+        guide.double().recognition.reading.head.weight[:LATENT] = of.reading.head.weight
+        guide.recognition.reading.head.bias[:LATENT] = of.reading.head.bias
     return guide
 
 

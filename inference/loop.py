@@ -8,13 +8,12 @@ from typing import Any
 import pyro
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 from pp_simve.inference.annealing import annealed_parts
-from pp_simve.inference.guides.base import unit_range
 from pp_simve.inference.metrics import MetricBuffer
 from pp_simve.inference.schedules import Schedule
-from pp_simve.inference.views import ViewPolicy, draw_views
+from pp_simve.inference.sources import Source
 
 # Pyro's checks are on for the first step only: after it they cost time, and would trip over a NaN before the metrics,
 # which know its step and term, are fetched.
@@ -25,8 +24,6 @@ VALIDATED_STEPS = 1
 class Plan:
     """What a fit does, apart from what it fits: see `fit` for each entry."""
 
-    policy: ViewPolicy
-    views: int
     batch_size: int
     total_steps: int
     lr: float
@@ -41,11 +38,11 @@ class Loop:
     Args:
         fabric: launched; decides device and processes.
         objective: module from views to named terms.
-        data: uint8, shape ``(image, channel, height, width)``.
+        source: of the views.
         plan: the rest.
     """
 
-    def __init__(self, fabric: Fabric, objective: nn.Module, data: Tensor, plan: Plan) -> None:
+    def __init__(self, fabric: Fabric, objective: nn.Module, source: Source, plan: Plan) -> None:
         self.fabric = fabric
         self.plan = plan
         # Convolutions run faster with channels last (a fifth on a CPU); other parameters keep their layout.
@@ -53,11 +50,11 @@ class Loop:
         objective.train()
         self.objective = objective
         self.annealed = annealed_parts(objective)
-        self.original_first = bool(getattr(objective, "original_first", False))
+        self.indexed = bool(getattr(objective, "indexed", False))
         self.parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(self.parameters, lr=plan.lr, fused=True)
         self.module, self.optimizer = fabric.setup(objective, optimizer)
-        self.data = data.to(fabric.device)
+        self.source = source.to(fabric.device)
 
         # A stream of views for each process, but one order of the images: each process takes its share of it.
         rank_seed = plan.seed * 1000 + fabric.global_rank
@@ -72,14 +69,14 @@ class Loop:
     @property
     def steps_per_epoch(self) -> int:
         """Full batches in the data."""
-        return len(self.data) // self.plan.batch_size
+        return len(self.source) // self.plan.batch_size
 
     def step(self) -> None:
         """One gradient step."""
         plan = self.plan
         position = self.steps % self.steps_per_epoch
         if position == 0:
-            self.order = torch.randperm(len(self.data), generator=self.shuffler, device=self.data.device)
+            self.order = torch.randperm(len(self.source), generator=self.shuffler, device=self.fabric.device)
         batch = self.order[position * plan.batch_size : (position + 1) * plan.batch_size]
         share = batch[self.fabric.global_rank :: self.fabric.world_size]
         for group in self.optimizer.param_groups:
@@ -87,19 +84,14 @@ class Loop:
         for part in self.annealed:
             part.move(self.steps, plan.total_steps)
         with pyro.validation_enabled(self._validated < VALIDATED_STEPS):
-            terms = self.module(self._views(self.data[share]))
+            views = self.source.draw(share, self.generator)
+            terms = self.module(views, share) if self.indexed else self.module(views)
             self.fabric.backward(terms["loss"])
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.buffer.add(terms)
         self._validated += 1
         self.steps += 1
-
-    def _views(self, images: Tensor) -> Tensor:
-        plan = self.plan
-        drawn = plan.views - 1 if self.original_first else plan.views
-        views, _ = draw_views(plan.policy, images, drawn, generator=self.generator)
-        return torch.cat([unit_range(images)[None], views]) if self.original_first else views
 
     def fetch(self) -> list[dict[str, float]]:
         """The terms of the steps since the last call, averaged over processes.
@@ -123,8 +115,8 @@ class Loop:
             "views": self.generator.get_state(),
             "order": self.shuffler.get_state(),
         }
-        if self.data.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.data.device)
+        if self.fabric.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
         randoms: list[Any] = [random]
         if self.fabric.world_size > 1:
             randoms = [None] * self.fabric.world_size
@@ -142,8 +134,8 @@ class Loop:
         """What a fit must have in common with the one it goes on from."""
         plan = self.plan
         return {
-            "images": len(self.data),
-            "views": plan.views,
+            "images": len(self.source),
+            "views": self.source.views,
             "batch_size": plan.batch_size,
             "total_steps": plan.total_steps,
             "lr": plan.lr,
@@ -168,9 +160,9 @@ class Loop:
             torch.set_rng_state(random["global"])
             self.generator.set_state(random["views"])
             self.shuffler.set_state(random["order"])
-            if self.data.device.type == "cuda":
-                torch.cuda.set_rng_state(random["cuda"], self.data.device)
-            self.order = state["order"].to(self.data.device)
+            if self.fabric.device.type == "cuda":
+                torch.cuda.set_rng_state(random["cuda"], self.fabric.device)
+            self.order = state["order"].to(self.fabric.device)
             self.steps = state["steps"]
         except KeyError as error:
             raise ValueError(f"it has no entry {error}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,8 +28,11 @@ from pp_simve.inference.loop import Loop, Plan
 from pp_simve.inference.metrics import NonFiniteError
 from pp_simve.inference.objectives import ELBO
 from pp_simve.inference.schedules import Schedule, constant
-from pp_simve.inference.views import ViewPolicy, view_policy
+from pp_simve.inference.sources import Images, Kinds, Source
+from pp_simve.inference.views import Compose, ViewPolicy, view_policy
 from pp_simve.models import network_precision
+
+Pixels = Tensor | np.ndarray[Any, Any]
 
 
 class FitError(ValueError):
@@ -87,11 +90,11 @@ class Run:
 def fit(
     model: nn.Module,
     guide: Guide,
-    images: Tensor | np.ndarray[Any, Any],
+    images: Pixels | Mapping[str, Pixels],
     *,
     objective: nn.Module | None = None,
-    policy: ViewPolicy | None = None,
-    views: int = 2,
+    policy: ViewPolicy | Mapping[str, ViewPolicy] | None = None,
+    views: int | None = None,
     batch_size: int = 128,
     epochs: float | None = None,
     steps: int | None = None,
@@ -111,11 +114,13 @@ def fit(
 
     Args:
         model, guide: Pyro programs over the same sites, see `SimVE` and `Guide`.
-        images: uint8, shape ``(image, channel, height, width)``; kept on the device whole.
+        images: uint8, shape ``(image, channel, height, width)``; kept on the device whole. Where views are of several
+            kinds, such a tensor a kind, all of the same things in the same order (vectors as images of one pixel).
         objective: see `Objective`; any module from views to named terms with ``loss`` among them will do. Default
             ``ELBO(model, guide)``.
-        policy: draws the views; default ``crop`` for grey images, ``crop+colour`` for RGB.
-        views: views of each image in a batch (J).
+        policy: draws the views; default ``crop`` for grey images, ``crop+colour`` for RGB. Where views are of several
+            kinds, one a kind, and by default every kind as it is.
+        views: views of each image in a batch (J), by default 2; where they are of several kinds, of each kind, and 1.
         batch_size: images a step, over all devices; an incomplete last batch of an epoch is left out.
         epochs, steps: how long; give one of them (neither means 10 epochs).
         lr: Adam's learning rate.
@@ -137,16 +142,10 @@ def fit(
         CheckpointError: the checkpoint is damaged or of another fit.
         OSError: the checkpoint could not be written.
     """
-    data = _checked_images(images)
-    count = len(data)
-    _check_counts(count, views=views, batch_size=batch_size, devices=devices, fetch_every=fetch_every, lr=lr)
-    if getattr(objective, "original_first", False) and views < 2:
-        raise FitError(
-            f"{type(objective).__name__} sees the original image as its first view; views must be at least 2, got 1"
-        )
+    source = _source(images, policy, views, bool(getattr(objective, "original_first", False)))
+    count = len(source)
+    _check_counts(count, batch_size=batch_size, devices=devices, fetch_every=fetch_every, lr=lr)
     plan = Plan(
-        policy=policy or view_policy("crop" if data.shape[1] == 1 else "crop+colour", image_shape(data)),
-        views=views,
         batch_size=batch_size,
         total_steps=_total_steps(epochs, steps, count // batch_size),
         lr=lr,
@@ -168,7 +167,7 @@ def fit(
         network_precision(network_dtype(precision, fabric.device)),
         _checkpoint_named(checkpoint),
     ):
-        loop = Loop(fabric, objective if objective is not None else ELBO(model, guide), data, plan)
+        loop = Loop(fabric, objective if objective is not None else ELBO(model, guide), source, plan)
         seconds_before = _resume(loop, checkpoint)
         history: list[dict[str, float]] = []
         started = fetched_at = saved_at = time.perf_counter()
@@ -260,12 +259,50 @@ def _progress(loop: Loop, rows: list[dict[str, float]], speed: float) -> Progres
         epoch=loop.steps / loop.steps_per_epoch,
         epochs=plan.total_steps / loop.steps_per_epoch,
         rows=rows,
-        images_per_second=speed * plan.batch_size * plan.views,
+        images_per_second=speed * plan.batch_size * loop.source.views,
         seconds_left=(plan.total_steps - loop.steps) / speed,
     )
 
 
-def _checked_images(images: Tensor | np.ndarray[Any, Any]) -> Tensor:
+def _source(
+    images: Pixels | Mapping[str, Pixels],
+    policy: ViewPolicy | Mapping[str, ViewPolicy] | None,
+    views: int | None,
+    original_first: bool,
+) -> Source:
+    """Where views are drawn from.
+
+    Raises:
+        FitError: images or views that cannot be, kinds that do not go together.
+    """
+    by_kind = isinstance(images, Mapping)
+    each = views if views is not None else 1 if by_kind else 2
+    least = 1 + original_first
+    if each < least:
+        why = ": the objective sees the original image as the first of them" if original_first else ""
+        raise FitError(f"views must be at least {least}, got {each}{why}")
+    if not isinstance(images, Mapping):
+        if isinstance(policy, Mapping):
+            raise FitError(f"policies by kind ({', '.join(policy)}) need images by kind")
+        data = _checked_images(images)
+        drawing = policy or view_policy("crop" if data.shape[1] == 1 else "crop+colour", image_shape(data))
+        return Images(data, drawing, each, original_first)
+    if original_first:
+        raise FitError("an objective that compares views with the original image needs images of one kind")
+    if policy is not None and (not isinstance(policy, Mapping) or set(policy) - set(images)):
+        raise FitError(f"images are by kind ({', '.join(images)}), so the policy must be, too: {{kind: policy}}")
+    kinds = {}
+    for kind, pixels in images.items():
+        data = _checked_images(pixels)
+        drawing = (policy or {}).get(kind) or Compose([], image_shape(data))
+        kinds[kind] = Images(data, drawing, each)
+    counts = {kind: len(part) for kind, part in kinds.items()}
+    if len(set(counts.values())) != 1:
+        raise FitError(f"images of every kind must be of the same things, got numbers of images {counts}")
+    return Kinds(kinds)
+
+
+def _checked_images(images: Pixels) -> Tensor:
     data = torch.as_tensor(images)
     if data.dtype != torch.uint8 or data.ndim != 4:
         raise FitError(
@@ -275,9 +312,8 @@ def _checked_images(images: Tensor | np.ndarray[Any, Any]) -> Tensor:
     return data
 
 
-def _check_counts(count: int, *, views: int, batch_size: int, devices: int, fetch_every: int, lr: float) -> None:
+def _check_counts(count: int, *, batch_size: int, devices: int, fetch_every: int, lr: float) -> None:
     for name, value in {
-        "views": views,
         "batch_size": batch_size,
         "devices": devices,
         "fetch_every": fetch_every,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Sequence
 
 from pp_simve.inference.guides.base import Guide, Representation
+from pp_simve.inference.guides.reading import Encoder
 from pp_simve.inference.guides.recognition import Recognition, exact, representation, sample_sites
 from pp_simve.inference.schedules import Schedule
-from pp_simve.models import Prior
+from pp_simve.models import Prior, Views
 
 
 class AmortizedGuide(Guide):
@@ -21,18 +22,25 @@ class AmortizedGuide(Guide):
         prior: the model's own prior (the same object), an `ExactPrior`.
         features: the encoder's width, where it has no attribute ``features``.
         scale: factor of the standard deviations of z, or its schedule; towards 0 it becomes `DeltaGuide`.
+        projection: widths of hidden layers between backbone and z, none by default; see `Reading`.
     """
 
     def __init__(
-        self, encoder: nn.Module, prior: Prior, features: int | None = None, *, scale: float | Schedule = 1.0
+        self,
+        encoder: Encoder,
+        prior: Prior,
+        features: int | None = None,
+        *,
+        scale: float | Schedule = 1.0,
+        projection: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.prior = exact(prior, self)
-        self.recognition = Recognition(encoder, prior.latent, features, scale)
+        self.recognition = Recognition(encoder, prior.latent, features, scale, projection)
 
-    def forward(self, views: Tensor) -> None:
+    def forward(self, views: Views) -> None:
         sample_sites(self.prior, self.recognition(views))
 
-    def posterior(self, views: Tensor) -> Representation:
+    def posterior(self, views: Views) -> Representation:
         features = self.recognition.features(views)
         return representation(self.prior, features, self.recognition.latent(features).mean)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 
-from pp_simve.inference.guides.base import Guide, Representation
-from pp_simve.inference.guides.recognition import IMAGE_DIM, exact, feature_width, representation, sample_sites
-from pp_simve.models import Prior, apply_network
+from pp_simve.inference.guides.base import Features, Guide, Representation
+from pp_simve.inference.guides.reading import Encoder, reading
+from pp_simve.inference.guides.recognition import exact, representation, sample_sites
+from pp_simve.models import Prior, Views
 
 
 class DeltaGuide(Guide):
@@ -22,20 +25,33 @@ class DeltaGuide(Guide):
         encoder: maps images ``(batch, channel, height, width)`` to features ``(batch, features)``.
         prior: the model's own prior (the same object), an `ExactPrior`.
         features: the encoder's width, where it has no attribute ``features``.
+        projection: widths of hidden layers between backbone and z, none by default; see `Reading`.
+        unit_norm: puts z on the unit sphere, as contrastive methods do.
     """
 
     has_density: ClassVar[bool] = False
 
-    def __init__(self, encoder: nn.Module, prior: Prior, features: int | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        prior: Prior,
+        features: int | None = None,
+        *,
+        projection: Sequence[int] = (),
+        unit_norm: bool = False,
+    ) -> None:
         super().__init__()
         self.prior = exact(prior, self)
-        self.encoder = encoder
-        self.head = nn.Linear(feature_width(encoder, features), prior.latent)
+        self.reading = reading(encoder, prior.latent, features, projection)
+        self.unit_norm = unit_norm
 
-    def forward(self, views: Tensor) -> None:
-        z = self.head(apply_network(self.encoder, views, event_dim=IMAGE_DIM))
-        sample_sites(self.prior, dist.Delta(z, event_dim=1))
+    def _point(self, features: Features) -> Tensor:
+        z: Tensor = self.reading(features)
+        return functional.normalize(z, dim=-1) if self.unit_norm else z
 
-    def posterior(self, views: Tensor) -> Representation:
-        features = apply_network(self.encoder, views, event_dim=IMAGE_DIM)
-        return representation(self.prior, features, self.head(features))
+    def forward(self, views: Views) -> None:
+        sample_sites(self.prior, dist.Delta(self._point(self.reading.features(views)), event_dim=1))
+
+    def posterior(self, views: Views) -> Representation:
+        features = self.reading.features(views)
+        return representation(self.prior, features, self._point(features))

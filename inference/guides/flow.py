@@ -9,10 +9,11 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
-from pp_simve.inference.guides.base import Guide, Representation
+from pp_simve.inference.guides.base import Features, Guide, Representation
+from pp_simve.inference.guides.reading import feature_width
 from pp_simve.inference.guides.recognition import Recognition, exact, representation, sample_sites
 from pp_simve.inference.schedules import Schedule
-from pp_simve.models import Prior
+from pp_simve.models import Prior, Views
 
 
 class FlowLatent(TorchDistribution):
@@ -71,11 +72,13 @@ class FlowGuide(Guide):
         prior: the model's own prior (the same object), an `ExactPrior`, of at least 2 latent dimensions.
         features: the encoder's width, where it has no attribute ``features``.
         scale: factor of the standard deviations of z, or its schedule; towards 0 it becomes `DeltaGuide`.
+        projection: widths of hidden layers between backbone and the Gaussian, none by default; see `Reading`.
         transforms: coupling layers.
         hidden: widths of the hidden layers of each.
 
     Raises:
         ImportError: zuko is not installed.
+        ValueError: a single latent dimension, or an encoder a kind of view.
     """
 
     def __init__(
@@ -85,30 +88,34 @@ class FlowGuide(Guide):
         features: int | None = None,
         *,
         scale: float | Schedule = 1.0,
+        projection: Sequence[int] = (),
         transforms: int = 2,
         hidden: Sequence[int] = (64,),
     ) -> None:
         super().__init__()
         if prior.latent < 2:
             raise ValueError("FlowGuide needs at least 2 latent dimensions: a coupling moves some axes by the others")
+        if not isinstance(encoder, nn.Module):
+            raise ValueError("FlowGuide reads views of one kind: its flow knows the features of one encoder")
         self.prior = exact(prior, self)
-        self.recognition = Recognition(encoder, prior.latent, features, scale)
+        self.recognition = Recognition(encoder, prior.latent, features, scale, projection)
         self.flow = _zuko().flows.MAF(
             prior.latent,
-            context=self.recognition.head.in_features,
+            context=feature_width(encoder, features),
             transforms=transforms,
             hidden_features=list(hidden),
             passes=2,
         )
 
-    def _latent(self, features: Tensor) -> FlowLatent:
+    def _latent(self, features: Features) -> FlowLatent:
+        assert isinstance(features, Tensor)
         gaussian = self.recognition.latent(features)
         return FlowLatent(self.flow, features, gaussian.mean, gaussian.stddev)
 
-    def forward(self, views: Tensor) -> None:
+    def forward(self, views: Views) -> None:
         sample_sites(self.prior, self._latent(self.recognition.features(views)))
 
-    def posterior(self, views: Tensor) -> Representation:
+    def posterior(self, views: Views) -> Representation:
         """As `Guide.posterior`, with each z where the flow takes the centre of its base."""
         features = self.recognition.features(views)
         return representation(self.prior, features, self._latent(features).centre)

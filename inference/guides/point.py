@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
-from torch import Tensor, nn
-
 from pp_simve.inference.guides.base import Guide, Representation
+from pp_simve.inference.guides.reading import Encoder
 from pp_simve.inference.guides.recognition import Recognition, exact, representation, sample_sites
 from pp_simve.inference.schedules import Schedule
-from pp_simve.models import Prior
+from pp_simve.models import Prior, Views
 
 
 class PointGuide(Guide):
@@ -23,20 +23,27 @@ class PointGuide(Guide):
         prior: the model's own prior (the same object), an `ExactPrior`.
         features: the encoder's width, where it has no attribute ``features``.
         scale: factor of the standard deviations of z, or its schedule.
+        projection: widths of hidden layers between backbone and z, none by default; see `Reading`.
     """
 
     has_density: ClassVar[bool] = False
 
     def __init__(
-        self, encoder: nn.Module, prior: Prior, features: int | None = None, *, scale: float | Schedule = 1.0
+        self,
+        encoder: Encoder,
+        prior: Prior,
+        features: int | None = None,
+        *,
+        scale: float | Schedule = 1.0,
+        projection: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.prior = exact(prior, self)
-        self.recognition = Recognition(encoder, prior.latent, features, scale)
+        self.recognition = Recognition(encoder, prior.latent, features, scale, projection)
 
-    def forward(self, views: Tensor) -> None:
+    def forward(self, views: Views) -> None:
         sample_sites(self.prior, self.recognition(views), point=True)
 
-    def posterior(self, views: Tensor) -> Representation:
+    def posterior(self, views: Views) -> Representation:
         features = self.recognition.features(views)
         return representation(self.prior, features, self.recognition.latent(features).mean)

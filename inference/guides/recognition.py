@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyro
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pp_simve.inference.annealing import Annealed
-from pp_simve.inference.guides.base import Representation
+from pp_simve.inference.guides.base import Features, Representation
+from pp_simve.inference.guides.reading import Encoder, reading
 from pp_simve.inference.schedules import Schedule
-from pp_simve.models import ExactPrior, Prior, apply_network
+from pp_simve.models import ExactPrior, Prior, Views
 
-IMAGE_DIM = 3
 SMALLEST_SCALE = 1e-4
 START_SCALE = 0.03
 # Tells objectives that a site is drawn from its exact conditional, which may then be a discrete one.
@@ -23,20 +24,26 @@ EXACT_CONDITIONAL: Any = {"is_exact_conditional": True}
 
 
 class Recognition(nn.Module):
-    """Images → features → N(loc, scale²) over z, diagonal.
+    """Views → features → N(loc, scale²) over z, diagonal.
 
     Args:
-        encoder: maps ``(batch, channel, height, width)`` to ``(batch, features)``.
+        encoder: maps ``(batch, channel, height, width)`` to ``(batch, features)``; one a kind of view.
         latent: dimensions of z.
         features: the encoder's width; by default its attribute ``features``.
         scale: factor of every standard deviation, or its schedule: towards 0 the guide becomes a point.
+        projection: widths of hidden layers between backbone and head, see `Reading`.
 
     Raises:
-        ValueError: the width is neither given nor an attribute of the encoder; a scale that is not positive.
+        ValueError: as `reading`; a scale that is not positive.
     """
 
     def __init__(
-        self, encoder: nn.Module, latent: int, features: int | None = None, scale: float | Schedule = 1.0
+        self,
+        encoder: Encoder,
+        latent: int,
+        features: int | None = None,
+        scale: float | Schedule = 1.0,
+        projection: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.scale = Annealed(scale)
@@ -44,44 +51,27 @@ class Recognition(nn.Module):
             raise ValueError(
                 f"scale must be positive, got {min(self.scale.ends)}; for a guide without noise take DeltaGuide"
             )
-        width = feature_width(encoder, features)
-        self.encoder = encoder
-        self.head = nn.Linear(width, 2 * latent)
+        self.reading = reading(encoder, 2 * latent, features, projection)
         with torch.no_grad():
             # Softplus of the bias is the scale at the start. The means of an untrained head spread by about 0.1: wider
             # noise than that drowns them, and the decoder first learns to do without z, which takes long to unlearn.
-            self.head.bias[latent:] = float(torch.tensor(START_SCALE).expm1().log())
+            for head in self.reading.heads():
+                head.bias[latent:] = float(torch.tensor(START_SCALE).expm1().log())
 
-    def features(self, images: Tensor) -> Tensor:
-        """Backbone features, shape ``(..., features)`` from images ``(..., channel, height, width)``."""
-        return apply_network(self.encoder, images, event_dim=IMAGE_DIM)
+    def features(self, views: Views) -> Features:
+        """Backbone features of the views, ``(..., view, image, feature)``; by kind where they are of several."""
+        return self.reading.features(views)
 
-    def latent(self, features: Tensor) -> dist.Independent:
-        """q(z | image) from the backbone's features, batch ``(...)``, event ``(latent,)``."""
-        # The head is one matrix of a few thousand numbers: left in full precision, where the scale needs it.
-        loc, raw_scale = self.head(features).chunk(2, -1)
+    def latent(self, features: Features) -> dist.Independent:
+        """q(z | view) from the backbone's features, batch ``(..., view, image)``, event ``(latent,)``."""
+        loc, raw_scale = self.reading(features).chunk(2, -1)
         scale = functional.softplus(raw_scale) + SMALLEST_SCALE
         factor = self.scale()
         return dist.Normal(loc, scale if factor == 1 else factor * scale).to_event(1)
 
-    def forward(self, images: Tensor) -> dist.Independent:
-        """q(z | image)."""
-        return self.latent(self.features(images))
-
-
-def feature_width(encoder: nn.Module, features: int | None) -> int:
-    """How wide an encoder's output is: as given, or as it says itself.
-
-    Raises:
-        ValueError: neither.
-    """
-    width = features if features is not None else getattr(encoder, "features", None)
-    if not isinstance(width, int):
-        raise ValueError(
-            f"{type(encoder).__name__} has no integer attribute `features` that says how wide its output is; "
-            "pass features=... to the guide"
-        )
-    return width
+    def forward(self, views: Views) -> dist.Independent:
+        """q(z | view)."""
+        return self.latent(self.features(views))
 
 
 def exact(prior: Prior, guide: object) -> ExactPrior:
@@ -123,7 +113,7 @@ def sample_sites(prior: ExactPrior, latent: dist.TorchDistribution, *, point: bo
             pyro.sample("style", dist.Delta(prior.decompose(content, z), event_dim=1))
 
 
-def representation(prior: ExactPrior, features: Tensor, z: Tensor) -> Representation:
+def representation(prior: ExactPrior, features: Features, z: Tensor) -> Representation:
     """Posterior means with z at the mean of q(z | view): exact where content's conditional mean is linear in z."""
     prior.remember(z)
     content = prior.content_posterior(z).mean

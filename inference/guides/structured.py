@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import pyro
-from torch import Tensor, nn
+from collections.abc import Sequence
 
-from pp_simve.inference.guides.base import Guide, Representation
+import pyro
+from torch import Tensor
+
+from pp_simve.inference.guides.base import Features, Guide, Representation
+from pp_simve.inference.guides.reading import Encoder
 from pp_simve.inference.guides.recognition import Recognition
 from pp_simve.inference.schedules import Schedule
-from pp_simve.models import ConjugatePrior, GaussianPrior, Prior
+from pp_simve.models import ConjugatePrior, GaussianPrior, Prior, Views
 
 
 class StructuredGuide(Guide):
@@ -26,17 +29,19 @@ class StructuredGuide(Guide):
         prior: the model's own prior (the same object).
         features: the encoder's width, where it has no attribute ``features``.
         scale: factor of the potentials' standard deviations, or its schedule; towards 0 it becomes `DeltaGuide`.
+        projection: widths of hidden layers between backbone and potentials, none by default; see `Reading`.
         messages: the prior whose messages are passed. Default: the model's, where it is a `ConjugatePrior`; otherwise a
             `GaussianPrior` of the guide's own, learned.
     """
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         prior: Prior,
         features: int | None = None,
         *,
         scale: float | Schedule = 1.0,
+        projection: Sequence[int] = (),
         messages: ConjugatePrior | None = None,
     ) -> None:
         super().__init__()
@@ -52,9 +57,9 @@ class StructuredGuide(Guide):
             )
         self.prior = prior
         self.messages = messages
-        self.recognition = Recognition(encoder, prior.latent, features, scale)
+        self.recognition = Recognition(encoder, prior.latent, features, scale, projection)
 
-    def potentials(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def potentials(self, features: Features) -> tuple[Tensor, Tensor]:
         """Location and precision of each view's potential, shape ``(..., view, image, latent)`` each."""
         known = self.recognition.latent(features)
         # The head's mean is that of the potential times N(0, 1), so that it still moves z where the potential says next
@@ -63,16 +68,16 @@ class StructuredGuide(Guide):
         variance = known.variance
         return known.mean * (1 + variance), variance.reciprocal()
 
-    def forward(self, views: Tensor) -> None:
+    def forward(self, views: Views) -> None:
         loc, precision = self.potentials(self.recognition.features(views))
         self.messages.remember(loc)
-        view_plate = pyro.plate("view", views.shape[0], dim=-2)
-        with pyro.plate("image", views.shape[1], dim=-1):
+        view_plate = pyro.plate("view", loc.shape[-3], dim=-2)
+        with pyro.plate("image", loc.shape[-2], dim=-1):
             content = pyro.sample("content", self.messages.content_posterior(loc, precision))
             with view_plate:
                 pyro.sample("style", self.messages.style_posterior(content, loc, precision))
 
-    def posterior(self, views: Tensor) -> Representation:
+    def posterior(self, views: Views) -> Representation:
         """Means of q(content | all views) and q(style_j | all views), and the z they compose."""
         features = self.recognition.features(views)
         loc, precision = self.potentials(features)

@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from pp_simve.models import Views
+
 
 class Objective(nn.Module, ABC):
     """Called with views, returns named terms, ``loss`` among them; owns weights, schedules and the data-size scale.
@@ -16,10 +18,13 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         original_first: whether the first view must be the image itself, as stored; the others are drawn as usual.
+        indexed: whether it must know which of the data's images these are; it is then called with views and ``index``,
+            their places in the data, int64 of shape ``(image,)``.
     """
 
     original_first: ClassVar[bool] = False
+    indexed: ClassVar[bool] = False
 
     @abstractmethod
-    def forward(self, views: Tensor) -> dict[str, Tensor]:
-        """Terms for ``views`` of shape ``(view, image, channel, height, width)``, values in [0, 1]."""
+    def forward(self, views: Views) -> dict[str, Tensor]:
+        """Terms for ``views`` of shape ``(view, image, channel, height, width)`` or so by kind, values in [0, 1]."""

@@ -41,6 +41,24 @@ class Split:
         return self.images.shape[0]
 
 
+ImageShape = tuple[int, int, int]
+"""``(channel, height, width)``."""
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """What the parts of a program must know of the data they are built for.
+
+    image:       (channel, height, width) of every image
+    images:      how many there are to fit
+    attributes:  how many each of them has
+    """
+
+    image: ImageShape
+    images: int = 0
+    attributes: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """A data set in memory. `notes` holds what a person should be told about how it was loaded."""
@@ -54,10 +72,15 @@ class ImageData:
     notes: tuple[str, ...] = ()
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def image_shape(self) -> ImageShape:
         """(channel, height, width) of every image."""
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
+
+    @property
+    def shape(self) -> DataShape:
+        """What programs for these data are built from."""
+        return DataShape(self.image_shape, images=len(self.train), attributes=len(self.attribute_names))
 
     @cached_property
     def fingerprint(self) -> str:

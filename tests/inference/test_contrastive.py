@@ -39,7 +39,6 @@ from pp_simve.models import (
     MixturePrior,
     Prior,
     SimVE,
-    apply_network,
     network_precision,
 )
 
@@ -66,7 +65,9 @@ class Contrastive(nn.Module):
 
     def embeddings(self, views: Tensor) -> Tensor:
         """The encoder's z, by hand: shape ``(view, image, latent)``."""
-        z: Tensor = self.guide.head(self.guide.encoder(views.flatten(0, 1))).unflatten(0, views.shape[:2])
+        z: Tensor = self.guide.reading.head(self.guide.reading.encoder(views.flatten(0, 1))).unflatten(
+            0, views.shape[:2]
+        )
         return z
 
 
@@ -76,7 +77,7 @@ def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
 
 
 def parameters_of(guide: DeltaGuide) -> list[Tensor]:
-    return [*guide.encoder.parameters(), *guide.head.parameters()]
+    return [*guide.reading.encoder.parameters(), *guide.reading.head.parameters()]
 
 
 def assert_equal_with_gradients(ours: Tensor, theirs: Tensor, guide: DeltaGuide) -> None:
@@ -232,7 +233,7 @@ def test_the_implied_bound_is_vicreg_up_to_the_flat_priors_constant(spread: floa
     implied = Implied(style_variance, VICRegEntropy(25 / (1 + averaged), 1))
     views = draw_views(2)
     with torch.no_grad():
-        implied.guide.head.weight.mul_(spread)
+        implied.guide.reading.head.weight.mul_(spread)
     z = implied.guide.posterior(views).z
     constant = LATENT / 2 * math.log(4 * math.pi * style_variance)
     theirs = vicreg(z, 25, 25, 1, averaged) + constant
@@ -246,7 +247,7 @@ class SphereGuide(DeltaGuide):
     """A delta guide whose z has unit norm."""
 
     def forward(self, views: Tensor) -> None:
-        z = self.head(apply_network(self.encoder, views, event_dim=3))
+        z = self.reading(self.reading.features(views))
         sample_sites(self.prior, dist.Delta(functional.normalize(z, dim=-1), event_dim=1))
 
 
@@ -303,14 +304,18 @@ def noisy(contrastive: Contrastive, scale: float, particles: int = 1) -> tuple[E
     """An amortized guide of the delta guide's weights, its loss, and the parameters that both have."""
     prior = contrastive.guide.prior
     guide = AmortizedGuide(SmoothEncoder(), prior, scale=scale).double()
-    guide.recognition.encoder.load_state_dict(contrastive.guide.encoder.state_dict())
+    guide.recognition.reading.encoder.load_state_dict(contrastive.guide.reading.encoder.state_dict())
     with torch.no_grad():
-        guide.recognition.head.weight[:LATENT] = contrastive.guide.head.weight
-        guide.recognition.head.bias[:LATENT] = contrastive.guide.head.bias
-        guide.recognition.head.weight[LATENT:] = 0  # drawn anew for each guide otherwise
+        guide.recognition.reading.head.weight[:LATENT] = contrastive.guide.reading.head.weight
+        guide.recognition.reading.head.bias[:LATENT] = contrastive.guide.reading.head.bias
+        guide.recognition.reading.head.weight[LATENT:] = 0  # drawn anew for each guide otherwise
     group = contrastive.objective.model.group
     objective = ELBO(SimVE(prior, group=group), guide, beta=0, particles=particles).double()  # type: ignore[arg-type]
-    return objective, [*guide.recognition.encoder.parameters(), *guide.recognition.head.parameters()], guide
+    return (
+        objective,
+        [*guide.recognition.reading.encoder.parameters(), *guide.recognition.reading.head.parameters()],
+        guide,
+    )
 
 
 def shared(vector: Sequence[Tensor]) -> Tensor:
@@ -440,7 +445,7 @@ def test_a_narrow_guide_and_a_large_alpha_together_lead_from_simve_to_infonce() 
         bridge.guide.load_state_dict(guide.state_dict(), strict=False)
         head = bridge.guide.recognition
         loss = bridge(views)["loss"]
-        found = torch.autograd.grad(loss, [*head.encoder.parameters(), *head.head.parameters()])
+        found = torch.autograd.grad(loss, [*head.reading.encoder.parameters(), *head.reading.head.parameters()])
         errors.append(shared(found) / alpha - limit)
     assert_rate(ALPHAS, errors, -1)
     assert errors[-1].abs().max() < 2e-2 * limit.abs().max()
@@ -450,7 +455,8 @@ def test_a_narrower_block_leaves_the_other_axes_to_pixels() -> None:
     bridge, views = Bridge(1e6, width=2), draw_views(2)
     simve = same(0.0, bridge, width=2)
     ours, theirs = (
-        torch.autograd.grad(made(views)["loss"], made.guide.recognition.head.weight)[0] for made in (bridge, simve)
+        torch.autograd.grad(made(views)["loss"], made.guide.recognition.reading.head.weight)[0]
+        for made in (bridge, simve)
     )
     style, style_scale = LATENT - 1, 2 * LATENT - 1
     for row in (style, style_scale):
@@ -550,8 +556,8 @@ def test_extreme_batches_have_finite_losses_and_gradients(
 def test_embeddings_that_are_all_zero_have_finite_gradients(method: str) -> None:
     made = program(method, 0.01).float()
     with torch.no_grad():
-        made.guide.head.weight.zero_()
-        made.guide.head.bias.zero_()
+        made.guide.reading.head.weight.zero_()
+        made.guide.reading.head.bias.zero_()
     loss = made(draw_views(2, torch.float32))
     assert torch.isfinite(loss)
     assert torch.isfinite(gradients(loss, parameters_of(made.guide))).all()

@@ -318,17 +318,17 @@ def linear_reach(guide: Guide) -> list[nn.Parameter]:
 def delta_like(guide: AmortizedGuide | PointGuide | StructuredGuide | FlowGuide, prior: Prior) -> DeltaGuide:
     """The point guide with the same encoder and the same means."""
     delta = DeltaGuide(SmoothEncoder(), prior).double()
-    delta.encoder.load_state_dict(guide.recognition.encoder.state_dict())
+    delta.reading.encoder.load_state_dict(guide.recognition.reading.encoder.state_dict())
     with torch.no_grad():
-        delta.head.weight.copy_(guide.recognition.head.weight[:LATENT])
-        delta.head.bias.copy_(guide.recognition.head.bias[:LATENT])
+        delta.reading.head.weight.copy_(guide.recognition.reading.head.weight[:LATENT])
+        delta.reading.head.bias.copy_(guide.recognition.reading.head.bias[:LATENT])
     return delta
 
 
 def widen(guide: AmortizedGuide | PointGuide | StructuredGuide | FlowGuide) -> None:
     """Standard deviations near 1, rather than the small ones a fit starts from."""
     with torch.no_grad():
-        guide.recognition.head.bias[LATENT:] = 0.5
+        guide.recognition.reading.head.bias[LATENT:] = 0.5
 
 
 def without_entropy(model: SimVE, guide_trace: Trace, views: Tensor) -> Tensor:

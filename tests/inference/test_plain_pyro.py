@@ -51,7 +51,7 @@ def test_training_under_pyro_lowers_the_loss_and_moves_every_parameter(
     assert sum(losses[-10:]) < sum(losses[:10]) - 1
     for name, value in pair.both().named_parameters():
         assert not torch.equal(before[name], value), name
-    stored = [] if parameter_setting else ["likelihood$$$decoder.0.weight", "recognition$$$head.weight"]
+    stored = [] if parameter_setting else ["likelihood$$$decoder.0.weight", "recognition$$$reading.head.weight"]
     assert set(stored) <= set(pyro.get_param_store().keys())
 
 

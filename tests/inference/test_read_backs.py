@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pp_simve.inference import ELBO, AmortizedGuide, ResidualEncoder, WarmupCosine
 from pp_simve.inference.loop import VALIDATED_STEPS, Loop, Plan
+from pp_simve.inference.sources import Images
 from pp_simve.inference.views import VIEW_POLICIES, view_policy
 from pp_simve.models import Gaussian, GaussianPrior, ResidualDecoder, SimVE, network_precision
 from pp_simve.testing.objective import read_backs
@@ -22,8 +23,6 @@ from .programs import GUIDES, PRIORS, make_pair, small_images
 
 def make_loop(objective: nn.Module, shape: tuple[int, int, int], policy: str, fetch_every: int = 100) -> Loop:
     plan = Plan(
-        policy=view_policy(policy, shape),
-        views=2,
         batch_size=8,
         total_steps=100,
         lr=1e-3,
@@ -32,7 +31,7 @@ def make_loop(objective: nn.Module, shape: tuple[int, int, int], policy: str, fe
         fetch_every=fetch_every,
     )
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
-    return Loop(fabric, objective, small_images(16, shape), plan)
+    return Loop(fabric, objective, Images(small_images(16, shape), view_policy(policy, shape), views=2), plan)
 
 
 PLANTS: dict[str, Callable[[Tensor], object]] = {
