@@ -22,9 +22,11 @@ from pp_simve.inference.objectives import (
     EntropyEstimate,
     GaussianEntropy,
     ImpliedELBO,
+    InstanceDiscrimination,
     KernelEntropy,
     Objective,
     ProgramError,
+    SwappedPrediction,
     VICRegEntropy,
 )
 from pp_simve.inference.schedules import Cyclic, Geometric, Linear, WarmupCosine
@@ -48,6 +50,7 @@ __all__ = [
     "Geometric",
     "Guide",
     "ImpliedELBO",
+    "InstanceDiscrimination",
     "KernelEntropy",
     "Linear",
     "MLPEncoder",
@@ -61,6 +64,7 @@ __all__ = [
     "ResidualEncoder",
     "Run",
     "StructuredGuide",
+    "SwappedPrediction",
     "VICRegEntropy",
     "WarmupCosine",
     "fit",

@@ -34,15 +34,15 @@ class FitConfig:
     """Leave unreadable images out instead of stopping."""
     method: str = "simve"
     """Recipe of model, guide and objective: simve, vae, beta-vae, cr-vae, aavae, iwae, group-vae, infonce, simclr,
-    vicreg or bridge."""
+    vicreg, swav, instance or bridge."""
     prior: Text = None
     """gaussian, flat, mixture, empirical, block, standard, student or package.module:Class; options in brackets:
     "gaussian(style_variance=0.3)" (default: the method's)."""
     guide: Text = None
     """amortized, structured, flow, point, delta or package.module:Class (default: the method's)."""
     objective: Text = None
-    """elbo, iwae, analytic, consistency, denoising, implied or package.module:Class: "elbo(beta=linear(until=0.3))"
-    (default: the method's)."""
+    """elbo, iwae, analytic, consistency, denoising, implied, swapped, instances or package.module:Class:
+    "elbo(beta=linear(until=0.3))" (default: the method's)."""
     likelihood: Text = None
     """bernoulli, gaussian or package.module:Class (default: bernoulli for grey images, gaussian for colour)."""
     group: Text = None

@@ -100,14 +100,14 @@ def run_fit(config: FitConfig) -> int:
     assert config.policy is not None
     policy = make_part("policy", config.policy, VIEW_POLICIES, ViewPolicy, data.image_shape)
     torch.manual_seed(config.seed)
-    program = build(config, data.image_shape)
+    program = build(config, data.shape)
 
     folder = RunFolder(config.resume or config.out or _new_folder(config))
     if config.resume is not None:
         _check_resumable(folder, data)
     made: list[Path] = []
     if config.resume is None and first_process:
-        made = folder.create(config, data.image_shape, data.fingerprint)
+        made = folder.create(config, data.shape, data.fingerprint)
     try:
         console.print(_introduction(config, data, program, folder), markup=False, soft_wrap=True)
         run = _fit(config, data, program, policy, folder, console)

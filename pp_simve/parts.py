@@ -30,6 +30,7 @@ from pp_simve.inference import (
     Geometric,
     Guide,
     ImpliedELBO,
+    InstanceDiscrimination,
     KernelEntropy,
     Linear,
     MLPEncoder,
@@ -38,6 +39,7 @@ from pp_simve.inference import (
     ResidualEncoder,
     ResNet18Encoder,
     StructuredGuide,
+    SwappedPrediction,
     VICRegEntropy,
 )
 from pp_simve.models import (
@@ -85,6 +87,8 @@ OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
     "consistency": ConsistencyELBO,
     "denoising": DenoisingELBO,
     "implied": ImpliedELBO,
+    "swapped": SwappedPrediction,
+    "instances": InstanceDiscrimination,
 }
 LIKELIHOODS: Mapping[str, Callable[..., Likelihood]] = {"bernoulli": Bernoulli, "gaussian": Gaussian}
 ENCODERS: Mapping[str, Callable[..., nn.Module]] = {

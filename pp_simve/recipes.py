@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from pp_simve.config import FitConfig
+from pp_simve.data.types import DataShape, ImageShape
 from pp_simve.errors import ConfigError, unknown_name
 from pp_simve.inference import Guide, Objective
 from pp_simve.models import GroupLikelihood, Likelihood, Prior, SimVE
 from pp_simve.parts import DECODERS, ENCODERS, GROUPS, GUIDES, LIKELIHOODS, OBJECTIVES, PRIORS, make_part
-
-ImageShape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -26,79 +25,104 @@ class Program:
     objective: Objective
 
 
-def simve(config: FitConfig, image_shape: ImageShape) -> Program:
+def simve(config: FitConfig, shape: DataShape) -> Program:
     """Views share content and differ in style (Bizeul, Schölkopf, Allen, TMLR 2024)."""
-    return _generative(config, image_shape, prior="gaussian")
+    return _generative(config, shape, prior="gaussian")
 
 
-def vae(config: FitConfig, image_shape: ImageShape) -> Program:
+def vae(config: FitConfig, shape: DataShape) -> Program:
     """Every view an image of its own: z ~ N(0, I) (Kingma and Welling 2014)."""
-    return _generative(config, image_shape, prior="standard")
+    return _generative(config, shape, prior="standard")
 
 
-def beta_vae(config: FitConfig, image_shape: ImageShape) -> Program:
+def beta_vae(config: FitConfig, shape: DataShape) -> Program:
     """A VAE whose divergence weighs more than its reconstruction (Higgins et al. 2017)."""
-    return _generative(config, image_shape, prior="standard", objective="elbo(beta=4.0)")
+    return _generative(config, shape, prior="standard", objective="elbo(beta=4.0)")
 
 
-def cr_vae(config: FitConfig, image_shape: ImageShape) -> Program:
+def cr_vae(config: FitConfig, shape: DataShape) -> Program:
     """A VAE of images and their views, whose posteriors are to agree (Sinha and Dieng 2021)."""
-    return _generative(config, image_shape, prior="standard", objective="consistency")
+    return _generative(config, shape, prior="standard", objective="consistency")
 
 
-def aavae(config: FitConfig, image_shape: ImageShape) -> Program:
+def aavae(config: FitConfig, shape: DataShape) -> Program:
     """The original image decoded from its views, which take the place of the divergence (Falcon et al. 2021)."""
-    return _generative(config, image_shape, prior="standard", objective="denoising")
+    return _generative(config, shape, prior="standard", objective="denoising")
 
 
-def iwae(config: FitConfig, image_shape: ImageShape) -> Program:
+def iwae(config: FitConfig, shape: DataShape) -> Program:
     """A VAE fitted by the importance-weighted bound (Burda et al. 2016)."""
-    return _generative(config, image_shape, prior="standard", objective="iwae(samples=8)")
+    return _generative(config, shape, prior="standard", objective="iwae(samples=8)")
 
 
-def group_vae(config: FitConfig, image_shape: ImageShape) -> Program:
+def group_vae(config: FitConfig, shape: DataShape) -> Program:
     """Half of z the same for all views of an image, the evidence about it accumulated (Bouchacourt et al. 2018).
 
     The variance of 1e-4 stands for zero: content is the same up to a hundredth of its own standard deviation.
     """
     assert config.latent is not None
     prior = f"block(content=gaussian(latent={max(1, config.latent // 2)}, style_variance=1e-4))"
-    return _generative(config, image_shape, prior=prior, guide="structured")
+    return _generative(config, shape, prior=prior, guide="structured")
 
 
-def infonce(config: FitConfig, image_shape: ImageShape) -> Program:
+def infonce(config: FitConfig, shape: DataShape) -> Program:
     """Tells an image's views from those of others, by points, in all directions (van den Oord et al. 2018)."""
-    return _discriminative(config, image_shape, group="images")
+    return _discriminative(config, shape, group="images")
 
 
-def simclr(config: FitConfig, image_shape: ImageShape) -> Program:
+def simclr(config: FitConfig, shape: DataShape) -> Program:
     """The same among all other views of the batch: NT-Xent (Chen et al. 2020)."""
-    return _discriminative(config, image_shape, group="views")
+    return _discriminative(config, shape, group="views")
 
 
-def vicreg(config: FitConfig, image_shape: ImageShape) -> Program:
+def vicreg(config: FitConfig, shape: DataShape) -> Program:
     """Views agree, axes vary and do not covary (Bardes et al. 2022); the flat prior's variance is its invariance."""
     assert config.latent is not None
     prior = f"flat(style_variance={config.latent / (4 * 25.0)})"
+    return _program(config, shape, None, prior=prior, guide="delta", objective="implied(entropy=vicreg())", group=None)
+
+
+def swav(config: FitConfig, shape: DataShape) -> Program:
+    """A view predicts which prototype another view was assigned to, all getting equal shares (Caron et al. 2020)."""
     return _program(
-        config, image_shape, None, prior=prior, guide="delta", objective="implied(entropy=vicreg())", group=None
+        config,
+        shape,
+        None,
+        prior="mixture(prototypes=100, unit_norm=True, style_variance=0.1)",
+        guide="delta(unit_norm=True)",
+        objective="swapped",
+        group=None,
     )
 
 
-def bridge(config: FitConfig, image_shape: ImageShape) -> Program:
+def instance(config: FitConfig, shape: DataShape) -> Program:
+    """Each training image a class of its own, its prototype what was last seen of it (Wu et al. 2018)."""
+    bank = f"prototypes={max(1, shape.images)}, learn_prototypes=False, unit_norm=True, style_variance=0.07"
+    return _program(
+        config,
+        shape,
+        None,
+        prior=f"mixture({bank})",
+        guide="delta(unit_norm=True)",
+        objective="instances",
+        group=None,
+    )
+
+
+def bridge(config: FitConfig, shape: DataShape) -> Program:
     """Pixels and groups both observed: SimVE, whose first half of z also tells images apart."""
     assert config.latent is not None
     width = max(1, config.latent // 2)
     return _generative(
         config,
-        image_shape,
+        shape,
         prior=f"block(content={width})",
         group=f"views(width={width})",
         objective="elbo(alpha=20.0)",
     )
 
 
-Recipe = Callable[[FitConfig, ImageShape], Program]
+Recipe = Callable[[FitConfig, DataShape], Program]
 
 METHODS: Mapping[str, Recipe] = {
     "simve": simve,
@@ -111,11 +135,13 @@ METHODS: Mapping[str, Recipe] = {
     "infonce": infonce,
     "simclr": simclr,
     "vicreg": vicreg,
+    "swav": swav,
+    "instance": instance,
     "bridge": bridge,
 }
 
 
-def build(config: FitConfig, image_shape: ImageShape) -> Program:
+def build(config: FitConfig, shape: DataShape) -> Program:
     """Model, guide and objective for settings whose choices are made (`FitConfig.chosen_for`).
 
     Raises:
@@ -123,12 +149,12 @@ def build(config: FitConfig, image_shape: ImageShape) -> Program:
     """
     if config.method not in METHODS:
         raise unknown_name("method", config.method, METHODS)
-    return METHODS[config.method](config, image_shape)
+    return METHODS[config.method](config, shape)
 
 
 def _generative(
     config: FitConfig,
-    image_shape: ImageShape,
+    shape: DataShape,
     *,
     prior: str,
     guide: str = "amortized",
@@ -139,21 +165,21 @@ def _generative(
     assert config.latent is not None
     assert config.decoder is not None
     assert config.likelihood is not None
-    decoder = make_part("decoder", config.decoder, DECODERS, nn.Module, config.latent, image_shape)
+    decoder = make_part("decoder", config.decoder, DECODERS, nn.Module, config.latent, shape.image)
     likelihood = make_part("likelihood", config.likelihood, LIKELIHOODS, Likelihood, decoder)
-    _check_images(likelihood, config, config.latent, image_shape)
-    return _program(config, image_shape, likelihood, prior=prior, guide=guide, objective=objective, group=group)
+    _check_images(likelihood, config, config.latent, shape.image)
+    return _program(config, shape, likelihood, prior=prior, guide=guide, objective=objective, group=group)
 
 
-def _discriminative(config: FitConfig, image_shape: ImageShape, *, group: str) -> Program:
+def _discriminative(config: FitConfig, shape: DataShape, *, group: str) -> Program:
     """No pixels, only groups: the limit of the bridge for a guide without noise and a group term that outweighs all."""
     objective = "elbo(beta=0.0)"
-    return _program(config, image_shape, None, prior="flat", guide="delta", objective=objective, group=group)
+    return _program(config, shape, None, prior="flat", guide="delta", objective=objective, group=group)
 
 
 def _program(
     config: FitConfig,
-    image_shape: ImageShape,
+    shape: DataShape,
     likelihood: Likelihood | None,
     *,
     prior: str,
@@ -169,7 +195,7 @@ def _program(
     group_part = make_part("group", group, GROUPS, GroupLikelihood) if group else None
     model = SimVE(prior_part, likelihood, group_part)
     encoder = _with_features(
-        make_part("encoder", config.encoder, ENCODERS, nn.Module, image_shape), config, image_shape
+        make_part("encoder", config.encoder, ENCODERS, nn.Module, shape.image), config, shape.image
     )
     guide_part = make_part("guide", config.guide or guide, GUIDES, Guide, encoder, prior_part)
     objective_part = make_part("objective", config.objective or objective, OBJECTIVES, Objective, model, guide_part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -20,6 +21,7 @@ from torch import nn
 
 import pp_simve
 from pp_simve.config import FitConfig, read_config
+from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
 from pp_simve.inference.checkpoint import CheckpointFile, write_whole
 from pp_simve.recipes import Program, build
@@ -39,7 +41,7 @@ class RunFolder:
         """The state to go on from."""
         return CheckpointFile(self.path / "checkpoint.pt")
 
-    def create(self, config: FitConfig, image_shape: tuple[int, int, int], fingerprint: str) -> list[Path]:
+    def create(self, config: FitConfig, shape: DataShape, fingerprint: str) -> list[Path]:
         """Makes the folder and writes the settings.
 
         Returns:
@@ -59,7 +61,7 @@ class RunFolder:
             "commit": source_commit(),
             "torch": torch.__version__,
             "data_fingerprint": fingerprint,
-            "image_shape": list(image_shape),
+            "data_shape": dataclasses.asdict(shape),
             "config": config.to_json(),
         }
         try:
@@ -99,8 +101,8 @@ class RunFolder:
             ConfigError: the run has no weights yet, or they are damaged or do not fit its settings.
         """
         entries = self._settings()
-        channels, height, width = entries["image_shape"]
-        program = build(FitConfig.from_json(entries["config"]), (channels, height, width))
+        given = entries["data_shape"]
+        program = build(FitConfig.from_json(entries["config"]), DataShape(**given | {"image": tuple(given["image"])}))
         weights = self.path / "model.safetensors"
         try:
             program.objective.load_state_dict(safetensors.torch.load_file(weights))
@@ -152,7 +154,7 @@ class RunFolder:
 
     def _settings(self) -> dict[str, Any]:
         entries = read_config(self.path / "config.json")
-        if missing := {"config", "data_fingerprint", "image_shape"} - set(entries):
+        if missing := {"config", "data_fingerprint", "data_shape"} - set(entries):
             raise ConfigError(
                 f"{self.path / 'config.json'} lacks {', '.join(sorted(missing))}; the run folder is damaged"
             )

@@ -7,6 +7,7 @@ from pp_simve.inference.objectives.entropies import EntropyEstimate, GaussianEnt
 from pp_simve.inference.objectives.family import ConsistencyELBO, DenoisingELBO
 from pp_simve.inference.objectives.implied import ImpliedELBO
 from pp_simve.inference.objectives.importance import IWAE
+from pp_simve.inference.objectives.prototypes import InstanceDiscrimination, SwappedPrediction
 from pp_simve.inference.objectives.tracing import ProgramError
 
 __all__ = [
@@ -18,8 +19,10 @@ __all__ = [
     "EntropyEstimate",
     "GaussianEntropy",
     "ImpliedELBO",
+    "InstanceDiscrimination",
     "KernelEntropy",
     "Objective",
     "ProgramError",
+    "SwappedPrediction",
     "VICRegEntropy",
 ]

@@ -14,7 +14,8 @@ from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.elbo import checked_weight
 from pp_simve.inference.objectives.tracing import ProgramError, run_pair, site_infer
 from pp_simve.inference.schedules import Schedule
-from pp_simve.models import QuadraticPrior, SimVE
+from pp_simve.models import QuadraticPrior, SimVE, Views
+from pp_simve.models.kinds import view_and_image_counts
 
 
 class AnalyticELBO(Objective):
@@ -47,11 +48,11 @@ class AnalyticELBO(Objective):
         self.beta = checked_weight("beta", beta)
         self.free_bits = free_bits
 
-    def forward(self, views: Tensor) -> dict[str, Tensor]:
+    def forward(self, views: Views) -> dict[str, Tensor]:
         model_trace, guide_trace = run_pair(self.model, self.guide, views)
         model_trace.compute_log_prob(lambda _, site: _is_data(site))
         observed = [site["log_prob_sum"] for site in model_trace.nodes.values() if _is_data(site)]
-        reconstruction = torch.stack(observed).sum() / views.shape[1]
+        reconstruction = torch.stack(observed).sum() / view_and_image_counts(views)[1]
         by_axis = axis_divergences(self.model, model_trace, guide_trace)
         paid = by_axis.clamp(min=self.free_bits) if self.free_bits else by_axis
         return {

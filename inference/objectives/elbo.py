@@ -12,6 +12,8 @@ from pp_simve.inference.annealing import Annealed
 from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.tracing import GROUP, checked_pair, densities, run_pair
 from pp_simve.inference.schedules import Schedule
+from pp_simve.models import Views
+from pp_simve.models.kinds import view_and_image_counts
 
 
 class ELBO(Objective):
@@ -61,15 +63,15 @@ class ELBO(Objective):
         self.particles = particles
         self.scale = scale
 
-    def forward(self, views: Tensor, targets: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, views: Views, targets: Views | None = None) -> dict[str, Tensor]:
         """Terms, each a scalar.
 
         Args:
-            views: what the guide sees, shape ``(view, image, channel, height, width)``.
+            views: what the guide sees, shape ``(view, image, channel, height, width)``, or such a tensor a kind.
             targets: what the model is to explain with it; default: the views.
         """
         traces = run_pair(self.model, self.guide, views, targets, self.particles)
-        return self._terms(*traces, images=views.shape[1])
+        return self._terms(*traces, images=view_and_image_counts(views)[1])
 
     def terms(self, model_trace: Trace, guide_trace: Trace, images: int) -> dict[str, Tensor]:
         """The terms from a pair of traces of the programs on a batch of ``images`` images."""

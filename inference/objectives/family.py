@@ -11,6 +11,7 @@ from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.elbo import ELBO
 from pp_simve.inference.objectives.tracing import ProgramError, run_pair, site_infer
 from pp_simve.inference.schedules import Schedule
+from pp_simve.models import Views
 
 
 class ConsistencyELBO(Objective):
@@ -38,8 +39,8 @@ class ConsistencyELBO(Objective):
         self.elbo = ELBO(model, guide, beta=beta)
         self.weight = weight
 
-    def forward(self, views: Tensor) -> dict[str, Tensor]:
-        check_original_and_views(views)
+    def forward(self, views: Views) -> dict[str, Tensor]:
+        views = original_and_views(views)
         model_trace, guide_trace = run_pair(self.elbo.model, self.elbo.guide, views)
         terms = self.elbo.terms(model_trace, guide_trace, images=views.shape[1])
         site = guide_trace.nodes.get("z")
@@ -75,16 +76,23 @@ class DenoisingELBO(Objective):
         super().__init__()
         self.elbo = ELBO(model, guide, beta=beta)
 
-    def forward(self, views: Tensor) -> dict[str, Tensor]:
-        check_original_and_views(views)
+    def forward(self, views: Views) -> dict[str, Tensor]:
+        views = original_and_views(views)
         original, seen = views[:1], views[1:]
         terms: dict[str, Tensor] = self.elbo(seen, targets=original.expand_as(seen))
         return terms
 
 
-def check_original_and_views(views: Tensor) -> None:
-    """Raises ProgramError unless there is a view beside the original image."""
+def original_and_views(views: Views) -> Tensor:
+    """The views, the original image the first of them.
+
+    Raises:
+        ProgramError: there is none beside it, or they are of several kinds.
+    """
+    if not isinstance(views, Tensor):
+        raise ProgramError("this objective compares views with the original image, so it needs views of one kind")
     if len(views) < 2:
         raise ProgramError(
             "this objective needs the original image and at least one view of it, so 2 views or more; got 1"
         )
+    return views

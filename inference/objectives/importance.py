@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.tracing import densities, run_pair
+from pp_simve.models import Views
+from pp_simve.models.kinds import view_and_image_counts
 
 
 class IWAE(Objective):
@@ -39,21 +41,22 @@ class IWAE(Objective):
         self.guide = guide
         self.samples = samples
 
-    def forward(self, views: Tensor) -> dict[str, Tensor]:
+    def forward(self, views: Views) -> dict[str, Tensor]:
         log_weights, terms = log_weights_and_terms(self.model, self.guide, views, self.samples)
         bound = log_weights.logsumexp(0).mean() - math.log(self.samples)
         return {"loss": -bound, **terms, "gain": bound.detach() - log_weights.detach().mean()}
 
 
 def log_weights_and_terms(
-    model: nn.Module, guide: nn.Module, views: Tensor, samples: int
+    model: nn.Module, guide: nn.Module, views: Views, samples: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """log p(views, latents) − log q(latents | views) of each sample and image, and its named parts.
 
     Returns:
         Shape ``(sample, image)``, with gradient, and detached means per image by name.
     """
-    images = views.shape[1]
+    _, images = view_and_image_counts(views)
+    device = (views if isinstance(views, Tensor) else next(iter(views.values()))).device
     terms: dict[str, Tensor] = {}
     parts: list[Tensor] = []
     for density in densities(*run_pair(model, guide, views, particles=samples)):
@@ -61,7 +64,7 @@ def log_weights_and_terms(
         log_prob = density.log_prob
         by_image = log_prob.sum(-2) if log_prob.ndim > 1 else log_prob
         # Pyro's improper density is a zero on the CPU, wherever the others are.
-        part = density.sign * by_image.to(views.device).expand(samples, images)
+        part = density.sign * by_image.to(device).expand(samples, images)
         parts.append(part)
         mean = part.detach().mean()
         terms[density.term] = terms[density.term] + mean if density.term in terms else mean

@@ -17,6 +17,8 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor, nn
 
+from pp_simve.models import Views
+
 PLATES = 2  # image (dim -1) and view (dim -2)
 GROUP = "group"  # the site that says which image a view came from
 
@@ -44,7 +46,7 @@ class Density:
 
 
 def run_pair(
-    model: nn.Module, guide: nn.Module, views: Tensor, targets: Tensor | None = None, particles: int = 1
+    model: nn.Module, guide: nn.Module, views: Views, targets: Views | None = None, particles: int = 1
 ) -> tuple[Trace, Trace]:
     """Traces of the model on targets (default: the views) and of the guide on views.
 
@@ -111,17 +113,17 @@ def _explained(what: str, program: nn.Module | None = None) -> Iterator[None]:
         ) from error
 
 
-def _program(module: nn.Module, particles: int) -> Callable[[Tensor], None]:
+def _program(module: nn.Module, particles: int) -> Callable[[Views], None]:
     """The module's forward pass, without PyroModule's parameter statements.
 
     Those would file every parameter in Pyro's global store, where the parameters of the next model have the same names,
     and would cost a millisecond a step. Parameters here are the module's own.
     """
-    program: Callable[[Tensor], None] = partial(nn.Module.__call__, module)
+    program: Callable[[Views], None] = partial(nn.Module.__call__, module)
     if particles == 1:
         return program
     # The plate belongs inside the replay: a value that was replayed already is no longer broadcast.
-    repeated: Callable[[Tensor], None] = pyro.plate("particles", particles, dim=-PLATES - 1)(program)
+    repeated: Callable[[Views], None] = pyro.plate("particles", particles, dim=-PLATES - 1)(program)
     return repeated
 
 

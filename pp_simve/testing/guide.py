@@ -162,12 +162,7 @@ class GuideSuite(ABC):
             "Expected views to be exchangeable: combine them by sums, means or products over the dimension -3, and "
             "do not single one out by its index"
         )
-        expected = {
-            "backbone": found.backbone[order],
-            "z": found.z[order],
-            "content": found.content,
-            "style": found.style[order],
-        }
+        expected = {name: value if name == "content" else value[order] for name, value in found.as_dict().items()}
         for name, value in again.as_dict().items():
             close(value, expected[name], f"posterior(views).{name} depends on the order of views. {remedy}", *TIGHT)
         if self.has_density and self.independent_images:

@@ -14,6 +14,7 @@ import torch
 
 from pp_simve import judgement
 from pp_simve.config import FitConfig
+from pp_simve.data import DataShape
 from pp_simve.evaluation import judge
 from pp_simve.inference import ELBO, AmortizedGuide, DeltaGuide, ImpliedELBO, KernelEntropy, VICRegEntropy
 from pp_simve.models import AmongImages, AmongViews, Bernoulli, BlockPrior, FlatPrior
@@ -40,7 +41,7 @@ def fitted(folder: Path, *arguments: str) -> tuple[dict[str, Any], list[dict[str
 
 def built(method: str, **settings: Any) -> Program:
     narrow: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=[16])", "latent": 6}
-    return build(FitConfig(method=method, **(narrow | settings)).chosen_for(SHAPE), SHAPE)
+    return build(FitConfig(method=method, **(narrow | settings)).chosen_for(SHAPE), DataShape(SHAPE, images=40))
 
 
 @pytest.mark.parametrize("method", [*DISCRIMINATIVE, "bridge"])
@@ -198,7 +199,7 @@ def test_what_else_goes_together(arguments: tuple[str, ...], folder: Path) -> No
         (("--group", "views(temperature=0)"), "temperature must be positive and finite, got 0"),
         (("--group", "views(width=0)"), "width must be at least 1 axis, got 0"),
         (("--group", "views(width=9)"), "the first 9 axes of z, which has 8"),
-        (("--group", "views(heat=1)"), "its options are: temperature, unit_norm, width"),
+        (("--group", "views(heat=1)"), "its options are: temperature, unit_norm, width, learn_temperature"),
         (("--group", "pp_simve.models:FlatPrior(latent=8)"), "expected a pp_simve.models.group.GroupLikelihood"),
         (("--objective", "elbo(alpha=-1)"), "alpha must not be negative, got -1"),
         (("--method", "vicreg", "--objective", "implied(entropy=vicrag())"), "did you mean 'vicreg'?"),

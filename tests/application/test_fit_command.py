@@ -78,7 +78,7 @@ def test_results_are_fractions_with_their_cost(finished_run: Path) -> None:
 def test_config_names_every_choice(finished_run: Path) -> None:
     entries = json.loads((finished_run / "config.json").read_text())
     assert entries["version"] == "0.1.0"
-    assert entries["image_shape"] == [1, 16, 16]
+    assert entries["data_shape"]["image"] == [1, 16, 16]
     assert entries["data_fingerprint"] == load("digits").fingerprint
     config = FitConfig.from_json(entries["config"])
     assert (config.policy, config.likelihood, config.lr, config.steps) == ("affine", "bernoulli", 2e-3, STEPS)
@@ -175,9 +175,9 @@ def test_colour_images_in_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch
 def test_images_without_labels_have_no_content_scores(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_npz(folder / "noise.npz", labelled=False)
     assert run(*SMALL, "--batch-size", "8", "--data", "npz:noise.npz", "--out", "run") == 0
-    content = results(folder / "run")["content"]
-    assert (content["linear"], content["knn"]) == (None, None)
-    assert content["note"] == "no labels in train, validation, test"
+    found = results(folder / "run")
+    assert (found["content"]["linear"], found["content"]["knn"]) == (None, None)
+    assert found["knows"]["notes"] == {"class": "no labels in train, validation, test"}
     assert "note: no labels in train, validation, test" in capsys.readouterr().out
 
 

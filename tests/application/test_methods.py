@@ -11,6 +11,7 @@ import pytest
 
 from pp_simve import judgement
 from pp_simve.config import FitConfig
+from pp_simve.data import DataShape
 from pp_simve.evaluation import judge
 from pp_simve.inference import (
     ELBO,
@@ -29,12 +30,12 @@ from pp_simve.run_folder import RunFolder
 from .command import SMALL, results, run
 
 SHAPE = (1, 8, 8)
-WITHOUT_PIXELS = ("infonce", "simclr", "vicreg")
+WITHOUT_PIXELS = ("infonce", "simclr", "vicreg", "swav", "instance")
 NARROW: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=[16])", "latent": 6}
 
 
 def built(method: str, **settings: Any) -> Program:
-    return build(FitConfig(method=method, **(NARROW | settings)).chosen_for(SHAPE), SHAPE)
+    return build(FitConfig(method=method, **(NARROW | settings)).chosen_for(SHAPE), DataShape(SHAPE, images=40))
 
 
 PARTS: dict[str, tuple[type, type, type[Objective]]] = {
@@ -139,5 +140,5 @@ def test_methods_that_need_the_image_beside_a_view_say_so(
     assert run(*SMALL, "--method", method, "--views", "1", "--out", "run") == 2
     message = capsys.readouterr().err
     assert "Traceback" not in message
-    assert "sees the original image as its first view; views must be at least 2, got 1" in " ".join(message.split())
+    assert "views must be at least 2, got 1: the objective sees the original image" in " ".join(message.split())
     assert not (folder / "run").exists()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pp_simve import judgement
 from pp_simve.config import FitConfig
+from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import judge
 from pp_simve.inference import ELBO, AmortizedGuide, Cyclic, Geometric, Linear
@@ -99,7 +100,7 @@ def test_schedules_are_options_too() -> None:
 def built(**settings: Any) -> Program:
     narrow: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=[16])", "latent": 6}
     shape = (1, 8, 8)
-    return build(FitConfig(**(narrow | settings)).chosen_for(shape), shape)
+    return build(FitConfig(**(narrow | settings)).chosen_for(shape), DataShape(shape))
 
 
 def test_weights_and_scales_of_a_program_may_be_schedules() -> None:

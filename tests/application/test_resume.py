@@ -171,7 +171,7 @@ def test_a_damaged_config_is_refused(stopped_run: Path, refused: Refused, text: 
 
 def test_a_config_that_lacks_an_entry_is_refused(stopped_run: Path, refused: Refused) -> None:
     (stopped_run / "config.json").write_text("{}")
-    assert "config.json lacks config, data_fingerprint, image_shape" in refused("--resume", str(stopped_run))
+    assert "config.json lacks config, data_fingerprint, data_shape" in refused("--resume", str(stopped_run))
 
 
 def test_settings_of_another_version_are_refused(stopped_run: Path, refused: Refused) -> None:

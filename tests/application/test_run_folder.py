@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from pp_simve import run_folder
 from pp_simve.config import FitConfig
+from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
 from pp_simve.run_folder import RunFolder, source_commit
 
@@ -21,7 +22,7 @@ CONFIG = FitConfig(steps=3).chosen_for((1, 8, 8))
 
 def created(path: Path) -> RunFolder:
     folder = RunFolder(path)
-    folder.create(CONFIG, (1, 8, 8), "fingerprint")
+    folder.create(CONFIG, DataShape((1, 8, 8)), "fingerprint")
     return folder
 
 
@@ -31,7 +32,7 @@ def test_settings_come_back(tmp_path: Path) -> None:
 
 def test_discard_removes_the_folders_that_were_made(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "a" / "b" / "run")
-    made = folder.create(CONFIG, (1, 8, 8), "fingerprint")
+    made = folder.create(CONFIG, DataShape((1, 8, 8)), "fingerprint")
     assert made == [tmp_path / "a" / "b" / "run", tmp_path / "a" / "b", tmp_path / "a"]
     folder.discard(made)
     assert list(tmp_path.iterdir()) == []
@@ -39,7 +40,7 @@ def test_discard_removes_the_folders_that_were_made(tmp_path: Path) -> None:
 
 def test_discard_leaves_what_belongs_to_others(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "runs" / "one")
-    made = folder.create(CONFIG, (1, 8, 8), "fingerprint")
+    made = folder.create(CONFIG, DataShape((1, 8, 8)), "fingerprint")
     created(tmp_path / "runs" / "two")
     folder.discard(made)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["two"]
@@ -47,7 +48,7 @@ def test_discard_leaves_what_belongs_to_others(tmp_path: Path) -> None:
 
 def test_discard_keeps_a_run_with_a_checkpoint(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    made = folder.create(CONFIG, (1, 8, 8), "fingerprint")
+    made = folder.create(CONFIG, DataShape((1, 8, 8)), "fingerprint")
     folder.checkpoint.save({"steps": 1})
     folder.discard(made)
     assert folder.read_settings()[0] == CONFIG
@@ -133,5 +134,5 @@ def test_the_commit_is_unknown_in_somebody_elses_repository(tmp_path: Path, monk
 def test_discard_works_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = RunFolder(Path("."))
-    folder.discard(folder.create(CONFIG, (1, 8, 8), "fingerprint"))
+    folder.discard(folder.create(CONFIG, DataShape((1, 8, 8)), "fingerprint"))
     assert list(tmp_path.iterdir()) == []
