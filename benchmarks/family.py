@@ -14,7 +14,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,18 +52,29 @@ def main() -> None:
 
     flags = ["--data", arguments.data, "--data-root", arguments.data_root, "--quiet"]
     length = ["--epochs", f"{arguments.epochs:g}"] if arguments.epochs else []
+    settings = {
+        name: own if "--steps" in own else [*length, *own] for name, own in SETTINGS.items() if name in arguments.only
+    }
+    seeds = {name: 1 if arguments.once and name not in SEVERAL else arguments.seeds for name in arguments.only}
+    out = arguments.out / arguments.data
+    print(table(fitted(settings, seeds, flags, out, arguments.jobs)))
+
+
+def fitted(
+    settings: Mapping[str, list[str]], seeds: Mapping[str, int], flags: Sequence[str], out: Path, jobs: int
+) -> dict[str, list[Path]]:
+    """The run folders of each setting, one a seed, fitted where they are missing."""
     folders: dict[str, list[Path]] = {}
     waiting: list[tuple[Path, list[str]]] = []
-    for name in arguments.only:
-        for seed in range(1 if arguments.once and name not in SEVERAL else arguments.seeds):
-            folder = arguments.out / arguments.data / f"{''.join(c for c in name if c.isalnum())}-{seed}"
+    for name, own in settings.items():
+        for seed in range(seeds[name]):
+            folder = out / f"{''.join(c for c in name if c.isalnum())}-{seed}"
             folders.setdefault(name, []).append(folder)
             if not (folder / "results.json").exists():
-                own = SETTINGS[name] if "--steps" in SETTINGS[name] else [*length, *SETTINGS[name]]
                 waiting.append((folder, [*flags, *own, "--seed", str(seed), "--out", str(folder)]))
-    with ThreadPoolExecutor(arguments.jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(fit, *zip(*waiting, strict=True)) if waiting else ())
-    print(table(folders))
+    return folders
 
 
 def fit(folder: Path, flags: Sequence[str]) -> None:

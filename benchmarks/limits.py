@@ -1,0 +1,69 @@
+"""Contrastive methods, SimVE and the bridge between them: what their backbone and their z know of class and view.
+
+    python benchmarks/limits.py --data digits --seeds 3
+    python benchmarks/limits.py --data fashionmnist --data-root DIR --epochs 10 --seeds 3 --once
+
+Same encoder, views and length for all. Fits are those of family.py: one thread each, not repeated once finished.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from family import fitted, spread
+
+SETTINGS: dict[str, list[str]] = {
+    "SimVE": ["--method", "simve"],
+    "bridge": ["--method", "bridge"],
+    "SimCLR": ["--method", "simclr"],
+    "VAE": ["--method", "vae"],
+    "VICReg": ["--method", "vicreg"],
+    "SwAV": ["--method", "swav"],
+    "SimCLR, projection": ["--method", "simclr", "--guide", "delta(projection=[256])"],
+    "bridge, projection": ["--method", "bridge", "--guide", "amortized(projection=[256])"],
+    "InfoNCE": ["--method", "infonce"],
+    "instance discrimination": ["--method", "instance"],
+    "untrained": ["--steps", "1", "--lr", "1e-9"],
+}
+SEVERAL = ("SimVE", "SimCLR", "bridge")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--data-root", default="data")
+    parser.add_argument("--epochs", type=float)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--once", action="store_true", help=f"one seed for all but {', '.join(SEVERAL)}")
+    parser.add_argument("--only", nargs="*", choices=list(SETTINGS), default=list(SETTINGS), metavar="NAME")
+    parser.add_argument("--jobs", type=int, default=2, help="fits at a time")
+    parser.add_argument("--out", type=Path, default=Path("runs/limits"))
+    arguments = parser.parse_args()
+
+    flags = ["--data", arguments.data, "--data-root", arguments.data_root, "--quiet"]
+    length = ["--epochs", f"{arguments.epochs:g}"] if arguments.epochs else []
+    settings = {name: SETTINGS[name] for name in arguments.only}
+    settings = {name: own if "--steps" in own else [*length, *own] for name, own in settings.items()}
+    seeds = {name: 1 if arguments.once and name not in SEVERAL else arguments.seeds for name in settings}
+    folders = fitted(settings, seeds, flags, arguments.out / arguments.data, arguments.jobs)
+    results = {name: [json.loads((run / "results.json").read_text()) for run in runs] for name, runs in folders.items()}
+    commits = {json.loads((run / "config.json").read_text())["commit"] for runs in folders.values() for run in runs}
+    for representation in ("backbone", "z"):
+        print(f"{representation}, commits {', '.join(sorted(map(str, commits)))}\n\n{table(results, representation)}\n")
+
+
+def table(results: dict[str, list[dict[str, Any]]], representation: str) -> str:
+    """Markdown: a row a setting, mean ± sd over its seeds."""
+    first = next(iter(results.values()))[0]["knows"][representation]
+    parameters = [name for name in first if name not in ("linear", "knn", "mean_r2")]
+    measures = {"linear": "linear", "knn": "k-NN", "mean_r2": "mean R²", **{name: name for name in parameters}}
+    lines = [f"| | seeds | {' | '.join(measures.values())} |", f"|{'---|' * (len(measures) + 2)}"]
+    for name, runs in results.items():
+        cells = [spread([run["knows"][representation][measure] for run in runs], 3) for measure in measures]
+        lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
