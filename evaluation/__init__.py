@@ -2,23 +2,31 @@
 Works on arrays and fitted pairs, never on run folders."""
 
 from pp_simve.evaluation.content import content_scores
-from pp_simve.evaluation.figures import loss_figure, reconstruction_figure, samples_figure, swap_figure
+from pp_simve.evaluation.figures import columns_figure, loss_figure, reconstruction_figure, samples_figure, swap_figure
 from pp_simve.evaluation.judgement import LabelledImages, judge
+from pp_simve.evaluation.kinds import judge_kinds
 from pp_simve.evaluation.linear import LinearProbe
 from pp_simve.evaluation.neighbours import KNNProbe
+from pp_simve.evaluation.retrieval import retrieval_scores
 from pp_simve.evaluation.ridge import RidgeProbe
 from pp_simve.evaluation.style import style_scores
+from pp_simve.evaluation.zero_shot import zero_shot_predictions, zero_shot_scores
 
 __all__ = [
     "KNNProbe",
     "LabelledImages",
     "LinearProbe",
     "RidgeProbe",
+    "columns_figure",
     "content_scores",
     "judge",
+    "judge_kinds",
     "loss_figure",
     "reconstruction_figure",
+    "retrieval_scores",
     "samples_figure",
     "style_scores",
     "swap_figure",
+    "zero_shot_predictions",
+    "zero_shot_scores",
 ]

@@ -101,6 +101,28 @@ def swap_figure(content_images: Pictures, style_images: Pictures, swaps: Picture
     return sheet.figure
 
 
+def columns_figure(columns: Mapping[str, Pictures]) -> Figure:
+    """Pictures of the same things side by side: a row a thing, a titled column each way to get its picture.
+
+    Args:
+        columns: pictures of shape ``(image, channel, height, width)`` by title.
+
+    Raises:
+        ValueError: there are no columns, or they differ in shape.
+    """
+    if not columns:
+        raise ValueError("a figure of columns needs at least one")
+    shown = {title: rgb(pictures, 4, title) for title, pictures in columns.items()}
+    if len({pictures.shape for pictures in shown.values()}) != 1:
+        shapes = {title: tuple(pictures.shape) for title, pictures in columns.items()}
+        raise ValueError(f"columns must show the same number of pictures of one size, got {shapes}")
+    first = next(iter(shown.values()))
+    sheet = Sheet(len(shown) * (1 + _PAIR_GAP), len(first), first)
+    for place, (title, pictures) in enumerate(shown.items()):
+        sheet.show(pictures[:, None], place * (1 + _PAIR_GAP), 0).set_title(title, fontsize=8)
+    return sheet.figure
+
+
 def samples_figure(samples: Pictures, title: str) -> Figure:
     """Pictures in a grid as near to a square as they fill, in reading order.
 

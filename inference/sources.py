@@ -23,6 +23,10 @@ class Source(Protocol):
     def views(self) -> int:
         """Views of each image in a batch, of all kinds together."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+
     def to(self, device: torch.device) -> Source:
         """The same on a device."""
 
@@ -49,6 +53,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
     def to(self, device: torch.device) -> Images:
         return Images(self.images.to(device), self.policy, self.views, self.original_first)
 
@@ -70,6 +78,10 @@ class Kinds:
     @property
     def views(self) -> int:
         return sum(part.views for part in self.kinds.values())
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.kinds.values())).device
 
     def to(self, device: torch.device) -> Kinds:
         return Kinds({kind: part.to(device) for kind, part in self.kinds.items()})

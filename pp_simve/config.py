@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from pp_simve.data.types import DataShape
 from pp_simve.errors import ConfigError
 
 # Settings that may be left out: their help says itself what is then chosen.
@@ -34,15 +35,15 @@ class FitConfig:
     """Leave unreadable images out instead of stopping."""
     method: str = "simve"
     """Recipe of model, guide and objective: simve, vae, beta-vae, cr-vae, aavae, iwae, group-vae, infonce, simclr,
-    vicreg, swav, instance or bridge."""
+    clip, vicreg, swav, instance, barlow, simsiam, byol or bridge."""
     prior: Text = None
     """gaussian, flat, mixture, empirical, block, standard, student or package.module:Class; options in brackets:
     "gaussian(style_variance=0.3)" (default: the method's)."""
     guide: Text = None
     """amortized, structured, flow, point, delta or package.module:Class (default: the method's)."""
     objective: Text = None
-    """elbo, iwae, analytic, consistency, denoising, implied, swapped, instances or package.module:Class:
-    "elbo(beta=linear(until=0.3))" (default: the method's)."""
+    """elbo, iwae, analytic, consistency, denoising, implied, swapped, instances, bootstrap, correlation or
+    package.module:Class: "elbo(beta=linear(until=0.3))" (default: the method's)."""
     likelihood: Text = None
     """bernoulli, gaussian or package.module:Class (default: bernoulli for grey images, gaussian for colour)."""
     group: Text = None
@@ -54,8 +55,12 @@ class FitConfig:
     """mlp, residual or package.module:Class (default: the encoder's counterpart)."""
     latent: Count = None
     """Latent dimensions (default: 32 for grey images, 64 for colour)."""
-    views: int = 2
-    """Views of each image in a batch."""
+    modalities: Text = None
+    """Views of several kinds, each with its own encoder and likelihood: halves (upper and lower), attributes (an image
+    and its attributes) or package.module:Class (default: none; clip: attributes where the data have them, else
+    halves)."""
+    views: Count = None
+    """Views of each image in a batch (default: 2; with modalities, 1 of each kind)."""
     policy: Text = None
     """How views are drawn: affine, crop, crop+colour, paper or package.module:Class (default: affine for digits, crop
     for grey images, crop+colour for RGB)."""
@@ -96,9 +101,9 @@ class FitConfig:
         if self.epochs is not None and self.steps is not None:
             raise ConfigError("give --epochs or --steps, not both")
 
-    def chosen_for(self, image_shape: tuple[int, int, int]) -> FitConfig:
+    def chosen_for(self, shape: DataShape) -> FitConfig:
         """The same with every choice that depends on the data made."""
-        channels, height, width = image_shape
+        channels, height, width = shape.image
         digits = self.data == "digits"
         grey = channels == 1
         flat = grey and max(height, width) <= 32
@@ -112,6 +117,9 @@ class FitConfig:
             "batch_size": 128,
             "lr": 2e-3 if digits else 1e-3,
         }
+        if self.method == "clip":
+            chosen["modalities"] = "attributes" if shape.attributes else "halves"
+        chosen["views"] = 1 if self.modalities or "modalities" in chosen else 2
         if self.steps is None:
             chosen["epochs"] = 150.0 if digits else 10.0
         return dataclasses.replace(

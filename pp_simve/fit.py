@@ -25,12 +25,11 @@ from pp_simve.inference import CheckpointError, DeviceError, NonFiniteError, Pro
 from pp_simve.inference.device import choose_device
 from pp_simve.inference.schedules import Schedule, constant
 from pp_simve.inference.svi import FitError
-from pp_simve.inference.views import VIEW_POLICIES, ViewPolicy
 from pp_simve.judgement import judge_run, print_results, write_figures
-from pp_simve.parts import make_part
 from pp_simve.progress import watched
 from pp_simve.recipes import Program, build
 from pp_simve.run_folder import RunFolder
+from pp_simve.viewing import Viewing, unwrapped
 
 SCHEDULES: dict[str, Schedule] = {"cosine": WarmupCosine(), "constant": constant}
 STOPPED = 130  # what shells use for "ended by Ctrl-C"
@@ -96,9 +95,8 @@ def run_fit(config: FitConfig) -> int:
     data = load(config.data, config.data_root, image_size=config.image_size, skip_bad=config.skip_bad)
     for note in data.notes:
         console.print(f"note: {note}", markup=False)
-    config = config.chosen_for(data.image_shape)
-    assert config.policy is not None
-    policy = make_part("policy", config.policy, VIEW_POLICIES, ViewPolicy, data.image_shape)
+    config = config.chosen_for(data.shape)
+    viewing = Viewing.of(config, data.shape)
     torch.manual_seed(config.seed)
     program = build(config, data.shape)
 
@@ -110,7 +108,7 @@ def run_fit(config: FitConfig) -> int:
         made = folder.create(config, data.shape, data.fingerprint)
     try:
         console.print(_introduction(config, data, program, folder), markup=False, soft_wrap=True)
-        run = _fit(config, data, program, policy, folder, console)
+        run = _fit(config, data, program, viewing, folder, console)
         if not first_process:
             return 0
         if not run.finished:
@@ -118,9 +116,9 @@ def run_fit(config: FitConfig) -> int:
             console.print(f"  python -m pp_simve.fit --resume {folder.path}", markup=False, soft_wrap=True)
             return STOPPED
         folder.write_weights(run.objective)
-        results = judge_run(run, program, policy, data, config)
+        results = judge_run(run, program, viewing, data, config)
         folder.write_results(results)
-        write_figures(program, policy, data, config, folder)
+        write_figures(program, viewing, data, folder)
     except BaseException as error:
         if config.resume is None and first_process:
             folder.discard(made)
@@ -136,7 +134,7 @@ def run_fit(config: FitConfig) -> int:
 
 
 def _fit(
-    config: FitConfig, data: ImageData, program: Program, policy: ViewPolicy, folder: RunFolder, console: Console
+    config: FitConfig, data: ImageData, program: Program, viewing: Viewing, folder: RunFolder, console: Console
 ) -> Run:
     watching = nullcontext(lambda progress: None) if console.quiet else watched(console)
     with watching as show, interruptible() as interruption:
@@ -150,9 +148,9 @@ def _fit(
         return fit(
             program.model,
             program.guide,
-            data.train.images,
+            unwrapped(viewing.images(data.train)),
             objective=program.objective,
-            policy=policy,
+            policy=unwrapped(viewing.policies),
             views=config.views,
             batch_size=config.batch_size,
             epochs=config.epochs,
@@ -187,13 +185,15 @@ def _new_folder(config: FitConfig) -> Path:
 
 
 def _introduction(config: FitConfig, data: ImageData, program: Program, folder: RunFolder) -> str:
-    parameters = sum(parameter.numel() for parameter in program.objective.parameters())
+    trained = (parameter for parameter in program.objective.parameters() if parameter.requires_grad)
+    parameters = sum(parameter.numel() for parameter in trained)
     sizes = f"{len(data.train.images):,} / {len(data.validation.images):,} / {len(data.test.images):,}"
     channels, height, width = data.image_shape
+    kinds = f" each of {config.modalities}" if config.modalities else ""
     length = f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs"
     return (
         f"{config.method} on {data.name}: {sizes} train / validation / test images, {channels}x{height}x{width}\n"
-        f"{parameters:,} parameters, {config.latent} latents, {config.views} views ({config.policy}), {length} "
+        f"{parameters:,} parameters, {config.latent} latents, {config.views} views{kinds} ({config.policy}), {length} "
         f"of batches of {config.batch_size}, seed {config.seed}\n"
         f"run folder: {folder.path}"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,14 +13,24 @@ from torch import Tensor
 
 from pp_simve.config import FitConfig
 from pp_simve.data import ImageData, Split
-from pp_simve.evaluation import judge, loss_figure, reconstruction_figure, samples_figure, swap_figure
+from pp_simve.evaluation import (
+    columns_figure,
+    judge,
+    judge_kinds,
+    loss_figure,
+    reconstruction_figure,
+    samples_figure,
+    swap_figure,
+)
 from pp_simve.evaluation.bound import bound_terms
 from pp_simve.evaluation.generation import reconstruct, sample, swap
+from pp_simve.evaluation.kinds import OneKind
 from pp_simve.inference import ELBO, Run
 from pp_simve.inference.guides.base import unit_range
-from pp_simve.inference.views import ViewPolicy, draw_views
+from pp_simve.inference.views import draw_views
 from pp_simve.recipes import Program
 from pp_simve.run_folder import RunFolder
+from pp_simve.viewing import Viewing, is_vector
 
 JUDGEMENT_SEED = 1_000_000  # the same views for every run, whatever its own seed
 JUDGED = ("backbone", "z", "content")  # of a single view, style is what content leaves of z
@@ -28,21 +38,20 @@ IMAGES_SHOWN = 8
 VIEWS_OF_CONTENT = 16
 
 
-def judge_run(run: Run, program: Program, policy: ViewPolicy, data: ImageData, config: FitConfig) -> dict[str, Any]:
+def judge_run(run: Run, program: Program, viewing: Viewing, data: ImageData, config: FitConfig) -> dict[str, Any]:
     """What results.json holds: scores on test as fractions, the bound in nats per image, and what the fit cost."""
     started = time.perf_counter()
     device = next(program.objective.parameters()).device
-    train, validation, test = (_on(split, device) for split in (data.train, data.validation, data.test))
-    knows = judge(program.guide, policy, train, validation, test, seed=JUDGEMENT_SEED, representations=JUDGED)
+    splits = [_on(split, device) for split in (data.train, data.validation, data.test)]
+    judged = _judge_alone if viewing.modalities is None else _judge_kinds
     bound = None
     if program.model.likelihood is not None:
         # The same bound for all, whatever they were fitted by: a weighted or importance-weighted one would not compare.
         elbo = ELBO(program.model, program.guide, alpha=0.0)
-        bound = bound_terms(elbo, test.images, policy, views=config.views, seed=JUDGEMENT_SEED)
+        bound = bound_terms(elbo, viewing.source(splits[-1]), seed=JUDGEMENT_SEED)
         bound.pop("group", None)  # of the batches it was computed in, and no part of this bound
     return {
-        **headline(knows),
-        "knows": knows,
+        **judged(program, viewing, splits),
         "bound": bound,
         "is_bound": bound is not None and program.guide.has_density,
         "seconds_per_epoch": run.seconds_per_epoch,
@@ -58,6 +67,27 @@ def judge_run(run: Run, program: Program, policy: ViewPolicy, data: ImageData, c
     }
 
 
+def _judge_alone(program: Program, viewing: Viewing, splits: Sequence[Split]) -> dict[str, Any]:
+    """Views of one kind: what each representation knows."""
+    knows = judge(program.guide, viewing.policies[None], *splits, seed=JUDGEMENT_SEED, representations=JUDGED)
+    return {**headline(knows), "knows": knows}
+
+
+def _judge_kinds(program: Program, viewing: Viewing, splits: Sequence[Split]) -> dict[str, Any]:
+    """Views of several kinds: what each knows alone, what they know together, and how they find one another."""
+    images = [{str(kind): part for kind, part in viewing.images(split).items()} for split in splits]
+    kinds = {}
+    for kind, policy in viewing.policies.items():
+        of_kind = [
+            Split(part[str(kind)], split.labels, split.attributes) for part, split in zip(images, splits, strict=True)
+        ]
+        alone = OneKind(program.guide, str(kind))
+        kinds[str(kind)] = judge(alone, policy, *of_kind, seed=JUDGEMENT_SEED, representations=JUDGED)
+    train, validation, test = (split.labels for split in splits)
+    labels = None if train is None or validation is None or test is None else (train, validation, test)
+    return {"kinds": kinds, **judge_kinds(program.guide, images[0], images[1], images[2], labels)}
+
+
 def headline(knows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """What a method is known by: the class from its content (z where it has none), the views from its z."""
     primary = "content" if "content" in knows else "z"
@@ -67,9 +97,28 @@ def headline(knows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
 
 
 def print_results(results: Mapping[str, Any], console: Console) -> None:
-    """The scores as a table: a row a measure, a column a representation."""
-    knows = {name: scores for name, scores in results["knows"].items() if name != "notes"}
-    table = Table(title="test split", title_justify="left", title_style="bold")
+    """The scores as tables: a row a measure, a column a representation; and what the fit cost."""
+    judged = results["kinds"] if "kinds" in results else {None: results["knows"]}
+    for kind, knows in judged.items():
+        console.print(_knowledge("test split" if kind is None else f"test split, from {kind} alone", knows))
+    if "kinds" in results:
+        console.print(_across_kinds(results))
+    if results["bound"] is not None:
+        measure = f"ELBO of {results['views']} views" + (" of each kind" if "kinds" in results else "")
+        no_bound = "" if results["is_bound"] else " (no bound)"
+        console.print(f"{measure}{no_bound}: {-results['bound']['loss']:.1f} nats an image")
+    for note in dict.fromkeys(note for knows in judged.values() for note in knows.get("notes", {}).values()):
+        console.print(f"note: {note}", markup=False)
+    console.print(
+        f"{results['seconds_per_epoch']:.2f} s an epoch, {results['peak_memory_mb']:,.0f} MB at most, "
+        f"judged in {results['seconds_judging']:.1f} s",
+        soft_wrap=True,
+    )
+
+
+def _knowledge(title: str, scores_and_notes: Mapping[str, Any]) -> Table:
+    knows = {name: scores for name, scores in scores_and_notes.items() if name != "notes"}
+    table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("knows")
     table.add_column("measure")
     for representation in knows:
@@ -81,32 +130,58 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
     for name in [*parameters, "mean_r2"]:
         shown = "views, mean" if name == "mean_r2" else name
         table.add_row(shown, "ridge, R²", *(_fraction(scores[name]) for scores in knows.values()))
-    console.print(table)
-    if results["bound"] is not None:
-        measure = f"ELBO of {results['views']} views" + ("" if results["is_bound"] else " (no bound)")
-        console.print(f"{measure}: {-results['bound']['loss']:.1f} nats an image")
-    for note in results["knows"].get("notes", {}).values():
-        console.print(f"note: {note}", markup=False)
-    console.print(
-        f"{results['seconds_per_epoch']:.2f} s an epoch, {results['peak_memory_mb']:,.0f} MB at most, "
-        f"judged in {results['seconds_judging']:.1f} s",
-        soft_wrap=True,
-    )
+    return table
+
+
+def _across_kinds(results: Mapping[str, Any]) -> Table:
+    """Retrieval of one kind by another, and classes from prompts of another."""
+    table = Table(title="test split, across kinds", title_justify="left", title_style="bold")
+    for heading in ("from, to", "measure"):
+        table.add_column(heading)
+    for heading in ("score", "chance"):
+        table.add_column(heading, justify="right")
+    for direction, scores in results["retrieval"].items():
+        for name in scores:
+            if name.startswith("recall@"):
+                chance = scores[name.replace("recall", "chance")]
+                table.add_row(direction, f"retrieval, {name}", _percent(scores[name]), _percent(chance))
+    for direction, scores in results.get("zero_shot", {}).items():
+        table.add_row(direction, "class, zero-shot", _percent(scores["accuracy"]), _percent(scores["chance"]))
+    if "together" in results:
+        for name, words in {"linear": "linear probe", "knn": "k-NN"}.items():
+            table.add_row("all kinds", f"class, {words}", _percent(results["together"]["content"][name]), "")
+    return table
 
 
 @torch.no_grad()
-def write_figures(program: Program, policy: ViewPolicy, data: ImageData, config: FitConfig, folder: RunFolder) -> None:
-    """Loss terms and, where pixels are modelled, reconstructions, swaps and samples from the prior, as PNG files."""
-    model, guide = program.model, program.guide
+def write_figures(program: Program, viewing: Viewing, data: ImageData, folder: RunFolder) -> None:
+    """Loss terms and, where pixels are modelled, what the program draws, as PNG files."""
+    folder.write_figure("loss", loss_figure(folder.read_metrics()))
+    if program.model.likelihood is None:
+        return  # nothing to decode
     device = next(program.objective.parameters()).device
-    images = data.test.images[: 2 * IMAGES_SHOWN].to(device)
+    images = {kind: part[: 2 * IMAGES_SHOWN].to(device) for kind, part in viewing.images(data.test).items()}
+    if viewing.modalities is None:
+        _write_pictures(program, viewing, images[None], folder)
+        return
+    for kind, shown in images.items():
+        if not is_vector((shown.shape[1], shown.shape[2], shown.shape[3])):
+            columns = {str(kind): _shown(unit_range(shown[:IMAGES_SHOWN]))}
+            for given in images:
+                view = {str(given): unit_range(images[given][:IMAGES_SHOWN])[None]}
+                content = program.guide.posterior(view)
+                drawn = program.model.likelihood_of(str(kind))(content.z[0]).mean
+                columns[f"from {given}"] = _shown(drawn)
+            folder.write_figure(f"{kind}-from-each-kind", columns_figure(columns))
+
+
+def _write_pictures(program: Program, viewing: Viewing, images: Tensor, folder: RunFolder) -> None:
+    """Reconstructions, swaps and samples from the prior."""
+    model, guide = program.model, program.guide
+    policy, device = viewing.policies[None], images.device
     shown = images[:IMAGES_SHOWN]
     generator = torch.Generator(device).manual_seed(JUDGEMENT_SEED)
-    folder.write_figure("loss", loss_figure(folder.read_metrics()))
-    if model.likelihood is None:
-        return  # nothing to decode
-
-    views, _ = draw_views(policy, shown, max(config.views, 2), generator=generator)
+    views, _ = draw_views(policy, shown, max(viewing.views, 2), generator=generator)
     rebuilt = reconstruct(model, guide, views)
     folder.write_figure(
         "reconstructions", reconstruction_figure(_shown(unit_range(shown)), _shown(views), _shown(rebuilt))

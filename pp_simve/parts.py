@@ -20,7 +20,9 @@ from pp_simve.inference import (
     IWAE,
     AmortizedGuide,
     AnalyticELBO,
+    Bootstrap,
     ConsistencyELBO,
+    CrossCorrelation,
     Cyclic,
     DeltaGuide,
     DenoisingELBO,
@@ -89,6 +91,8 @@ OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
     "implied": ImpliedELBO,
     "swapped": SwappedPrediction,
     "instances": InstanceDiscrimination,
+    "bootstrap": Bootstrap,
+    "correlation": CrossCorrelation,
 }
 LIKELIHOODS: Mapping[str, Callable[..., Likelihood]] = {"bernoulli": Bernoulli, "gaussian": Gaussian}
 ENCODERS: Mapping[str, Callable[..., nn.Module]] = {

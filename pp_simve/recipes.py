@@ -14,6 +14,10 @@ from pp_simve.errors import ConfigError, unknown_name
 from pp_simve.inference import Guide, Objective
 from pp_simve.models import GroupLikelihood, Likelihood, Prior, SimVE
 from pp_simve.parts import DECODERS, ENCODERS, GROUPS, GUIDES, LIKELIHOODS, OBJECTIVES, PRIORS, make_part
+from pp_simve.viewing import is_vector, modalities_of, unwrapped
+
+# Of vectors, whatever reads and draws the pictures beside them.
+VECTOR_NETWORK = "mlp(hidden=[256])"
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,11 @@ def simclr(config: FitConfig, shape: DataShape) -> Program:
     return _discriminative(config, shape, group="views")
 
 
+def clip(config: FitConfig, shape: DataShape) -> Program:
+    """Tells which views of two kinds belong together, by an encoder each, temperature learned (Radford et al. 2021)."""
+    return _discriminative(config, shape, group="images(temperature=0.07, learn_temperature=True)")
+
+
 def vicreg(config: FitConfig, shape: DataShape) -> Program:
     """Views agree, axes vary and do not covary (Bardes et al. 2022); the flat prior's variance is its invariance."""
     assert config.latent is not None
@@ -109,6 +118,22 @@ def instance(config: FitConfig, shape: DataShape) -> Program:
     )
 
 
+def barlow(config: FitConfig, shape: DataShape) -> Program:
+    """Standardised axes correlate with themselves across views, and with no other (Zbontar et al. 2021)."""
+    return _program(config, shape, None, prior="flat", guide="delta", objective="correlation", group=None)
+
+
+def simsiam(config: FitConfig, shape: DataShape) -> Program:
+    """A view predicts the other's embedding, which is held fixed (Chen and He 2021)."""
+    return _program(config, shape, None, prior="flat", guide="delta", objective="bootstrap", group=None)
+
+
+def byol(config: FitConfig, shape: DataShape) -> Program:
+    """A view predicts the other's embedding by a slower copy of the guide (Grill et al. 2020)."""
+    objective = "bootstrap(momentum=0.99)"
+    return _program(config, shape, None, prior="flat", guide="delta", objective=objective, group=None)
+
+
 def bridge(config: FitConfig, shape: DataShape) -> Program:
     """Pixels and groups both observed: SimVE, whose first half of z also tells images apart."""
     assert config.latent is not None
@@ -134,9 +159,13 @@ METHODS: Mapping[str, Recipe] = {
     "group-vae": group_vae,
     "infonce": infonce,
     "simclr": simclr,
+    "clip": clip,
     "vicreg": vicreg,
     "swav": swav,
     "instance": instance,
+    "barlow": barlow,
+    "simsiam": simsiam,
+    "byol": byol,
     "bridge": bridge,
 }
 
@@ -162,13 +191,33 @@ def _generative(
     group: str | None = None,
 ) -> Program:
     """A decoder, a guide over the same latents, and a bound; the settings' own parts come before the method's."""
+    shapes = _shapes(config, shape)
+    likelihoods = {kind: _likelihood(config, of_kind) for kind, of_kind in shapes.items()}
+    return _program(config, shape, unwrapped(likelihoods), prior=prior, guide=guide, objective=objective, group=group)
+
+
+def _shapes(config: FitConfig, shape: DataShape) -> dict[str | None, ImageShape]:
+    """Shapes of the kinds of view; without modalities the only kind is called None."""
+    modalities = modalities_of(config)
+    return {None: shape.image} if modalities is None else dict(modalities.shapes(shape).items())
+
+
+def _likelihood(config: FitConfig, shape: ImageShape) -> Likelihood:
     assert config.latent is not None
     assert config.decoder is not None
     assert config.likelihood is not None
-    decoder = make_part("decoder", config.decoder, DECODERS, nn.Module, config.latent, shape.image)
-    likelihood = make_part("likelihood", config.likelihood, LIKELIHOODS, Likelihood, decoder)
-    _check_images(likelihood, config, config.latent, shape.image)
-    return _program(config, shape, likelihood, prior=prior, guide=guide, objective=objective, group=group)
+    decoder_text = VECTOR_NETWORK if is_vector(shape) else config.decoder
+    decoder = make_part("decoder", decoder_text, DECODERS, nn.Module, config.latent, shape)
+    likelihood_text = "bernoulli" if is_vector(shape) else config.likelihood
+    likelihood = make_part("likelihood", likelihood_text, LIKELIHOODS, Likelihood, decoder)
+    _check_images(likelihood, config, config.latent, shape)
+    return likelihood
+
+
+def _encoder(config: FitConfig, shape: ImageShape) -> nn.Module:
+    assert config.encoder is not None
+    text = VECTOR_NETWORK if is_vector(shape) else config.encoder
+    return _with_features(make_part("encoder", text, ENCODERS, nn.Module, shape), config, shape)
 
 
 def _discriminative(config: FitConfig, shape: DataShape, *, group: str) -> Program:
@@ -180,7 +229,7 @@ def _discriminative(config: FitConfig, shape: DataShape, *, group: str) -> Progr
 def _program(
     config: FitConfig,
     shape: DataShape,
-    likelihood: Likelihood | None,
+    likelihood: Likelihood | dict[str, Likelihood] | None,
     *,
     prior: str,
     guide: str,
@@ -189,15 +238,12 @@ def _program(
 ) -> Program:
     """The parts put together; the settings' own come before the method's."""
     assert config.latent is not None
-    assert config.encoder is not None
     prior_part = make_part("prior", config.prior or prior, PRIORS, Prior, config.latent)
     group = config.group or group
     group_part = make_part("group", group, GROUPS, GroupLikelihood) if group else None
     model = SimVE(prior_part, likelihood, group_part)
-    encoder = _with_features(
-        make_part("encoder", config.encoder, ENCODERS, nn.Module, shape.image), config, shape.image
-    )
-    guide_part = make_part("guide", config.guide or guide, GUIDES, Guide, encoder, prior_part)
+    encoders = {kind: _encoder(config, of_kind) for kind, of_kind in _shapes(config, shape).items()}
+    guide_part = make_part("guide", config.guide or guide, GUIDES, Guide, unwrapped(encoders), prior_part)
     objective_part = make_part("objective", config.objective or objective, OBJECTIVES, Objective, model, guide_part)
     return Program(model, guide_part, objective_part)
 

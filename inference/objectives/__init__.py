@@ -2,6 +2,8 @@
 
 from pp_simve.inference.objectives.analytic import AnalyticELBO
 from pp_simve.inference.objectives.base import Objective
+from pp_simve.inference.objectives.bootstrap import Bootstrap
+from pp_simve.inference.objectives.correlation import CrossCorrelation
 from pp_simve.inference.objectives.elbo import ELBO
 from pp_simve.inference.objectives.entropies import EntropyEstimate, GaussianEntropy, KernelEntropy, VICRegEntropy
 from pp_simve.inference.objectives.family import ConsistencyELBO, DenoisingELBO
@@ -14,7 +16,9 @@ __all__ = [
     "ELBO",
     "IWAE",
     "AnalyticELBO",
+    "Bootstrap",
     "ConsistencyELBO",
+    "CrossCorrelation",
     "DenoisingELBO",
     "EntropyEstimate",
     "GaussianEntropy",

@@ -4,6 +4,6 @@ Views of the images, batches and devices do not live here: a loaded `ImageData` 
 """
 
 from pp_simve.data.load import DATA_NAMES, load
-from pp_simve.data.types import DataError, DataShape, ImageData, Split
+from pp_simve.data.types import DataError, DataShape, ImageData, ImageShape, Split
 
-__all__ = ["DATA_NAMES", "DataError", "DataShape", "ImageData", "Split", "load"]
+__all__ = ["DATA_NAMES", "DataError", "DataShape", "ImageData", "ImageShape", "Split", "load"]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pp_simve.config import FitConfig
+from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
 
 texts = st.text(max_size=20)
@@ -23,14 +24,16 @@ places = st.text("ab/._- ü", min_size=1, max_size=10).map(Path)
 @st.composite
 def configs(draw: st.DrawFn) -> FitConfig:
     maybe = {
-        **dict.fromkeys(("image_size", "latent", "batch_size", "steps"), counts),
-        **dict.fromkeys(("prior", "guide", "objective", "likelihood", "group", "encoder", "decoder", "policy"), texts),
+        **dict.fromkeys(("image_size", "latent", "batch_size", "steps", "views"), counts),
+        **dict.fromkeys(
+            ("modalities", "prior", "guide", "objective", "likelihood", "group", "encoder", "decoder", "policy"), texts
+        ),
         **dict.fromkeys(("lr", "epochs"), numbers),
         **dict.fromkeys(("out", "resume"), places),
     }
     always: dict[str, st.SearchStrategy[Any]] = {
         **dict.fromkeys(("data", "method"), texts),
-        **dict.fromkeys(("views", "devices"), counts),
+        "devices": counts,
         **dict.fromkeys(("skip_bad", "quiet"), st.booleans()),
         "seed": st.integers(0, 2**31),
         "data_root": places,
@@ -53,17 +56,17 @@ def test_json_and_back(config: FitConfig) -> None:
 
 @given(configs(), st.sampled_from([(1, 16, 16), (1, 64, 64), (3, 32, 32)]))
 def test_what_was_given_is_kept(config: FitConfig, shape: tuple[int, int, int]) -> None:
-    chosen = config.chosen_for(shape)
+    chosen = config.chosen_for(DataShape(shape))
     for entry in dataclasses.fields(config):
         given_value = getattr(config, entry.name)
         if given_value is not None:
             assert getattr(chosen, entry.name) == given_value
-    assert chosen.chosen_for(shape) == chosen
+    assert chosen.chosen_for(DataShape(shape)) == chosen
     assert (chosen.epochs is None) != (chosen.steps is None)
 
 
 def chosen(data: str, shape: tuple[int, int, int], **given: Any) -> dict[str, Any]:
-    return dataclasses.asdict(FitConfig(data=data, **given).chosen_for(shape))
+    return dataclasses.asdict(FitConfig(data=data, **given).chosen_for(DataShape(shape)))
 
 
 def test_choices_for_digits() -> None:

@@ -23,7 +23,7 @@ from pp_simve.run_folder import RunFolder
 
 from .command import SMALL, interrupted_at, results, run
 
-SHAPE = (1, 8, 8)
+SHAPE = DataShape((1, 8, 8), images=40)
 DISCRIMINATIVE = ("infonce", "simclr", "vicreg")
 
 
@@ -41,7 +41,7 @@ def fitted(folder: Path, *arguments: str) -> tuple[dict[str, Any], list[dict[str
 
 def built(method: str, **settings: Any) -> Program:
     narrow: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=[16])", "latent": 6}
-    return build(FitConfig(method=method, **(narrow | settings)).chosen_for(SHAPE), DataShape(SHAPE, images=40))
+    return build(FitConfig(method=method, **(narrow | settings)).chosen_for(SHAPE), SHAPE)
 
 
 @pytest.mark.parametrize("method", [*DISCRIMINATIVE, "bridge"])

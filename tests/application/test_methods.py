@@ -29,13 +29,13 @@ from pp_simve.run_folder import RunFolder
 
 from .command import SMALL, results, run
 
-SHAPE = (1, 8, 8)
-WITHOUT_PIXELS = ("infonce", "simclr", "vicreg", "swav", "instance")
+SHAPE = DataShape((1, 8, 8), images=40)
+WITHOUT_PIXELS = ("infonce", "simclr", "clip", "vicreg", "swav", "instance", "barlow", "simsiam", "byol")
 NARROW: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=[16])", "latent": 6}
 
 
 def built(method: str, **settings: Any) -> Program:
-    return build(FitConfig(method=method, **(NARROW | settings)).chosen_for(SHAPE), DataShape(SHAPE, images=40))
+    return build(FitConfig(method=method, **(NARROW | settings)).chosen_for(SHAPE), SHAPE)
 
 
 PARTS: dict[str, tuple[type, type, type[Objective]]] = {

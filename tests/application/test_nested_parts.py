@@ -100,7 +100,7 @@ def test_schedules_are_options_too() -> None:
 def built(**settings: Any) -> Program:
     narrow: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=[16])", "latent": 6}
     shape = (1, 8, 8)
-    return build(FitConfig(**(narrow | settings)).chosen_for(shape), DataShape(shape))
+    return build(FitConfig(**(narrow | settings)).chosen_for(DataShape(shape)), DataShape(shape))
 
 
 def test_weights_and_scales_of_a_program_may_be_schedules() -> None:

@@ -130,8 +130,10 @@ def test_resuming_a_finished_run_judges_it_again(finished_run: Path, folder: Pat
     (path / "results.json").unlink()
     assert run("--resume", str(path)) == 0
     assert_equal_runs(path, finished_run)
-    cost = results(finished_run)["seconds_per_epoch"]
-    assert results(path)["seconds_per_epoch"] == pytest.approx(cost, rel=0.2)
+    # The time spent before counts, whatever this process added to it.
+    spent = RunFolder(path).checkpoint.load()["seconds"]
+    epochs = results(path)["epochs"]
+    assert results(path)["seconds_per_epoch"] >= 0.9 * spent / epochs
 
 
 @pytest.mark.parametrize(
@@ -273,4 +275,4 @@ def test_differences_are_those_that_matter() -> None:
     config = FitConfig()
     same = dataclasses.replace(config, out=Path("a"), resume=Path("b"), data_root=Path("c"), quiet=True)
     assert config.differences(same) == {}
-    assert config.differences(dataclasses.replace(config, views=3)) == {"views": (2, 3)}
+    assert config.differences(dataclasses.replace(config, views=3)) == {"views": (None, 3)}

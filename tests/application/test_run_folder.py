@@ -17,7 +17,7 @@ from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
 from pp_simve.run_folder import RunFolder, source_commit
 
-CONFIG = FitConfig(steps=3).chosen_for((1, 8, 8))
+CONFIG = FitConfig(steps=3).chosen_for(DataShape((1, 8, 8)))
 
 
 def created(path: Path) -> RunFolder:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pp_simve.evaluation.bound import bound_terms
 from pp_simve.inference import ELBO, AmortizedGuide, MLPEncoder
+from pp_simve.inference.sources import Images
 from pp_simve.inference.views import Parameters, ViewPolicy, draw_views, view_policy
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
 
@@ -51,7 +52,7 @@ def objective() -> ELBO:
 @pytest.mark.parametrize(("batch_size", "batches"), [(10, [10]), (4, [4, 4, 2]), (3, [3, 3, 3, 1]), (100, [10])])
 def test_every_image_counts_the_same(batch_size: int, batches: list[int]) -> None:
     known = Brightness()
-    terms = bound_terms(known, IMAGES, Same(), views=2, seed=0, batch_size=batch_size)
+    terms = bound_terms(known, Images(IMAGES, Same(), views=2), seed=0, batch_size=batch_size)
     pixels = IMAGES.double() / 255
     assert terms == pytest.approx({"loss": -float(pixels.mean()), "sum": float(2 * pixels.sum() / 10)}, rel=1e-6)
     assert known.batches == batches
@@ -60,7 +61,7 @@ def test_every_image_counts_the_same(batch_size: int, batches: list[int]) -> Non
 @pytest.mark.parametrize("views", [1, 3])
 def test_one_batch_is_the_objective_itself(objective: ELBO, views: int) -> None:
     policy = view_policy("affine", SHAPE)
-    terms = bound_terms(objective, IMAGES, policy, views=views, seed=5)
+    terms = bound_terms(objective, Images(IMAGES, policy, views), seed=5)
     drawn, _ = draw_views(policy, IMAGES, views, generator=torch.Generator().manual_seed(5))
     torch.manual_seed(5)
     with torch.no_grad():
@@ -73,7 +74,7 @@ def test_one_batch_is_the_objective_itself(objective: ELBO, views: int) -> None:
 def test_the_seed_decides(objective: ELBO) -> None:
     policy = view_policy("affine", SHAPE)
     one, again, other = (
-        bound_terms(objective, IMAGES, policy, views=2, seed=seed, batch_size=4)["loss"] for seed in (1, 1, 2)
+        bound_terms(objective, Images(IMAGES, policy, views=2), seed=seed, batch_size=4)["loss"] for seed in (1, 1, 2)
     )
     assert one == again
     assert one != other
@@ -83,7 +84,7 @@ def test_the_seed_decides(objective: ELBO) -> None:
 def test_nothing_is_left_changed(objective: ELBO, training: bool) -> None:
     objective.train(training)
     before = torch.get_rng_state()
-    bound_terms(objective, IMAGES, view_policy("affine", SHAPE), views=2, seed=0)
+    bound_terms(objective, Images(IMAGES, view_policy("affine", SHAPE), views=2), seed=0)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(module.training == training for module in objective.modules())
     assert all(parameter.grad is None for parameter in objective.parameters())

@@ -1,0 +1,59 @@
+"""Views of several kinds (modalities) made of a data set: the halves of a picture, a photograph and its attributes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from pp_simve.data.types import DataError, DataShape, ImageShape, Split
+
+
+class Modalities(ABC):
+    """Says what the kinds of view of an image are; a class with this one method works from the command line, too."""
+
+    @abstractmethod
+    def kinds(self, split: Split) -> dict[str, Tensor]:
+        """Images by kind, uint8 (image, channel, height, width), all of the same images in the same order.
+
+        A vector is an image of one pixel with many channels.
+
+        Raises:
+            DataError: the images do not have what it takes.
+        """
+
+    def shapes(self, shape: DataShape) -> dict[str, ImageShape]:
+        """(channel, height, width) of each kind, for data of a shape."""
+        blank = Split(
+            images=torch.zeros(1, *shape.image, dtype=torch.uint8),
+            labels=None,
+            attributes=torch.zeros(1, shape.attributes, dtype=torch.bool) if shape.attributes else None,
+        )
+        shapes = {kind: tuple(images.shape[1:]) for kind, images in self.kinds(blank).items()}
+        return {kind: (channels, height, width) for kind, (channels, height, width) in shapes.items()}
+
+
+class Halves(Modalities):
+    """``upper`` and ``lower`` half of each image."""
+
+    def kinds(self, split: Split) -> dict[str, Tensor]:
+        height = split.images.shape[-2]
+        if height < 2:
+            raise DataError(f"images {height} pixel high have no halves. Take images of 2 pixels or more.")
+        upper, lower = split.images.split([height // 2, height - height // 2], -2)
+        return {"upper": upper.contiguous(), "lower": lower.contiguous()}
+
+
+class Attributes(Modalities):
+    """``image`` and its ``attributes``, each of them black or white in an image of one pixel."""
+
+    def kinds(self, split: Split) -> dict[str, Tensor]:
+        if split.attributes is None:
+            raise DataError("these images have no attributes. Take celeba, or other modalities, such as halves.")
+        vectors = split.attributes.to(torch.uint8) * 255
+        return {"image": split.images, "attributes": vectors[:, :, None, None]}
+
+
+MODALITIES = {"halves": Halves, "attributes": Attributes}
+"""Modalities by name."""
