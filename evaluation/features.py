@@ -92,6 +92,14 @@ def checked_targets(targets: Tensor, features: Tensor, name: str, width: int | N
     return targets.detach().to(features.device, torch.float64)
 
 
+def unit_rows(x: Tensor) -> Tensor:
+    """Each row over its Euclidean norm, same shape and dtype; a row of zeros stays zeros."""
+    # Squares of numbers in [-1, 1] neither overflow nor all vanish, so the norm of what is not 0 is at least 1.
+    reach = x.abs().amax(dim=1, keepdim=True)
+    x = x / torch.where(reach > 0, reach, 1.0)
+    return x / x.norm(dim=1, keepdim=True).clamp(min=1.0)
+
+
 def _check_finite(values: Tensor, name: str) -> None:
     bad = (~values.isfinite()).any(dim=1).nonzero().flatten()
     if len(bad):

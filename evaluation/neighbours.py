@@ -7,9 +7,8 @@ from itertools import product
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from pp_simve.evaluation.features import checked_classes, checked_features, checked_labels, checked_rows
+from pp_simve.evaluation.features import checked_classes, checked_features, checked_labels, checked_rows, unit_rows
 from pp_simve.evaluation.linear import accuracy
 
 NEIGHBOURS = (1, 5, 10, 20, 50)
@@ -116,6 +115,6 @@ def euclidean_blocks(x: Tensor, train_x: Tensor) -> Iterator[Tensor]:
 
 def cosine_blocks(x: Tensor, train_x: Tensor) -> Iterator[Tensor]:
     """Blocks of rows of −cos(x, t), 0 where x or t is 0."""
-    x, train_x = normalize(x, eps=torch.finfo(x.dtype).tiny), normalize(train_x, eps=torch.finfo(x.dtype).tiny)
+    x, train_x = unit_rows(x), unit_rows(train_x)
     for chunk in torch.split(x, max(1, _BLOCK // len(train_x))):
         yield -(chunk @ train_x.T)

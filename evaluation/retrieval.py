@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.features import checked_features
+from pp_simve.evaluation.features import checked_features, unit_rows
 
 _BLOCK = 2**23
 """Entries of a block of similarities, (queries × gallery rows): 64 MiB in float64, however many rows there are."""
@@ -46,7 +46,7 @@ def retrieval_scores(queries: Tensor, gallery: Tensor, ks: Sequence[int] = (1, 5
         )
     tolerance = rounding(gallery.shape[1])
     ahead, tied, start = [], [], 0
-    for similarity in cosine_blocks(unit_rows(queries), unit_rows(gallery)):
+    for similarity in cosine_blocks(unit_rows(queries.double()), unit_rows(gallery.double())):
         lead = similarity - similarity.diagonal(offset=start).unsqueeze(1)
         ahead.append((lead > tolerance).sum(dim=1))
         tied.append((lead.abs() <= tolerance).sum(dim=1))
@@ -59,15 +59,6 @@ def retrieval_scores(queries: Tensor, gallery: Tensor, ks: Sequence[int] = (1, 5
         scores[f"chance@{k}"] = min(k, len(gallery)) / len(gallery)
     scores["median_rank"] = (before + (places + 1) / 2).quantile(0.5).item()
     return scores
-
-
-def unit_rows(x: Tensor) -> Tensor:
-    """Each row over its Euclidean norm, as float64 of the same shape; a row of zeros stays zeros."""
-    x = x.double()
-    # Squares of numbers in [-1, 1] neither overflow nor all vanish, so the norm of what is not 0 is at least 1.
-    reach = x.abs().amax(dim=1, keepdim=True)
-    x = x / torch.where(reach > 0, reach, 1.0)
-    return x / x.norm(dim=1, keepdim=True).clamp(min=1.0)
 
 
 def cosine_blocks(queries: Tensor, gallery: Tensor) -> Iterator[Tensor]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.features import checked_features, checked_labels
+from pp_simve.evaluation.features import checked_features, checked_labels, unit_rows
 from pp_simve.evaluation.linear import accuracy
-from pp_simve.evaluation.retrieval import cosine_blocks, rounding, unit_rows
+from pp_simve.evaluation.retrieval import cosine_blocks, rounding
 
 
 def zero_shot_scores(queries: Tensor, labels: Tensor, prompts: Tensor, prompt_labels: Tensor) -> dict[str, float]:
@@ -72,11 +72,11 @@ def zero_shot_predictions(queries: Tensor, prompts: Tensor, prompt_labels: Tenso
     )
     tolerance = rounding(prompts.shape[1] + len(prompts))
     means = prompts.new_zeros(len(classes), prompts.shape[1], dtype=torch.float64)
-    means = means.index_add(0, index, unit_rows(prompts)) / counts.unsqueeze(1)
+    means = means.index_add(0, index, unit_rows(prompts.double())) / counts.unsqueeze(1)
     # What is left of prompts that cancel is rounding, and must not be blown up to a direction.
     means = torch.where(means.norm(dim=1, keepdim=True) > tolerance, unit_rows(means), 0.0)
     best = [
         (cosine >= cosine.amax(dim=1, keepdim=True) - tolerance).int().argmax(dim=1)
-        for cosine in cosine_blocks(unit_rows(queries), means)
+        for cosine in cosine_blocks(unit_rows(queries.double()), means)
     ]
     return classes[torch.cat(best)]

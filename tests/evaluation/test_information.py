@@ -1,0 +1,458 @@
+"""Information: closed forms, brute force over pairs, and samples from the prior whose information is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.special
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
+
+from pp_simve.evaluation import information
+from pp_simve.evaluation.information import (
+    CanonicalCritic,
+    GaussianCritic,
+    active_units,
+    alignment,
+    effective_rank,
+    gaussian_information,
+    infonce_bound,
+    kl_by_axis,
+    mutual_information,
+    uniformity,
+)
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def two_views(rows: int, content: Tensor, style: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Latents of two views of each image from the additive Gaussian prior, shape ``(row, latent)`` each."""
+    shared, *own = normal(3, rows, len(content), seed=seed)
+    return shared * content.sqrt() + own[0] * style.sqrt(), shared * content.sqrt() + own[1] * style.sqrt()
+
+
+def variances(latent: int, information: float) -> tuple[Tensor, Tensor]:
+    """Content and style variances, unlike in every axis, with so much mutual information in all."""
+    rho = math.sqrt(1 - math.exp(-2 * information / latent))
+    total = torch.linspace(0.5, 3.0, latent, dtype=torch.float64)
+    return rho * total, (1 - rho) * total
+
+
+def plain_rank(features: Tensor) -> float:
+    singular = np.linalg.svd(features.double().numpy(), compute_uv=False)
+    p = singular / singular.sum() + 1e-7
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+@pytest.mark.parametrize(("rows", "width"), [(50, 7), (7, 50), (20, 20), (1, 5), (5, 1)])
+def test_the_effective_rank_is_the_paper_s_formula(rows: int, width: int) -> None:
+    features = normal(rows, width, seed=1) * torch.logspace(0, -6, width, dtype=torch.float64) + 0.3
+    assert effective_rank(features) == pytest.approx(plain_rank(features), rel=1e-10)
+    assert effective_rank(features.float()) == pytest.approx(plain_rank(features.float()), rel=1e-10)
+
+
+@pytest.mark.parametrize("directions", [1, 3, 8])
+def test_equal_orthogonal_directions_are_counted(directions: int) -> None:
+    basis = torch.linalg.qr(normal(8, 8, seed=2)).Q
+    features = basis[:directions].repeat(9, 1)
+    entropy_of_zeros = -(8 - directions) * 1e-7 * math.log(1e-7)
+    p = 1 / directions + 1e-7
+    expected = math.exp(-directions * p * math.log(p) + entropy_of_zeros)
+    assert effective_rank(features) == pytest.approx(expected, rel=1e-10)
+    assert expected == pytest.approx(directions, rel=2e-5)
+
+
+@pytest.mark.parametrize("value", [0.3, -2e4, 1e-30])
+def test_rows_that_are_all_the_same_have_rank_one(value: float) -> None:
+    # A Gram matrix would be wrong by about 1e-5 here: its zeros come out as 1e-8.
+    features = torch.full((500, 64), value)
+    one, zero = 1 + 1e-7, 1e-7
+    expected = math.exp(-one * math.log(one) - 63 * zero * math.log(zero))
+    assert effective_rank(features) == pytest.approx(expected, rel=1e-10)
+
+
+def test_features_that_are_all_zero_have_rank_one() -> None:
+    assert effective_rank(torch.zeros(20, 6)) == pytest.approx(1.0, abs=2e-5)
+
+
+def test_the_effective_rank_is_not_centred() -> None:
+    features = normal(200, 4, seed=3)
+    assert effective_rank(features) > 3.8
+    assert effective_rank(features + 100.0) < 1.2
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 12), st.integers(1, 12), st.integers(-290, 290))
+def test_the_effective_rank_knows_no_units_order_or_rotation(seed: int, rows: int, width: int, power: int) -> None:
+    features = normal(rows, width, seed=seed)
+    rank = effective_rank(features)
+    assert 1 - 1e-6 < rank < min(rows, width) * (1 + 1e-5)
+    rotation = torch.linalg.qr(normal(width, width, seed=seed + 1)).Q
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
+    assert effective_rank((features @ rotation)[order] * 10.0**power) == pytest.approx(rank, rel=1e-9)
+
+
+def test_alignment_and_uniformity_are_their_definitions() -> None:
+    first, second = normal(12, 3, seed=4), normal(12, 3, seed=5)
+    first[0] = first[1]
+    x, y = (z / z.norm(dim=1, keepdim=True) for z in (first, second))
+    assert alignment(first, second) == pytest.approx(sum(float((x[i] - y[i]) @ (x[i] - y[i])) for i in range(12)) / 12)
+    for t in (0.5, 2.0):
+        kernel = [math.exp(-t * float((x[i] - x[j]) @ (x[i] - x[j]))) for i in range(12) for j in range(i)]
+        assert len(kernel) == 66
+        assert uniformity(first, t) == pytest.approx(math.log(sum(kernel) / 66), abs=1e-10)
+    assert uniformity(first) == uniformity(first, t=2.0)
+
+
+def test_known_positions_on_the_sphere() -> None:
+    axes = torch.eye(5)
+    assert alignment(axes, 7 * axes) == pytest.approx(0.0, abs=1e-12)
+    assert alignment(axes, -axes) == pytest.approx(4.0)
+    assert alignment(axes, axes.roll(1, dims=0)) == pytest.approx(2.0)
+    assert uniformity(torch.ones(9, 5)) == pytest.approx(0.0, abs=1e-12)
+    assert uniformity(axes) == pytest.approx(-4.0)
+    assert uniformity(torch.tensor([[1.0, 0.0], [-3.0, 0.0]])) == pytest.approx(-8.0)
+    # exp(−4000) is 0 in every floating point format.
+    assert uniformity(torch.tensor([[1.0, 0.0], [-3.0, 0.0]]), t=1000.0) == pytest.approx(-4000.0)
+
+
+@pytest.mark.parametrize("latent", [2, 8, 40])
+def test_many_rows_spread_evenly_have_the_uniformity_of_the_sphere(latent: int) -> None:
+    # The mean of exp(2 t cos) over directions is 0F1(; d/2; t²).
+    expected = math.log(scipy.special.hyp0f1(latent / 2, 4.0)) - 4.0
+    assert uniformity(normal(3000, latent, seed=6)) == pytest.approx(expected, abs=0.01)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 10))
+def test_lengths_of_rows_do_not_matter_on_the_sphere(seed: int, rows: int) -> None:
+    first, second = normal(rows, 4, seed=seed), normal(rows, 4, seed=seed + 1)
+    length = 10.0 ** (5 * normal(rows, 1, seed=seed + 2))
+    assert alignment(first * length, second) == pytest.approx(alignment(first, second), abs=1e-10)
+    assert uniformity(first * length) == pytest.approx(uniformity(first), abs=1e-10)
+    assert -8.0 - 1e-10 <= uniformity(first) <= 1e-10
+
+
+def plain_bound(scores: Tensor) -> float:
+    k = len(scores)
+    rows = scores.double().tolist()
+    return sum(row[i] - math.log(sum(math.exp(s) for s in row) / k) for i, row in enumerate(rows)) / k
+
+
+@pytest.mark.parametrize("k", [1, 2, 9])
+def test_the_infonce_bound_is_its_definition(k: int) -> None:
+    scores = 3 * normal(k, k, seed=7)
+    found = infonce_bound(scores)
+    assert found == {"bound": pytest.approx(plain_bound(scores), abs=1e-12), "ceiling": pytest.approx(math.log(k))}
+
+
+def test_scores_of_any_size_do_not_overflow_and_the_ceiling_holds() -> None:
+    assert infonce_bound(1e4 * torch.eye(6)) == {"bound": math.log(6), "ceiling": math.log(6)}
+    assert infonce_bound(-1e4 * torch.eye(6))["bound"] == pytest.approx(-1e4 + math.log(6) - math.log(5))
+    assert infonce_bound(torch.full((6, 6), 1e5))["bound"] == pytest.approx(0.0, abs=1e-9)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 12), st.floats(0, 1e3))
+def test_no_scores_exceed_the_ceiling(seed: int, k: int, strength: float) -> None:
+    scores = normal(k, k, seed=seed) + strength * torch.eye(k)
+    found = infonce_bound(scores)
+    assert found["bound"] <= found["ceiling"] == math.log(k)
+    # What a score says of the row alone is no information about its partner.
+    assert infonce_bound(scores + normal(k, 1, seed=seed + 1))["bound"] == pytest.approx(found["bound"], abs=1e-10)
+
+
+def test_partners_stand_on_the_diagonal_and_candidates_in_the_row() -> None:
+    scores = torch.tensor([[0.0, 2.0], [-3.0, 1.0]])
+    by_rows = math.log(2) - (math.log(1 + math.exp(2)) + math.log(1 + math.exp(-4))) / 2
+    assert infonce_bound(scores)["bound"] == pytest.approx(by_rows, abs=1e-7)
+
+
+def plain_pmi(z: Tensor, other: Tensor, content: Tensor, style: Tensor) -> Tensor:
+    total = (content + style).diag()
+    joint = torch.cat([torch.cat([total, content.diag()], 1), torch.cat([content.diag(), total], 1)])
+    zero = torch.zeros(len(content), dtype=torch.float64)
+    alone = MultivariateNormal(zero, total)
+    both = MultivariateNormal(torch.cat([zero, zero]), joint)
+    return both.log_prob(torch.cat([z, other])) - alone.log_prob(z) - alone.log_prob(other)
+
+
+@pytest.mark.parametrize("latent", [1, 2, 5])
+def test_the_gaussian_critic_is_the_log_ratio_of_joint_and_marginals(latent: int) -> None:
+    content = torch.linspace(0.1, 2.0, latent, dtype=torch.float64)
+    style = torch.linspace(1.5, 0.15, latent, dtype=torch.float64)
+    first, second = 2 * normal(6, latent, seed=8), 2 * normal(4, latent, seed=9)
+    scores = GaussianCritic(content, style)(first, second)
+    assert scores.shape == (6, 4)
+    for i in range(6):
+        for j in range(4):
+            expected = plain_pmi(first[i], second[j], content, style)
+            assert float(scores[i, j]) == pytest.approx(float(expected), abs=1e-10)
+
+
+def test_an_axis_without_content_adds_nothing() -> None:
+    content, style = torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.7])
+    first, second = normal(6, 2, seed=10), normal(5, 2, seed=11)
+    alone = GaussianCritic(content[:1], style[:1])(first[:, :1], second[:, :1])
+    torch.testing.assert_close(GaussianCritic(content, style)(first, second), alone, rtol=0, atol=1e-12)
+    assert gaussian_information(content, style) == pytest.approx(gaussian_information(content[:1], style[:1]))
+
+
+@pytest.mark.parametrize("latent", [1, 4, 9])
+def test_the_gaussian_information_is_that_of_the_joint_covariance(latent: int) -> None:
+    content = torch.linspace(0.1, 2.0, latent, dtype=torch.float64)
+    style = torch.linspace(1.5, 0.15, latent, dtype=torch.float64)
+    total = (content + style).diag()
+    joint = torch.cat([torch.cat([total, content.diag()], 1), torch.cat([content.diag(), total], 1)])
+    expected = float(total.logdet() - joint.logdet() / 2)
+    assert gaussian_information(content, style) == pytest.approx(expected, abs=1e-12)
+    rho = content / (content + style)
+    assert gaussian_information(content, style) == pytest.approx(float(-0.5 * (1 - rho**2).log().sum()), abs=1e-12)
+
+
+@pytest.mark.parametrize("ratio", [1e-9, 1e-4, 1.0, 1e9, 1e18])
+def test_the_gaussian_information_keeps_its_digits_at_both_ends(ratio: float) -> None:
+    # −½ log(1 − ρ²) = log(1 + r) − ½ log(1 + 2 r), whose first terms are r²/2 − r³.
+    expected = (
+        ratio**2 / 2 - ratio**3 + 7 / 4 * ratio**4 if ratio < 0.01 else math.log1p(ratio) - math.log1p(2 * ratio) / 2
+    )
+    found = gaussian_information(torch.tensor([ratio], dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+    assert found == pytest.approx(expected, rel=1e-10, abs=0)
+
+
+def estimates(latent: int, information: float, k: int, batches: int, factor: float = 1.0) -> tuple[float, float, float]:
+    """Mean and standard error over batches of the bound with k pairs, and the ceiling."""
+    content, style = variances(latent, information)
+    critic = GaussianCritic(content * factor, style)
+    found = [mutual_information(*two_views(k, content, style, seed), critic) for seed in range(batches)]
+    bounds = torch.tensor([one["bound"] for one in found], dtype=torch.float64)
+    return float(bounds.mean()), float(bounds.std()) / math.sqrt(batches), found[0]["ceiling"]
+
+
+@pytest.mark.parametrize("k", [128, 512])
+@pytest.mark.parametrize(("latent", "nats"), [(1, 0.5), (2, 1.0), (8, 1.0), (16, 1.5)])
+def test_on_samples_from_the_prior_the_bound_is_below_and_close_to_the_information(
+    latent: int, nats: float, k: int
+) -> None:
+    content, style = variances(latent, nats)
+    assert gaussian_information(content, style) == pytest.approx(nats)
+    bound, error, ceiling = estimates(latent, nats, k, batches=40)
+    assert error < 0.03
+    assert bound < nats + 4 * error
+    # With exp(pmi) of mean exp(2 I) over pairs, the bound lacks no more than (exp(2 I) − 1) / (2 K) to first order.
+    assert bound > nats - (math.exp(2 * nats) - 1) / (2 * k) - 4 * error
+    assert bound < ceiling
+
+
+def test_where_the_information_is_above_the_ceiling_the_bound_is_close_below_the_ceiling() -> None:
+    content, style = variances(16, 30.0)
+    bound, _, ceiling = estimates(16, 30.0, k=32, batches=10)
+    assert gaussian_information(content, style) == pytest.approx(30.0)
+    assert ceiling - 0.05 < bound <= ceiling == math.log(32)
+
+
+def test_more_pairs_come_closer() -> None:
+    bounds = [estimates(8, 3.0, k, batches=20)[0] for k in (4, 16, 64, 256)]
+    assert bounds == sorted(bounds)
+    assert bounds[-1] < 3.0
+    assert bounds[-1] - bounds[0] > 1.0
+
+
+@pytest.mark.parametrize("factor", [0.2, 5.0])
+def test_no_other_prior_gives_a_better_critic(factor: float) -> None:
+    right, error, _ = estimates(4, 1.0, 256, batches=20)
+    assert estimates(4, 1.0, 256, batches=20, factor=factor)[0] < right - 4 * error
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    content, style = variances(3, 1.0)
+    first, second = two_views(50, content, style, seed=12)
+    critic = GaussianCritic(content, style)
+
+    def everything() -> list[float]:
+        found = mutual_information(first, second, critic)
+        return [found["bound"], found["ceiling"], uniformity(first), effective_rank(first)]
+
+    whole = everything()
+    assert whole[0] == pytest.approx(plain_bound(critic(first, second)), abs=1e-10)
+    for block in (1, 7 * 50, 49 * 50):
+        monkeypatch.setattr(information, "_BLOCK", block)
+        assert everything() == pytest.approx(whole, abs=1e-10)
+
+
+def mixed(views: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The same information behind a linear map, an offset, a constant and a repeated feature."""
+    latent = views[0].shape[1]
+    mix = normal(latent, latent, seed=20) @ torch.logspace(-3, 3, latent, dtype=torch.float64).diag()
+    first, second = (view @ mix + 10.0 for view in views)
+    constant = torch.full((len(first), 1), 0.3, dtype=torch.float64)
+    return torch.cat([first, constant, first[:, :1]], dim=1), torch.cat([second, constant, second[:, :1]], dim=1)
+
+
+def test_canonical_axes_are_the_generalised_eigenvectors_of_both_covariances() -> None:
+    content, style = variances(4, 2.0)
+    mix = normal(4, 4, seed=21)
+    first, second = (view @ mix + 3.0 for view in two_views(300, content, style, seed=22))
+    critic = CanonicalCritic.fit(first, second)
+    mean = torch.cat([first, second]).mean(dim=0)
+    a, b = (first - mean).numpy(), (second - mean).numpy()
+    own, between = (a.T @ a + b.T @ b) / 600, (a.T @ b + b.T @ a) / 600
+    expected = scipy.linalg.eigh(between, own, eigvals_only=True)
+    torch.testing.assert_close(critic.correlation, torch.tensor(expected), rtol=0, atol=1e-10)
+    axes = critic.axes.numpy()
+    np.testing.assert_allclose(axes.T @ own @ axes, np.eye(4), atol=1e-10)
+    np.testing.assert_allclose(axes.T @ between @ axes, np.diag(expected), atol=1e-10)
+
+
+def test_the_canonical_critic_finds_information_behind_a_linear_map() -> None:
+    content, style = variances(5, 1.5)
+    train, test = two_views(4000, content, style, seed=23), two_views(2000, content, style, seed=24)
+    best = mutual_information(*test, GaussianCritic(content, style))["bound"]
+    found = mutual_information(*mixed(test), CanonicalCritic.fit(*mixed(train)))
+    assert found["bound"] == pytest.approx(best, abs=0.02)
+    assert best == pytest.approx(1.5, abs=0.1)
+    assert len(CanonicalCritic.fit(*mixed(train)).correlation) == 5
+
+
+def test_float32_features_do_as_well() -> None:
+    content, style = variances(3, 1.0)
+    train, test = two_views(1000, content, style, seed=25), two_views(500, content, style, seed=26)
+    double = mutual_information(*test, CanonicalCritic.fit(*train))["bound"]
+    train, test = (train[0].float(), train[1].float()), (test[0].float(), test[1].float())
+    assert mutual_information(*test, CanonicalCritic.fit(*train))["bound"] == pytest.approx(double, abs=1e-4)
+
+
+def test_views_that_share_nothing_have_no_bound_above_zero() -> None:
+    train, test = normal(2, 3000, 6, seed=27), normal(2, 1000, 6, seed=28)
+    bound = mutual_information(*test, CanonicalCritic.fit(*train))["bound"]
+    assert -0.1 < bound < 0.01
+
+
+def test_too_few_train_rows_loosen_the_bound_and_never_lift_it() -> None:
+    content, style = variances(20, 2.0)
+    test = two_views(1000, content, style, seed=29)
+    few = mutual_information(*test, CanonicalCritic.fit(*two_views(25, content, style, seed=30)))["bound"]
+    many = mutual_information(*test, CanonicalCritic.fit(*two_views(5000, content, style, seed=31)))["bound"]
+    assert few < many < 2.05
+
+
+def test_equal_views_reach_the_ceiling() -> None:
+    x = normal(64, 3, seed=32)
+    found = mutual_information(x, x, CanonicalCritic.fit(x, x))
+    assert found["ceiling"] - 0.01 < found["bound"] <= found["ceiling"]
+
+
+def test_the_divergence_by_axis_is_torch_s() -> None:
+    means, spread = normal(30, 4, seed=33), normal(30, 4, seed=34).exp()
+    spread[0, 0] = 1e-20
+    prior = torch.tensor([1.0, 0.15, 1.15, 7.0], dtype=torch.float64)
+    expected = kl_divergence(Normal(means, spread.sqrt()), Normal(torch.zeros(4), prior.sqrt())).mean(dim=0)
+    torch.testing.assert_close(kl_by_axis(means, spread, prior), expected, rtol=0, atol=1e-10)
+    for number in (1.0, 1.15):
+        same = torch.full((4,), number, dtype=torch.float64)
+        expected = kl_divergence(Normal(means, spread.sqrt()), Normal(torch.zeros(4), same.sqrt())).mean(dim=0)
+        torch.testing.assert_close(kl_by_axis(means, spread, number), expected, rtol=0, atol=1e-10)
+    assert torch.equal(kl_by_axis(means, spread), kl_by_axis(means, spread, 1.0))
+
+
+def test_a_collapsed_axis_has_no_divergence_and_is_not_active() -> None:
+    means = torch.stack([torch.zeros(40, dtype=torch.float64), normal(40, seed=35)], dim=1)
+    divergence = kl_by_axis(means, torch.full((40, 2), 0.15), 0.15)
+    assert float(divergence[0]) == pytest.approx(0.0, abs=1e-7)
+    assert float(divergence[1]) > 1.0
+    assert active_units(means) == 1
+
+
+def test_active_units_vary_by_more_than_the_threshold_wherever_they_lie() -> None:
+    # ±a has variance a².
+    sign = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(5).unsqueeze(1)
+    means = 50.0 + sign * torch.tensor([0.0, 0.05, 0.0999, 0.1001, 2.0], dtype=torch.float64)
+    assert active_units(means) == 2
+    assert active_units(means, threshold=0.001) == 4
+    assert active_units(torch.tensor([[0.0], [2.0]]), threshold=1.0) == 0
+    assert active_units(means[:1]) == 0
+
+
+def test_features_that_are_not_finite_are_refused_everywhere() -> None:
+    good, bad = normal(5, 2, seed=36), normal(5, 2, seed=37)
+    bad[2, 1] = math.nan
+    critic = GaussianCritic(torch.ones(2), torch.ones(2))
+    calls = [
+        lambda: effective_rank(bad),
+        lambda: alignment(good, bad),
+        lambda: uniformity(bad),
+        lambda: mutual_information(bad, good, critic),
+        lambda: CanonicalCritic.fit(good, bad),
+        lambda: active_units(bad),
+        lambda: kl_by_axis(bad, good.exp()),
+        lambda: kl_by_axis(good, bad.exp()),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"NaN or infinite in 1 of 5 rows \(rows 2\)"):
+            call()
+    with pytest.raises(ValueError, match="scores must be finite"):
+        infonce_bound(torch.tensor([[0.0, math.inf], [0.0, 0.0]]))
+    with pytest.raises(ValueError, match="scores must be finite"):
+        mutual_information(good, good, lambda a, b: a @ b.T / 0)
+
+
+def test_shapes_that_do_not_agree_are_refused() -> None:
+    x, y = normal(5, 2, seed=38), normal(4, 2, seed=39)
+    critic = GaussianCritic(torch.ones(2), torch.ones(2))
+    for call in (
+        lambda: alignment(x, y),
+        lambda: mutual_information(x, y, critic),
+        lambda: CanonicalCritic.fit(x, y),
+    ):
+        with pytest.raises(ValueError, match=r"one shape, .* got \(5, 2\) and \(4, 2\)"):
+            call()
+    with pytest.raises(ValueError, match=r"scores must be square, .* got \(5, 2\)"):
+        infonce_bound(x)
+    with pytest.raises(ValueError, match=r"scores must be square, .* got \(0, 0\)"):
+        infonce_bound(torch.zeros(0, 0))
+    with pytest.raises(ValueError, match=r"shape \(5, 5\), got \(5,\)"):
+        mutual_information(x, x, lambda a, b: a.sum(dim=1))
+    with pytest.raises(ValueError, match=r"first latents must have shape \(row, 2\), got \(5, 3\)"):
+        critic(normal(5, 3, seed=40), x)
+    with pytest.raises(ValueError, match="5 rows of posterior means but 4 of variances"):
+        kl_by_axis(x, y.exp())
+    with pytest.raises(ValueError, match=r"a number or have shape \(2,\), got shape \(3,\)"):
+        kl_by_axis(x, x.exp(), torch.ones(3))
+
+
+def test_values_without_a_meaning_are_refused() -> None:
+    x = normal(5, 2, seed=41)
+    zero = x.clone()
+    zero[3] = 0
+    for call in (lambda: uniformity(zero), lambda: alignment(zero, x)):
+        with pytest.raises(ValueError, match=r"features are 0 in 1 of 5 rows, .* row 3\)"):
+            call()
+    with pytest.raises(ValueError, match="at least two, got 1"):
+        uniformity(x[:1])
+    for t in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="t must be positive and finite"):
+            uniformity(x, t)
+    with pytest.raises(ValueError, match="the same in all rows and both views"):
+        CanonicalCritic.fit(torch.full((5, 2), 0.3), torch.full((5, 2), 0.3))
+    with pytest.raises(ValueError, match=r"posterior variances must be positive and finite, got .* from 0\.0 to 1\.0"):
+        kl_by_axis(x, torch.tensor([0.0, 1.0]).expand(5, 2))
+    with pytest.raises(ValueError, match="prior_variance must be positive and finite"):
+        kl_by_axis(x, x.exp(), -1.0)
+    one = torch.ones(2)
+    for content, style in ((-one, one), (one, 0 * one), (one * math.nan, one), (one, one * math.inf)):
+        with pytest.raises(
+            ValueError, match="content variances must be finite and >= 0, style variances finite and > 0"
+        ):
+            GaussianCritic(content, style)
+        with pytest.raises(ValueError, match="content variances must be"):
+            gaussian_information(content, style)
+    with pytest.raises(ValueError, match=r"shape \(latent,\), got \(2,\) and \(3,\)"):
+        gaussian_information(one, torch.ones(3))
