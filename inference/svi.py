@@ -144,6 +144,9 @@ def fit(
     """
     source = _source(images, policy, views, bool(getattr(objective, "original_first", False)))
     count = len(source)
+    known = getattr(objective, "known_images", None)
+    if known is not None and count > known:
+        raise FitError(f"{type(objective).__name__} knows {known} images by their index, but there are {count} to fit")
     _check_counts(count, batch_size=batch_size, devices=devices, fetch_every=fetch_every, lr=lr)
     plan = Plan(
         batch_size=batch_size,
@@ -276,6 +279,8 @@ def _source(
         FitError: images or views that cannot be, kinds that do not go together.
     """
     by_kind = isinstance(images, Mapping)
+    if by_kind and original_first:
+        raise FitError("an objective that compares views with the original image needs images of one kind")
     each = views if views is not None else 1 if by_kind else 2
     least = 1 + original_first
     if each < least:
@@ -287,8 +292,6 @@ def _source(
         data = _checked_images(images)
         drawing = policy or view_policy("crop" if data.shape[1] == 1 else "crop+colour", image_shape(data))
         return Images(data, drawing, each, original_first)
-    if original_first:
-        raise FitError("an objective that compares views with the original image needs images of one kind")
     if policy is not None and (not isinstance(policy, Mapping) or set(policy) - set(images)):
         raise FitError(f"images are by kind ({', '.join(images)}), so the policy must be, too: {{kind: policy}}")
     kinds = {}

@@ -28,7 +28,7 @@ def view_and_image_counts(views: Views) -> tuple[int, int]:
 
 
 def split_by_kind(z: Tensor, views: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """z of each kind's views, from z of all of them, ``(..., view, image, latent)``, in the order of the kinds."""
+    """z of each kind's views, from z of all of them, ``(..., view, image, latent)``, in the views' order."""
     return zip(views, z.split([len(batch) for batch in views.values()], -3), strict=True)
 
 
@@ -40,18 +40,13 @@ def kinds_module(parts: Mapping[str, nn.Module]) -> nn.ModuleDict:
     """
     if not parts:
         raise ValueError("views of several kinds need at least one kind")
-    if wrong := [kind for kind in parts if not kind.isidentifier() or hasattr(nn.ModuleDict, kind)]:
+    if wrong := [kind for kind in parts if not kind.isidentifier() or hasattr(nn.ModuleDict(), kind)]:
         raise ValueError(f"kinds of views are named like variables ('image', 'attributes'), got {', '.join(wrong)}")
     return nn.ModuleDict(dict(parts))
 
 
-def in_order(views: Mapping[str, Tensor], kinds: Iterable[str]) -> dict[str, Tensor]:
-    """The views by kind, in the order of ``kinds``; a kind may be missing.
-
-    Raises:
-        ValueError: a kind that is none of them.
-    """
+def check_kinds(views: Mapping[str, Tensor], kinds: Iterable[str]) -> None:
+    """Raises ValueError for views of a kind that is none of ``kinds``; one of them may be missing."""
     known = list(kinds)
     if unknown := [kind for kind in views if kind not in known]:
         raise ValueError(f"views of an unknown kind: {', '.join(unknown)}; known are {', '.join(known)}")
-    return {kind: views[kind] for kind in known if kind in views}

@@ -56,7 +56,7 @@ class SimVE(PyroModule):
                 style = pyro.sample("style", prior.style(content))
                 z = pyro.deterministic("z", prior.compose(content, style), event_dim=1)
                 if self.likelihood is not None and isinstance(views, Tensor):
-                    pyro.sample("x", self.likelihood(z), obs=views)
+                    pyro.sample("x", self.likelihood_of()(z), obs=views)
                 if self.group is not None:
                     of_group, groups = self.group(z)
                     pyro.sample("group", of_group, obs=groups)
@@ -77,8 +77,11 @@ class SimVE(PyroModule):
         if isinstance(self.likelihood, nn.ModuleDict):
             by_kind = dict(self.likelihood.items())
         if kind not in by_kind:
-            known = ", ".join(str(name) for name in by_kind)
-            raise ValueError(f"this SimVE has no likelihood of kind {kind}; it has those of kind {known}")
+            known = (
+                "its views are of one kind" if None in by_kind else f"it has those of {', '.join(map(str, by_kind))}"
+            )
+            wanted = "views without a kind" if kind is None else f"kind {kind}"
+            raise ValueError(f"this SimVE has no likelihood of {wanted}; {known}")
         found: Likelihood = by_kind[kind]
         return found
 

@@ -74,7 +74,8 @@ class Guide(PyroModule):
     def posterior(self, views: Views) -> Representation:
         """Posterior means given all views of each image: one content an image, one z and style a view.
 
-        Where views are of several kinds, any of them may be missing: content is inferred from those there are.
+        Where views are of several kinds, any of them may be missing: content is inferred from those there are, and z
+        and style come in the order of the views' kinds.
         """
         raise NotImplementedError(f"{type(self).__name__} must define posterior(views)")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pp_simve.inference.guides.base import Features
 from pp_simve.models import Views, apply_network
-from pp_simve.models.kinds import in_order, kinds_module
+from pp_simve.models.kinds import check_kinds, kinds_module, view_and_image_counts
 
 IMAGE_DIM = 3
 Encoder = nn.Module | Mapping[str, nn.Module]
@@ -86,14 +86,17 @@ class ModalReading(nn.Module):
         )
 
     def features(self, views: Views) -> dict[str, Tensor]:
-        """Backbone features of the kinds that are there.
+        """Backbone features of the kinds that are there, in the views' order.
 
         Raises:
-            ValueError: a kind without an encoder, or no views by kind at all.
+            ValueError: a kind without an encoder, kinds of different numbers of images, or no views by kind at all.
         """
         if isinstance(views, Tensor):
             raise ValueError(f"views must be given by kind, a dictionary of {', '.join(self.kinds)}")
-        return {kind: self._of(kind).features(batch) for kind, batch in in_order(views, self.kinds).items()}
+        check_kinds(views, self.kinds)
+        view_and_image_counts(views)
+        # In the views' order and not that of the encoders: the program divides z among the kinds in it.
+        return {kind: self._of(kind).features(batch) for kind, batch in views.items()}
 
     def heads(self) -> list[nn.Linear]:
         """The last layers, one a kind."""

@@ -20,10 +20,12 @@ class Objective(nn.Module, ABC):
         original_first: whether the first view must be the image itself, as stored; the others are drawn as usual.
         indexed: whether it must know which of the data's images these are; it is then called with views and ``index``,
             their places in the data, int64 of shape ``(image,)``.
+        known_images: how many images an indexed objective can tell apart; None for any number.
     """
 
     original_first: ClassVar[bool] = False
     indexed: ClassVar[bool] = False
+    known_images: int | None = None
 
     @abstractmethod
     def forward(self, views: Views) -> dict[str, Tensor]:

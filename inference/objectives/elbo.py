@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import reduce
 
 import torch
@@ -70,6 +71,8 @@ class ELBO(Objective):
             views: what the guide sees, shape ``(view, image, channel, height, width)``, or such a tensor a kind.
             targets: what the model is to explain with it; default: the views.
         """
+        if isinstance(views, Mapping) and isinstance(targets, Mapping):
+            targets = {kind: targets[kind] for kind in views}  # z comes in the order of the views
         traces = run_pair(self.model, self.guide, views, targets, self.particles)
         return self._terms(*traces, images=view_and_image_counts(views)[1])
 

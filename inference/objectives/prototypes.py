@@ -19,15 +19,16 @@ from pp_simve.models.gathering import gathered
 class SwappedPrediction(Objective):
     """Σ_{i≠j} E_{q_i(k)}[log p(prototype k | z_j)]: a view tells which prototype another view was assigned to.
 
-    The assignments q_i are the mixture's responsibilities, sharpened, and balanced so that over the batch every
-    prototype gets the same share (Sinkhorn); they carry no gradient. With z and prototypes of unit norm this is SwAV
-    (Caron et al. 2020, arXiv 2006.09882, eq. 2-5): its temperature τ is the prior's style variance, its ε that divided
-    by the sharpness. Terms, nats per image: ``assignment``, summed over ordered pairs of views, and ``loss``.
+    The assignments q_i are the densities p(prototype k, z_i), sharpened, and balanced so that over the batch every
+    prototype gets the same share (Sinkhorn; in its limit as good as from responsibilities); they carry no gradient.
+    With z and prototypes of unit norm this is SwAV (Caron et al. 2020, arXiv 2006.09882, eq. 1-5): its temperature τ is
+    the prior's style variance, its ε that divided by the sharpness. Terms, nats per image: ``assignment``, summed over
+    ordered pairs of views, and ``loss``.
 
     Args:
         model: a mixture and nothing observed, ``SimVE(MixturePrior(...))``.
         guide: draws z; without noise in SwAV, ``DeltaGuide(..., unit_norm=True)``.
-        sharpness: exponent of the responsibilities before they are balanced.
+        sharpness: exponent of those densities before they are balanced.
         iterations: of Sinkhorn's algorithm.
     """
 
@@ -87,6 +88,7 @@ class InstanceDiscrimination(Objective):
             )
         self.guide = guide
         self.momentum = momentum
+        self.known_images = len(_mixture(model).points)
 
     def forward(self, views: Views, index: Tensor | None = None) -> dict[str, Tensor]:
         if index is None:

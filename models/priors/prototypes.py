@@ -101,6 +101,8 @@ class MixturePrior(PrototypePrior):
                 )
             if not torch.isfinite(points).all():
                 raise ValueError(f"prototypes must be finite, got {prototypes}")
+        if unit_norm and not points.any(-1).all():
+            raise ValueError(f"prototypes of unit norm must not be zero, got {prototypes}")
         probabilities = torch.ones(len(points)) if weights is None else torch.as_tensor(weights, dtype=points.dtype)
         if probabilities.shape != points.shape[:1] or not (torch.isfinite(probabilities) & (probabilities > 0)).all():
             raise ValueError(f"weights must be {len(points)} positive numbers, one a prototype, got {weights}")

@@ -20,8 +20,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pp_simve.inference import ELBO, DeltaGuide, GaussianEntropy, ImpliedELBO, KernelEntropy, VICRegEntropy
-from pp_simve.models import AmongImages, AmongViews, Bernoulli, FlatPrior, GaussianPrior, SimVE
+from pp_simve.inference import (
+    ELBO,
+    DeltaGuide,
+    GaussianEntropy,
+    ImpliedELBO,
+    InstanceDiscrimination,
+    KernelEntropy,
+    SwappedPrediction,
+    VICRegEntropy,
+)
+from pp_simve.models import AmongImages, AmongViews, Bernoulli, FlatPrior, GaussianPrior, MixturePrior, SimVE
 
 torch.set_num_threads(1)
 folder, rank, world = Path.cwd(), int(sys.argv[1]), int(sys.argv[2])
@@ -50,6 +59,11 @@ def implied(entropy):
     return ImpliedELBO(SimVE(prior), DeltaGuide(encoder(), prior), entropy=entropy, weight=1.5)
 
 
+def swapped(unit_norm, **learned):
+    prior = MixturePrior(latent, 5, style_variance=0.1, content_variance=1.0, unit_norm=unit_norm, **learned)
+    return SwappedPrediction(SimVE(prior), DeltaGuide(encoder(), prior, unit_norm=unit_norm))
+
+
 class Particles(nn.Module):
     """The group of four z of each view, which differ as draws of a guide would."""
 
@@ -76,6 +90,8 @@ cases = {
     "kernel, any norm, chunks": lambda: implied(KernelEntropy(0.3, unit_norm=False, chunk=5)),
     "logdet": lambda: implied(GaussianEntropy()),
     "vicreg": lambda: implied(VICRegEntropy(3.0, 0.7)),
+    "swapped": lambda: swapped(True),
+    "swapped, any norm and weight": lambda: swapped(False, learn_weights=True, learn_style=True),
 }
 
 
@@ -110,6 +126,25 @@ def averaged(objective, views):
     return {"loss": mean(loss), "gradients": {name: mean(value) for name, value in gradients.items()}}
 
 
+def remembered(views, wrap):
+    """Two steps, some of whose images are the same, so that the second depends on what the first left."""
+    torch.manual_seed(0)
+    prior = MixturePrior(latent, 20, style_variance=0.07, unit_norm=True, learn_prototypes=False)
+    guide = DeltaGuide(encoder(), prior, unit_norm=True)
+    objective = InstanceDiscrimination(SimVE(prior), guide).double().train()
+    module = nn.parallel.DistributedDataParallel(objective) if wrap else objective
+    steps = []
+    for index in (torch.tensor([9, 4, 0, 13, 7, 2, 19, 5]), torch.tensor([4, 1, 9, 11, 5, 17, 3, 7])):
+        module.zero_grad()
+        loss = module(batch(views)[:, rank::world].contiguous(), index[rank::world])["loss"]
+        loss.backward()
+        found = {name: parameter.grad.clone() for name, parameter in objective.named_parameters()}
+        if not wrap:
+            found = {name: mean(value) for name, value in found.items()}
+        steps.append({"loss": mean(loss), "gradients": found, "bank": prior.points.clone()})
+    return {"first step": steps[0], "second step": steps[1]}
+
+
 if world > 1:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=world, timeout=timedelta(seconds=60)
@@ -129,6 +164,9 @@ for case in cases:
             loss, gradients = measured(build(case).eval(), joint)
             found["judged"] = {"loss": loss.detach(), "gradients": gradients}
         results[f"{case}, {views} views"] = found
+for views in (1, 2):
+    results[f"remembered, {views} views"] = remembered(views, wrap=False)
+    results[f"remembered, {views} views, wrapped"] = remembered(views, wrap=world > 1)
 torch.save(results, folder / f"rank{rank}of{world}.pt")
 if world > 1:
     torch.distributed.destroy_process_group()
@@ -148,8 +186,11 @@ NAMES = [
     "kernel, any norm, chunks",
     "logdet",
     "vicreg",
+    "swapped",
+    "swapped, any norm and weight",
 ]
 CASES = [f"{name}, {views} views" for name in NAMES for views in (2, 3)]
+REMEMBERED = [f"remembered, {views} views{how}" for views in (1, 2) for how in ("", ", wrapped")]
 Results = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -233,4 +274,25 @@ def test_the_temperature_is_learned_from_all(one: Results, two: list[Results], c
 
 
 def test_the_cases_are_all_there(one: Results) -> None:
-    assert list(one) == CASES
+    assert list(one) == CASES + REMEMBERED
+
+
+@pytest.mark.parametrize("step", ["first step", "second step"])
+@pytest.mark.parametrize("case", REMEMBERED)
+def test_two_processes_remember_what_one_does_of_the_joint_batch(
+    one: Results, two: list[Results], case: str, step: str
+) -> None:
+    """Every process all of it, to the same bits."""
+    for rank in two:
+        assert_same(rank[case][step], one[case][step])
+        torch.testing.assert_close(rank[case][step]["bank"], one[case][step]["bank"], rtol=1e-10, atol=1e-10)
+        assert torch.equal(rank[case][step]["bank"], two[0][case][step]["bank"])
+
+
+@pytest.mark.parametrize("case", REMEMBERED)
+def test_what_is_remembered_moves_on(one: Results, case: str) -> None:
+    first, second = (one[case][step] for step in ("first step", "second step"))
+    moved = (first["bank"] - second["bank"]).abs().amax(-1) > 1e-3
+    assert moved.nonzero().flatten().tolist() == [1, 3, 4, 5, 7, 9, 11, 17]
+    assert abs(float(first["loss"] - second["loss"])) > 1e-3
+    assert all(gradient.abs().max() > 1e-4 for gradient in second["gradients"].values())

@@ -311,7 +311,7 @@ def test_a_students_t_of_many_degrees_is_a_gaussian_of_its_variance() -> None:
 
 def linear_reach(guide: Guide) -> list[nn.Parameter]:
     """The parameters that move where z is: the encoder's, and the head's that give the mean."""
-    module = guide if isinstance(guide, DeltaGuide) else guide.get_submodule("recognition")
+    module = guide.get_submodule("reading" if isinstance(guide, DeltaGuide) else "recognition.reading")
     return [*module.get_submodule("encoder").parameters(), *module.get_submodule("head").parameters()]
 
 

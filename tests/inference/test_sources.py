@@ -1,0 +1,379 @@
+"""What a fit draws its views from: images of one kind or of several, and fits to views by kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from pp_simve.inference import (
+    ELBO,
+    AmortizedGuide,
+    CheckpointError,
+    CheckpointFile,
+    ConsistencyELBO,
+    DeltaGuide,
+    Run,
+    StructuredGuide,
+    WarmupCosine,
+    fit,
+)
+from pp_simve.inference.loop import VALIDATED_STEPS, Loop, Plan
+from pp_simve.inference.sources import Images, Kinds
+from pp_simve.inference.svi import FitError
+from pp_simve.inference.views import ViewPolicy, draw_views, view_policy
+from pp_simve.models import AmongImages, Bernoulli, FlatPrior, Gaussian, GaussianPrior, MLPDecoder, SimVE
+from pp_simve.testing.objective import read_backs
+
+LATENT = 3
+SHAPES = {"picture": (1, 4, 4), "attributes": (5, 1, 1)}
+
+
+def noise(kind: str, count: int = 40) -> Tensor:
+    """uint8, the same at every call."""
+    generator = torch.Generator().manual_seed(len(kind))
+    return torch.randint(0, 256, (count, *SHAPES[kind]), dtype=torch.uint8, generator=generator)
+
+
+def images_by_kind(count: int = 40) -> dict[str, Tensor]:
+    return {kind: noise(kind, count) for kind in SHAPES}
+
+
+class Dim(ViewPolicy):
+    """Darkens by a random part: one draw a view."""
+
+    names = ("dimming",)
+
+    def sample(self, count: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"dimming": torch.rand(count, generator=generator)}
+
+    def apply(self, images: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+        return images * (1 - parameters["dimming"]).view(-1, 1, 1, 1)
+
+
+class Still(ViewPolicy):
+    """Changes nothing and draws nothing."""
+
+    names = ()
+
+    def sample(self, count: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        return {}
+
+    def apply(self, images: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+        return images
+
+
+# Drawing.
+
+
+@pytest.mark.parametrize("policy", [Dim(), Still(), view_policy("crop", (1, 4, 4))], ids=["dim", "still", "crop"])
+@pytest.mark.parametrize("views", [1, 3])
+def test_images_draw_the_policys_views_of_the_chosen_ones(views: int, policy: ViewPolicy) -> None:
+    images, index = noise("picture"), torch.tensor([7, 0, 39, 7])
+    source = Images(images, policy, views)
+    assert (len(source), source.views) == (40, views)
+    ours, theirs = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    for _ in range(2):
+        expected, _ = draw_views(policy, images[index], views, generator=theirs)
+        assert torch.equal(source.draw(index, ours), expected)
+
+
+@pytest.mark.parametrize("views", [2, 3])
+def test_the_original_image_comes_first_where_asked(views: int) -> None:
+    images, index = noise("picture"), torch.tensor([7, 0, 39])
+    source = Images(images, Dim(), views, original_first=True)
+    assert source.views == views
+    drawn = source.draw(index, torch.Generator().manual_seed(1))
+    assert drawn.shape == (views, 3, 1, 4, 4)
+    assert drawn.dtype == torch.float32
+    torch.testing.assert_close(drawn[0], images[index].float() / 255, rtol=1e-6, atol=0)
+    generator = torch.Generator().manual_seed(1)
+    expected, _ = draw_views(Dim(), images[index], views - 1, generator=generator)
+    assert torch.equal(drawn[1:], expected)
+
+
+@pytest.mark.parametrize("order", [("picture", "attributes"), ("attributes", "picture")])
+def test_kinds_draw_one_after_the_other_from_one_generator(order: tuple[str, str]) -> None:
+    views, index = {"picture": 2, "attributes": 1}, torch.tensor([3, 3, 11])
+    source = Kinds({kind: Images(noise(kind), Dim(), views[kind]) for kind in order})
+    assert (len(source), source.views) == (40, 3)
+    ours, theirs = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    for _ in range(2):
+        drawn = source.draw(index, ours)
+        assert tuple(drawn) == order
+        for kind in order:
+            dimming = torch.rand(views[kind] * 3, generator=theirs).view(views[kind], 3, 1, 1, 1)
+            expected = noise(kind)[index].float() / 255 * (1 - dimming)
+            torch.testing.assert_close(drawn[kind], expected, rtol=1e-6, atol=0)
+
+
+def test_a_source_moves_to_a_device_with_all_it_says() -> None:
+    source = Images(noise("picture"), Dim(), 3, original_first=True)
+    moved = source.to(torch.device("meta"))
+    assert moved.images.device.type == moved.device.type == "meta"
+    assert (moved.policy, moved.views, moved.original_first) == (source.policy, 3, True)
+    by_kind = Kinds({"picture": source, "attributes": Images(noise("attributes"), Still(), 1)})
+    everything = by_kind.to(torch.device("meta"))
+    assert {part.images.device.type for part in everything.kinds.values()} == {"meta"}
+    assert everything.device.type == "meta"
+    assert list(everything.kinds) == ["picture", "attributes"]
+    assert (len(everything), everything.views) == (40, 4)
+    assert source.images.device.type == "cpu"
+
+
+# Fits to views by kind.
+
+
+def make_pair(guide: Callable[..., Any] = AmortizedGuide) -> tuple[SimVE, Any]:
+    """From a fixed random state, as a new process would; with batch norm, whose statistics are state too."""
+    pyro.set_rng_seed(0)
+    prior = GaussianPrior(LATENT, 1.5, [0.05, 0.4, 2.0], learn_content=True, learn_style=True)
+    likelihoods = {
+        "picture": Gaussian(MLPDecoder(LATENT, SHAPES["picture"], hidden=(8,)), 0.1, learned=True),
+        "attributes": Bernoulli(MLPDecoder(LATENT, SHAPES["attributes"], hidden=(8,))),
+    }
+    return SimVE(prior, likelihoods), guide(encoders(), prior, projection=[6])
+
+
+def encoders() -> dict[str, nn.Module]:
+    made: dict[str, nn.Module] = {}
+    for kind, shape in SHAPES.items():
+        made[kind] = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 7), nn.Tanh())
+        made[kind].features = 7  # type: ignore[assignment]
+    return made
+
+
+def small_fit(
+    images: Mapping[str, Any] | Tensor | None = None, guide: Callable[..., Any] = AmortizedGuide, **arguments: Any
+) -> Run:
+    model, made = make_pair(guide)
+    objective = arguments.pop("objective", None)
+    defaults: dict[str, Any] = {
+        "steps": 7,
+        "batch_size": 16,
+        "lr": 1e-2,
+        "seed": 5,
+        "device": "cpu",
+        "precision": "32",
+        "fetch_every": 3,
+        "objective": None if objective is None else objective(model, made),
+    }
+    return fit(model, made, images_by_kind() if images is None else images, **(defaults | arguments))
+
+
+def assert_same_parameters(first: Run, second: Run) -> None:
+    ours, theirs = first.objective.state_dict(), second.objective.state_dict()
+    assert list(ours) == list(theirs)
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+@pytest.mark.parametrize("guide", [AmortizedGuide, StructuredGuide], ids=lambda guide: guide.__name__)
+def test_the_loss_falls_and_every_parameter_moves(guide: Callable[..., Any]) -> None:
+    model, made = make_pair(guide)
+    before = {name: value.clone() for name, value in nn.ModuleList([model, made]).state_dict().items()}
+    run = small_fit(guide=guide, steps=150)
+    losses = [row["loss"] for row in run.history]
+    assert np.mean(losses[-20:]) < np.mean(losses[:20]) - 0.5
+    for name, value in nn.ModuleList([run.model, run.guide]).state_dict().items():
+        assert not torch.equal(value, before[name]), name
+        assert bool(torch.isfinite(value).all()), name
+
+
+def test_two_kinds_learn_to_find_one_another() -> None:
+    """Pictures and attributes that show the same number, by CLIP: the other view is told from 15 others."""
+    pyro.set_rng_seed(0)
+    shown = torch.rand(40, 1)
+    images = {
+        kind: (255 * (shown - torch.rand(math.prod(shape))).abs()).to(torch.uint8).view(40, *shape)
+        for kind, shape in SHAPES.items()
+    }
+    prior = FlatPrior(LATENT)
+    model, guide = SimVE(prior, group=AmongImages(0.07, learn_temperature=True)), DeltaGuide(encoders(), prior)
+    objective = ELBO(model, guide, beta=0)
+    run = fit(model, guide, images, objective=objective, batch_size=16, steps=300, lr=1e-2, device="cpu")
+    assert run.history[0]["loss"] > math.log(16)
+    assert run.history[-1]["loss"] < 0.7 * 2 * math.log(16)
+    embedded = [nn.functional.normalize(guide.embed_batches({kind: part}).z, dim=-1) for kind, part in images.items()]
+    nearest = (embedded[0] @ embedded[1].T).argmax(1)
+    assert float((shown[nearest] - shown).abs().mean()) < 0.1
+
+
+def test_the_seed_decides_whatever_the_global_random_state() -> None:
+    first, second, other = small_fit(seed=3), small_fit(seed=3), small_fit(seed=4)
+    assert first.history == second.history
+    assert_same_parameters(first, second)
+    assert all(one["loss"] != another["loss"] for one, another in zip(first.history, other.history, strict=True))
+
+
+class Witness(nn.Module):
+    """Keeps the views it is shown."""
+
+    def __init__(self, *_: nn.Module) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.seen: list[dict[str, Tensor]] = []
+
+    def forward(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
+        self.seen.append(views)
+        return {"loss": self.weight * torch.stack([batch.mean() for batch in views.values()]).sum()}
+
+
+def seen_by_witness(images: Mapping[str, Any], **arguments: Any) -> list[dict[str, Tensor]]:
+    objective = small_fit(images, objective=Witness, **arguments).objective
+    assert isinstance(objective, Witness)
+    return objective.seen
+
+
+def test_by_default_a_batch_has_one_view_of_each_kind_unchanged_and_of_the_same_things() -> None:
+    numbers = torch.arange(40, dtype=torch.uint8).view(-1, 1, 1, 1)
+    images = {kind: numbers.expand(-1, *shape) for kind, shape in SHAPES.items()}
+    seen = seen_by_witness(images, epochs=2, steps=None)
+    assert len(seen) == 4
+    for views in seen:
+        assert list(views) == list(SHAPES)
+        places = (views["picture"][0, :, 0, 0, 0] * 255).round()
+        assert len(places.unique()) == 16
+        for kind, batch in views.items():
+            assert batch.shape == (1, 16, *SHAPES[kind])
+            expected = places.view(1, 16, 1, 1, 1).expand_as(batch) / 255
+            torch.testing.assert_close(batch, expected, rtol=1e-6, atol=0)
+
+
+def test_views_are_as_many_of_each_kind_as_asked_by_its_own_policy() -> None:
+    white = {kind: torch.full((40, *shape), 255, dtype=torch.uint8) for kind, shape in SHAPES.items()}
+    for views in seen_by_witness(white, views=3, policy={"attributes": Dim()}):
+        assert {kind: tuple(batch.shape) for kind, batch in views.items()} == {
+            kind: (3, 16, *shape) for kind, shape in SHAPES.items()
+        }
+        assert bool((views["picture"] == 1).all())
+        assert len(views["attributes"].unique()) == 3 * 16
+
+
+def test_images_by_kind_may_be_numpy_arrays() -> None:
+    arrays = {kind: images.numpy() for kind, images in images_by_kind().items()}
+    assert small_fit(arrays).history == small_fit().history
+
+
+def test_the_model_may_know_kinds_that_the_data_have_not() -> None:
+    model, guide = make_pair()
+    before = {name: value.clone() for name, value in nn.ModuleList([model, guide]).state_dict().items()}
+    run = small_fit({"attributes": noise("attributes")}, views=2)
+    for name, value in nn.ModuleList([run.model, run.guide]).state_dict().items():
+        assert torch.equal(value, before[name]) == (".picture." in name), name
+
+
+def test_a_view_counts_as_an_image_of_the_speed() -> None:
+    told: list[Any] = []
+    small_fit(views=2, monitor=told.append, steps=7, fetch_every=3)
+    left = told[0].images_per_second * told[0].seconds_left
+    assert left == pytest.approx((7 - 3) * 16 * 2 * 2)
+
+
+def stop_after(steps: int) -> Callable[[], bool]:
+    asked = iter(range(1, 1000))
+    return lambda: next(asked) == steps
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_fit_to_several_kinds_goes_on_bit_for_bit(steps: int, tmp_path: Path) -> None:
+    checkpoint = CheckpointFile(tmp_path / "checkpoint.pt")
+    settings: dict[str, Any] = {"views": 2, "policy": {"picture": Dim()}, "schedule": WarmupCosine(0.2)}
+    stopped = small_fit(checkpoint=checkpoint, should_stop=stop_after(steps), **settings)
+    assert (stopped.steps, stopped.finished) == (steps, False)
+    resumed, whole = small_fit(checkpoint=checkpoint, **settings), small_fit(**settings)
+    assert resumed.finished
+    assert resumed.history == whole.history[steps:]
+    assert_same_parameters(resumed, whole)
+
+
+def test_a_checkpoint_of_another_number_of_views_is_refused(tmp_path: Path) -> None:
+    checkpoint = CheckpointFile(tmp_path / "checkpoint.pt")
+    small_fit(checkpoint=checkpoint, should_stop=stop_after(2))
+    with pytest.raises(CheckpointError, match="is of another fit: it has views = 2, this fit has 4"):
+        small_fit(checkpoint=checkpoint, views=2)
+
+
+@pytest.mark.parametrize("guide", [AmortizedGuide, StructuredGuide, DeltaGuide], ids=lambda guide: guide.__name__)
+@pytest.mark.parametrize("particles", [1, 3])
+def test_a_step_over_several_kinds_reads_nothing_back(particles: int, guide: Callable[..., Any]) -> None:
+    model, made = make_pair(guide)
+    likelihoods = {kind: model.likelihood_of(kind) for kind in SHAPES}
+    model = SimVE(model.prior, likelihoods, AmongImages(0.07, learn_temperature=True))
+    plan = Plan(batch_size=8, total_steps=100, lr=1e-3, schedule=WarmupCosine(), seed=0, fetch_every=100)
+    source = Kinds(
+        {
+            "picture": Images(noise("picture", 16), view_policy("crop", (1, 4, 4)), 2),
+            "attributes": Images(noise("attributes", 16), Still(), 1),
+        }
+    )
+    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+    loop = Loop(fabric, ELBO(model, made, particles=particles), source, plan)
+    for _ in range(VALIDATED_STEPS):
+        loop.step()
+    with read_backs() as found:
+        for _ in range(loop.steps_per_epoch + 1):
+            loop.step()
+    assert found == []
+    assert len(loop.fetch()) == loop.steps
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"views": 0}, "views must be at least 1, got 0"),
+        (
+            {"policy": Dim()},
+            r"images are by kind \(picture, attributes\), so the policy must be, too: \{kind: policy\}",
+        ),
+        (
+            {"policy": {"picture": Dim(), "sound": Dim()}},
+            r"images are by kind \(picture, attributes\), so the policy must be, too: \{kind: policy\}",
+        ),
+        (
+            {"images": noise("picture"), "policy": {"picture": Dim()}},
+            r"policies by kind \(picture\) need images by kind",
+        ),
+        (
+            {"images": {"picture": noise("picture"), "attributes": noise("attributes", 39)}},
+            "must be of the same things, got numbers of images {'picture': 40, 'attributes': 39}",
+        ),
+        ({"images": {}}, "images of every kind must be of the same things, got numbers of images {}"),
+        (
+            {"images": {"picture": noise("picture"), "attributes": torch.rand(40, 5, 1, 1)}},
+            r"images must be uint8 .* got torch.float32 of shape \(40, 5, 1, 1\)",
+        ),
+        (
+            {"images": {"picture": noise("picture"), "attributes": noise("attributes")[..., 0]}},
+            r"images must be uint8 .* of shape \(40, 5, 1\)",
+        ),
+        ({"batch_size": 41}, "batch_size is 41, but there are only 40 images to fit"),
+        (
+            {"objective": ConsistencyELBO, "views": 2},
+            "an objective that compares views with the original image needs images of one kind",
+        ),
+        (
+            {"objective": ConsistencyELBO, "views": 1},
+            "needs images of one kind",
+        ),
+    ],
+)
+def test_images_and_policies_that_do_not_go_together_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(FitError, match=message):
+        small_fit(**arguments)
+
+
+def test_kinds_that_the_guide_does_not_know_are_refused_at_the_first_step() -> None:
+    with pytest.raises(ValueError, match="views of an unknown kind: sound; known are picture, attributes"):
+        small_fit(images_by_kind() | {"sound": noise("attributes")})
