@@ -16,6 +16,8 @@ from pp_simve.models import GroupLikelihood, Likelihood, Prior, SimVE
 from pp_simve.parts import DECODERS, ENCODERS, GROUPS, GUIDES, LIKELIHOODS, OBJECTIVES, PRIORS, make_part
 from pp_simve.viewing import is_vector, modalities_of, unwrapped
 
+# With nothing to keep views apart, the batch norm of a projection head is what keeps z from collapsing.
+NORMED = "delta(projection=[256])"
 # Of vectors, whatever reads and draws the pictures beside them.
 VECTOR_NETWORK = "mlp(hidden=[256])"
 
@@ -125,13 +127,13 @@ def barlow(config: FitConfig, shape: DataShape) -> Program:
 
 def simsiam(config: FitConfig, shape: DataShape) -> Program:
     """A view predicts the other's embedding, which is held fixed (Chen and He 2021)."""
-    return _program(config, shape, None, prior="flat", guide="delta", objective="bootstrap", group=None)
+    return _program(config, shape, None, prior="flat", guide=NORMED, objective="bootstrap", group=None)
 
 
 def byol(config: FitConfig, shape: DataShape) -> Program:
     """A view predicts the other's embedding by a slower copy of the guide (Grill et al. 2020)."""
     objective = "bootstrap(momentum=0.99)"
-    return _program(config, shape, None, prior="flat", guide="delta", objective=objective, group=None)
+    return _program(config, shape, None, prior="flat", guide=NORMED, objective=objective, group=None)
 
 
 def bridge(config: FitConfig, shape: DataShape) -> Program:

@@ -1,0 +1,223 @@
+"""Views of several kinds from the command line: halves of digits, photographs and their attributes, one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pp_simve.config import FitConfig
+from pp_simve.data import DataError, DataShape, Split
+from pp_simve.data.celeba import HAIR
+from pp_simve.data.modalities import Attributes, Halves
+from pp_simve.errors import ConfigError
+from pp_simve.models import AmongImages, Bernoulli, Gaussian
+from pp_simve.recipes import Program, build
+from pp_simve.run_folder import RunFolder
+from pp_simve.viewing import Viewing
+
+from .command import SMALL, interrupted_at, results, run, scores, write_npz
+
+GREY, COLOUR = DataShape((1, 9, 8), images=40), DataShape((3, 8, 8), images=40, attributes=5)
+NARROW: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=[16])", "latent": 6}
+
+
+def built(shape: DataShape, **settings: Any) -> Program:
+    return build(FitConfig(**(NARROW | settings)).chosen_for(shape), shape)
+
+
+def some(shape: DataShape, images: int = 4) -> Split:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (images, *shape.image), generator=generator, dtype=torch.uint8)
+    attributes = torch.rand(images, shape.attributes, generator=generator) > 0.5 if shape.attributes else None
+    return Split(pixels, None, attributes)
+
+
+def test_halves_put_together_are_the_image() -> None:
+    split = some(GREY)
+    halves = Halves().kinds(split)
+    assert {kind: tuple(part.shape) for kind, part in halves.items()} == {"upper": (4, 1, 4, 8), "lower": (4, 1, 5, 8)}
+    assert torch.equal(torch.cat(list(halves.values()), -2), split.images)
+    assert Halves().shapes(GREY) == {"upper": (1, 4, 8), "lower": (1, 5, 8)}
+    with pytest.raises(DataError, match="images 1 pixel high have no halves"):
+        Halves().shapes(DataShape((1, 1, 8)))
+
+
+def test_attributes_are_pixels_black_or_white() -> None:
+    split = some(COLOUR)
+    kinds = Attributes().kinds(split)
+    assert torch.equal(kinds["image"], split.images)
+    assert kinds["attributes"].shape == (4, 5, 1, 1)
+    assert split.attributes is not None
+    assert torch.equal(kinds["attributes"][:, :, 0, 0], split.attributes * torch.tensor(255, dtype=torch.uint8))
+    assert Attributes().shapes(COLOUR) == {"image": (3, 8, 8), "attributes": (5, 1, 1)}
+    with pytest.raises(DataError, match="these images have no attributes"):
+        Attributes().shapes(GREY)
+
+
+def test_clip_is_the_group_among_images_of_two_kinds() -> None:
+    for shape, kinds in ((GREY, ["upper", "lower"]), (COLOUR, ["image", "attributes"])):
+        program = built(shape, method="clip")
+        assert program.model.likelihood is None
+        assert isinstance(program.model.group, AmongImages)
+        assert isinstance(program.model.group.temperature, Tensor)
+        assert float(program.model.group.temperature.detach()) == pytest.approx(0.07)
+        assert list(program.guide.reading.kinds) == kinds
+
+
+def test_pictures_and_vectors_have_likelihoods_of_their_own() -> None:
+    program = built(COLOUR, modalities="attributes")
+    assert isinstance(program.model.likelihood_of("image"), Gaussian)
+    assert isinstance(program.model.likelihood_of("attributes"), Bernoulli)
+    drawn = program.model.generate(3, views=1, kind="attributes")
+    assert drawn.shape == (1, 3, 5, 1, 1)
+
+
+def test_vectors_are_seen_as_they_are_and_pictures_by_the_policy() -> None:
+    config = FitConfig(modalities="attributes", policy="crop").chosen_for(COLOUR)
+    assert config.views == 1
+    viewing = Viewing.of(config, COLOUR)
+    assert viewing.policies["attributes"].names == ()
+    assert "crop_top" in viewing.policies["image"].names
+    split = some(COLOUR)
+    source = viewing.source(split)
+    views = source.draw(torch.tensor([2, 0]), torch.Generator().manual_seed(0))
+    assert isinstance(views, dict)
+    assert split.attributes is not None
+    assert torch.equal(views["attributes"][0, :, :, 0, 0], split.attributes[[2, 0]].float())
+    assert views["image"].shape == (1, 2, 3, 8, 8)
+
+
+@pytest.mark.parametrize("flags", [("--method", "clip"), ("--modalities", "halves"), ("--method", "bridge")])
+def test_halves_of_digits_from_the_command_line(
+    flags: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "bridge" in flags:
+        flags = (*flags, "--modalities", "halves", "--guide", "amortized(projection=[8])")
+    assert run(*SMALL, *flags, "--out", "run") == 0
+    found = results(folder / "run")
+    assert list(found["kinds"]) == ["upper", "lower"]
+    assert list(found["kinds"]["upper"]) == ["backbone", "z", "content"]
+    assert list(found["retrieval"]) == list(found["zero_shot"]) == ["upper to lower", "lower to upper"]
+    assert 0 <= found["together"]["content"]["linear"] <= 1
+    pictures = {path.stem for path in (folder / "run" / "figures").iterdir()}
+    drawn = {"upper-from-each-kind", "lower-from-each-kind"}
+    assert pictures == ({"loss"} if "clip" in flags else {"loss", *drawn})
+    assert (found["bound"] is None) == ("clip" in flags)
+    shown = capsys.readouterr().out
+    assert "from upper alone" in shown
+    assert "recall@5" in shown
+    program = RunFolder(folder / "run").program()
+    upper = torch.zeros(2, 1, 8, 16, dtype=torch.uint8)
+    assert program.guide.embed_batches({"upper": upper}).content.shape == (2, 8 if "bridge" not in flags else 4)
+
+
+def test_a_stopped_fit_of_kinds_goes_on_as_if_it_had_not_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = (*SMALL, "--method", "clip", "--quiet")
+    assert run(*flags, "--out", "whole") == 0
+    with monkeypatch.context() as patched:
+        interrupted_at(patched, step=4)
+        assert run(*flags, "--out", "stopped") == 130
+    assert run("--resume", "stopped", "--quiet") == 0
+    assert scores(folder / "stopped") == scores(folder / "whole")
+
+
+def write_celeba(root: Path, images: int = 24) -> None:
+    """A CelebA of noise, with four hair colours as attributes."""
+    folder = root / "celeba"
+    (folder / "img_align_celeba").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    names = [f"{number:06}.jpg" for number in range(1, images + 1)]
+    for name in names:
+        pixels = generator.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "img_align_celeba" / name)
+    rows = [
+        f"{name} " + " ".join("1" if place == row % 4 else "-1" for place in range(4)) for row, name in enumerate(names)
+    ]
+    (folder / "list_attr_celeba.txt").write_text(f"{images}\n{' '.join(HAIR)}\n" + "\n".join(rows) + "\n")
+    parts = [f"{name} {0 if row < 16 else 1 if row < 20 else 2}" for row, name in enumerate(names)]
+    (folder / "list_eval_partition.txt").write_text("\n".join(parts) + "\n")
+
+
+def test_photographs_and_their_attributes_from_the_command_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PP_SIMVE_CACHE", str(folder / "cache"))
+    write_celeba(folder / "data")
+    flags = (
+        "--data",
+        "celeba",
+        "--image-size",
+        "8",
+        "--batch-size",
+        "8",
+        "--method",
+        "simve",
+        "--modalities",
+        "attributes",
+    )
+    assert run(*SMALL, *flags, "--out", "run") == 0
+    found = results(folder / "run")
+    assert list(found["retrieval"]) == ["image to attributes", "attributes to image"]
+    assert found["kinds"]["attributes"]["z"]["mean_r2"] is None
+    assert found["kinds"]["image"]["z"]["mean_r2"] is not None
+    assert {path.stem for path in (folder / "run" / "figures").iterdir()} == {"loss", "image-from-each-kind"}
+    json.dumps(found, allow_nan=False)
+    assert "note: the view policy has no parameters" in capsys.readouterr().out
+
+
+def test_ones_own_modalities_work_from_the_command_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "my_modalities.py").write_text(
+        "from pp_simve.data.modalities import Modalities\n"
+        "class Corners(Modalities):\n"
+        "    def __init__(self, size=4):\n"
+        "        self.size = size\n"
+        "    def kinds(self, split):\n"
+        "        size = self.size\n"
+        "        return {'first': split.images[..., :size, :size], 'last': split.images[..., -size:, -size:]}\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    flags = ("--method", "clip", "--modalities", "my_modalities:Corners(size=6)", "--out", "run", "--quiet")
+    assert run(*SMALL, *flags) == 0
+    assert list(results(folder / "run")["kinds"]) == ["first", "last"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--modalities", "quarters"), "unknown modalities 'quarters'; did you mean"),
+        (("--modalities", "attributes"), "these images have no attributes"),
+        (("--modalities", "halves", "--method", "cr-vae"), "needs images of one kind"),
+        (("--modalities", "halves", "--guide", "flow"), "FlowGuide reads views of one kind"),
+        (("--modalities", "pp_simve.models:FlatPrior(latent=2)"), "expected a pp_simve.data.modalities.Modalities"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_is_said(
+    flags: tuple[str, ...], words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*SMALL, *flags, "--out", "run") == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "Traceback" not in message
+    assert words in message
+    assert not (folder / "run").exists()
+
+
+def test_images_without_labels_are_only_retrieved(folder: Path) -> None:
+    write_npz(folder / "noise.npz", labelled=False)
+    flags = ("--batch-size", "8", "--data", "npz:noise.npz", "--method", "clip", "--out", "run", "--quiet")
+    assert run(*SMALL, *flags) == 0
+    found = results(folder / "run")
+    assert "retrieval" in found
+    assert "zero_shot" not in found
+
+
+def test_unknown_kinds_of_settings_name_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="Expected one of: halves, attributes"):
+        built(GREY, modalities="thirds")
