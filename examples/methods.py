@@ -9,7 +9,7 @@ from matplotlib import pyplot
 from pp_simve.config import FitConfig
 from pp_simve.data import load
 from pp_simve.evaluation import judge
-from pp_simve.inference import fit
+from pp_simve.inference import WarmupCosine, fit
 from pp_simve.inference.views import view_policy
 from pp_simve.recipes import build
 
@@ -26,7 +26,7 @@ policy = view_policy("affine", digits.image_shape)
 columns = min(5, len(arguments.methods))
 rows = math.ceil(len(arguments.methods) / columns)
 figure, grid = pyplot.subplots(rows, columns, figsize=(2.6 * columns, 2.9 * rows), layout="constrained", squeeze=False)
-print(f"{'method':10} {'class by':>9} content  k-NN    views, R²")
+print("method      content: linear    k-NN   style: R²")
 for axes, method in zip(grid.flat, arguments.methods, strict=False):
     config = FitConfig(method=method, seed=arguments.seed).chosen_for(digits.shape)
     torch.manual_seed(config.seed)
@@ -40,11 +40,12 @@ for axes, method in zip(grid.flat, arguments.methods, strict=False):
         batch_size=128,
         epochs=arguments.epochs,
         lr=2e-3,
+        schedule=WarmupCosine(),
         seed=config.seed,
     )
     splits = (digits.train, digits.validation, digits.test)
     knows = judge(program.guide, policy, *splits, seed=0, representations=("z",))["z"]
-    print(f"{method:10} {'':9} {knows['linear']:7.3f}  {knows['knn']:.3f}  {knows['mean_r2']:9.3f}")
+    print(f"{method:10} {knows['linear']:16.3f} {knows['knn']:7.3f} {knows['mean_r2']:11.3f}")
 
     z = program.guide.embed_batches(digits.test.images).z
     flat, _, _ = torch.pca_lowrank(z, q=2, center=True)

@@ -72,11 +72,6 @@ class Viewing:
         }
         return cls(modalities, policies, config.views)
 
-    @property
-    def kinds(self) -> list[str | None]:
-        """The kinds of view."""
-        return list(self.policies)
-
     def images(self, split: Split) -> dict[str | None, Tensor]:
         """A split's images by kind, uint8 ``(image, channel, height, width)``."""
         return {None: split.images} if self.modalities is None else dict(self.modalities.kinds(split).items())

@@ -37,7 +37,6 @@ class Reading(nn.Module):
         if any(units < 1 for units in projection):
             raise ValueError(f"projection is a list of layers' widths, each at least 1, got {list(projection)}")
         width = feature_width(encoder, features)
-        self.width = width
         self.encoder = encoder
         layers: list[nn.Module] = []
         for units in projection:

@@ -1,0 +1,115 @@
+"""Our probes beside scikit-learn's, in turns, on the same features: agreement, and ratios of time.
+
+    python benchmarks/probes.py --data-root DIR
+
+Features are the first 64 principal components of the images' pixels, fitted on train. Penalty, k and metric are given,
+so that both solve the same problem; nothing is chosen.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+
+from pp_simve.data import load
+from pp_simve.evaluation import KNNProbe, LinearProbe, RidgeProbe
+from pp_simve.inference.views import draw_views, view_policy
+
+PENALTY = 1e-4
+NEIGHBOURS = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="fashionmnist")
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    data = load(arguments.data, arguments.data_root)
+    pixels = [split.images.flatten(1).float() / 255 for split in (data.train, data.validation, data.test)]
+    _, _, axes = torch.pca_lowrank(pixels[0], q=64, niter=4)
+    mean = pixels[0].mean(0)
+    train, validation, test = (standardised((part - mean) @ axes, (pixels[0] - mean) @ axes) for part in pixels)
+    labels = [split.labels for split in (data.train, data.validation, data.test)]
+    assert all(part is not None for part in labels)
+    train_y, validation_y, test_y = (part for part in labels if part is not None)
+    angle = view_angles(data.train.images[: len(train)])
+    print(f"{data.name}: {tuple(train.shape)} train, {tuple(test.shape)} test features, {arguments.threads} threads")
+
+    def linear_ours() -> Tensor:
+        probe = LinearProbe(penalties=[PENALTY]).fit(train, train_y, validation, validation_y)
+        return probe.predict(test)
+
+    def linear_theirs() -> np.ndarray:
+        model = LogisticRegression(C=1 / (len(train) * PENALTY), max_iter=1000)
+        return model.fit(train.numpy(), train_y.numpy()).predict(test.numpy())
+
+    def knn_ours() -> Tensor:
+        probe = KNNProbe(neighbours=[NEIGHBOURS], metrics=["euclidean"])
+        return probe.fit(train, train_y, validation[:1], validation_y[:1]).predict(test)
+
+    def knn_theirs() -> np.ndarray:
+        model = KNeighborsClassifier(NEIGHBOURS, n_jobs=arguments.threads)
+        return model.fit(train.numpy(), train_y.numpy()).predict(test.numpy())
+
+    def ridge_ours() -> Tensor:
+        probe = RidgeProbe(penalties=[PENALTY]).fit(train, angle, train[:100], angle[:100])
+        return probe.predict(test)
+
+    def ridge_theirs() -> np.ndarray:
+        return Ridge(alpha=len(train) * PENALTY).fit(train.numpy(), angle.numpy()).predict(test.numpy())
+
+    rows: list[tuple[str, Callable[[], Tensor], Callable[[], np.ndarray]]] = [
+        ("linear", linear_ours, linear_theirs),
+        ("k-NN", knn_ours, knn_theirs),
+        ("ridge", ridge_ours, ridge_theirs),
+    ]
+    print("| probe | ours | scikit-learn | same predictions | ours, s | scikit-learn, s | ratio of times |")
+    print(f"|{'---|' * 7}")
+    for name, ours, theirs in rows:
+        seconds: list[tuple[float, float]] = []
+        for _ in range(arguments.rounds):
+            mine, first = timed(ours)
+            other, second = timed(theirs)
+            seconds.append((first, second))
+        ratios = sorted(second / first for first, second in seconds)
+        found, expected = mine.double(), torch.as_tensor(other).double()
+        if name == "ridge":
+            scores = ["–", "–", f"within {float((found - expected.view_as(found)).abs().max()):.1e}"]
+        else:
+            scores = [f"{float((part == test_y).double().mean()):.4f}" for part in (found, expected)]
+            scores.append(f"{float((found == expected).double().mean()):.4f}")
+        times = [f"{statistics.median(column):.2f}" for column in zip(*seconds, strict=True)]
+        spread = f"{statistics.median(ratios):.1f} ({ratios[0]:.1f}-{ratios[-1]:.1f})"
+        print(f"| {name} | {' | '.join([*scores, *times])} | {spread} |", flush=True)
+
+
+def standardised(part: Tensor, train: Tensor) -> Tensor:
+    return (part - train.mean(0)) / train.std(0)
+
+
+def view_angles(images: Tensor) -> Tensor:
+    """A continuous target an image: the rotation of a view drawn for it."""
+    policy = view_policy("affine", (1, *images.shape[-2:]))
+    _, parameters = draw_views(policy, images, 1, generator=torch.Generator().manual_seed(0))
+    return parameters["rotation"].T
+
+
+def timed(call: Callable[[], object]) -> tuple[object, float]:
+    started = time.perf_counter()
+    found = call()
+    return found, time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
