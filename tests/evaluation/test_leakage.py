@@ -1,0 +1,109 @@
+"""What a judgement may not see: probes learn from train, are chosen on validation, and test is only scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pp_simve.data import Split, load
+from pp_simve.data.splits import copies_note
+from pp_simve.evaluation import KNNProbe, LinearProbe, RidgeProbe, judge
+from pp_simve.inference.guides.base import Guide, Representation
+from pp_simve.inference.views import view_policy
+from pp_simve.models import Views
+
+CLASSES = 4
+
+
+class Pixels(Guide):
+    """Every representation is the image."""
+
+    def posterior(self, views: Views) -> Representation:
+        assert isinstance(views, Tensor)
+        pixels = views.flatten(2)
+        return Representation(backbone=pixels, z=pixels, content=pixels.mean(0), style=pixels)
+
+
+def split(images: int, seed: int) -> Split:
+    """Pictures whose bright row is their class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(CLASSES, (images,), generator=generator)
+    pictures = torch.randint(100, (images, 1, CLASSES, CLASSES), generator=generator, dtype=torch.uint8)
+    pictures[torch.arange(images), 0, labels] += 120
+    return Split(pictures, labels, None)
+
+
+TRAIN, VALIDATION, TEST = split(400, 1), split(150, 2), split(400, 3)
+POLICY = view_policy("affine", (1, CLASSES, CLASSES))
+
+
+def judged(train: Split, validation: Split, test: Split) -> dict[str, Any]:
+    return judge(Pixels(), POLICY, train, validation, test, seed=0, min_views=200, representations=("z",))["z"]
+
+
+def shuffled(part: Split, seed: int) -> Split:
+    assert part.labels is not None
+    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))
+    return Split(part.images, part.labels[order], None)
+
+
+def test_labels_that_say_nothing_score_chance() -> None:
+    whole = judged(TRAIN, VALIDATION, TEST)
+    assert whole["linear"] > 0.95
+    lied_to = judged(shuffled(TRAIN, 4), shuffled(VALIDATION, 5), TEST)
+    for name in ("linear", "knn"):  # 400 test images: within four standard deviations
+        assert abs(lied_to[name] - 1 / CLASSES) < 4 * (0.25 * 0.75 / 400) ** 0.5
+
+
+@pytest.mark.parametrize("probe", [LinearProbe, KNNProbe, RidgeProbe])
+def test_a_poisoned_test_split_changes_no_probe(probe: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[Tensor]] = []
+    plain: Callable[..., Any] = probe.fit
+
+    def recording(self: Any, *arguments: Tensor) -> Any:
+        seen.append([argument.clone() for argument in arguments])
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(probe, "fit", recording)
+    first = judged(TRAIN, VALIDATION, TEST)
+    poisoned = Split(255 - TEST.images, shuffled(TEST, 6).labels, None)
+    second = judged(TRAIN, VALIDATION, poisoned)
+    assert len(seen) == 2
+    for ours, theirs in zip(*seen, strict=True):
+        assert torch.equal(ours, theirs)
+    assert first["linear"] != second["linear"]
+
+
+def test_what_is_chosen_is_chosen_on_validation_alone() -> None:
+    """With validation's labels exchanged the choice changes, with test's it cannot: no probe is given them to fit."""
+    assert TRAIN.labels is not None
+    assert VALIDATION.labels is not None
+    x, y = TRAIN.images.flatten(1).float(), TRAIN.labels
+    other = VALIDATION.images.flatten(1).float()
+    right = KNNProbe(neighbours=(1, 50), metrics=("euclidean",)).fit(x, y, other, VALIDATION.labels)
+    # Rows of train themselves, each with the label of its nearest row: a validation that asks for k = 1.
+    labels = shuffled(TRAIN, 7).labels
+    assert labels is not None
+    near = KNNProbe(neighbours=(1, 50), metrics=("euclidean",)).fit(x, labels, x, labels)
+    assert right.k == 50
+    assert near.k == 1
+
+
+def test_no_digit_is_in_two_splits() -> None:
+    assert copies_note(load("digits")) is None
+
+
+def test_a_copy_across_splits_is_reported() -> None:
+    data = load("digits")
+    copied = torch.cat([data.test.images, data.train.images[:3]])
+    assert data.train.labels is not None
+    assert data.test.labels is not None
+    labels = torch.cat([data.test.labels, data.train.labels[:3]])
+    leaking = type(data)(data.name, data.train, data.validation, Split(copied, labels, None), data.classes)
+    note = copies_note(leaking)
+    assert note is not None
+    assert note.startswith("3 of 362 test images are exact copies")
