@@ -32,6 +32,8 @@ def divide(name: str, collection: Collection, seed: int) -> ImageData:
 
     def split(which: int) -> Split:
         index = order[chosen == which]
+        # The first of each class went to test: without another shuffle what is left would begin with few classes.
+        index = index[torch.randperm(len(index), generator=generator)]
         return Split(
             images=collection.images[index],
             labels=None if labels is None else labels[index],

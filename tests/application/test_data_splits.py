@@ -109,3 +109,23 @@ def test_too_few_images(labels: list[int] | None, part: list[int], message: str)
 def test_one_class() -> None:
     with pytest.raises(DataError, match="one class only"):
         divide("x", collection([0] * 9, [UNDIVIDED] * 9, classes=1), seed=0)
+
+
+def test_the_first_images_of_a_split_are_a_fair_sample() -> None:
+    """The first tenth of each split has every class about as often as the whole."""
+    labels = torch.arange(6000) % 4
+    data = divide(
+        "many",
+        Collection(
+            torch.zeros(6000, 1, 2, 2, dtype=torch.uint8),
+            torch.full((6000,), UNDIVIDED),
+            labels,
+            classes=("a", "b", "c", "d"),
+        ),
+        seed=0,
+    )
+    for split in (data.train, data.validation, data.test):
+        assert split.labels is not None
+        first = len(split) // 10
+        counts = torch.bincount(split.labels[:first], minlength=4) / first
+        assert (counts - 0.25).abs().max() < 4 * (0.25 * 0.75 / first) ** 0.5
