@@ -1,8 +1,12 @@
 """What a representation knows: probes, content, style, figures.
 Works on arrays and fitted pairs, never on run folders."""
 
+from pp_simve.evaluation.attributes import attribute_scores, roc_auc
+from pp_simve.evaluation.circular import angle_scores
 from pp_simve.evaluation.clustering import GaussianMixtureClusters, cluster_scores, hungarian_accuracy
 from pp_simve.evaluation.content import content_scores
+from pp_simve.evaluation.embedding import Embedding
+from pp_simve.evaluation.few_labels import few_label_scores
 from pp_simve.evaluation.figures import columns_figure, loss_figure, reconstruction_figure, samples_figure, swap_figure
 from pp_simve.evaluation.information import (
     CanonicalCritic,
@@ -19,26 +23,37 @@ from pp_simve.evaluation.information import (
 from pp_simve.evaluation.judgement import LabelledImages, judge
 from pp_simve.evaluation.kinds import judge_kinds
 from pp_simve.evaluation.linear import LinearProbe
+from pp_simve.evaluation.mlp import MLPProbe, MLPRegressionProbe, MLPTraining
 from pp_simve.evaluation.neighbours import KNNProbe
+from pp_simve.evaluation.online import OnlineProbe
 from pp_simve.evaluation.retrieval import retrieval_scores
 from pp_simve.evaluation.ridge import RidgeProbe
 from pp_simve.evaluation.style import style_scores
+from pp_simve.evaluation.writing import writing_style
 from pp_simve.evaluation.zero_shot import zero_shot_predictions, zero_shot_scores
 
 __all__ = [
     "CanonicalCritic",
+    "Embedding",
     "GaussianCritic",
     "GaussianMixtureClusters",
     "KNNProbe",
     "LabelledImages",
     "LinearProbe",
+    "MLPProbe",
+    "MLPRegressionProbe",
+    "MLPTraining",
+    "OnlineProbe",
     "RidgeProbe",
     "active_units",
     "alignment",
+    "angle_scores",
+    "attribute_scores",
     "cluster_scores",
     "columns_figure",
     "content_scores",
     "effective_rank",
+    "few_label_scores",
     "gaussian_information",
     "hungarian_accuracy",
     "infonce_bound",
@@ -49,10 +64,12 @@ __all__ = [
     "mutual_information",
     "reconstruction_figure",
     "retrieval_scores",
+    "roc_auc",
     "samples_figure",
     "style_scores",
     "swap_figure",
     "uniformity",
+    "writing_style",
     "zero_shot_predictions",
     "zero_shot_scores",
 ]

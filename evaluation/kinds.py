@@ -11,7 +11,7 @@ from torch import Tensor
 from pp_simve.evaluation.content import content_scores
 from pp_simve.evaluation.retrieval import retrieval_scores
 from pp_simve.evaluation.zero_shot import zero_shot_scores
-from pp_simve.inference.guides.base import Guide, Representation, unit_range
+from pp_simve.inference.guides.base import Guide, Representation, evaluation_mode, unit_range
 from pp_simve.models import Views
 
 KindImages = Mapping[str, Tensor]
@@ -48,16 +48,12 @@ def content_of_kinds(guide: Guide, images: KindImages, batch_size: int = 512) ->
 
     Under a prior that shares nothing between views, the mean of the views' z.
     """
-    training = guide.training
-    guide.eval()
     parts = []
-    try:
+    with evaluation_mode(guide):
         for chunk in zip(*(torch.split(batch, batch_size) for batch in images.values()), strict=True):
             views = {kind: unit_range(batch)[None] for kind, batch in zip(images, chunk, strict=True)}
             found = guide.posterior(views)
             parts.append(found.content if found.content.shape[-1] else found.z.mean(0))
-    finally:
-        guide.train(training)
     return torch.cat(parts)
 
 

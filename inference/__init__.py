@@ -12,6 +12,7 @@ from pp_simve.inference.guides import (
     Representation,
     StructuredGuide,
 )
+from pp_simve.inference.loop import Observer
 from pp_simve.inference.metrics import NonFiniteError
 from pp_simve.inference.objectives import (
     ELBO,
@@ -60,6 +61,7 @@ __all__ = [
     "MLPEncoder",
     "NonFiniteError",
     "Objective",
+    "Observer",
     "PointGuide",
     "ProgramError",
     "Progress",

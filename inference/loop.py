@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from pp_simve.inference.annealing import annealed_parts
 from pp_simve.inference.metrics import MetricBuffer
 from pp_simve.inference.schedules import Schedule
 from pp_simve.inference.sources import Source
+from pp_simve.models import Views
 
 # Pyro's checks are on for the first step only: after it they cost time, and would trip over a NaN before the metrics,
 # which know its step and term, are fetched.
 VALIDATED_STEPS = 1
+
+Observer = Callable[[Views, Tensor], Mapping[str, Tensor]]
+"""Watches a fit without touching it: shown the views of each step and the images' places in the data, ``(image,)``,
+after the step's update, it returns finite scalars by name, the same names each time, kept beside the objective's terms.
+
+It is called without gradients, on each process with that process's share of the batch, and whatever it draws from the
+global random streams is put back, so anything random needs a generator of its own. It must leave parameters and buffers
+as they are and read nothing back from the device. No checkpoint holds its state: in a resumed fit it starts anew.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,11 +52,15 @@ class Loop:
         objective: module from views to named terms.
         source: of the views.
         plan: the rest.
+        observer: watches each step.
     """
 
-    def __init__(self, fabric: Fabric, objective: nn.Module, source: Source, plan: Plan) -> None:
+    def __init__(
+        self, fabric: Fabric, objective: nn.Module, source: Source, plan: Plan, observer: Observer | None = None
+    ) -> None:
         self.fabric = fabric
         self.plan = plan
+        self.observer = observer
         # Convolutions run faster with channels last (a fifth on a CPU); other parameters keep their layout.
         objective.to(memory_format=torch.channels_last)
         objective.train()
@@ -89,6 +105,12 @@ class Loop:
             self.fabric.backward(terms["loss"])
             self.optimizer.step()
             self.optimizer.zero_grad()
+            if self.observer is not None:
+                with torch.no_grad(), random_state_kept(self.fabric.device):
+                    seen = self.observer(views, share)
+                if both := terms.keys() & seen.keys():
+                    raise ValueError(f"observer and objective both have a term {', '.join(sorted(both))}; rename one")
+                terms = {**terms, **seen}
             self.buffer.add(terms)
         self._validated += 1
         self.steps += 1
@@ -168,3 +190,10 @@ class Loop:
             raise ValueError(f"it has no entry {error}") from None
         except (TypeError, RuntimeError) as error:
             raise ValueError(str(error).splitlines()[0]) from None
+
+
+@contextmanager
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """Puts the global random states, which Pyro draws from, back as they were."""
+    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
+        yield

@@ -24,7 +24,7 @@ from pp_simve.inference.device import (
     peak_memory_mb,
 )
 from pp_simve.inference.guides import Guide
-from pp_simve.inference.loop import Loop, Plan
+from pp_simve.inference.loop import Loop, Observer, Plan, random_state_kept
 from pp_simve.inference.metrics import NonFiniteError
 from pp_simve.inference.objectives import ELBO
 from pp_simve.inference.schedules import Schedule, constant
@@ -106,6 +106,7 @@ def fit(
     precision: Precision = "auto",
     fetch_every: int = 32,
     monitor: Callable[[Progress], None] | None = None,
+    observer: Observer | None = None,
     should_stop: Callable[[], bool] | None = None,
     checkpoint: CheckpointFile | None = None,
     checkpoint_seconds: float = 20.0,
@@ -131,6 +132,7 @@ def fit(
         precision: of the networks, ``auto``, ``32`` or ``bf16``; distributions are float32 always.
         fetch_every: steps between reads of the metrics from the device.
         monitor: called with `Progress` after each such read, on the first process.
+        observer: watches each step, and adds to its terms: see `Observer`. The fit is the same with and without.
         should_stop: asked after each step; True ends the fit there, with a checkpoint.
         checkpoint: where to keep the state; an existing one is resumed from.
         checkpoint_seconds: least time between checkpoints, which are taken at ends of epochs and of the fit.
@@ -144,9 +146,10 @@ def fit(
     """
     source = _source(images, policy, views, bool(getattr(objective, "original_first", False)))
     count = len(source)
-    known = getattr(objective, "known_images", None)
-    if known is not None and count > known:
-        raise FitError(f"{type(objective).__name__} knows {known} images by their index, but there are {count} to fit")
+    for part in (objective, observer):
+        known = getattr(part, "known_images", None)
+        if known is not None and count > known:
+            raise FitError(f"{type(part).__name__} knows {known} images by their index, but there are {count} to fit")
     _check_counts(count, batch_size=batch_size, devices=devices, fetch_every=fetch_every, lr=lr)
     plan = Plan(
         batch_size=batch_size,
@@ -166,11 +169,11 @@ def fit(
     if devices > 1:
         leave_processes_at_exit()
     with (
-        _global_random_state_kept(fabric.device),
+        random_state_kept(fabric.device),
         network_precision(network_dtype(precision, fabric.device)),
         _checkpoint_named(checkpoint),
     ):
-        loop = Loop(fabric, objective if objective is not None else ELBO(model, guide), source, plan)
+        loop = Loop(fabric, objective if objective is not None else ELBO(model, guide), source, plan, observer)
         seconds_before = _resume(loop, checkpoint)
         history: list[dict[str, float]] = []
         started = fetched_at = saved_at = time.perf_counter()
@@ -340,9 +343,3 @@ def _total_steps(epochs: float | None, steps: int | None, steps_per_epoch: int) 
     if total < 1:
         raise FitError(f"a fit needs at least one step, got {steps if steps is not None else f'{epochs} epochs'}")
     return total
-
-
-@contextmanager
-def _global_random_state_kept(device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
-        yield

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, overload
 
 import torch
 from pyro.nn import PyroModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from pp_simve.models import Views
 
@@ -102,12 +103,8 @@ class Guide(PyroModule):
             images: as `embed`, float in [0, 1] or uint8 in 0..255.
             batch_size: images a forward pass.
         """
-        training = self.training
-        self.eval()
-        try:
+        with evaluation_mode(self):
             parts = [self.embed(unit_range(chunk)).as_dict() for chunk in _chunks(images, batch_size)]
-        finally:
-            self.train(training)
         return Representation(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
@@ -117,6 +114,19 @@ def _chunks(images: Views, size: int) -> Iterator[Views]:
         return
     for parts in zip(*(torch.split(batch, size) for batch in images.values()), strict=True):
         yield dict(zip(images, parts, strict=True))
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """A module in evaluation mode; afterwards each of its parts is in the mode it was in, frozen ones too."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(modes[module])
+        for part, mode in modes.items():
+            part.training = mode
 
 
 @overload
