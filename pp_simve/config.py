@@ -19,6 +19,9 @@ Text = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")
 Count = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
 Place = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+Texts = Annotated[
+    tuple[str, ...], tyro.conf.arg(metavar="STR", help_behavior_hint="(repeatable)"), tyro.conf.UseAppendAction
+]
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,11 @@ class FitConfig:
     """The run folder to make (default: runs/DATA-METHOD-TIME)."""
     resume: Place = None
     """Go on with a stopped run; its settings are the run's own, so give no others."""
+    probe: Text = None
+    """Watch a linear probe of the class on backbone, z, content or style while fitting; the fit is the same without."""
+    track: Texts = ()
+    """Who else is told of the run, beside metrics.jsonl and metrics.csv: tensorboard, wandb, "wandb(project='x')" or
+    package.module:Class; give the flag again for another."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -144,13 +152,13 @@ class FitConfig:
             raise ConfigError(f"settings of another version: {', '.join(sorted(unknown))} are not known to this one")
         try:
             values: dict[str, Any] = {k: Path(v) if k in paths and v is not None else v for k, v in entries.items()}
-            return cls(**values)
+            return cls(**values | {"track": tuple(values.get("track", ()))})  # a list in JSON
         except TypeError as error:
             raise ConfigError(f"settings hold a value of a wrong type ({error})") from None
 
     def differences(self, other: FitConfig) -> dict[str, tuple[Any, Any]]:
         """Entries that differ and matter to the numbers of a fit."""
-        ignored = {"data_root", "out", "resume", "quiet"}
+        ignored = {"data_root", "out", "resume", "probe", "track", "quiet"}
         names = [entry.name for entry in dataclasses.fields(self) if entry.name not in ignored]
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

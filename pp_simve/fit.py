@@ -18,47 +18,31 @@ import torch
 import tyro
 from rich.console import Console
 
+from pp_simve.command import STOPPED, exit_code
 from pp_simve.config import FitConfig
-from pp_simve.data import DataError, ImageData, load
+from pp_simve.data import ImageData, load
 from pp_simve.errors import ConfigError
-from pp_simve.inference import CheckpointError, DeviceError, NonFiniteError, ProgramError, Run, WarmupCosine, fit
+from pp_simve.evaluation import OnlineProbe
+from pp_simve.inference import CheckpointError, Run, WarmupCosine, fit
 from pp_simve.inference.device import choose_device
 from pp_simve.inference.schedules import Schedule, constant
-from pp_simve.inference.svi import FitError
 from pp_simve.judgement import judge_run, print_results, write_figures
+from pp_simve.parts import make_part
 from pp_simve.progress import watched
 from pp_simve.recipes import Program, build
+from pp_simve.report import embed_test, write_report
 from pp_simve.run_folder import RunFolder
+from pp_simve.tracking import TRACKERS, CSVFile, JSONLines, Several, Tracker
 from pp_simve.viewing import Viewing, unwrapped
 
 SCHEDULES: dict[str, Schedule] = {"cosine": WarmupCosine(), "constant": constant}
-STOPPED = 130  # what shells use for "ended by Ctrl-C"
-WRONG_INPUT = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # several processes announce themselves otherwise
-    try:
-        return run_fit(parse(arguments))
-    except (
-        ConfigError,
-        DataError,
-        CheckpointError,
-        DeviceError,
-        FitError,
-        NonFiniteError,
-        ProgramError,
-        OSError,
-    ) as error:
-        notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-        errors.print(f"error: {error}{notes}", style="red", markup=False)
-        return WRONG_INPUT
-    except KeyboardInterrupt as interruption:
-        errors.print("\n".join(["stopped", *getattr(interruption, "__notes__", ())]), markup=False)
-        return STOPPED
+    return exit_code(lambda: run_fit(parse(given)))
 
 
 def parse(arguments: Sequence[str]) -> FitConfig:
@@ -101,25 +85,30 @@ def run_fit(config: FitConfig) -> int:
     program = build(config, data.shape)
 
     folder = RunFolder(config.resume or config.out or _new_folder(config))
-    if config.resume is not None:
-        _check_resumable(folder, data)
+    tracker = _tracker(config, folder, first_process)
+    steps_done = 0 if config.resume is None else _resumable_steps(folder, data)
     made: list[Path] = []
     if config.resume is None and first_process:
         made = folder.create(config, data.shape, data.fingerprint)
     try:
         console.print(_introduction(config, data, program, folder), markup=False, soft_wrap=True)
-        run = _fit(config, data, program, viewing, folder, console)
+        tracker.start(config.to_json(), steps_done)
+        run = _fit(config, data, program, viewing, folder, tracker, console)
         if not first_process:
             return 0
         if not run.finished:
+            tracker.finish({})
             console.print(f"stopped at step {run.steps} of {run.total_steps}; go on with")
             console.print(f"  python -m pp_simve.fit --resume {folder.path}", markup=False, soft_wrap=True)
             return STOPPED
         folder.write_weights(run.objective)
         results = judge_run(run, program, viewing, data, config)
         folder.write_results(results)
+        tracker.finish(results)
         write_figures(program, viewing, data, folder)
+        write_report(folder, embed_test(program, viewing, data))
     except BaseException as error:
+        tracker.finish({})  # whose files must be closed before they are discarded
         if config.resume is None and first_process:
             folder.discard(made)
         if isinstance(error, OSError | KeyboardInterrupt):
@@ -134,13 +123,19 @@ def run_fit(config: FitConfig) -> int:
 
 
 def _fit(
-    config: FitConfig, data: ImageData, program: Program, viewing: Viewing, folder: RunFolder, console: Console
+    config: FitConfig,
+    data: ImageData,
+    program: Program,
+    viewing: Viewing,
+    folder: RunFolder,
+    tracker: Tracker,
+    console: Console,
 ) -> Run:
     watching = nullcontext(lambda progress: None) if console.quiet else watched(console)
     with watching as show, interruptible() as interruption:
 
         def monitor(progress: Any) -> None:
-            folder.append_metrics(progress.rows)
+            tracker.log(progress.rows)
             show(progress)
 
         assert config.batch_size is not None
@@ -162,20 +157,40 @@ def _fit(
             devices=config.devices,
             precision=config.precision,
             monitor=monitor,
+            observer=_probe(config, data, program),
             should_stop=interruption,
             checkpoint=folder.checkpoint,
         )
 
 
-def _check_resumable(folder: RunFolder, data: ImageData) -> None:
-    """Refuses other data, and forgets metrics after the checkpoint."""
+def _probe(config: FitConfig, data: ImageData, program: Program) -> OnlineProbe | None:
+    """What watches the fit, where that was asked for."""
+    if config.probe is None:
+        return None
+    if data.train.labels is None:
+        raise ConfigError(f"--probe {config.probe} predicts the class, but the images of {data.name} have no labels")
+    try:
+        return OnlineProbe(program.guide, data.train.labels, config.probe)
+    except ValueError as error:
+        raise ConfigError(f"--probe {config.probe}: {error}") from None
+
+
+def _tracker(config: FitConfig, folder: RunFolder, first_process: bool) -> Several:
+    """The files of every run and who else was asked for, on the first process."""
+    # Built on all processes, so that a wrong name ends all of them.
+    asked = [make_part("track", text, TRACKERS, Tracker, folder.path) for text in dict.fromkeys(config.track)]
+    return Several([JSONLines(folder.path), CSVFile(folder.path), *asked] if first_process else [])
+
+
+def _resumable_steps(folder: RunFolder, data: ImageData) -> int:
+    """The steps a run's checkpoint has done; other data are refused."""
     _, fingerprint = folder.read_settings()
     if fingerprint != data.fingerprint:
         raise ConfigError(f"the images of {data.name} are not those {folder.path} was started with; start a new run")
     steps = folder.checkpoint.load().get("steps") if folder.checkpoint.exists() else 0
     if not isinstance(steps, int):
         raise CheckpointError(f"{folder.checkpoint.path} is of another program; start a new run")
-    folder.truncate_metrics(steps)
+    return steps
 
 
 def _new_folder(config: FitConfig) -> Path:

@@ -42,7 +42,7 @@ def judge_run(run: Run, program: Program, viewing: Viewing, data: ImageData, con
     """What results.json holds: scores on test as fractions, the bound in nats per image, and what the fit cost."""
     started = time.perf_counter()
     device = next(program.objective.parameters()).device
-    splits = [_on(split, device) for split in (data.train, data.validation, data.test)]
+    splits = [on_device(split, device) for split in (data.train, data.validation, data.test)]
     judged = _judge_alone if viewing.modalities is None else _judge_kinds
     bound = None
     if program.model.likelihood is not None:
@@ -100,9 +100,9 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
     """The scores as tables: a row a measure, a column a representation; and what the fit cost."""
     judged = results["kinds"] if "kinds" in results else {None: results["knows"]}
     for kind, knows in judged.items():
-        console.print(_knowledge("test split" if kind is None else f"test split, from {kind} alone", knows))
+        console.print(knowledge_table("test split" if kind is None else f"test split, from {kind} alone", knows))
     if "kinds" in results:
-        console.print(_across_kinds(results))
+        console.print(kinds_table(results))
     if results["bound"] is not None:
         measure = f"ELBO of {results['views']} views" + (" of each kind" if "kinds" in results else "")
         no_bound = "" if results["is_bound"] else " (no bound)"
@@ -116,7 +116,8 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
     )
 
 
-def _knowledge(title: str, scores_and_notes: Mapping[str, Any]) -> Table:
+def knowledge_table(title: str, scores_and_notes: Mapping[str, Any]) -> Table:
+    """What `judge` found: a row a measure, a column a representation."""
     knows = {name: scores for name, scores in scores_and_notes.items() if name != "notes"}
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("knows")
@@ -126,21 +127,21 @@ def _knowledge(title: str, scores_and_notes: Mapping[str, Any]) -> Table:
     for measure, words in {"linear": "linear probe, accuracy", "knn": "k-NN, accuracy"}.items():
         table.add_row("class", words, *(_percent(scores[measure]) for scores in knows.values()))
     table.add_section()
-    parameters = [name for name in knows["z"] if name not in ("linear", "knn", "mean_r2")]
-    for name in [*parameters, "mean_r2"]:
+    names = dict.fromkeys(name for scores in knows.values() for name in scores)
+    for name in [*(name for name in names if name not in ("linear", "knn", "mean_r2")), "mean_r2"]:
         shown = "views, mean" if name == "mean_r2" else name
-        table.add_row(shown, "ridge, R²", *(_fraction(scores[name]) for scores in knows.values()))
+        table.add_row(shown, "ridge, R²", *(_fraction(scores.get(name)) for scores in knows.values()))
     return table
 
 
-def _across_kinds(results: Mapping[str, Any]) -> Table:
+def kinds_table(results: Mapping[str, Any]) -> Table:
     """Retrieval of one kind by another, and classes from prompts of another."""
     table = Table(title="test split, across kinds", title_justify="left", title_style="bold")
     for heading in ("from, to", "measure"):
         table.add_column(heading)
     for heading in ("score", "chance"):
         table.add_column(heading, justify="right")
-    for direction, scores in results["retrieval"].items():
+    for direction, scores in results.get("retrieval", {}).items():
         for name in scores:
             if name.startswith("recall@"):
                 chance = scores[name.replace("recall", "chance")]
@@ -200,9 +201,10 @@ def _write_pictures(program: Program, viewing: Viewing, images: Tensor, folder: 
     folder.write_figure("samples", samples_figure(_shown(samples), title))
 
 
-def _on(split: Split, device: torch.device) -> Split:
-    labels = None if split.labels is None else split.labels.to(device)
-    return Split(split.images.to(device), labels, split.attributes)
+def on_device(split: Split, device: torch.device) -> Split:
+    """The split with its tensors on a device: attributes, too, which may be views of a kind."""
+    labels, attributes = (None if part is None else part.to(device) for part in (split.labels, split.attributes))
+    return Split(split.images.to(device), labels, attributes)
 
 
 def _shown(images: Tensor) -> Tensor:

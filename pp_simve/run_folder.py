@@ -31,7 +31,8 @@ from pp_simve.recipes import Program, build
 class RunFolder:
     """Paths of a run, and reading and writing what lies there. Files are written whole or not at all.
 
-    config.json, metrics.jsonl (a line a step), model.safetensors, checkpoint.pt, results.json, figures/.
+    config.json, metrics.jsonl and metrics.csv (a line a step each), model.safetensors, checkpoint.pt, results.json,
+    figures/.
     """
 
     path: Path
@@ -149,7 +150,7 @@ class RunFolder:
         folder = self.path / "figures"
         folder.mkdir(exist_ok=True)
         picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=120)
+        figure.savefig(picture, format="png", dpi="figure")  # sheets are laid out in whole pixels
         write_whole(folder / f"{name}.png", picture.getvalue())
 
     def _settings(self) -> dict[str, Any]:

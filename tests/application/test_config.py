@@ -26,7 +26,19 @@ def configs(draw: st.DrawFn) -> FitConfig:
     maybe = {
         **dict.fromkeys(("image_size", "latent", "batch_size", "steps", "views"), counts),
         **dict.fromkeys(
-            ("modalities", "prior", "guide", "objective", "likelihood", "group", "encoder", "decoder", "policy"), texts
+            (
+                "modalities",
+                "prior",
+                "guide",
+                "objective",
+                "likelihood",
+                "group",
+                "encoder",
+                "decoder",
+                "policy",
+                "probe",
+            ),
+            texts,
         ),
         **dict.fromkeys(("lr", "epochs"), numbers),
         **dict.fromkeys(("out", "resume"), places),
@@ -37,6 +49,7 @@ def configs(draw: st.DrawFn) -> FitConfig:
         **dict.fromkeys(("skip_bad", "quiet"), st.booleans()),
         "seed": st.integers(0, 2**31),
         "data_root": places,
+        "track": st.lists(texts, max_size=3).map(tuple),
         "schedule": st.sampled_from(["cosine", "constant"]),
         "device": st.sampled_from(["auto", "cpu", "cuda"]),
         "precision": st.sampled_from(["auto", "32", "bf16"]),

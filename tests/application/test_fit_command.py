@@ -35,7 +35,15 @@ FIGURES = ("loss", "reconstructions", "samples", "swaps")
 def test_a_run_folder_holds_everything(finished_run: Path) -> None:
     names = {str(path.relative_to(finished_run)) for path in finished_run.rglob("*") if path.is_file()}
     assert names == {
-        *("config.json", "metrics.jsonl", "model.safetensors", "checkpoint.pt", "results.json"),
+        *(
+            "config.json",
+            "metrics.jsonl",
+            "metrics.csv",
+            "report.html",
+            "model.safetensors",
+            "checkpoint.pt",
+            "results.json",
+        ),
         *(f"figures/{name}.png" for name in FIGURES),
     }
 
@@ -250,3 +258,29 @@ def test_two_processes_make_one_run(folder: Path) -> None:
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert results(folder / "run")["steps"] == 4
     assert not list((folder / "run").glob(".*"))
+
+
+def test_a_probe_watches_the_fit_and_changes_nothing_but_the_metrics(folder: Path) -> None:
+    flags = (*SMALL, "--quiet")
+    assert run(*flags, "--out", "plain") == 0
+    assert run(*flags, "--probe", "backbone", "--out", "watched") == 0
+    assert scores(folder / "plain") == scores(folder / "watched")
+    rows = RunFolder(folder / "watched").read_metrics()
+    assert all(0 <= row.pop("probe_accuracy") <= 1 for row in rows)
+    assert rows == RunFolder(folder / "plain").read_metrics()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--probe", "head"), "unknown representation 'head'; known are backbone, z, content, style"),
+        (("--probe", "z", "--data", "npz:noise.npz", "--batch-size", "8"), "have no labels"),
+    ],
+)
+def test_a_probe_that_cannot_be_is_refused(
+    flags: tuple[str, ...], words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_npz(folder / "noise.npz", labelled=False)
+    assert run(*SMALL, *flags, "--out", "run") == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not (folder / "run").exists()

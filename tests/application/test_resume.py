@@ -22,7 +22,7 @@ from .command import SMALL, STEPS, interrupted_at, results, run, scores
 from .data_fixtures import write_image
 
 Refused = Callable[..., str]
-WHOLE = ("metrics.jsonl", "model.safetensors")
+WHOLE = ("metrics.jsonl", "metrics.csv", "model.safetensors")
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:
@@ -63,7 +63,9 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(
     out = capsys.readouterr().out
     assert f"stopped at step 4 of {STEPS}" in out
     assert "python -m pp_simve.fit --resume run" in out
-    assert {path.name for path in (folder / "run").iterdir()} == {"config.json", "metrics.jsonl", "checkpoint.pt"}
+    assert {path.name for path in (folder / "run").iterdir()} == {
+        *("config.json", "metrics.jsonl", "metrics.csv", "checkpoint.pt"),
+    }
     assert [row["step"] for row in RunFolder(folder / "run").read_metrics()] == [1, 2, 3, 4]
     assert signal.getsignal(signal.SIGINT) is before
 

@@ -1,0 +1,49 @@
+"""What the command lines share: errors become messages, and how a command ended becomes its exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.console import Console
+
+from pp_simve.data import DataError
+from pp_simve.errors import ConfigError
+from pp_simve.inference import CheckpointError, DeviceError, NonFiniteError, ProgramError
+from pp_simve.inference.svi import FitError
+
+STOPPED = 130  # what shells use for "ended by Ctrl-C"
+WRONG_INPUT = 2
+
+EXPECTED_ERRORS = (
+    ConfigError,
+    DataError,
+    CheckpointError,
+    DeviceError,
+    FitError,
+    NonFiniteError,
+    ProgramError,
+    OSError,
+)
+"""What a person can put right; anything else is a mistake of ours and keeps its traceback."""
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """What a command returns, or the code of the error or of the Ctrl-C that ended it, with a message on stderr."""
+    try:
+        return command()
+    except EXPECTED_ERRORS as error:
+        print_error(error)
+        return WRONG_INPUT
+    except KeyboardInterrupt as interruption:
+        _errors().print("\n".join(["stopped", *getattr(interruption, "__notes__", ())]), markup=False)
+        return STOPPED
+
+
+def print_error(error: BaseException | str) -> None:
+    """An error's message on stderr, with its notes."""
+    notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+    _errors().print(f"error: {error}{notes}", style="red", markup=False)
+
+
+def _errors() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)

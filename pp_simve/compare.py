@@ -1,0 +1,389 @@
+"""Fits methods side by side and tabulates what each learned: python -m pp_simve.compare --methods simve,vae,simclr
+
+Any further flag is a setting of every fit, as in python -m pp_simve.fit --help: --data cifar10 --epochs 100.
+Fits that are finished are not repeated, and interrupted ones go on: give the same command again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+import tyro
+from rich.console import Console
+
+from pp_simve.command import STOPPED, WRONG_INPUT, exit_code, print_error
+from pp_simve.comparison import comma_separated, markdown, row
+from pp_simve.config import FitConfig, Text, read_config
+from pp_simve.data import DataShape, load
+from pp_simve.errors import ConfigError
+from pp_simve.fit import interruptible
+from pp_simve.inference.checkpoint import write_whole
+from pp_simve.inference.device import choose_device
+from pp_simve.recipes import build
+from pp_simve.run_folder import RunFolder
+from pp_simve.viewing import Viewing
+
+METHODS = "simve,vae,simclr"
+ALIKE = ("views", "policy", "encoder", "modalities")
+"""Settings that runs of one table have in common, beside the images themselves."""
+OWN = ("seed", "out", "resume", "quiet")
+"""Settings of a fit that the comparison gives itself."""
+SECONDS_BETWEEN_LOOKS = 0.05
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What is compared. Any further flag is a setting of every fit."""
+
+    methods: Text = None
+    """Names of methods with commas between, a row each (default: simve,vae,simclr where no --row is given)."""
+    row: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A row with settings of its own: "LABEL: FLAGS", such as "structured: --method simve --guide structured"; they
+    come before the settings of every fit."""
+    seeds: int = 3
+    """Fits of each row: seeds 0, 1, ..."""
+    jobs: int = 1
+    """Fits at a time, which share the cores; seconds an epoch of fits beside one another say little."""
+    out: Path = Path("runs/compare")
+    """Folder of the run folders and of table.md, table.csv and table.json."""
+    mixed: bool = False
+    """Tabulate runs of different images, views, policies or encoders all the same."""
+    quiet: bool = False
+    """Print nothing but errors."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "jobs"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class PlannedFit:
+    """A fit of a row of the table, finished or not.
+
+    Attributes:
+        label: of the row.
+        folder: of the run.
+        flags: its command line, without where it goes.
+        config: its settings, all choices made.
+        fingerprint: of its images.
+    """
+
+    label: str
+    folder: RunFolder
+    flags: tuple[str, ...]
+    config: FitConfig
+    fingerprint: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was judged."""
+        return (self.folder.path / "results.json").exists()
+
+    @property
+    def command(self) -> list[str]:
+        """What fits it, or goes on with it where its folder has settings."""
+        command = [sys.executable, "-m", "pp_simve.fit", "--quiet"]
+        if (self.folder.path / "config.json").exists():
+            return [*command, f"--resume={self.folder.path}"]
+        return [*command, *self.flags, f"--out={self.folder.path}"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return exit_code(lambda: run_comparison(*parse(given), given))
+
+
+def parse(arguments: Sequence[str]) -> tuple[CompareConfig, dict[str, FitConfig]]:
+    """What is compared, and the settings of each row by its label.
+
+    Raises:
+        ConfigError: a wrong value, a setting that is not the fits' to choose, or no rows.
+        SystemExit: help, an unknown flag, or a value of the wrong type (answered by tyro, code 2).
+    """
+    program = "python -m pp_simve.compare"
+    config, rest = tyro.cli(
+        CompareConfig, args=list(arguments), prog=program, description=__doc__, return_unknown_args=True
+    )
+    common = tyro.cli(FitConfig, args=rest, prog=program)
+    if common.method != FitConfig.method:
+        raise ConfigError(f"--method {common.method} is of one fit; give --methods {common.method},... instead")
+    _check_own(common, "")
+    methods = config.methods if config.methods is not None else "" if config.row else METHODS
+    rows: list[tuple[str, tuple[str, ...]]] = [
+        (name.strip(), ("--method", name.strip())) for name in methods.split(",") if name.strip()
+    ]
+    rows += [_labelled(text) for text in config.row]
+    if not rows:
+        raise ConfigError("there is nothing to compare; give --methods simve,vae or --row")
+    settings: dict[str, FitConfig] = {}
+    for label, flags in rows:
+        if label in settings:
+            raise ConfigError(f"there are two rows {label!r}; give each --row a label of its own")
+        settings[label] = _settings_of_row(label, flags, common)
+    return config, settings
+
+
+def _labelled(text: str) -> tuple[str, tuple[str, ...]]:
+    label, colon, flags = text.partition(":")
+    try:
+        words = shlex.split(flags)
+    except ValueError as error:  # a quotation mark without its partner
+        raise ConfigError(f"--row {text!r} cannot be read ({error})") from None
+    if not colon or not label.strip():
+        raise ConfigError(
+            f'--row {text!r} cannot be read; expected "LABEL: FLAGS", such as "structured: --guide structured"'
+        )
+    return label.strip(), tuple(words)
+
+
+def _settings_of_row(label: str, flags: Sequence[str], common: FitConfig) -> FitConfig:
+    """The common settings, but for those that the row gives itself."""
+    program = f"--row {label!r}"
+    own = tyro.cli(FitConfig, args=list(flags), prog=program)
+    if own.epochs is not None or own.steps is not None:
+        common = dataclasses.replace(common, epochs=None, steps=None)
+    settings = tyro.cli(FitConfig, args=list(flags), default=common, prog=program)
+    _check_own(settings, f" of row {label!r}")
+    return settings
+
+
+def _check_own(config: FitConfig, where: str) -> None:
+    plain = FitConfig()
+    for name in OWN:
+        if getattr(config, name) != getattr(plain, name):
+            raise ConfigError(
+                f"--{name} {getattr(config, name)}{where} is not for a single fit to choose: the comparison gives each "
+                "its seed (--seeds how many) and its folder below --out"
+            )
+
+
+def run_comparison(config: CompareConfig, settings: Mapping[str, FitConfig], given: Sequence[str]) -> int:
+    """Fits what is missing, and writes the table; the exit code."""
+    console = Console(quiet=config.quiet, highlight=False)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    fits = planned(settings, config.seeds, config.out, say)
+    differing = differences(fits)
+    if differing and not config.mixed:
+        raise ConfigError(
+            "these runs would not be alike: " + "; ".join(differing) + ". Compare those that are, or give --mixed to "
+            "tabulate them all the same"
+        )
+    config.out.mkdir(parents=True, exist_ok=True)
+    missing = [fit for fit in fits if not fit.finished]
+    if len(missing) < len(fits):
+        say(f"{len(fits) - len(missing)} of {len(fits)} fits are finished already")
+    stopped, failures = carry_out(missing, config.jobs, say)
+    if stopped:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"stopped with {sum(fit.finished for fit in fits)} of {len(fits)} fits finished; go on with\n"
+            f"  python -m pp_simve.compare {shlex.join(given)}",
+            markup=False,
+        )
+        return STOPPED
+    rows = [row(label, [fit.folder.path for fit in fits if fit.label == label and fit.finished]) for label in settings]
+    notes = [*(f"not alike: {entry}" for entry in differing), *failures]
+    title = caption(fits, differing)
+    text = markdown(rows, title, notes)
+    write_whole(config.out / "table.md", text.encode())
+    write_whole(config.out / "table.csv", comma_separated(rows).encode())
+    entries = {"title": title, "notes": notes, "rows": rows}
+    write_whole(config.out / "table.json", (json.dumps(entries, indent=2, allow_nan=False) + "\n").encode())
+    say(f"\n{text}\nwritten to {config.out / 'table.md'}, .csv and .json")
+    return WRONG_INPUT if failures else 0
+
+
+def planned(
+    settings: Mapping[str, FitConfig], seeds: int, out: Path, say: Callable[[str], None] = lambda note: None
+) -> list[PlannedFit]:
+    """Every fit of the table, its settings checked as far as they can be before anything is fitted.
+
+    Args:
+        settings: by label.
+        seeds: fits of each.
+        out: where the run folders are or will be.
+        say: is told what a person should know of how the data were loaded.
+
+    Raises:
+        ConfigError: an unknown name, parts that do not go together, labels that make the same folder, a folder that
+            holds something else or a run with other settings.
+        DataError: the images cannot be used.
+    """
+
+    @lru_cache(maxsize=1)
+    def images(data: str, data_root: Path, image_size: int | None, skip_bad: bool) -> tuple[DataShape, str]:
+        found = load(data, data_root, image_size=image_size, skip_bad=skip_bad)
+        for note in found.notes:
+            say(f"note: {note}")
+        return found.shape, found.fingerprint
+
+    fits: list[PlannedFit] = []
+    labels: dict[str, str] = {}
+    for label, common in settings.items():
+        name = "".join(letter if letter.isalnum() or letter in "-_.+" else "-" for letter in label)
+        if (other := labels.setdefault(name.casefold(), label)) != label:
+            raise ConfigError(f"rows {other!r} and {label!r} would have the same folder, {out / name}-0; rename one")
+        choose_device(common.device)
+        for seed in range(seeds):
+            folder = RunFolder(out / f"{name}-{seed}")
+            config = dataclasses.replace(common, seed=seed)
+            if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+                shape, fingerprint = _stored(folder, config)
+            else:
+                shape, fingerprint = images(config.data, config.data_root, config.image_size, config.skip_bad)
+            chosen = config.chosen_for(shape)
+            if seed == 0:
+                Viewing.of(chosen, shape)
+                build(chosen, shape)
+            fits.append(PlannedFit(label, folder, as_flags(config), chosen, fingerprint))
+    return fits
+
+
+def _stored(folder: RunFolder, asked: FitConfig) -> tuple[DataShape, str]:
+    """Shape and fingerprint of the data of a run that was started before.
+
+    Raises:
+        ConfigError: it is damaged, no run, or one with other settings than those asked for.
+    """
+    settings, fingerprint = folder.read_settings()
+    given = read_config(folder.path / "config.json")["data_shape"]
+    shape = DataShape(**given | {"image": tuple(given["image"])})
+    if different := settings.differences(asked.chosen_for(shape)):
+        listed = ", ".join(f"{name} is {theirs!r} there, {ours!r} here" for name, (theirs, ours) in different.items())
+        raise ConfigError(
+            f"{folder.path} was started with other settings: {listed}; repeat them, choose another --out, or remove it"
+        )
+    return shape, fingerprint
+
+
+def as_flags(config: FitConfig) -> tuple[str, ...]:
+    """The flags of ``python -m pp_simve.fit`` that give these settings."""
+    flags = []
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        if value != entry.default:
+            flag = "--" + entry.name.replace("_", "-")
+            # With the sign of equality, a value may begin with a hyphen.
+            flags.append(flag if value is True else f"{flag}={value}")
+    return tuple(flags)
+
+
+def differences(fits: Sequence[PlannedFit]) -> list[str]:
+    """In words, what is not the same for all fits and has to be for their scores to compare."""
+
+    def values(fit: PlannedFit) -> dict[str, str]:
+        settings = {name: str(getattr(fit.config, name)) for name in ALIKE}
+        return {"data": f"{fit.config.data} ({fit.fingerprint})", **settings}
+
+    found = []
+    for name in ("data", *ALIKE):
+        labels: dict[str, dict[str, None]] = {}
+        for fit in fits:
+            labels.setdefault(values(fit)[name], {})[fit.label] = None
+        if len(labels) > 1:
+            found.append(f"{name} is " + ", but ".join(f"{value} in {', '.join(of)}" for value, of in labels.items()))
+    return found
+
+
+@dataclass(frozen=True)
+class _Running:
+    fit: PlannedFit
+    process: subprocess.Popen[bytes]
+    errors: IO[bytes]
+    started: float
+
+    def failure(self) -> str | None:
+        """Why it ended without results; None if it has them."""
+        if self.process.returncode == 0:
+            return None
+        self.errors.seek(0)
+        reason = self.errors.read().decode(errors="replace").strip() or f"it ended with code {self.process.returncode}"
+        return f"{self.fit.folder.path} failed: {reason.removeprefix('error: ')}"
+
+
+def carry_out(fits: Sequence[PlannedFit], jobs: int, say: Callable[[str], None]) -> tuple[bool, list[str]]:
+    """Runs fits in processes of their own, some at a time.
+
+    The first Ctrl-C ends them as it would end each alone, with a checkpoint; a second one kills them.
+
+    Returns:
+        Whether Ctrl-C ended it, and what went wrong with the fits that failed.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, _cores() // jobs))}
+    waiting, running, failures = list(fits), list[_Running](), list[str]()
+    stopped = False
+    with interruptible() as interruption:
+        try:
+            while running or (waiting and not stopped):
+                while waiting and len(running) < jobs and not stopped:
+                    fit = waiting.pop(0)
+                    say(f"fitting {fit.folder.path} ({len(fits) - len(waiting)} of {len(fits)})")
+                    running.append(_start(fit, environment))
+                if interruption() and not stopped:
+                    stopped = True
+                    say("stopping; once more kills the fits that run, and loses what came after their last checkpoints")
+                    for one in running:
+                        one.process.send_signal(signal.SIGINT)
+                for one in [one for one in running if one.process.poll() is not None]:
+                    running.remove(one)
+                    failure = one.failure()
+                    if failure is None:
+                        say(f"finished {one.fit.folder.path} in {time.perf_counter() - one.started:.1f} s")
+                    elif not stopped:
+                        print_error(failure)
+                        failures.append(" ".join(failure.split()))
+                    one.errors.close()
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        finally:
+            for one in running:
+                one.process.kill()
+                one.process.wait()
+                one.errors.close()
+    return stopped, failures
+
+
+def _start(fit: PlannedFit, environment: Mapping[str, str]) -> _Running:
+    errors = tempfile.TemporaryFile()  # noqa: SIM115, closed when the fit ends
+    # In a session of its own: a Ctrl-C in the terminal would reach it twice, and two stop a fit without a checkpoint.
+    process = subprocess.Popen(
+        fit.command, env=environment, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+    )
+    return _Running(fit, process, errors, time.perf_counter())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def caption(fits: Sequence[PlannedFit], differing: Sequence[str]) -> str:
+    """What the rows have in common."""
+    shared = "mean ± sd over seeds, on the test split"
+    if differing:
+        return f"Runs that are not alike; {shared}."
+    config = fits[0].config
+    kinds = f" each of {config.modalities}" if config.modalities else ""
+    return (
+        f"{config.data} (images {fits[0].fingerprint}), {config.views} views{kinds} ({config.policy}), "
+        f"encoder {config.encoder}; {shared}."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Tables of scores, costs and settings; each scrolls in its own box where it is wider than the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pp_simve.reporting import words
+from pp_simve.reporting.markup import Markup, joined, number, tag
+
+FRACTIONS = ("linear", "knn", "accuracy", "balanced_accuracy", "recall", "chance")
+
+
+def table(caption: str, head: Sequence[str], *bodies: Markup) -> Markup:
+    """A table in a box that scrolls and that a keyboard reaches.
+
+    Args:
+        caption: what it shows.
+        head: column headings, the first that of the rows' names.
+        bodies: ``tbody`` elements.
+    """
+    headings = tag("thead", tag("tr", *(tag("th", heading, scope="col") for heading in head)))
+    whole = tag("table", tag("caption", caption), headings, *bodies)
+    return tag("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption)
+
+
+def knowledge_table(caption: str, knows: Mapping[str, Mapping[str, Any]]) -> Markup:
+    """A row a measure, a column a representation: first the class, then the view's parameters."""
+    columns = {name: scores for name, scores in knows.items() if name != "notes"}
+    measures = list(dict.fromkeys(key for scores in columns.values() for key in scores))
+    of_class = [key for key in measures if key in ("linear", "knn")]
+    of_view = [key for key in measures if key not in (*of_class, "mean_r2")]
+    mean = [key for key in measures if key == "mean_r2"]
+    groups = {"Class: share of images named rightly": of_class, "View: R², 1 is known and 0 is not": [*of_view, *mean]}
+    bodies = []
+    for title, keys in groups.items():
+        heading = tag("th", title, colspan=len(columns) + 1, scope="rowgroup")
+        rows = [_row(key, [scores.get(key) for scores in columns.values()]) for key in keys]
+        if rows:
+            bodies.append(tag("tbody", tag("tr", heading, class_="group"), *rows))
+    return table(caption, ["measure", *columns], *bodies)
+
+
+def directions_table(caption: str, directions: Mapping[str, Mapping[str, Any]]) -> Markup:
+    """A group of rows a direction, such as ``upper to lower``; columns are the score and what chance scores."""
+    bodies = []
+    for direction, scores in directions.items():
+        rows = [tag("tr", tag("th", direction, colspan=3, scope="rowgroup"), class_="group")]
+        for key, score in scores.items():
+            if not key.startswith("chance"):
+                rows.append(_row(key, [score, scores.get(words.chance_key(key) or "")]))
+        bodies.append(tag("tbody", *rows))
+    return table(caption, ["measure", "score", "chance"], *bodies)
+
+
+def terms_table(caption: str, terms: Mapping[str, Any]) -> Markup:
+    """A row a term of the bound, in nats per image."""
+    rows = [
+        tag("tr", _named(name, words.TERMS.get(name, "")), tag("td", number(value, nats(value))))
+        for name, value in terms.items()
+    ]
+    return table(caption, ["term", "nats an image"], tag("tbody", *rows))
+
+
+def entries_table(caption: str, head: Sequence[str], entries: Mapping[str, tuple[str, str | Markup]]) -> Markup:
+    """A row an entry: its name with what it is below, and its value."""
+    rows = [tag("tr", _named(name, hint), tag("td", value)) for name, (hint, value) in entries.items()]
+    return table(caption, head, tag("tbody", *rows))
+
+
+def score(key: str, value: Any) -> str:
+    """A score as people read it: fractions in per cent, R² to three places, what is undefined as a dash."""
+    if not isinstance(value, int | float):
+        return "–" if value is None else str(value)
+    if key.partition("@")[0].removesuffix("_balanced") in FRACTIONS:
+        return f"{100 * value:.1f} %"
+    return _minus(f"{value:g}" if key == "median_rank" else f"{value:.3f}")
+
+
+def nats(value: float | None) -> str:
+    """Nats, to a tenth."""
+    return "–" if value is None else _minus(f"{value:,.1f}")
+
+
+def plain(value: Any) -> str:
+    """Any other number, not longer than it needs to be."""
+    if isinstance(value, float):
+        return _minus(f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}")
+    return _minus(f"{value:,}") if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _row(key: str, values: Sequence[Any]) -> Markup:
+    bar = key != "median_rank"
+    cells = [tag("td", number(value, score(key, value)), style=_share(value) if bar else None) for value in values]
+    return tag("tr", tag("th", words.measure(key)[0], scope="row"), *cells)
+
+
+def _named(name: str, hint: str) -> Markup:
+    return tag("th", joined(name, tag("small", hint) if hint else None), scope="row")
+
+
+def _share(value: Any) -> str | None:
+    return f"--share:{min(max(value, 0), 1):.3f}" if isinstance(value, int | float) else None
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")

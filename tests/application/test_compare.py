@@ -1,0 +1,549 @@
+"""`python -m pp_simve.compare`: what is fitted, what is refused, and what the table says."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tyro
+
+from pp_simve import compare, comparison
+from pp_simve.compare import PlannedFit, as_flags, carry_out, parse, planned
+from pp_simve.config import FitConfig
+from pp_simve.data import DataShape
+from pp_simve.errors import ConfigError
+from pp_simve.run_folder import RunFolder
+
+from .command import SMALL, results, scores, write_npz
+
+
+def run(*arguments: str) -> int:
+    """The exit code of a command line."""
+    try:
+        return compare.main(arguments)
+    except SystemExit as end:  # tyro's way out
+        return int(end.code or 0)
+
+
+def judged(**changes: Any) -> dict[str, Any]:
+    """What results.json of a fit might hold."""
+    return {
+        "content": {"linear": 0.5, "knn": 0.5, "representation": "content"},
+        "style": {"mean_r2": 0.25, "representation": "z"},
+        "bound": {"loss": 300.0},
+        "is_bound": True,
+        "seconds_per_epoch": 1.5,
+        "peak_memory_mb": 1000.0,
+        "epochs": 2.5,
+        "batch_size": 32,
+        "views": 2,
+        "parameters": 12345,
+    } | changes
+
+
+def finish(arguments: Sequence[str], judge: Callable[[PlannedFit], dict[str, Any]]) -> None:
+    """Makes the run folders of a comparison as if its fits had been carried out."""
+    config, settings = parse(arguments)
+    for fit in planned(settings, config.seeds, config.out):
+        fit.folder.create(fit.config, DataShape((1, 16, 16), images=1259), fit.fingerprint)
+        fit.folder.write_results(judge(fit))
+
+
+@pytest.fixture
+def no_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails a test that starts a fit."""
+
+    def start(fit: PlannedFit, environment: object) -> None:
+        pytest.fail(f"started {fit.command}")
+
+    monkeypatch.setattr(compare, "_start", start)
+
+
+def table(out: Path) -> dict[str, dict[str, Any]]:
+    """The rows of table.json by label."""
+    return {row["label"]: row for row in json.loads((out / "table.json").read_text())["rows"]}
+
+
+def test_missing_fits_are_made_and_stopped_ones_go_on(
+    stopped_run: Path, finished_run: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "out").mkdir()
+    stopped_run.rename(folder / "out" / "simve-0")
+    command = ("--methods", "simve", "--seeds", "2", "--jobs", "2", "--out", "out", *SMALL)
+    assert run(*command) == 0
+    assert scores(folder / "out" / "simve-0") == scores(finished_run)
+    assert (folder / "out" / "simve-0" / "model.safetensors").read_bytes() == (
+        finished_run / "model.safetensors"
+    ).read_bytes()
+    config, _ = RunFolder(folder / "out" / "simve-1").read_settings()
+    assert (config.seed, config.steps, config.encoder) == (1, 10, "mlp(hidden=[32])")
+    linear = [results(folder / "out" / f"simve-{seed}")["content"]["linear"] for seed in (0, 1)]
+    assert linear[0] != linear[1]
+    (row,) = table(folder / "out").values()
+    assert row["linear"] == {
+        "mean": pytest.approx(sum(linear) / 2),
+        "sd": pytest.approx(abs(linear[0] - linear[1]) / math.sqrt(2)),
+    }
+    assert row["seeds"] == 2
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert (folder / "out" / "table.md").read_text() in printed.out
+    before = {path: path.stat().st_mtime_ns for path in (folder / "out").glob("simve-*/*")}
+    assert run(*command) == 0
+    assert "2 of 2 fits are finished already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (folder / "out").glob("simve-*/*")} == before
+
+
+@pytest.mark.usefixtures("no_fits")
+def test_a_table_of_known_scores(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("--methods", "simve, simclr", "--seeds", "3", "--out", "out", *SMALL)
+    losses, accuracies = [300.0, 306.0, 312.0], [0.9, 0.92, 0.97]
+
+    def judge(fit: PlannedFit) -> dict[str, Any]:
+        if fit.label == "simclr":
+            return judged(is_bound=False, parameters=99)
+        content = {"linear": accuracies[fit.config.seed], "knn": 0.5, "representation": "content"}
+        return judged(content=content, bound={"loss": losses[fit.config.seed]})
+
+    finish(command, judge)
+    entries = json.loads((folder / "out" / "simve-2" / "config.json").read_text())
+    (folder / "out" / "simve-2" / "config.json").write_text(json.dumps(entries | {"commit": "0123abc"}))
+    assert run(*command) == 0
+    rows = table(folder / "out")
+    assert list(rows) == ["simve", "simclr"]
+    simve = rows["simve"]
+    mean = sum(accuracies) / 3
+    sd = math.sqrt(sum((value - mean) ** 2 for value in accuracies) / 2)
+    assert simve["linear"] == {"mean": pytest.approx(mean), "sd": pytest.approx(sd)}
+    assert simve["bound"] == {"mean": pytest.approx(-153.0), "sd": pytest.approx(3.0)}  # nats a view, of two
+    assert simve["mean_r2"] == {"mean": 0.25, "sd": 0.0}
+    assert simve["seconds_per_epoch"]["mean"] == 1.5
+    assert simve["peak_memory_mb"]["mean"] == 1000.0
+    assert [simve[name] for name in ("representation", "epochs", "batch_size", "parameters", "seeds")] == [
+        *("content", 2.5, 32, 12345, 3)
+    ]
+    assert set(simve["commit"].split(", ")) == {"0123abc", entries["commit"] or "unknown"}
+    assert rows["simclr"]["bound"] == {"mean": None, "sd": None}
+
+    with (folder / "out" / "table.csv").open() as file:
+        flat = {entry["label"]: entry for entry in csv.DictReader(file)}
+    assert float(flat["simve"]["linear_mean"]) == pytest.approx(mean)
+    assert float(flat["simve"]["linear_sd"]) == pytest.approx(sd)
+    assert (flat["simclr"]["bound_mean"], flat["simclr"]["parameters"]) == ("", "99")
+
+    text = (folder / "out" / "table.md").read_text()
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    assert lines[0][1:4] == ["class from", "class, linear", "class, k-NN"]
+    assert lines[2][:6] == ["simve", "content", "0.930 ± 0.036", "0.500 ± 0.000", "0.250 ± 0.000", "-153.00 ± 3.00"]
+    assert lines[2][6:12] == ["1.50 ± 0.00", "1,000 ± 0", "2.5", "32", "12,345", "3"]
+    assert lines[3][5] == "–"
+    assert text.startswith("digits (images ")
+    assert text in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_fits")
+def test_one_seed_has_no_spread(folder: Path) -> None:
+    command = ("--methods", "simve", "--seeds", "1", "--out", "out", *SMALL)
+    finish(command, lambda fit: judged())
+    assert run(*command, "--quiet") == 0
+    assert table(folder / "out")["simve"]["linear"] == {"mean": 0.5, "sd": None}
+    assert "| 0.500 " in (folder / "out" / "table.md").read_text()
+    assert "±" not in (folder / "out" / "table.md").read_text().splitlines()[-1]
+
+
+@pytest.mark.usefixtures("no_fits")
+def test_a_measure_that_one_seed_lacks_has_no_mean(folder: Path) -> None:
+    command = ("--methods", "simve", "--seeds", "2", "--out", "out", *SMALL)
+
+    def judge(fit: PlannedFit) -> dict[str, Any]:
+        style = {"mean_r2": [None, 0.5][fit.config.seed], "representation": "z"}
+        return judged(style=style, bound=None, is_bound=False)
+
+    finish(command, judge)
+    assert run(*command) == 0
+    row = table(folder / "out")["simve"]
+    assert row["mean_r2"] == row["bound"] == {"mean": None, "sd": None}
+
+
+@pytest.mark.usefixtures("no_fits")
+def test_views_of_several_kinds_are_judged_together(folder: Path) -> None:
+    command = ("--row", "halves: --modalities halves", "--seeds", "1", "--out", "out", *SMALL)
+
+    def judge(fit: PlannedFit) -> dict[str, Any]:
+        entries = judged(views=1, kinds={"upper": {}, "lower": {}}, together={"content": {"linear": 0.7, "knn": 0.6}})
+        return {name: entry for name, entry in entries.items() if name not in ("content", "style")}
+
+    finish(command, judge)
+    assert run(*command) == 0
+    row = table(folder / "out")["halves"]
+    assert (row["representation"], row["linear"]["mean"], row["knn"]["mean"]) == ("content of all kinds", 0.7, 0.6)
+    assert row["mean_r2"]["mean"] is None
+    assert row["bound"]["mean"] == -150.0  # of a view of each kind
+
+
+@pytest.mark.usefixtures("no_fits")
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--views 3", "views is 2 in simve, but 3 in other"),
+        ("--policy crop", "policy is affine in simve, but crop in other"),
+        ("--encoder 'mlp(hidden=[16])'", "encoder is mlp(hidden=[32]) in simve, but mlp(hidden=[16]) in other"),
+        ("--modalities halves", "modalities is None in simve, but halves in other"),
+        ("--data npz:noise.npz --policy affine --batch-size 8", "data is digits ("),
+    ],
+)
+def test_runs_that_are_not_alike_are_not_mixed_unawares(
+    folder: Path, capsys: pytest.CaptureFixture[str], flags: str, words: str
+) -> None:
+    write_npz(folder / "noise.npz")
+    command = ("--methods", "simve", "--row", f"other: {flags}", "--seeds", "1", "--out", "out", *SMALL)
+    assert run(*command) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: these runs would not be alike: ")
+    assert words in message
+    assert "--mixed" in message
+    assert not (folder / "out").exists()
+    finish(command, lambda fit: judged())
+    assert run(*command) == 2
+    capsys.readouterr()
+    assert run(*command, "--mixed") == 0
+    assert f"- not alike: {words}" in (folder / "out" / "table.md").read_text()
+    assert list(table(folder / "out")) == ["simve", "other"]
+
+
+@pytest.mark.usefixtures("no_fits")
+def test_images_that_changed_between_the_fits_are_noticed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("--methods", "simve,vae", "--seeds", "1", "--out", "out", *SMALL)
+    finish(command, lambda fit: judged())
+    entries = json.loads((folder / "out" / "vae-0" / "config.json").read_text())
+    (folder / "out" / "vae-0" / "config.json").write_text(json.dumps(entries | {"data_fingerprint": "older"}))
+    assert run(*command) == 2
+    message = capsys.readouterr().err
+    assert f"data is digits ({entries['data_fingerprint']}) in simve, but digits (older) in vae" in message
+
+
+@pytest.mark.usefixtures("no_fits")
+def test_a_run_with_other_settings_is_not_taken_for_the_one_asked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("--methods", "simve", "--seeds", "2", "--out", "out", *SMALL)
+    finish(command, lambda fit: judged())
+    for flags, words in {
+        ("--prior", "flat"): "prior is None there, 'flat' here",
+        ("--steps", "20"): "steps is 10 there, 20 here",
+        ("--lr", "0.1"): "lr is 0.002 there, 0.1 here",
+    }.items():
+        assert run(*command, *flags) == 2
+        message = capsys.readouterr().err
+        assert f"out/simve-0 was started with other settings: {words}; " in message
+    assert run(*command, "--lr", "0.002", "--policy", "affine") == 0  # what was chosen anyway
+
+
+@pytest.mark.usefixtures("no_fits")
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--methods", "simve,simvae"), "unknown method 'simvae'; did you mean 'simve'?"),
+        (("--methods", ""), "there is nothing to compare"),
+        (("--methods", "vae,vae"), "there are two rows 'vae'"),
+        (("--method", "vae"), "give --methods vae,... instead"),
+        (("--seed", "4"), "--seed 4 is not for a single fit to choose"),
+        (("--resume", "x"), "--resume x is not for a single fit to choose"),
+        (("--row", "a: --seed 4"), "--seed 4 of row 'a' is not for a single fit to choose"),
+        (("--row", "a: --out b"), "--out b of row 'a' is not for a single fit to choose"),
+        (("--row", "method vae"), "'method vae' cannot be read; expected \"LABEL: FLAGS\""),
+        (("--row", ": --method vae"), "cannot be read"),
+        (("--row", "a: --prior 'flat"), "cannot be read (No closing quotation)"),
+        (("--row", "a: --prior flat", "--row", "A: --prior flat"), "'a' and 'A' would have the same folder"),
+        (("--row", "a: --colour red"), "--colour"),
+        (("--colour", "red"), "--colour"),
+        (("--seeds", "0"), "--seeds must be at least 1, got 0"),
+        (("--jobs", "0"), "--jobs must be at least 1, got 0"),
+        (("--views", "0"), "--views must be at least 1, got 0"),
+        (("--row", "a: --prior zzz"), "unknown prior 'zzz'"),
+        (("--policy", "crop+colour"), "needs RGB images"),
+        (("--data", "folder:missing"), "missing does not exist"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_is_wrong_is_said_before_anything_is_fitted(
+    folder: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], words: str
+) -> None:
+    assert run(*SMALL, *flags) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert words in message
+    assert "Traceback" not in message
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_fits")
+def test_a_folder_of_something_else_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "out" / "simve-0").mkdir(parents=True)
+    (folder / "out" / "simve-0" / "thesis.txt").write_text("three years of work")
+    assert run("--methods", "simve", "--out", "out", *SMALL) == 2
+    assert "out/simve-0 is no run folder" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_fits")
+def test_an_out_folder_that_is_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "out").write_text("no folder")
+    assert run("--methods", "simve", "--out", "out", *SMALL) == 2
+    assert "out" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_fits")
+def test_damaged_results_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("--methods", "simve", "--seeds", "1", "--out", "out", *SMALL)
+    finish(command, lambda fit: judged())
+    (folder / "out" / "simve-0" / "results.json").write_text("{")
+    assert run(*command) == 2
+    assert "results.json cannot be read" in capsys.readouterr().err
+
+
+def test_a_row_has_its_own_settings_before_those_of_all() -> None:
+    text = "an own prior: --method vae --views 4 --prior 'gaussian(style_variance=0.3, learn_style=True)'"
+    config, settings = parse(["--methods", "simve", "--row", text, "--views", "3", "--lr", "0.1", "--out", "there"])
+    assert config.out == Path("there")
+    assert list(settings) == ["simve", "an own prior"]
+    assert settings["simve"] == FitConfig(method="simve", views=3, lr=0.1)
+    own = settings["an own prior"]
+    assert own == FitConfig(method="vae", views=4, lr=0.1, prior="gaussian(style_variance=0.3, learn_style=True)")
+
+
+def test_a_row_has_its_own_length() -> None:
+    _, settings = parse(["--methods", "simve", "--row", "untrained: --steps 1", "--epochs", "5"])
+    assert [(one.epochs, one.steps) for one in settings.values()] == [(5.0, None), (None, 1)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "labels"),
+    [
+        ([], ["simve", "vae", "simclr"]),
+        (["--row", "a: --method vae"], ["a"]),
+        (["--row", "a: --method vae", "--methods", "byol"], ["byol", "a"]),
+    ],
+)
+def test_the_rows(flags: list[str], labels: list[str]) -> None:
+    assert list(parse(flags)[1]) == labels
+
+
+def test_flags_say_all_settings() -> None:
+    config = FitConfig(
+        data="npz:a b.npz", data_root=Path("x"), image_size=8, skip_bad=True, method="vae", prior="-odd", latent=3
+    )
+    config = dataclasses.replace(
+        config, lr=1e-5, steps=7, schedule="constant", seed=2, device="cpu", devices=2, precision="32", quiet=True
+    )
+    assert tyro.cli(FitConfig, args=list(as_flags(config))) == config
+    assert as_flags(FitConfig()) == ()
+
+
+# Fits that are small programs of their own, to see how they are carried out.
+
+
+def fake(tmp_path: Path, name: str) -> PlannedFit:
+    return PlannedFit(name, RunFolder(tmp_path / name), (), FitConfig(), "")
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Makes every fit a Python program; ``path`` is its folder as a string, and `lines.txt` there its log."""
+
+    def program(text: str) -> None:
+        def command(fit: PlannedFit) -> list[str]:
+            preamble = (
+                "import os, signal, sys, time\n"
+                f"path = {str(fit.folder.path)!r}\n"
+                "def log(line):\n"
+                "    with open(path + '.log', 'a') as file: file.write(f'{line}\\n')\n"
+            )
+            return [sys.executable, "-S", "-c", preamble + text]
+
+        monkeypatch.setattr(PlannedFit, "command", property(command))
+
+    return program
+
+
+def log(tmp_path: Path, name: str) -> list[str]:
+    path = tmp_path / f"{name}.log"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def quiet(text: str) -> None:
+    """Says nothing."""
+
+
+def test_as_many_fits_run_at_a_time_as_asked_for(tmp_path: Path, children: Callable[[str], None]) -> None:
+    children(
+        "folder = os.path.dirname(path)\n"
+        "open(path + '.running', 'w').close()\n"
+        "time.sleep(0.3)\n"
+        "log(sum(name.endswith('.running') for name in os.listdir(folder)))\n"
+        "time.sleep(0.1)\n"
+        "os.remove(path + '.running')\n"
+    )
+    fits = [fake(tmp_path, name) for name in "abcde"]
+    assert carry_out(fits, 2, quiet) == (False, [])
+    beside = [int(line) for name in "abcde" for line in log(tmp_path, name)]
+    assert len(beside) == 5
+    assert max(beside) == 2
+
+
+@pytest.mark.parametrize(("jobs", "threads"), [(1, "8"), (2, "4"), (3, "2"), (20, "1")])
+def test_fits_share_the_cores(
+    tmp_path: Path, children: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, jobs: int, threads: str
+) -> None:
+    monkeypatch.setattr(compare, "_cores", lambda: 8)
+    children("log(os.environ['OMP_NUM_THREADS'])")
+    assert carry_out([fake(tmp_path, "a")], jobs, quiet) == (False, [])
+    assert log(tmp_path, "a") == [threads]
+
+
+def test_a_fit_that_fails_does_not_stop_the_others(
+    tmp_path: Path, children: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    children(
+        "log('ran')\n"
+        "if path.endswith('a'): sys.stderr.write('error: too few\\nimages\\n'); sys.exit(2)\n"
+        "if path.endswith('b'): os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    stopped, failures = carry_out([fake(tmp_path, name) for name in "abc"], 1, quiet)
+    assert not stopped
+    assert failures == [f"{tmp_path}/a failed: too few images", f"{tmp_path}/b failed: it ended with code -9"]
+    assert log(tmp_path, "c") == ["ran"]
+    assert f"error: {tmp_path}/a failed: too few\nimages" in capsys.readouterr().err
+
+
+def test_a_table_names_the_fits_that_failed(folder: Path, children: Callable[[str], None]) -> None:
+    command = ("--methods", "simve,vae", "--seeds", "2", "--out", "out", *SMALL)
+    finish(command, lambda fit: judged())
+    shutil.rmtree(folder / "out" / "simve-1")
+    for seed in (0, 1):
+        shutil.rmtree(folder / "out" / f"vae-{seed}")
+    children("sys.exit(3)")
+    assert run(*command) == 2
+    rows = table(folder / "out")
+    assert (rows["simve"]["seeds"], rows["simve"]["linear"]) == (1, {"mean": 0.5, "sd": None})
+    assert (rows["vae"]["seeds"], rows["vae"]["linear"], rows["vae"]["epochs"]) == (0, {"mean": None, "sd": None}, None)
+    text = (folder / "out" / "table.md").read_text()
+    for name in ("simve-1", "vae-0", "vae-1"):
+        assert f"- out/{name} failed: it ended with code 3" in text
+
+
+WAITS = (
+    "def stop(number, frame):\n"
+    "    log('interrupted')\n"
+    "    time.sleep(0.2)\n"
+    "    log('saved')\n"
+    "    sys.exit(130)\n"
+    "signal.signal(signal.SIGINT, stop)\n"
+    "log('started')\n"
+    "for _ in range(400): time.sleep(0.05)\n"
+    "log('too late')\n"
+)
+
+
+def interrupt_when(
+    monkeypatch: pytest.MonkeyPatch, *conditions: Callable[[], bool], number: int = signal.SIGINT
+) -> None:
+    """Sends this process a signal when each of the conditions first holds, one after the other."""
+    left, plain = list(conditions), time.sleep
+
+    def sleep(seconds: float) -> None:
+        if left and left[0]():
+            left.pop(0)
+            signal.raise_signal(number)
+        plain(seconds)
+
+    monkeypatch.setattr(compare.time, "sleep", sleep)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_lets_fits_end_in_order_and_says_how_to_go_on(
+    folder: Path,
+    children: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+) -> None:
+    out = folder / "out"
+    children(WAITS)
+    interrupt_when(monkeypatch, lambda: all(log(out, name) for name in ("simve-0", "simve-1")), number=number)
+    before = signal.getsignal(number)
+    command = ("--methods", "simve", "--row", "a b: --prior flat", "--seeds", "2", "--jobs", "2", "--out", str(out))
+    assert run(*command, *SMALL) == 130
+    assert signal.getsignal(number) is before
+    for name in ("simve-0", "simve-1"):
+        assert log(out, name) == ["started", "interrupted", "saved"]
+    assert log(out, "a-b-0") == []
+    message = capsys.readouterr().err
+    assert "stopped with 0 of 4 fits finished; go on with\n  python -m pp_simve.compare --methods simve" in message
+    assert "--row 'a b: --prior flat'" in message
+    assert "failed" not in message
+    assert not (out / "table.md").exists()
+
+
+def test_ctrl_c_twice_kills_the_fits(
+    tmp_path: Path, children: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children("log(os.getpid())\n" + WAITS.replace("sleep(0.2)", "sleep(20)"))
+    interrupt_when(monkeypatch, lambda: len(log(tmp_path, "a")) == 2, lambda: log(tmp_path, "a")[2:] == ["interrupted"])
+    with pytest.raises(KeyboardInterrupt):
+        carry_out([fake(tmp_path, "a"), fake(tmp_path, "b")], 1, quiet)
+    number, *lines = log(tmp_path, "a")
+    assert lines == ["started", "interrupted"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(number), 0)
+    assert log(tmp_path, "b") == []
+
+
+def test_ctrl_c_in_the_terminal_reaches_the_fits_once(tmp_path: Path, children: Callable[[str], None]) -> None:
+    """A terminal sends it to the whole group of processes, of which the fits must not be a part."""
+    children("log(os.getpgid(0))")
+    assert carry_out([fake(tmp_path, "a")], 1, quiet) == (False, [])
+    assert log(tmp_path, "a") != [str(os.getpgid(0))]
+
+
+def test_help_says_where_the_settings_of_fits_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    for flag in ("--methods", "--row", "--seeds", "--jobs", "--out", "--mixed", "python -m pp_simve.fit --help"):
+        assert flag in text
+
+
+def test_the_module_is_a_command(folder: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "pp_simve.compare", "--methods", "zzz"],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: unknown method 'zzz'")
+
+
+def test_settings_are_checked_for_every_row(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown guide 'x'"):
+        planned({"a": FitConfig(), "b": FitConfig(guide="x")}, 1, folder / "out")
+
+
+def test_spread_is_that_of_a_sample() -> None:
+    values = [1.0, 2.0, 4.0, 7.0]
+    assert comparison.spread(values) == {"mean": 3.5, "sd": pytest.approx(statistics.stdev(values))}
+    assert comparison.spread(values)["sd"] == pytest.approx(math.sqrt((6.25 + 2.25 + 0.25 + 12.25) / 3))
+    assert comparison.spread([]) == {"mean": None, "sd": None}

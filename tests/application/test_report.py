@@ -1,0 +1,533 @@
+"""The page of a run: whole in one file, true to the folder's numbers, and readable with parts missing."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pp_simve.data import ImageData, load
+from pp_simve.errors import ConfigError
+from pp_simve.report import embed_test, page, write_report
+from pp_simve.reporting.curves import loss_panels, thinned, ticks
+from pp_simve.reporting.embedding import Embedding, colourings, principal_axes
+from pp_simve.reporting.markup import tag
+from pp_simve.reporting.pictures import shrunk, sprites
+from pp_simve.run_folder import RunFolder
+from pp_simve.viewing import Viewing
+
+from .command import NETWORKS, SMALL, run, write_npz
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+)
+VOID = {"meta", "link", "img", "input", "br"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, the text of each section, and the cells of each table by caption."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[tuple[str, str | None]] = []
+        self.sections: dict[str, str] = {}
+        self.tables: dict[str, dict[tuple[str, str], list[tuple[Any, str]]]] = {}
+        self._caption, self._group, self._row, self._value = "", "", "", None
+        self.feed(text)
+        self.close()
+        assert self.open == [], "an element was not closed"
+
+    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = dict(attributes)
+        assert len(given) == len(attributes), f"{name} has an attribute twice"
+        self.elements.append((name, given))
+        if name not in VOID:
+            self.open.append((name, given.get("scope") or given.get("id")))
+        if name == "data":
+            self._value = json.loads(given["value"] or "")
+        if name == "tr":
+            self._row = ""
+        if name == "tbody":
+            self._group = ""
+
+    def handle_startendtag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((name, dict(attributes)))
+
+    def handle_endtag(self, name: str) -> None:
+        assert self.open.pop()[0] == name
+
+    def handle_data(self, text: str) -> None:
+        names = [name for name, _ in self.open]
+        for name, key in self.open:
+            if name == "section":
+                self.sections[str(key)] = self.sections.get(str(key), "") + text
+        if "caption" in names:
+            self._caption = text
+            self.tables[text] = {}
+        elif ("th", "rowgroup") in self.open:
+            self._group = text
+        elif ("th", "row") in self.open and "small" not in names:
+            self._row = text
+        elif "table" in names and "data" in names:
+            self.tables[self._caption].setdefault((self._group, self._row), []).append((self._value, text))
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for found, attributes in self.elements if found == name]
+
+
+def embedding_of(folder: RunFolder) -> Embedding:
+    config, _ = folder.read_settings()
+    data = load(config.data, config.data_root)
+    return embed_test(folder.program(), Viewing.of(config, data.shape), data)
+
+
+def read(folder: RunFolder, embedding: Embedding | None = None) -> Page:
+    return Page(write_report(folder, embedding).read_text())
+
+
+def results(folder: RunFolder) -> dict[str, Any]:
+    entries: dict[str, Any] = json.loads((folder.path / "results.json").read_text())
+    return entries
+
+
+def rewrite(folder: RunFolder, name: str, **entries: Any) -> None:
+    path = folder.path / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> dict[str, Path]:
+    halves = tmp_path_factory.mktemp("report") / "halves"
+    assert run(*SMALL, "--modalities", "halves", "--out", str(halves)) == 0
+    simclr = halves.with_name("simclr")
+    assert run(*SMALL, "--method", "simclr", "--out", str(simclr)) == 0
+    return {"simve": finished_run, "halves": halves, "simclr": simclr}
+
+
+@pytest.fixture(params=["simve", "halves", "simclr"])
+def any_run(runs: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest) -> RunFolder:
+    return RunFolder(Path(shutil.copytree(runs[request.param], tmp_path / "run")))
+
+
+@pytest.fixture
+def simve(runs: dict[str, Path], tmp_path: Path) -> RunFolder:
+    return RunFolder(Path(shutil.copytree(runs["simve"], tmp_path / "run")))
+
+
+@pytest.fixture
+def halves(runs: dict[str, Path], tmp_path: Path) -> RunFolder:
+    return RunFolder(Path(shutil.copytree(runs["halves"], tmp_path / "run")))
+
+
+def test_the_page_is_whole_in_one_small_file(any_run: RunFolder) -> None:
+    written = write_report(any_run, embedding_of(any_run))
+    assert written == any_run.path / "report.html"
+    assert written.stat().st_size < 3_000_000
+    text = written.read_text()
+    found = Page(text)
+    for name, attributes in found.elements:
+        for key in ("src", "href", "xlink:href", "srcset", "action", "poster"):
+            if address := attributes.get(key):
+                assert address.startswith(("#", "data:")), f"{name} loads {address}"
+    assert re.findall(r"(?:https?:)?//[a-z]", re.sub(r"base64,[A-Za-z0-9+/=]*", "", text), re.IGNORECASE) == []
+    assert set(re.findall(r"url\((.{0,15})", text)) <= {"data:image/png;"}
+    assert "@import" not in text
+
+
+def test_ids_are_unique_and_links_lead_to_them(any_run: RunFolder) -> None:
+    found = read(any_run, embedding_of(any_run))
+    ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
+    assert len(ids) == len(set(ids)) > 8
+    links = [str(attributes["href"]) for attributes in found.all("a")]
+    assert links
+    named = [str(attributes["aria-labelledby"]) for attributes in found.all("section")]
+    assert {*(link.removeprefix("#") for link in links), *named} <= set(ids)
+    assert len(found.all("h1")) == 1
+
+
+def test_pictures_have_words_and_are_the_folders(any_run: RunFolder) -> None:
+    found = read(any_run)
+    pictures = found.all("img")
+    assert all(attributes["alt"] for attributes in pictures)
+    embedded = {base64.b64decode(str(attributes["src"]).partition(",")[2]) for attributes in pictures}
+    figures = (any_run.path / "figures").glob("*.png")
+    assert embedded == {path.read_bytes() for path in figures if path.stem != "loss"}
+    assert all(attributes.get("aria-label") for attributes in found.all("svg"))
+
+
+def test_cells_of_a_run_are_its_results(simve: RunFolder) -> None:
+    cells = read(simve).tables["What a representation tells of an image"]
+    knows = results(simve)["knows"]
+    rows = {row: values for (_, row), values in cells.items()}
+    names = {"linear probe": "linear", "k-NN": "knn", "mean R²": "mean_r2"}
+    assert {names.get(row, row) for row in rows} == set(knows["z"])
+    for row, values in rows.items():
+        expected = [scores[names.get(row, row)] for scores in knows.values()]
+        assert [value for value, _ in values] == expected
+        as_shown = [f"{100 * value:.1f} %" if "R" not in row and row in names else f"{value:.3f}" for value in expected]
+        assert [shown for _, shown in values] == [shown.replace("-", "−") for shown in as_shown]
+
+
+def test_cells_across_kinds_are_the_results(halves: RunFolder) -> None:
+    found, expected = read(halves), results(halves)
+    for kind, knows in expected["kinds"].items():
+        cells = found.tables[f"From {kind} alone"]
+        assert [value for value, _ in cells["View: R², 1 is known and 0 is not", "mean R²"]] == [
+            scores["mean_r2"] for scores in knows.values()
+        ]
+    retrieval = found.tables["Retrieval of one kind by another"]
+    zero_shot = found.tables["Classes from prompts of another kind"]
+    for direction in ("upper to lower", "lower to upper"):
+        scores = expected["retrieval"][direction]
+        for k in (1, 5, 10):
+            shown = retrieval[direction, f"recall at {k}"]
+            assert [value for value, _ in shown] == [scores[f"recall@{k}"], scores[f"chance@{k}"]]
+            assert shown[0][1] == f"{100 * scores[f'recall@{k}']:.1f} %"
+        assert retrieval[direction, "median rank"][0][0] == scores["median_rank"]
+        scores = expected["zero_shot"][direction]
+        assert [value for value, _ in zero_shot[direction, "class, zero-shot"]] == [
+            scores["accuracy"],
+            scores["chance"],
+        ]
+        balanced = [value for value, _ in zero_shot[direction, "the same, balanced"]]
+        assert balanced == [scores["balanced_accuracy"], scores["chance_balanced"]]
+    together = found.tables["From all kinds together"]
+    assert sorted(values[0][0] for values in together.values()) == sorted(expected["together"]["content"].values())
+
+
+def test_bound_costs_and_settings_are_the_folders(simve: RunFolder) -> None:
+    found, expected = read(simve), results(simve)
+    terms = {row: values[0] for (_, row), values in found.tables["Terms on the test split"].items()}
+    assert {row: value for row, (value, _) in terms.items()} == expected["bound"]
+    assert terms["loss"][1] == f"{expected['bound']['loss']:,.1f}"
+    assert f"ELBO, nats an image−{expected['bound']['loss']:,.1f}" in found.sections["scores"]
+    costs = {row: values[0][0] for (_, row), values in found.tables["What the fit took"].items()}
+    for row, key in {"time an epoch": "seconds_per_epoch", "steps": "steps", "parameters": "parameters"}.items():
+        assert costs[row] == expected[key]
+    settings = json.loads((simve.path / "config.json").read_text())
+    text = found.sections["settings"]
+    for name, value in settings["config"].items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert value is None or str(value) in text
+    assert settings["data_fingerprint"] in text
+    assert "Decides initial parameters, batches, views and samples" in text
+
+
+def test_results_that_are_not_known_are_shown_all_the_same(simve: RunFolder) -> None:
+    rewrite(simve, "results.json", a_new_score={"inner": 0.25})
+    assert 'a_new_scoreas it stands in results.json{"inner": 0.25}' in read(simve).sections["costs"]
+
+
+def test_what_is_missing_is_said_in_words(simve: RunFolder) -> None:
+    knows = {"z": {"linear": None, "knn": None, "mean_r2": None}}
+    notes = {"class": "no labels in test", "views": "the view policy has no parameters"}
+    rewrite(simve, "results.json", bound=None, is_bound=False, knows={**knows, "notes": notes}, content=knows["z"])
+    shutil.rmtree(simve.path / "figures")
+    (simve.path / "metrics.jsonl").unlink()
+    found = read(simve)
+    assert "no labels in test" in found.sections["knows"]
+    assert "the view policy has no parameters" in found.sections["knows"]
+    assert "No bound: this method models no pixels" in found.sections["bound"]
+    assert "No pictures: this method models no pixels" in found.sections["pictures"]
+    assert "No curves" in found.sections["curves"]
+    assert "No map" in found.sections["map"]
+    assert {
+        shown for values in found.tables["What a representation tells of an image"].values() for _, shown in values
+    } == {"–"}
+
+
+def test_a_run_without_results_says_so(simve: RunFolder) -> None:
+    (simve.path / "results.json").unlink()
+    found = read(simve)
+    assert "results.json is missing" in found.sections["scores"]
+    assert "bound" not in found.sections
+
+
+def test_points_have_no_bound_and_the_page_says_so(simve: RunFolder) -> None:
+    rewrite(simve, "results.json", is_bound=False)
+    found = read(simve)
+    assert "no bound" in found.sections["bound"]
+    assert "ELBO (no bound)" in found.sections["scores"]
+
+
+def test_a_loss_figure_is_shown_where_there_are_no_curves(simve: RunFolder) -> None:
+    (simve.path / "metrics.jsonl").unlink()
+    assert "The terms of the loss over the steps." in read(simve).sections["pictures"]
+
+
+def test_a_folder_without_settings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no config\.json"):
+        write_report(RunFolder(tmp_path))
+
+
+EVIL = '<script>alert("1")</script>&\''
+
+
+def test_nothing_from_outside_becomes_an_element() -> None:
+    embedding = Embedding(
+        z=torch.randn(30, 4),
+        pictures=torch.zeros(30, 1, 4, 4, dtype=torch.uint8),
+        labels=torch.zeros(30, dtype=torch.int64),
+        classes=[EVIL],
+        kinds=[EVIL] * 30,
+        parameters={EVIL: torch.randn(30)},
+    )
+    scores = {"linear": 0.5, "knn": None, EVIL: 0.5}
+    judged = {
+        "knows": {EVIL: scores, "notes": {"class": EVIL}},
+        "kinds": {EVIL: {EVIL: scores}},
+        "retrieval": {EVIL: {"recall@1": 0.5, "chance@1": 0.1, EVIL: 0.2}},
+        "zero_shot": {EVIL: {"accuracy": 0.5, "chance": 0.1}},
+        "content": {"linear": 0.5, "representation": EVIL},
+        "bound": {"loss": 1.0, EVIL: 2.0},
+        "is_bound": True,
+        "device": EVIL,
+        EVIL: EVIL,
+    }
+    settings = {
+        "config": {"method": EVIL, "data": EVIL, EVIL: EVIL, "modalities": EVIL},
+        "commit": EVIL,
+        "version": EVIL,
+    }
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(picture, format="PNG")
+    text = page(settings, judged, [{"step": 1, EVIL: 1.0}], {EVIL: picture.getvalue()}, embedding)
+    found = Page(text)
+    assert len(found.all("script")) == 1
+    assert "<script>alert" not in text
+    assert EVIL not in text
+    for key in ("scores", "knows", "kinds", "bound", "curves", "costs", "settings", "map", "pictures"):
+        assert EVIL in found.sections[key], f"{key} lost its words"
+
+
+def test_attributes_are_escaped_and_named() -> None:
+    assert tag("p", "a<b", class_='"', aria_label="x", hidden=True, id=None, lang=False) == (
+        '<p class="&quot;" aria-label="x" hidden>a&lt;b</p>'
+    )
+
+
+@pytest.mark.parametrize("name", ["simve", "halves"])
+def test_the_map_shows_each_view_where_its_z_lies(runs: dict[str, Path], tmp_path: Path, name: str) -> None:
+    folder = RunFolder(Path(shutil.copytree(runs[name], tmp_path / "run")))
+    embedding = embedding_of(folder)
+    found = read(folder, embedding)
+    dots = found.all("circle")
+    images = len(load("digits", Path("data")).test)
+    assert len(dots) == len(embedding.z) == images * (2 if name == "halves" else 1)
+    drawn = torch.tensor([[float(str(dot["cx"])), -float(str(dot["cy"]))] for dot in dots], dtype=torch.float64)
+    centred = embedding.z.double() - embedding.z.double().mean(0)
+    _, _, axes = torch.linalg.svd(centred, full_matrices=False)
+    expected = centred @ axes[:2].mT
+    for axis in range(2):
+        correlation = torch.corrcoef(torch.stack([drawn[:, axis], expected[:, axis]]))[0, 1]
+        assert abs(abs(float(correlation)) - 1) < 1e-4
+    distances, theirs = torch.pdist(drawn), torch.pdist(expected)
+    scale = distances.norm() / theirs.norm()
+    assert float((distances - scale * theirs).abs().max()) < 0.2, "the two axes must have one scale"
+    groups = found.all("g")
+    assert [group["data-row"] for group in groups] == [str(row) for row in range(len(dots))]
+    assert embedding.labels is not None
+    assert [str(group["class"]).split()[0] for group in groups] == [f"c0-{label}" for label in embedding.labels]
+    radios = found.all("input")
+    assert [attributes["id"] for attributes in radios if "checked" in attributes] == ["by-0"]
+    assert len(radios) == 5 + (name == "halves")
+
+
+def test_views_of_the_map_belong_to_their_images_and_parameters(folder: Path) -> None:
+    write_npz(folder / "data.npz", (40, 8, 8))
+    small = ("--data", "npz:data.npz", "--policy", "crop", "--batch-size", "16", "--steps", "2", "--device", "cpu")
+    assert run(*NETWORKS, *small, "--out", "run") == 0
+    fitted = RunFolder(folder / "run")
+    config, _ = fitted.read_settings()
+    data: ImageData = load(config.data, config.data_root)
+    program = fitted.program()
+    found = embed_test(program, Viewing.of(config, data.shape), data, count=3)
+    assert len(found.z) == len(found.pictures) == 3
+    assert data.test.labels is not None
+    assert found.labels is not None
+    assert torch.equal(found.labels, data.test.labels[:3])
+    policy = Viewing.of(config, data.shape).policies[None]
+    assert set(found.parameters) == set(policy.names)
+    drawn = policy.apply(data.test.images[:3].float() / 255, dict(found.parameters))
+    assert torch.equal((255 * drawn).round().byte(), found.pictures), "the parameters are not those of the views shown"
+    again = program.guide.embed_batches(found.pictures).z
+    assert torch.allclose(again, found.z, atol=0.05), "z is not that of the pictures shown"
+
+
+def test_an_embedding_has_as_much_of_everything() -> None:
+    with pytest.raises(ValueError, match="labels"):
+        Embedding(torch.zeros(3, 2), torch.zeros(3, 1, 2, 2, dtype=torch.uint8), labels=torch.zeros(2))
+
+
+@pytest.mark.parametrize("latent", [1, 2, 5])
+def test_principal_axes_are_those_of_most_variance(latent: int) -> None:
+    z = torch.randn(50, latent, dtype=torch.float64) * torch.arange(1, latent + 1)
+    points, shares = principal_axes(z)
+    variances = torch.zeros(max(2, latent), dtype=torch.float64)
+    variances[:latent] = torch.linalg.svdvals(z - z.mean(0)).square()
+    assert points.shape == (50, 2)
+    assert torch.allclose(points.square().sum(0), variances[:2], atol=1e-10)
+    assert np.allclose(shares, (variances[:2] / variances.sum()).tolist(), atol=1e-10)
+
+
+@pytest.mark.parametrize("z", [torch.zeros(9, 3), torch.full((9, 3), math.nan)])
+def test_collapsed_latents_have_no_map(z: torch.Tensor) -> None:
+    found = Page(page({}, None, [], {}, Embedding(z, torch.zeros(9, 1, 2, 2, dtype=torch.uint8))))
+    assert "No map: z of all views shown is the same, or not finite" in found.sections["map"]
+
+
+def test_views_whose_z_is_not_finite_are_left_out_and_counted() -> None:
+    z = torch.randn(9, 3)
+    z[4, 1] = math.inf
+    found = Page(page({}, None, [], {}, Embedding(z, torch.zeros(9, 1, 2, 2, dtype=torch.uint8))))
+    assert [row["data-row"] for row in found.all("g")] == ["0", "1", "2", "3", "5", "6", "7", "8"]
+    assert "1 view is left out" in found.sections["map"]
+    assert "no labels and no view parameters" in found.sections["map"]
+
+
+def test_colours_are_those_of_the_most_common_classes_and_of_equal_ranges() -> None:
+    labels = torch.tensor([0] * 5 + list(range(1, 13)) * 2)
+    parameter = torch.linspace(0, 7, len(labels))
+    parameter[3] = math.nan
+    pictures = torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8)
+    names = [f"name {place}" for place in range(13)]
+    by_class, by_number = colourings(
+        Embedding(torch.randn(len(labels), 2), pictures, labels, names, parameters={"p": parameter})
+    )
+    assert len(by_class.legend) == 10
+    assert by_class.grey == "3 more"
+    assert [place >= 0 for place in by_class.places[:5]] == [True] * 5
+    assert int((by_class.places < 0).sum()) == 6
+    for place, value in zip(by_class.places, by_class.values, strict=True):
+        assert place < 0 or by_class.legend[place][1] == value
+    assert by_number.places[3] == -1
+    assert by_number.grey == "has none"
+    expected = [-1 if math.isnan(value) else min(int(value), 6) for value in parameter.tolist()]
+    assert by_number.places.tolist() == expected
+    assert (by_number.legend[0][1], by_number.legend[-1][1]) == ("0", "7")
+
+
+def test_curves_are_means_and_ranges_of_parts_with_gaps() -> None:
+    steps, values = np.arange(1.0, 1001.0), np.sin(np.arange(1000.0))
+    values[100:200] = np.nan
+    values[300] = np.inf
+    at, mean, low, high = thinned(steps, values, parts=10)
+    for part in range(10):
+        here = values[100 * part : 100 * part + 100]
+        here = here[np.isfinite(here)]
+        if part == 1:
+            assert np.isnan([mean[1], low[1], high[1]]).all()
+            continue
+        assert np.allclose([mean[part], low[part], high[part]], [here.mean(), here.min(), here.max()], atol=1e-12)
+        assert 100 * part + 1 <= at[part] <= 100 * part + 100
+    history = [{"step": float(step), "loss": float(value)} for step, value in zip(steps, values, strict=True)]
+    panel = loss_panels(history)[0]
+    line = re.search(r'class="line" d="([^"]*)"', panel)
+    assert line is not None
+    assert line[1].count("M") == 2, "a gap must not be drawn over"
+    assert len(panel) < 8_000
+
+
+def test_a_single_step_and_no_finite_value_are_drawn_in_words_or_a_point() -> None:
+    assert "No finite values." in loss_panels([{"step": 1, "loss": math.nan}])[0]
+    assert 'class="line"' in loss_panels([{"step": 1, "loss": 2.0}])[0]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-31.7, 528.0), (1e-7, 2e-7), (268.1, 268.4), (-5e6, -4e6)])
+def test_ticks_are_few_and_round(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 5
+    assert low - 1e-9 * abs(low) <= found[0] < found[-1] <= high + 1e-9 * abs(high)
+    step = found[1] - found[0]
+    assert np.isclose(step / 10 ** math.floor(math.log10(step * 1.0001)), [1, 2, 5], rtol=1e-6).any()
+
+
+def test_pictures_are_shrunk_below_their_limit() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, format="PNG")
+    picture = file.getvalue()
+    assert shrunk(picture, len(picture)) == picture
+    for limit in (90_000, 20_000):
+        small = shrunk(picture, limit)
+        assert 0.3 * limit < len(small) <= limit
+        assert abs(Image.open(io.BytesIO(small)).width / Image.open(io.BytesIO(small)).height - 1.5) < 0.05
+
+
+def test_thumbnails_lie_in_reading_order_and_below_their_limit() -> None:
+    pictures = torch.arange(7, dtype=torch.uint8)[:, None, None, None].expand(7, 1, 4, 6) * 30
+    picture, columns = sprites(pictures, 10_000)
+    sheet = np.asarray(Image.open(io.BytesIO(picture)).convert("L"))
+    assert columns == 3
+    assert sheet.shape == (12, 18)
+    for place in range(7):
+        row, column = divmod(place, columns)
+        assert (sheet[4 * row : 4 * row + 4, 6 * column : 6 * column + 6] == 30 * place).all()
+    noise = torch.randint(0, 256, (100, 3, 64, 32), dtype=torch.uint8)
+    assert len(sprites(noise, 60_000)[0]) <= 60_000
+
+
+PROBE = """<script>
+window.onerror = message => { document.documentElement.dataset.error = message; };
+addEventListener("load", () => {
+  const root = document.documentElement, width = root.scrollWidth;
+  const svg = document.querySelector(".plot svg"), box = svg.getBoundingClientRect();
+  const circle = svg.querySelector("circle").getBoundingClientRect();
+  const at = {clientX: circle.left + circle.width / 2, clientY: circle.top + circle.height / 2};
+  const fill = () => getComputedStyle(svg.querySelector("g")).fill;
+  const before = fill();
+  document.getElementById("by-1").click();
+  svg.dispatchEvent(new MouseEvent("click", at));
+  const tip = document.querySelector(".tip");
+  root.dataset.seen = [width, root.clientWidth, before !== fill(), tip.hidden, tip.innerText].join("|");
+});
+</script></head>"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_it_without_errors_or_sideways_scrolling(
+    any_run: RunFolder, tmp_path: Path, width: int
+) -> None:
+    text = write_report(any_run, embedding_of(any_run)).read_text()
+    (tmp_path / "probed.html").write_text(text.replace("</head>", PROBE, 1))
+    # A window of a browser is never narrower than 500 pixels; a frame is.
+    frame = f'<iframe src="probed.html" width="{width}" height="900" style="border:0"></iframe>'
+    collect = (
+        "<script>addEventListener('load', () => document.documentElement.dataset.page ="
+        " JSON.stringify({...frames[0].document.documentElement.dataset}))</script>"
+    )
+    (tmp_path / "frame.html").write_text(f"<!doctype html><body>{frame}{collect}</body>")
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000", "--enable-logging=stderr"]
+    command += [
+        "--disable-extensions",
+        "--no-first-run",
+        "--hide-scrollbars",
+        "--dump-dom",
+        (tmp_path / "frame.html").as_uri(),
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in ended.stderr
+    told = re.search(r'data-page="([^"]*)"', ended.stdout)
+    assert told is not None, ended.stderr
+    seen = json.loads(html.unescape(told[1]))
+    assert "error" not in seen
+    scrolled, window, recoloured, hidden, words = seen["seen"].split("|")
+    assert int(scrolled) <= int(window) == width
+    assert (recoloured, hidden) == ("true", "false")
+    assert words.startswith("class ")

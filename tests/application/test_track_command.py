@@ -1,0 +1,94 @@
+"""--track: a run tells files, and whoever else it is asked to, of each step once."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pp_simve.inference.loop import Loop
+
+from .command import SMALL, STEPS, interrupted_at, run
+
+OWN = """
+import json
+
+from pp_simve.tracking import Tracker
+
+
+class Diary(Tracker):
+    def __init__(self, folder, name="diary"):
+        self.path = folder.parent / f"{name}.jsonl"
+
+    def write(self, *entry):
+        with self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\\n")
+
+    def start(self, config, steps):
+        self.write("start", config["data"], steps)
+
+    def log(self, rows):
+        self.write("log", [row["step"] for row in rows])
+
+    def finish(self, results):
+        self.write("finish", sorted(results)[:1])
+"""
+
+
+@pytest.fixture
+def diary(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A tracker of one's own, which writes beside the run's folder."""
+    (folder / "diaries.py").write_text(OWN)
+    monkeypatch.syspath_prepend(folder)
+    return "diaries:Diary"
+
+
+def entries(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_run_has_its_metrics_as_json_lines_and_as_csv(finished_run: Path) -> None:
+    with (finished_run / "metrics.csv").open() as file:
+        table = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert table == entries(finished_run / "metrics.jsonl")
+    assert len(table) == STEPS
+
+
+def test_ones_own_trackers_are_told_too(folder: Path, diary: str) -> None:
+    assert run(*SMALL, "--out", "run", "--track", diary, "--track", f"{diary}(name='other')") == 0
+    told = entries(folder / "diary.jsonl")
+    assert told == entries(folder / "other.jsonl")
+    assert told[0] == ["start", "digits", 0]
+    assert [step for entry in told[1:-1] for step in entry[1]] == list(range(1, STEPS + 1))
+    assert told[-1] == ["finish", ["batch_size"]]
+
+
+def test_a_stopped_run_is_finished_without_results_and_starts_again(
+    folder: Path, diary: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, step=4)
+        assert run(*SMALL, "--out", "run", "--track", diary) == 130
+    assert entries(folder / "diary.jsonl") == [["start", "digits", 0], ["log", [1, 2, 3, 4]], ["finish", []]]
+    assert run("--resume", "run", "--track", f"{diary}(name='other')") == 0
+    assert entries(folder / "diary.jsonl")[3] == ["start", "digits", 4]
+    assert entries(folder / "other.jsonl")[0] == ["start", "digits", 4]
+    assert entries(folder / "other.jsonl")[-1] == ["finish", ["batch_size"]]
+
+
+def test_a_failed_run_is_finished_without_results(folder: Path, diary: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(loop: Loop) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(Loop, "step", full)
+    assert run(*SMALL, "--out", "run", "--track", diary) == 2
+    assert entries(folder / "diary.jsonl") == [["start", "digits", 0], ["finish", []]]
+    assert not (folder / "run").exists()
+
+
+def test_a_tracker_that_cannot_be_made_leaves_nothing(refused: Callable[..., str]) -> None:
+    assert "unknown track 'tensorbord'; did you mean 'tensorboard'" in refused(*SMALL, "--track", "tensorbord")

@@ -1,0 +1,365 @@
+"""Trackers: what they write, what a resumed run makes of it, and what they say where a library is missing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from pp_simve.errors import ConfigError
+from pp_simve.parts import make_part
+from pp_simve.run_folder import RunFolder
+from pp_simve.tracking import TRACKERS, CSVFile, JSONLines, Row, Several, TensorBoard, Tracker, WandB, numbers
+
+CONFIG = {"data": "digits", "lr": 0.1 + 0.2, "track": ["wandb"]}
+RESULTS = {
+    "seed": 3,
+    "knows": {"z": {"linear": 0.75, "knn": None}, "notes": {"class": "no labels"}},
+    "bound": {"loss": -math.inf},
+    "is_bound": True,
+}
+
+
+def rows(*steps: int, **more: float) -> list[dict[str, float]]:
+    return [{"step": step, "loss": step / 3, "content": -1e-30 * step, **more} for step in steps]
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with (path / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+FILES: list[type[JSONLines | CSVFile]] = [JSONLines, CSVFile]
+
+
+def read(tracker: type[Tracker], path: Path) -> list[dict[str, float]]:
+    if tracker is JSONLines:
+        return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{name: float(value) for name, value in row.items()} for row in read_csv(path)]
+
+
+@pytest.mark.parametrize("made", FILES)
+def test_a_file_holds_every_step_with_its_numbers_in_full(made: Any, tmp_path: Path) -> None:
+    tracker = made(tmp_path)
+    tracker.start(CONFIG, 0)
+    assert list(tmp_path.iterdir()) == [], "nothing is written before there is anything to write"
+    tracker.log(rows(1, 2))
+    tracker.log(rows(3))
+    assert read(made, tmp_path) == rows(1, 2, 3)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    tracker.finish(RESULTS)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_json_lines_are_the_run_folders(tmp_path: Path) -> None:
+    JSONLines(tmp_path).log(rows(1))
+    assert (tmp_path / "metrics.jsonl").read_text() == json.dumps(rows(1)[0]) + "\n"
+    assert RunFolder(tmp_path).read_metrics() == rows(1)
+
+
+def test_a_csv_file_has_a_header_and_lines_that_end_in_a_newline_alone(tmp_path: Path) -> None:
+    CSVFile(tmp_path).log([{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}])
+    assert (tmp_path / "metrics.csv").read_bytes() == b"step,loss\n1,0.5\n2,0.25\n"
+
+
+@pytest.mark.parametrize("made", FILES)
+@pytest.mark.parametrize("steps", [0, 2, 3])
+def test_a_resumed_run_forgets_the_steps_it_does_again(made: Any, steps: int, tmp_path: Path) -> None:
+    whole = made(tmp_path)
+    whole.start(CONFIG, 0)
+    whole.log(rows(1, 2, 3))
+    resumed = made(tmp_path)
+    resumed.start(CONFIG, steps)
+    assert read(made, tmp_path) == rows(*range(1, steps + 1))
+    resumed.log(rows(*range(steps + 1, 6)))
+    assert read(made, tmp_path) == rows(1, 2, 3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("left", "kept"),
+    [
+        ("step,loss,content\n1,0.5,0.25\n2,0.25,0.1", "step,loss,content\n1,0.5,0.25\n"),
+        ("step,loss,content\n1,0.5,0.25\n2,0.", "step,loss,content\n1,0.5,0.25\n"),
+        ("step,loss,content\n", "step,loss,content\n"),
+        ("step,lo", ""),
+        ("", ""),
+    ],
+)
+def test_half_a_line_is_no_step(left: str, kept: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text(left)
+    tracker = CSVFile(tmp_path)
+    tracker.start(CONFIG, 100)
+    assert (tmp_path / "metrics.csv").read_text() == kept
+    tracker.log(rows(7))
+    assert read_csv(tmp_path)[-1] == {"step": "7", "loss": str(7 / 3), "content": "-7e-30"}
+    assert (tmp_path / "metrics.csv").read_text().startswith("step,loss,content\n")
+
+
+def test_a_term_that_appears_later_is_a_new_column(tmp_path: Path) -> None:
+    first = CSVFile(tmp_path)
+    first.log(rows(1, 2))
+    resumed = CSVFile(tmp_path)
+    resumed.start(CONFIG, 1)
+    resumed.log(rows(2, probe_accuracy=0.5))
+    resumed.log(rows(3, probe_accuracy=0.75))
+    found = read_csv(tmp_path)
+    assert [row["step"] for row in found] == ["1", "2", "3"]
+    assert [row["probe_accuracy"] for row in found] == ["", "0.5", "0.75"]
+    assert [float(row["loss"]) for row in found] == [1 / 3, 2 / 3, 1]
+    later = CSVFile(tmp_path)
+    later.start(CONFIG, 3)
+    later.log(rows(4))
+    assert [row["probe_accuracy"] for row in read_csv(tmp_path)] == ["", "0.5", "0.75", ""]
+
+
+# Libraries that need not be there
+
+
+class _Writer:
+    """Stands for SummaryWriter."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.arguments = arguments
+        self.texts: dict[str, str] = {}
+        self.scalars: list[tuple[str, float, int]] = []
+        self.closed = 0
+
+    def add_text(self, tag: str, text: str) -> None:
+        self.texts[tag] = text
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        assert not self.closed
+        self.scalars.append((tag, value, step))
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class _WandBRun:
+    """Stands for what wandb.init returns."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.arguments = arguments
+        self.rows: list[tuple[dict[str, float], int]] = []
+        self.summary: dict[str, Any] = {}
+        self.finished = 0
+
+    def log(self, terms: dict[str, float], step: int) -> None:
+        self.rows.append((terms, step))
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, name: str, entry: str, made: type[Any]) -> list[Any]:
+    """A module of that name with that entry, and what is made of it from now on."""
+    found: list[Any] = []
+
+    def make(**arguments: Any) -> Any:
+        found.append(made(**arguments))
+        return found[-1]
+
+    module = ModuleType(name)
+    setattr(module, entry, make)
+    monkeypatch.setitem(sys.modules, name, module)
+    return found
+
+
+def test_tensorboard_gets_a_curve_a_term_and_results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    writers = fake(monkeypatch, "torch.utils.tensorboard", "SummaryWriter", _Writer)
+    tracker = TensorBoard(tmp_path)
+    assert writers == []
+    tracker.start(CONFIG, 4)
+    (writer,) = writers
+    assert writer.arguments == {"log_dir": str(tmp_path / "tensorboard"), "purge_step": 5}
+    assert json.loads(writer.texts["config"].strip("`json\n")) == CONFIG
+    tracker.log(rows(5, 6))
+    assert writer.scalars == [(name, row[name], row["step"]) for row in rows(5, 6) for name in ("loss", "content")]
+    del writer.scalars[:]
+    tracker.finish(RESULTS)
+    assert writer.scalars == [("results/seed", 3, 6), ("results/knows/z/linear", 0.75, 6)]
+    assert writer.closed == 1
+
+
+def test_wandb_stays_on_this_machine_unless_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    runs = fake(monkeypatch, "wandb", "init", _WandBRun)
+    tracker = WandB(tmp_path / "mine", project="x")
+    assert runs == []
+    tracker.start(CONFIG, 0)
+    (run,) = runs
+    assert run.arguments == {
+        "project": "x",
+        "name": "mine",
+        "group": "mine",
+        "dir": str(tmp_path / "mine"),
+        "mode": "offline",
+        "config": CONFIG,
+    }
+    tracker.log(rows(1, 2))
+    assert run.rows == [({"loss": 1 / 3, "content": -1e-30}, 1), ({"loss": 2 / 3, "content": -2e-30}, 2)]
+    tracker.finish(RESULTS)
+    assert run.summary == {"results/seed": 3, "results/knows/z/linear": 0.75}
+    assert run.finished == 1
+
+    sent = WandB(tmp_path, online=True)
+    sent.start(CONFIG, 0)
+    assert runs[-1].arguments["mode"] == "online"
+    assert runs[-1].arguments["project"] == "pp_simve"
+
+
+@pytest.mark.parametrize(("name", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")])
+def test_a_missing_library_is_an_error_that_says_what_to_install(
+    name: str, module: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # which makes its import fail
+    with pytest.raises(ConfigError, match=r"--track .* cannot be used .*; pip install 'pp_simve\[tracking\]'"):
+        make_part("track", name, TRACKERS, Tracker, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_real_tensorboard_reads_the_steps_of_a_resumed_run_once(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for steps, done in ((0, (1, 2, 3)), (2, (3, 4))):
+        tracker = TensorBoard(tmp_path)
+        tracker.start(CONFIG, steps)
+        tracker.log(rows(*done))
+        tracker.finish(RESULTS)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3])
+    assert events.Scalars("results/knows/z/linear")[-1].value == 0.75
+
+
+# Several, and one's own
+
+
+class Told(Tracker):
+    """Remembers what it is told; fails where it is to."""
+
+    def __init__(self, told: list[Any], name: str, fails: str = "") -> None:
+        self.told = told
+        self.name = name
+        self.fails = fails
+
+    def _tell(self, what: str, *more: Any) -> None:
+        self.told.append((self.name, what, *more))
+        if what == self.fails:
+            raise RuntimeError(f"{self.name} fails to {what}")
+
+    def start(self, config: Mapping[str, Any], steps: int) -> None:
+        self._tell("start", config, steps)
+
+    def log(self, rows: Sequence[Row]) -> None:
+        self._tell("log", rows)
+
+    def finish(self, results: Mapping[str, Any]) -> None:
+        self._tell("finish", results)
+
+
+def test_several_are_all_told_in_order() -> None:
+    told: list[Any] = []
+    several = Several([Told(told, "a"), Told(told, "b")])
+    several.start(CONFIG, 2)
+    several.log(rows(3))
+    several.finish(RESULTS)
+    calls = [("start", CONFIG, 2), ("log", rows(3)), ("finish", RESULTS)]
+    assert told == [(name, *call) for call in calls for name in ("a", "b")]
+
+
+def test_one_that_fails_to_finish_keeps_no_other_from_it() -> None:
+    told: list[Any] = []
+    several = Several([Told(told, "a", fails="finish"), Told(told, "b")])
+    several.start(CONFIG, 0)
+    with pytest.raises(RuntimeError, match="a fails to finish"):
+        several.finish({})
+    assert told[-2:] == [("a", "finish", {}), ("b", "finish", {})]
+
+
+def test_only_those_that_started_are_finished_and_each_once() -> None:
+    told: list[Any] = []
+    several = Several([Told(told, "a"), Told(told, "b", fails="start"), Told(told, "c")])
+    with pytest.raises(RuntimeError, match="b fails to start"):
+        several.start(CONFIG, 0)
+    several.finish({})
+    several.finish({})
+    assert [call[:2] for call in told] == [("a", "start"), ("b", "start"), ("a", "finish")]
+
+
+OWN = """
+from pp_simve.tracking import Tracker
+
+
+class Counting(Tracker):
+    def __init__(self, folder, every=1):
+        self.folder, self.every, self.count = folder, every, 0
+
+    def log(self, rows):
+        self.count += len(rows)
+
+
+class Alone:
+    def __init__(self, folder):
+        pass
+
+    def start(self, config, steps):
+        pass
+
+    def log(self, rows):
+        pass
+
+    def finish(self, results):
+        pass
+
+
+class Deaf:
+    def __init__(self, folder):
+        pass
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module of one's own."""
+    (tmp_path / "own_trackers.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_trackers", raising=False)
+    return "own_trackers"
+
+
+def test_ones_own_needs_only_what_it_does(own: str, tmp_path: Path) -> None:
+    tracker: Any = make_part("track", f"{own}:Counting(every=5)", TRACKERS, Tracker, tmp_path)
+    tracker.start(CONFIG, 0)
+    tracker.log(rows(1, 2))
+    tracker.finish({})
+    assert (tracker.folder, tracker.every, tracker.count) == (tmp_path, 5, 2)
+
+
+def test_ones_own_need_not_know_ours(own: str, tmp_path: Path) -> None:
+    assert isinstance(make_part("track", f"{own}:Alone", TRACKERS, Tracker, tmp_path), Tracker)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("own_trackers:Deaf", r"it made a Deaf, expected a pp_simve\.tracking\.Tracker"),
+        ("own_trackers:Counting(often=2)", "its options are: every"),
+        ("tensorbord", "unknown track 'tensorbord'; did you mean 'tensorboard'"),
+    ],
+)
+def test_what_is_no_tracker_is_refused(own: str, text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_part("track", text, TRACKERS, Tracker, tmp_path)
+
+
+def test_numbers_are_the_finite_ones_by_path() -> None:
+    assert dict(numbers(RESULTS)) == {"seed": 3, "knows/z/linear": 0.75}
+    assert dict(numbers({"a": math.nan, "b": {"c": {"d": 1.5}}, "e": "text", "f": [1]})) == {"b/c/d": 1.5}
