@@ -14,6 +14,7 @@ from pp_simve.fit import main
 
 ROOT = Path(__file__).parent.parent
 SHORT = {
+    "any_model.py": [],
     "digits.py": ["--epochs", "1"],
     "limits.py": ["--draws", "1"],
     "methods.py": ["--methods", "simclr", "swav", "--epochs", "1"],
