@@ -39,25 +39,31 @@ SEVERAL = ("VAE", "SimVE")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    folders = asked_for(__doc__ or "", SETTINGS, SEVERAL, Path("runs/family"))
+    print(table(folders))
+
+
+def asked_for(
+    description: str, settings: Mapping[str, list[str]], several: Sequence[str], out: Path
+) -> dict[str, list[Path]]:
+    """The run folders that the command line asks for, fitted where they are missing."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--data-root", default="data")
     parser.add_argument("--epochs", type=float)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--once", action="store_true", help=f"one seed for all but {' and '.join(SEVERAL)}")
-    parser.add_argument("--only", nargs="*", choices=list(SETTINGS), default=list(SETTINGS), metavar="NAME")
+    parser.add_argument("--once", action="store_true", help=f"one seed for all but {', '.join(several)}")
+    parser.add_argument("--only", nargs="*", choices=list(settings), default=list(settings), metavar="NAME")
     parser.add_argument("--jobs", type=int, default=2, help="fits at a time")
-    parser.add_argument("--out", type=Path, default=Path("runs/family"))
+    parser.add_argument("--out", type=Path, default=out)
     arguments = parser.parse_args()
 
     flags = ["--data", arguments.data, "--data-root", arguments.data_root, "--quiet"]
     length = ["--epochs", f"{arguments.epochs:g}"] if arguments.epochs else []
-    settings = {
-        name: own if "--steps" in own else [*length, *own] for name, own in SETTINGS.items() if name in arguments.only
-    }
-    seeds = {name: 1 if arguments.once and name not in SEVERAL else arguments.seeds for name in arguments.only}
-    out = arguments.out / arguments.data
-    print(table(fitted(settings, seeds, flags, out, arguments.jobs)))
+    chosen = {name: settings[name] for name in arguments.only}
+    chosen = {name: own if "--steps" in own else [*length, *own] for name, own in chosen.items()}
+    seeds = {name: 1 if arguments.once and name not in several else arguments.seeds for name in chosen}
+    return fitted(chosen, seeds, flags, arguments.out / arguments.data, arguments.jobs)
 
 
 def fitted(

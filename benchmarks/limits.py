@@ -6,12 +6,11 @@
 Same encoder, views and length for all. Fits are those of family.py: one thread each, not repeated once finished.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from family import fitted, spread
+from family import asked_for, spread
 
 SETTINGS: dict[str, list[str]] = {
     "SimVE": ["--method", "simve"],
@@ -30,23 +29,7 @@ SEVERAL = ("SimVE", "SimCLR", "bridge")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--data-root", default="data")
-    parser.add_argument("--epochs", type=float)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--once", action="store_true", help=f"one seed for all but {', '.join(SEVERAL)}")
-    parser.add_argument("--only", nargs="*", choices=list(SETTINGS), default=list(SETTINGS), metavar="NAME")
-    parser.add_argument("--jobs", type=int, default=2, help="fits at a time")
-    parser.add_argument("--out", type=Path, default=Path("runs/limits"))
-    arguments = parser.parse_args()
-
-    flags = ["--data", arguments.data, "--data-root", arguments.data_root, "--quiet"]
-    length = ["--epochs", f"{arguments.epochs:g}"] if arguments.epochs else []
-    settings = {name: SETTINGS[name] for name in arguments.only}
-    settings = {name: own if "--steps" in own else [*length, *own] for name, own in settings.items()}
-    seeds = {name: 1 if arguments.once and name not in SEVERAL else arguments.seeds for name in settings}
-    folders = fitted(settings, seeds, flags, arguments.out / arguments.data, arguments.jobs)
+    folders = asked_for(__doc__ or "", SETTINGS, SEVERAL, Path("runs/limits"))
     results = {name: [json.loads((run / "results.json").read_text()) for run in runs] for name, runs in folders.items()}
     commits = {json.loads((run / "config.json").read_text())["commit"] for runs in folders.values() for run in runs}
     for representation in ("backbone", "z"):
