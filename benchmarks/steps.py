@@ -13,7 +13,7 @@ import pyro
 import torch
 from family import SETTINGS
 
-from pp_simve.data import load
+from pp_simve.data import DataShape, load
 from pp_simve.fit import parse
 from pp_simve.inference.annealing import annealed_parts
 from pp_simve.inference.device import network_dtype
@@ -59,7 +59,7 @@ def main() -> None:
 
 def stepper(flags: list[str], images: torch.Tensor) -> Callable[[], int]:
     """A function that draws views, takes a gradient step and returns how many images that saw."""
-    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
+    shape = DataShape((int(images.shape[1]), int(images.shape[2]), int(images.shape[3])), images=len(images))
     config = parse(flags).chosen_for(shape)
     assert config.batch_size is not None
     assert config.policy is not None
@@ -68,11 +68,11 @@ def stepper(flags: list[str], images: torch.Tensor) -> Callable[[], int]:
     for part in annealed_parts(objective):
         part.finish()
     optimizer = torch.optim.Adam(objective.parameters(), lr=1e-3, fused=True)
-    policy, generator = view_policy(config.policy, shape), torch.Generator().manual_seed(0)
-    batch = images[: config.batch_size]
+    policy, generator = view_policy(config.policy, shape.image), torch.Generator().manual_seed(0)
+    batch, count = images[: config.batch_size], config.views or 2
 
     def take() -> int:
-        views, _ = draw_views(policy, batch, config.views, generator=generator)
+        views, _ = draw_views(policy, batch, count, generator=generator)
         objective(views)["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()

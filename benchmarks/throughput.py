@@ -41,6 +41,7 @@ from pp_simve.inference import ELBO, AmortizedGuide, MLPEncoder, ResidualEncoder
 from pp_simve.inference.device import choose_device, network_dtype
 from pp_simve.inference.loop import Loop, Plan
 from pp_simve.inference.schedules import constant
+from pp_simve.inference.sources import Images
 from pp_simve.inference.views import draw_views, view_policy
 from pp_simve.models import Bernoulli, Gaussian, GaussianPrior, MLPDecoder, ResidualDecoder, SimVE, network_precision
 
@@ -245,8 +246,6 @@ class Library(Pipeline):
         fabric = Fabric(accelerator=device.type, devices=1, precision="32-true")
         fabric.launch()
         plan = Plan(
-            policy=view_policy(setting.policy, setting.image_shape),
-            views=VIEWS,
             batch_size=IMAGES,
             total_steps=1,  # only schedules look at it
             lr=LR,
@@ -254,7 +253,8 @@ class Library(Pipeline):
             seed=0,
             fetch_every=FETCH_EVERY,
         )
-        self.loop = Loop(fabric, library_objective(setting), data, plan)
+        source = Images(data, view_policy(setting.policy, setting.image_shape), VIEWS)
+        self.loop = Loop(fabric, library_objective(setting), source, plan)
         self.precision = precision
 
     def steps(self) -> Generator[None]:
