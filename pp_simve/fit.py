@@ -118,6 +118,7 @@ def run_fit(config: FitConfig) -> int:
                 error.add_note(f"there was no checkpoint yet, so nothing is left of {folder.path}")
         raise
     print_results(results, console)
+    console.print(f"report: {folder.path / 'report.html'}", markup=False, soft_wrap=True)
     console.print(f"run folder: {folder.path}", markup=False, soft_wrap=True)
     return 0
 
