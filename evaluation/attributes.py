@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pp_simve.evaluation.features import Standardiser, checked_features
-from pp_simve.evaluation.linear import PENALTIES
+from pp_simve.evaluation.linear import PENALTIES, lbfgs
 
 Attributed = tuple[Tensor, Tensor]
 """Features of shape ``(row, feature)`` and bool attributes of shape ``(row, attribute)``."""
@@ -160,15 +160,7 @@ def _minimise(x: Tensor, y: Tensor, penalty: float, length: Tensor, weight: Tens
     The weights are searched in units of ``length``, of the same shape.
     """
     scaled = weight / length
-    optimiser = torch.optim.LBFGS(
-        [scaled, bias],
-        max_iter=_ITERATIONS,
-        tolerance_grad=_TOLERANCE,
-        # Torch also stops where the slope along a step is below this: it must be small beside tolerance².
-        tolerance_change=min(_TOLERANCE**2 / 100, torch.finfo(x.dtype).eps / 10),
-        history_size=20,
-        line_search_fn="strong_wolfe",
-    )
+    optimiser = lbfgs([scaled, bias], _ITERATIONS, _TOLERANCE)
 
     @torch.no_grad()
     def objective() -> Tensor:

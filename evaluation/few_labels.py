@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import statistics
 from collections.abc import Sequence
 
 import torch
@@ -87,7 +87,4 @@ def _rank_in_class(labels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _mean_and_sd(values: list[float]) -> dict[str, float | None]:
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return {"mean": mean, "sd": None}
-    return {"mean": mean, "sd": math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))}
+    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}

@@ -107,15 +107,7 @@ class LinearProbe:
         The weights are searched in units of ``length``, shape ``(feature,)``.
         """
         scaled = weight / length
-        optimiser = torch.optim.LBFGS(
-            [scaled, bias],
-            max_iter=self.max_iterations,
-            tolerance_grad=self.tolerance,
-            # Torch also stops where the slope along a step is below this: it must be small beside tolerance².
-            tolerance_change=min(self.tolerance**2 / 100, torch.finfo(x.dtype).eps / 10),
-            history_size=20,
-            line_search_fn="strong_wolfe",
-        )
+        optimiser = lbfgs([scaled, bias], self.max_iterations, self.tolerance)
 
         @torch.no_grad()
         def objective() -> Tensor:
@@ -132,6 +124,25 @@ class LinearProbe:
         assert scaled.grad is not None
         assert bias.grad is not None
         return float(torch.maximum(scaled.grad.abs().max(), bias.grad.abs().max()))
+
+
+def lbfgs(unknowns: list[Tensor], iterations: int, tolerance: float) -> torch.optim.LBFGS:
+    """L-BFGS of probes, which stops where no entry of the gradient is larger than the tolerance.
+
+    Args:
+        unknowns: of one dtype; searched in place, their ``grad`` written by the objective.
+        iterations: at most.
+        tolerance: of the gradient.
+    """
+    return torch.optim.LBFGS(
+        unknowns,
+        max_iter=iterations,
+        tolerance_grad=tolerance,
+        # Torch also stops where the slope along a step is below this: it must be small beside tolerance².
+        tolerance_change=min(tolerance**2 / 100, torch.finfo(unknowns[0].dtype).eps / 10),
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:

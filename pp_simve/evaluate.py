@@ -28,13 +28,12 @@ from pp_simve.data import ImageData, Split, load
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import active_units, alignment, cluster_scores, effective_rank, judge, judge_kinds, uniformity
 from pp_simve.evaluation.judgement import REPRESENTATIONS
-from pp_simve.evaluation.kinds import OneKind
 from pp_simve.evaluation.style import MEAN
 from pp_simve.inference import Guide
 from pp_simve.inference.checkpoint import write_whole
 from pp_simve.inference.device import choose_device
 from pp_simve.inference.views import Compose, ViewPolicy, draw_views
-from pp_simve.judgement import JUDGEMENT_SEED, kinds_table, knowledge_table, on_device
+from pp_simve.judgement import JUDGEMENT_SEED, images_by_kind, kinds_alone, kinds_table, knowledge_table, on_device
 from pp_simve.run_folder import RunFolder, source_commit
 from pp_simve.viewing import Viewing
 
@@ -163,16 +162,11 @@ def _evaluate_alone(guide: Guide, viewing: Viewing, splits: Splits, restarts: in
 
 def _evaluate_kinds(guide: Guide, viewing: Viewing, splits: Splits, restarts: int) -> dict[str, Any]:
     """Views of several kinds: each alone, and across them."""
-    images = [{str(kind): part for kind, part in viewing.images(split).items()} for split in splits]
+    images = images_by_kind(viewing, splits)
     kinds, shapes = {}, {}
-    for kind, policy in viewing.policies.items():
-        name = str(kind)
-        train, validation, test = (
-            Split(part[name], split.labels, split.attributes) for part, split in zip(images, splits, strict=True)
-        )
-        alone = OneKind(guide, name)
-        kinds[name] = _attempt(_judge_parts, alone, policy, (train, validation, test))
-        shapes[name] = _attempt(geometry, alone, policy, (train, validation, test), restarts)
+    for name, alone, policy, of_kind in kinds_alone(guide, viewing, images, splits):
+        kinds[name] = _attempt(_judge_parts, alone, policy, of_kind)
+        shapes[name] = _attempt(geometry, alone, policy, of_kind, restarts)
     return {"kinds": kinds, "geometry": shapes, **_judge_across(guide, images, splits)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,9 +25,9 @@ from pp_simve.evaluation import (
 from pp_simve.evaluation.bound import bound_terms
 from pp_simve.evaluation.generation import reconstruct, sample, swap
 from pp_simve.evaluation.kinds import OneKind
-from pp_simve.inference import ELBO, Run
+from pp_simve.inference import ELBO, Guide, Run
 from pp_simve.inference.guides.base import unit_range
-from pp_simve.inference.views import draw_views
+from pp_simve.inference.views import ViewPolicy, draw_views
 from pp_simve.recipes import Program
 from pp_simve.run_folder import RunFolder
 from pp_simve.viewing import Viewing, is_vector
@@ -75,17 +75,31 @@ def _judge_alone(program: Program, viewing: Viewing, splits: Sequence[Split]) ->
 
 def _judge_kinds(program: Program, viewing: Viewing, splits: Sequence[Split]) -> dict[str, Any]:
     """Views of several kinds: what each knows alone, what they know together, and how they find one another."""
-    images = [{str(kind): part for kind, part in viewing.images(split).items()} for split in splits]
-    kinds = {}
-    for kind, policy in viewing.policies.items():
-        of_kind = [
-            Split(part[str(kind)], split.labels, split.attributes) for part, split in zip(images, splits, strict=True)
-        ]
-        alone = OneKind(program.guide, str(kind))
-        kinds[str(kind)] = judge(alone, policy, *of_kind, seed=JUDGEMENT_SEED, representations=JUDGED)
+    images = images_by_kind(viewing, splits)
+    kinds = {
+        kind: judge(alone, policy, *of_kind, seed=JUDGEMENT_SEED, representations=JUDGED)
+        for kind, alone, policy, of_kind in kinds_alone(program.guide, viewing, images, splits)
+    }
     train, validation, test = (split.labels for split in splits)
     labels = None if train is None or validation is None or test is None else (train, validation, test)
     return {"kinds": kinds, **judge_kinds(program.guide, images[0], images[1], images[2], labels)}
+
+
+def images_by_kind(viewing: Viewing, splits: Sequence[Split]) -> list[dict[str, Tensor]]:
+    """The images of each split by kind, where views are of several."""
+    return [{str(kind): part for kind, part in viewing.images(split).items()} for split in splits]
+
+
+def kinds_alone(
+    guide: Guide, viewing: Viewing, images: Sequence[Mapping[str, Tensor]], splits: Sequence[Split]
+) -> Iterator[tuple[str, Guide, ViewPolicy, tuple[Split, Split, Split]]]:
+    """Each kind as if it were the only one: its name, the guide without the others, its policy and its splits."""
+    for kind, policy in viewing.policies.items():
+        name = str(kind)
+        train, validation, test = (
+            Split(part[name], split.labels, split.attributes) for part, split in zip(images, splits, strict=True)
+        )
+        yield name, OneKind(guide, name), policy, (train, validation, test)
 
 
 def headline(knows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from pp_simve.inference.encoders import normed_layers
 from pp_simve.inference.guides.base import Features
 from pp_simve.models import Views, apply_network
 from pp_simve.models.kinds import check_kinds, kinds_module, view_and_image_counts
@@ -38,13 +39,8 @@ class Reading(nn.Module):
             raise ValueError(f"projection is a list of layers' widths, each at least 1, got {list(projection)}")
         width = feature_width(encoder, features)
         self.encoder = encoder
-        layers: list[nn.Module] = []
-        for units in projection:
-            # The norm has a bias of its own.
-            layers += [nn.Linear(width, units, bias=False), nn.BatchNorm1d(units), nn.ReLU()]
-            width = units
-        self.projection = nn.Sequential(*layers)
-        self.head = nn.Linear(width, outputs)
+        self.projection = normed_layers(width, projection)
+        self.head = nn.Linear(projection[-1] if projection else width, outputs)
 
     def features(self, views: Views) -> Tensor:
         """Backbone features, shape ``(..., features)`` from images ``(..., channel, height, width)``.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pp_simve.inference.encoders import normed_layers
 from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.latents import check_observes_nothing, latents_of_views
 from pp_simve.models import SimVE, Views, apply_network
@@ -53,7 +54,10 @@ class Bootstrap(Objective):
             )
         self.model = model
         self.guide = guide
-        self.predictor = _predictor(model.prior.latent, hidden)
+        latent = model.prior.latent
+        self.predictor = nn.Sequential(
+            *normed_layers(latent, hidden), nn.Linear(hidden[-1] if hidden else latent, latent)
+        )
         self.momentum = momentum
         self.target = None if momentum is None else copy.deepcopy(guide).requires_grad_(False)
 
@@ -75,13 +79,3 @@ class Bootstrap(Objective):
             # the loop need not know; the first move, of an exact copy, changes nothing.
             torch._foreach_lerp_(list(self.target.parameters()), list(self.guide.parameters()), 1 - self.momentum)
         return latents_of_views(self.model, self.target, views)
-
-
-def _predictor(latent: int, hidden: Sequence[int]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    width = latent
-    for units in hidden:
-        # The norm has a bias of its own.
-        layers += [nn.Linear(width, units, bias=False), nn.BatchNorm1d(units), nn.ReLU()]
-        width = units
-    return nn.Sequential(*layers, nn.Linear(width, latent))
