@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pp_simve.inference import AmortizedGuide, Guide, PointGuide
+from pp_simve.inference import AmortizedGuide, DeltaGuide, Guide, PointGuide
 from pp_simve.models import Bernoulli, FlatPrior, Gaussian, GaussianPrior, Prior, SimVE, StandardPrior
+from pp_simve.testing.objective import ObjectiveSuite
 
 LATENT, IMAGES, SHAPE = 3, 6, (1, 4, 4)
 PIXELS, FEATURES = 16, 5
@@ -70,3 +72,21 @@ def small_images(count: int = 40, shape: tuple[int, int, int] = SHAPE) -> Tensor
     """uint8 noise to fit, the same at every call."""
     generator = torch.Generator().manual_seed(7)
     return torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
+
+
+class WithoutPixels(ObjectiveSuite):
+    """The conformance suite of objectives of z alone: a flat prior, a guide without noise, the decoder left alone."""
+
+    least_views: ClassVar[int] = 2
+    without_gradient: ClassVar[Sequence[str]] = (
+        "decoder.0.weight",
+        "decoder.0.bias",
+        "decoder.2.weight",
+        "decoder.2.bias",
+    )
+
+    def make_prior(self, latent: int) -> Prior:
+        return FlatPrior(latent)
+
+    def make_guide(self, encoder: nn.Module, prior: Prior) -> Guide:
+        return DeltaGuide(encoder, prior)

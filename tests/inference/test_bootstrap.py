@@ -26,9 +26,9 @@ from pp_simve.models import (
     SimVE,
     network_precision,
 )
-from pp_simve.testing.objective import ObjectiveSuite, read_backs
+from pp_simve.testing.objective import read_backs
 
-from .programs import IMAGES, LATENT, PIXELS, SHAPE, SmoothEncoder, draw_views, small_images
+from .programs import IMAGES, LATENT, PIXELS, SHAPE, SmoothEncoder, WithoutPixels, draw_views, small_images
 
 DOUBLE = torch.float64
 HIDDEN = (7, 4)
@@ -460,23 +460,10 @@ def test_one_view_of_each_image_is_refused_and_moves_nothing(momentum: float | N
 # The suites that users run on theirs.
 
 
-class TestBootstrap(ObjectiveSuite):
+class TestBootstrap(WithoutPixels):
     exact_gradient: ClassVar[bool] = False  # the targets are stopped
-    least_views: ClassVar[int] = 2
-    # No pixels are modelled, so the decoder is left alone; batch norm in the predictor takes the mean of z off.
-    without_gradient: ClassVar[Sequence[str]] = (
-        "head.bias",
-        "decoder.0.weight",
-        "decoder.0.bias",
-        "decoder.2.weight",
-        "decoder.2.bias",
-    )
-
-    def make_prior(self, latent: int) -> Prior:
-        return FlatPrior(latent)
-
-    def make_guide(self, encoder: nn.Module, prior: Prior) -> Guide:
-        return DeltaGuide(encoder, prior)
+    # Batch norm in the predictor takes the mean of z off.
+    without_gradient: ClassVar[Sequence[str]] = ("head.bias", *WithoutPixels.without_gradient)
 
     def make(self, model: SimVE, guide: Guide) -> nn.Module:
         return Bootstrap(SimVE(model.prior), guide)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import nn
@@ -38,6 +37,8 @@ from pp_simve.models import (
 )
 from pp_simve.testing.guide import GuideSuite
 from pp_simve.testing.objective import ObjectiveSuite
+
+from .programs import WithoutPixels
 
 
 class TestAmortizedGuide(GuideSuite):
@@ -197,22 +198,8 @@ class TestBridge(ObjectiveSuite):
         return ELBO(SimVE(model.prior, model.likelihood, AmongViews()), guide, alpha=2.0)
 
 
-class TestContrastive(ObjectiveSuite):
+class TestContrastive(WithoutPixels):
     additive: ClassVar[bool] = False
-    least_views: ClassVar[int] = 2
-    # No pixels are modelled, so the decoder is left alone.
-    without_gradient: ClassVar[Sequence[str]] = (
-        "decoder.0.weight",
-        "decoder.0.bias",
-        "decoder.2.weight",
-        "decoder.2.bias",
-    )
-
-    def make_prior(self, latent: int) -> Prior:
-        return FlatPrior(latent)
-
-    def make_guide(self, encoder: nn.Module, prior: Prior) -> Guide:
-        return DeltaGuide(encoder, prior)
 
     def make(self, model: SimVE, guide: Guide) -> nn.Module:
         return ELBO(SimVE(model.prior, group=AmongImages()), guide, beta=0.0)

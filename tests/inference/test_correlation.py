@@ -16,10 +16,10 @@ from torch import Tensor, nn
 import pp_simve.inference.objectives.correlation as correlation
 from pp_simve.inference import DeltaGuide, Guide, ProgramError, fit
 from pp_simve.inference.objectives.correlation import CrossCorrelation
-from pp_simve.models import AmongImages, Bernoulli, FlatPrior, Prior, SimVE, network_precision
-from pp_simve.testing.objective import ObjectiveSuite, read_backs
+from pp_simve.models import AmongImages, Bernoulli, FlatPrior, SimVE, network_precision
+from pp_simve.testing.objective import read_backs
 
-from .programs import IMAGES, LATENT, PIXELS, SHAPE, SmoothEncoder, draw_views, small_images
+from .programs import IMAGES, LATENT, PIXELS, SHAPE, SmoothEncoder, WithoutPixels, draw_views, small_images
 
 DOUBLE = torch.float64
 WEIGHT = 0.3
@@ -306,23 +306,10 @@ def test_one_image_is_refused(training: bool) -> None:
 # The suite that users run on theirs.
 
 
-class TestCrossCorrelation(ObjectiveSuite):
+class TestCrossCorrelation(WithoutPixels):
     additive: ClassVar[bool] = False  # correlations are of the batch
-    least_views: ClassVar[int] = 2
-    # No pixels are modelled, so the decoder is left alone; standardising takes the mean of z off.
-    without_gradient: ClassVar[Sequence[str]] = (
-        "head.bias",
-        "decoder.0.weight",
-        "decoder.0.bias",
-        "decoder.2.weight",
-        "decoder.2.bias",
-    )
-
-    def make_prior(self, latent: int) -> Prior:
-        return FlatPrior(latent)
-
-    def make_guide(self, encoder: nn.Module, prior: Prior) -> Guide:
-        return DeltaGuide(encoder, prior)
+    # Standardising takes the mean of z off.
+    without_gradient: ClassVar[Sequence[str]] = ("head.bias", *WithoutPixels.without_gradient)
 
     def make(self, model: SimVE, guide: Guide) -> nn.Module:
         return CrossCorrelation(SimVE(model.prior), guide)
