@@ -2,6 +2,7 @@
 
 from pp_simve.inference.checkpoint import CheckpointError, CheckpointFile
 from pp_simve.inference.device import DeviceError
+from pp_simve.inference.draws import Draws, draw
 from pp_simve.inference.encoders import MLPEncoder, ResidualEncoder, ResNet18Encoder
 from pp_simve.inference.guides import (
     AmortizedGuide,
@@ -49,6 +50,7 @@ __all__ = [
     "DeltaGuide",
     "DenoisingELBO",
     "DeviceError",
+    "Draws",
     "EntropyEstimate",
     "FlowGuide",
     "GaussianEntropy",
@@ -73,5 +75,6 @@ __all__ = [
     "SwappedPrediction",
     "VICRegEntropy",
     "WarmupCosine",
+    "draw",
     "fit",
 ]
