@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
 import torch
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
 from pp_simve.inference.guides.base import Guide, evaluation_mode
@@ -96,7 +97,7 @@ def draw_batches(model: nn.Module, guide: Guide, batches: Iterable[Views], draws
 def _draw(model: nn.Module, guide: Guide, views: Views, draws: int) -> Draws:
     count, images = view_and_image_counts(views)
     model_trace, guide_trace = run_pair(model, guide, views, particles=draws)
-    content, style, z = (model_trace.nodes[name]["value"] for name in ("content", "style", "z"))
+    content, style, z = (_value(model_trace, name) for name in ("content", "style", "z"))
     of_prior: list[Tensor] = []
     of_pixels: list[Tensor] = []
     of_guide: list[Tensor] = []
@@ -116,6 +117,12 @@ def _draw(model: nn.Module, guide: Guide, views: Views, draws: int) -> Draws:
         log_likelihood=torch.cat(of_pixels, 1) if of_pixels else None,
         log_q=torch.stack(of_guide).sum(0) if guide.has_density else None,
     )
+
+
+def _value(trace: Trace, site: str) -> Tensor:
+    value: Tensor | None = trace.nodes[site]["value"]
+    assert value is not None
+    return value
 
 
 def _by_view(log_prob: Tensor, draws: int) -> Tensor:
