@@ -1,11 +1,14 @@
-"""The bound on unseen images."""
+"""Bounds on unseen images: the objective itself, and the importance-weighted one."""
 
 from __future__ import annotations
+
+import math
 
 import pyro
 import torch
 from torch import Tensor, nn
 
+from pp_simve.inference import Guide, draw
 from pp_simve.inference.sources import Source
 
 
@@ -32,3 +35,34 @@ def bound_terms(objective: nn.Module, source: Source, *, seed: int, batch_size: 
                 totals[name] = totals.get(name, 0.0) + value * len(batch)
     objective.train(training)
     return {name: float(total) / len(source) for name, total in totals.items()}
+
+
+@torch.no_grad()
+def importance_weighted_bound(
+    model: nn.Module, guide: Guide, views: Tensor, *, draws: int, seed: int, batch_size: int = 512
+) -> Tensor:
+    """A bound on log p(views) of each image, by all its views at once: log of the mean of K importance weights.
+
+    In expectation no more than log p(views), and no lower with every further draw; with one it is the ELBO. Burda,
+    Grosse and Salakhutdinov, "Importance Weighted Autoencoders" (2016, arXiv 1509.00519), equation 8.
+
+    Args:
+        model: with a likelihood; under a proper prior on content, else the bound is that of no probability.
+        views: float in [0, 1], shape ``(view, image, channel, height, width)``; images are independent of one another.
+        draws: K, of each image.
+        seed: of the draws; torch's own generators are left as they were.
+        batch_size: images a pass.
+
+    Returns:
+        Nats, shape ``(image,)``.
+
+    Raises:
+        ValueError: ``draws`` below 1, pixels are not modelled, or the guide has no density.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for chunk in torch.split(views, batch_size, dim=1):
+        seed_of_chunk = int(torch.randint(2**62, (1,), generator=generator))
+        weight = draw(model, guide, chunk, draws, seed=seed_of_chunk).log_weight
+        found.append(weight.logsumexp(0) - math.log(draws))
+    return torch.cat(found)

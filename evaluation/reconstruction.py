@@ -1,0 +1,133 @@
+"""How well unseen images come back, and what the program says they cost: errors of pixels and bits per dimension."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pp_simve.evaluation.bound import importance_weighted_bound
+from pp_simve.evaluation.generation import reconstruct
+from pp_simve.inference import Guide
+from pp_simve.inference.guides.base import evaluation_mode, unit_range
+from pp_simve.inference.loop import random_state_kept
+from pp_simve.models import EmpiricalPrior, SimVE
+
+Scores = dict[str, float | dict[str, str] | None]
+"""Scores by name; None for what is undefined, never NaN, so that it can be written as JSON."""
+
+LEVELS = 256
+"""Values of an 8-bit pixel."""
+
+
+@torch.no_grad()
+def reconstruction_scores(
+    model: SimVE, guide: Guide, images: Tensor, *, seed: int, draws: int = 16, batch_size: int = 512
+) -> Scores:
+    """Error of the posterior-mean reconstruction of images, and an upper bound on their bits per dimension.
+
+    Bits per dimension are what an ideal code that knows the program would spend on one colour value of one pixel: from
+    `importance_weighted_bound` of a single view of each image, by log₂ and the number of values an image has. Which
+    bound that is depends on what the likelihood says of pixels:
+
+    - A density, such as a Gaussian's: the bound is that of `dequantized` images, plus log₂ 256 for their density being
+      one of values in [0, 1] and not of steps. It is then an upper bound on the bits of the 8-bit values under the
+      program that puts the density's mass over a step on its value (Theis, van den Oord and Bethge 2016, arXiv
+      1511.01844, section 3.1). A density *at* the 8-bit values bounds nothing: it grows without limit as a program
+      learns which values there are, so it is never reported here. A program fitted without such noise may have learned
+      a variance that is small for a step, and then pays for it.
+    - Probabilities, such as a Bernoulli's, where every pixel has a value that they are probabilities of: the bound as
+      it is, for black and white images. Of grey values a Bernoulli's cross-entropies are no probabilities, nor a
+      density: None.
+
+    Args:
+        model, guide: fitted, on the device of the images.
+        images: clean images that were not fitted to, uint8, shape ``(image, channel, height, width)``.
+        seed: of the noise and of the guide's draws; torch's own generators are left as they were.
+        draws: of each image in the bound; 1 gives the ELBO.
+        batch_size: images a pass.
+
+    Returns:
+        ``"mse"``: squared error a colour value, in squared units of [0, 1]. ``"psnr"``: mean over the images of
+        −10·log₁₀ of their error, in dB; None where an image comes back without any error. ``"bits_per_dim"``, None
+        where it is undefined; then ``"notes"`` says why.
+
+    Raises:
+        ValueError: images of another type or shape or none, ``draws`` below 1, or pixels are not modelled, or are of
+            views of several kinds.
+    """
+    _check(images)
+    with evaluation_mode(model), evaluation_mode(guide):
+        errors = []
+        for chunk in torch.split(images, batch_size):
+            views = unit_range(chunk)[None]
+            errors.append((reconstruct(model, guide, views) - views)[0].double().square().flatten(1).mean(1))
+        discrete, why_not = _what_of_bits(model, guide, images)
+    error = torch.cat(errors)
+    psnr = -10 * error.log10().mean()
+    scores: Scores = {"mse": float(error.mean()), "psnr": float(psnr) if psnr.isfinite() else None}
+    if why_not is not None:
+        return {**scores, "bits_per_dim": None, "notes": {"bits_per_dim": why_not}}
+    values = unit_range(images) if discrete else dequantized(images, seed=seed)
+    nats = importance_weighted_bound(model, guide, values[None], draws=draws, seed=seed, batch_size=batch_size)
+    bits = -float(nats.double().mean()) / math.log(2) / images[0].numel()
+    return {**scores, "bits_per_dim": bits if discrete else bits + math.log2(LEVELS)}
+
+
+def dequantized(images: Tensor, *, seed: int) -> Tensor:
+    """8-bit values spread evenly over their steps: (value + u) / 256, u uniform on [0, 1).
+
+    A mean log density of these, less log 256 a value, is no more than the log probability of the 8-bit values, each
+    being given the density's mass over its step (Jensen; Theis et al. 2016, as in `reconstruction_scores`).
+
+    Args:
+        images: uint8, any shape.
+        seed: of the noise; torch's own generators are left as they were.
+
+    Returns:
+        float32 in [0, 1).
+
+    Raises:
+        ValueError: images that are not uint8.
+    """
+    if images.dtype != torch.uint8:
+        raise ValueError(f"only 8-bit values have steps to be spread over: images must be uint8, got {images.dtype}")
+    generator = torch.Generator(images.device).manual_seed(seed)
+    noise = torch.rand(images.shape, generator=generator, device=images.device)
+    # Or else rounding would carry some values over into the next step: 2⁻¹⁶ is float32's precision at 255.
+    return (images + noise.clamp_max(1 - 2**-16)) / LEVELS
+
+
+def _check(images: Tensor) -> None:
+    if images.ndim != 4 or images.numel() == 0:
+        raise ValueError(
+            f"images must have shape (image, channel, height, width) and hold some, got {tuple(images.shape)}"
+        )
+    if images.dtype != torch.uint8:
+        raise ValueError(
+            f"images must be uint8, as data sets are: bits are those of 8-bit values; got {images.dtype}. "
+            "Round 255 times values in [0, 1]"
+        )
+
+
+def _what_of_bits(model: SimVE, guide: Guide, images: Tensor) -> tuple[bool, str | None]:
+    """Whether the likelihood's values are discrete, and why there is no bound on bits; None where there is one."""
+    first = guide.posterior(unit_range(images[:1])[None])
+    support = model.likelihood_of()(first.z).support
+    discrete: bool = support.is_discrete
+    if not guide.has_density:
+        return discrete, "the guide answers by points, which have no density, so nothing bounds the likelihood"
+    if any(isinstance(part, EmpiricalPrior) and part.memory is None for part in model.prior.modules()):
+        return discrete, "the prior is made of the images at hand, so it gives no image a probability of its own"
+    try:
+        with random_state_kept(images.device):
+            model.prior.content().sample()
+    except NotImplementedError:
+        return discrete, "the prior on content is improper, so images have no probability"
+    if discrete and not all(bool(support.check(unit_range(chunk)).all()) for chunk in torch.split(images, 512)):
+        return discrete, (
+            "the likelihood is of other values than these grey ones: a Bernoulli's cross-entropies of values between "
+            "0 and 1 are neither probabilities nor a density"
+        )
+    return discrete, None
