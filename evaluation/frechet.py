@@ -1,0 +1,118 @@
+"""Fréchet distance between features of two sets of images: FID, where the features are Inception's."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pp_simve.evaluation.features import checked_features
+
+INCEPTION_WEIGHTS = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
+"""Where the weights that published FIDs were computed with can be had, converted for torch; 92 MB."""
+
+_BLOCK_ROWS = 4096
+
+
+@torch.no_grad()
+def frechet_distance(first: Tensor, second: Tensor) -> float:
+    """Squared Fréchet (2-Wasserstein) distance between Gaussians fitted to two sets of features; FID for Inception's.
+
+    ``|μ_a − μ_b|² + tr(S_a + S_b − 2 (S_a S_b)^½)``, with the unbiased covariances S, in squared units of the features
+    (Dowson and Landau 1982; Heusel et al. 2017, arXiv 1706.08500, equation 6).
+
+    It is biased upwards, the more so the fewer the rows, and by an amount that differs between programs (Chong and
+    Forsyth 2020, arXiv 1911.07023): compare distances of as many rows only, of many more than there are features.
+
+    No covariance is formed, and no matrix root taken. With triangular factors Rᵀ R = S, the last trace is the sum of
+    the singular values of R_a R_bᵀ: exact to float64's precision of the largest, where S is singular, too.
+
+    Args:
+        first, second: shapes ``(row, feature)``, at least two rows each; computed in float64.
+
+    Raises:
+        ValueError: for features of the wrong shape or another width, not finite, or of one row.
+    """
+    first = checked_features(first, "first")
+    second = checked_features(second.to(first.device), "second")
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(
+            f"first and second must be features of one kind, got {first.shape[1]} and {second.shape[1]} columns"
+        )
+    (first_mean, first_factor), (second_mean, second_factor) = _mean_and_factor(first), _mean_and_factor(second)
+    between = (first_mean - second_mean).square().sum()
+    spread = first_factor.square().sum() + second_factor.square().sum()
+    common = torch.linalg.svdvals(first_factor @ second_factor.mT).sum()
+    return max(0.0, float(between + spread - 2 * common))
+
+
+@torch.no_grad()
+def inception_features(images: Tensor, weights: Path, *, batch_size: int = 64) -> Tensor:
+    """Features that FID is computed from: Inception's last pooling layer, by torch-fidelity, on the images' device.
+
+    Nothing is downloaded. Images are resized to 299×299 there, as in the first implementation; of small grey pictures
+    the features say little, so that such a FID ranks programs at most.
+
+    Args:
+        images: 1 or 3 channels, shape ``(image, channel, height, width)``, uint8, or float in [0, 1], which is rounded
+            to 8 bits.
+        weights: the file of `INCEPTION_WEIGHTS`, or any state of that network.
+        batch_size: images a pass.
+
+    Returns:
+        float32, shape ``(image, 2048)``.
+
+    Raises:
+        ImportError: torch-fidelity is not installed.
+        FileNotFoundError: there are no weights at that path.
+        ValueError: images of another shape or type, or a file that does not hold the network's weights.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
+        raise ValueError(
+            f"images must have shape (image, 1 or 3, height, width) and hold some, got {tuple(images.shape)}"
+        )
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise ValueError(f"images must be uint8, or floating point in [0, 1], got {images.dtype}")
+    network = _inception(weights).to(images.device)
+    found = []
+    for chunk in torch.split(images, batch_size):
+        pixels = chunk if chunk.dtype == torch.uint8 else (255 * chunk.float()).round().clamp(0, 255).byte()
+        found.append(network(pixels.expand(-1, 3, -1, -1))[0])
+    return torch.cat(found)
+
+
+def _mean_and_factor(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean, and R with Rᵀ R the unbiased covariance, at most as many rows as features; float64."""
+    if len(features) < 2:
+        raise ValueError("a covariance needs at least two rows of features, got 1")
+    mean = features.mean(0, dtype=torch.float64)
+    factor = mean.new_zeros((0, len(mean)))
+    for chunk in torch.split(features, max(len(mean), _BLOCK_ROWS)):
+        factor = torch.linalg.qr(torch.cat([factor, chunk.double() - mean]), mode="r").R
+    return mean, factor / (len(features) - 1) ** 0.5
+
+
+def _inception(weights: Path) -> torch.nn.Module:
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise ImportError(f"FID needs torch-fidelity ({error}): pip install 'pp_simve[fid]'") from error
+    if not weights.is_file():
+        raise FileNotFoundError(
+            f"no file {weights}: FID needs Inception's weights, which are never downloaded here; "
+            f"get {INCEPTION_WEIGHTS} and give its path"
+        )
+    try:
+        # It will unpickle whatever the file holds, so that must be seen to be nothing but tensors first.
+        torch.load(weights, map_location="cpu", weights_only=True)
+        network: torch.nn.Module = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
+        )
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{weights} does not hold Inception's weights ({reason}); get {INCEPTION_WEIGHTS}") from error
+    return network
