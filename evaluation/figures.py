@@ -1,4 +1,4 @@
-"""Figures of a run: losses, reconstructions, swaps of content and style, samples. Nothing is written to disk.
+"""Figures of a run: losses, and what the program draws of images. Nothing is written to disk.
 
 Every figure is a `matplotlib.figure.Figure` of its own, without pyplot: no global state, no window, no display.
 Pictures are float in [0, 1] with 1 or 3 channels; values outside are clipped and pixels that
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from pp_simve.evaluation.sheets import Pictures, Sheet, rgb
 _INK = "#1b4f72"
 _PAIR_GAP = 0.2  # cells between a view's pair of columns and the next
 _HEADER_GAP = 0.35  # cells between the images that are mixed and their mixtures
+_LABEL_GAP = 0.3  # cells that a line of words beside pictures takes
 
 
 def loss_figure(history: Sequence[Mapping[str, float]], unit: str = "nats per image") -> Figure:
@@ -101,6 +103,78 @@ def swap_figure(content_images: Pictures, style_images: Pictures, swaps: Picture
     return sheet.figure
 
 
+def interpolation_figure(first: Pictures, second: Pictures, ways: Mapping[str, Pictures]) -> Figure:
+    """Ways from one image to another, decoded: for each pair a row a way, between the two images.
+
+    Args:
+        first: images the ways start from, shape ``(pair, channel, height, width)``.
+        second: images they lead to, same shape.
+        ways: by what moves, shape ``(pair, step, channel, height, width)``; steps as many in each.
+
+    Raises:
+        ValueError: there are no ways, or shapes that do not agree.
+    """
+    starts, ends = rgb(first, 4, "first"), rgb(second, 4, "second")
+    rows = {name: rgb(pictures, 5, name) for name, pictures in ways.items()}
+    if not rows:
+        raise ValueError("a figure of interpolations needs at least one way")
+    steps = next(iter(rows.values())).shape[1]
+    of_pairs = {(len(starts), steps, *starts.shape[1:])}
+    if starts.shape != ends.shape or {pictures.shape for pictures in rows.values()} != of_pairs:
+        shapes = {name: tuple(pictures.shape) for name, pictures in ways.items()}
+        raise ValueError(
+            f"first, second and ways must show as many pairs in pictures of one size, ways in as many steps, got "
+            f"{tuple(first.shape)}, {tuple(second.shape)} and {shapes}"
+        )
+    left = 1 + _HEADER_GAP + _LABEL_GAP
+    right = left + steps + _HEADER_GAP
+    pair_height = len(rows) + _HEADER_GAP
+    sheet = Sheet(right + 1, len(starts) * pair_height - _HEADER_GAP, starts)
+    for pair, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        top = pair * pair_height
+        for place, picture, title in ((0, start, "from"), (right, end, "to")):
+            sheet.show(picture[None, None], place, top + (len(rows) - 1) / 2).set_title(title, fontsize=8)
+        for row, (name, pictures) in enumerate(rows.items()):
+            sheet.show(pictures[pair][None], left, top + row).set_ylabel(name, fontsize=8)
+    return sheet.figure
+
+
+def traversal_figure(images: Pictures, pictures: Pictures, axes: Sequence[int], deviations: Sequence[float]) -> Figure:
+    """One axis of z after the other moved from where each image lies: a block an image, a row an axis.
+
+    Args:
+        images: what is moved away from, shape ``(image, channel, height, width)``.
+        pictures: decoded, shape ``(image, axis, step, channel, height, width)``.
+        axes: the number of each row's axis.
+        deviations: where each step sets the axis to, in standard deviations from its mean.
+
+    Raises:
+        ValueError: shapes that do not agree.
+    """
+    shown = rgb(images, 4, "images")
+    if len(pictures) != len(shown):
+        raise ValueError(f"pictures must be of {len(shown)} images, as images are, got {tuple(pictures.shape)}")
+    blocks = [rgb(block, 5, "pictures of an image") for block in pictures]
+    if blocks[0].shape != (len(axes), len(deviations), *shown.shape[1:]):
+        raise ValueError(
+            f"pictures must be of {len(axes)} axes in {len(deviations)} steps, as large as images are, "
+            f"got {tuple(pictures.shape)} for images {tuple(images.shape)}"
+        )
+    width = len(deviations) + _HEADER_GAP
+    top = 1 + 2 * _LABEL_GAP
+    sheet = Sheet(2 * _LABEL_GAP + len(shown) * width - _HEADER_GAP, top + len(axes), shown)
+    for place, (image, block) in enumerate(zip(shown, blocks, strict=True)):
+        left = 2 * _LABEL_GAP + place * width
+        sheet.show(image[None, None], left + (len(deviations) - 1) / 2, 0).set_title("image", fontsize=8)
+        grid = sheet.show(block, left, top)
+        _label(grid.xaxis, [f"{value:+g} sd".replace("-", "−") if value else "mean" for value in deviations])
+        grid.xaxis.tick_top()
+        if place == 0:
+            _label(grid.yaxis, [str(axis) for axis in axes])
+            grid.set_ylabel("axis of z", fontsize=8)
+    return sheet.figure
+
+
 def columns_figure(columns: Mapping[str, Pictures]) -> Figure:
     """Pictures of the same things side by side: a row a thing, a titled column each way to get its picture.
 
@@ -138,6 +212,14 @@ def samples_figure(samples: Pictures, title: str) -> Figure:
     grid = np.concatenate([pictures, blank]).reshape(rows, columns, *pictures.shape[1:])
     sheet.show(grid, 0, 0).set_title(title, fontsize=9)
     return sheet.figure
+
+
+def _label(axis: Axis, labels: Sequence[str]) -> None:
+    """Words at the middles of as many equal parts of an axis of pictures."""
+    start, end = axis.get_view_interval()
+    middles = (np.arange(len(labels)) + 0.5) / len(labels)
+    axis.set_ticks(start + middles * (end - start), list(labels))
+    axis.set_tick_params(length=0, labelsize=8)
 
 
 def _draw_term(axes: Axes, steps: NDArray[np.float64], values: NDArray[np.float64]) -> None:

@@ -1,6 +1,9 @@
-"""What the fitted program draws: reconstructions, content-style swaps, samples from the prior."""
+"""What the fitted program draws: reconstructions, swaps, interpolations, traversals and samples from the prior."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,6 +35,100 @@ def swap(model: SimVE, guide: Guide, content_views: Tensor, style_views: Tensor)
     style = guide.posterior(style_views).style[0].unsqueeze(0)
     content, style = (part.expand(content.shape[0], style.shape[1], part.shape[-1]) for part in (content, style))
     return _decoded(model, model.prior.compose(content, style))
+
+
+@torch.no_grad()
+def interpolate(
+    model: SimVE, guide: Guide, first_views: Tensor, second_views: Tensor, steps: int = 7
+) -> dict[str, Tensor]:
+    """Decodes the straight way from the first view of one image to the first view of another.
+
+    Args:
+        first_views: several views of the image that each way starts from, shape
+            ``(view, pair, channel, height, width)``; content is inferred from all of them, as in `swap`.
+        second_views: the same of the image that it leads to.
+        steps: places on the way, at equal distances, both ends among them.
+
+    Returns:
+        Shape ``(pair, step, channel, height, width)`` by what moves. ``"z"``: all of z. ``"content"``: content, while
+        style stays that of the first image, so that the last place is their swap; it is absent under a prior that
+        shares nothing between views.
+
+    Raises:
+        ValueError: different numbers of pairs, fewer than two steps, or pixels are not modelled.
+    """
+    if first_views.shape[1:] != second_views.shape[1:]:
+        raise ValueError(
+            f"first_views and second_views must hold as many images of one size, (view, pair, channel, height, width), "
+            f"got {tuple(first_views.shape)} and {tuple(second_views.shape)}"
+        )
+    if steps < 2:
+        raise ValueError(f"a way has two ends: steps must be at least 2, got {steps}")
+    first, second = guide.posterior(first_views), guide.posterior(second_views)
+    share = torch.linspace(0, 1, steps, dtype=first.z.dtype, device=first.z.device)[:, None]
+
+    def way(start: Tensor, end: Tensor) -> Tensor:
+        return torch.lerp(start.unsqueeze(1), end.unsqueeze(1), share)
+
+    found = {"z": _decoded(model, way(first.z[0], second.z[0]))}
+    if first.content.shape[-1]:
+        content = way(first.content, second.content)
+        style = first.style[0].unsqueeze(1).expand(-1, steps, -1)
+        found["content"] = _decoded(model, model.prior.compose(content, style))
+    return found
+
+
+@dataclass(frozen=True)
+class Traversal:
+    """Images decoded while one axis of z moves and all others stay.
+
+    Attributes:
+        axes: which axes of z, those whose posterior means vary most over views, the most first, shape ``(axis,)``.
+        values: what each is set to, shape ``(axis, step)``.
+        pictures: shape ``(image, axis, step, channel, height, width)``.
+    """
+
+    axes: Tensor
+    values: Tensor
+    pictures: Tensor
+
+
+@torch.no_grad()
+def traverse(
+    model: SimVE,
+    guide: Guide,
+    images: Tensor,
+    views: Tensor,
+    axes: int = 8,
+    deviations: Sequence[float] = (-2, -1, 0, 1, 2),
+) -> Traversal:
+    """Moves each of the axes of z that say most of a view, from where each of some images lies.
+
+    An axis moves over the range it has in the data: deviations from the mean, in standard deviations, of the posterior
+    means of ``views``. Which direction of z is an axis means something only as far as prior or guide tell directions
+    apart; a rotation of z changes no isotropic prior.
+
+    Args:
+        images: views to start from, shape ``(image, channel, height, width)``, float in [0, 1] or uint8.
+        views: views that stand for the data, one row each, of the same shape but for their number, which is at least 2.
+        axes: how many at most.
+        deviations: places an axis is set to, in standard deviations from its mean.
+
+    Raises:
+        ValueError: fewer than two views, no axes, or pixels are not modelled.
+    """
+    if len(views) < 2:
+        raise ValueError(f"the range of an axis is that of several views: it needs at least 2, got {len(views)}")
+    if axes < 1:
+        raise ValueError(f"axes must be at least 1, got {axes}")
+    means = guide.embed_batches(views).z
+    deviation, mean = torch.std_mean(means, dim=0)
+    chosen = deviation.argsort(descending=True)[:axes]
+    values = mean[chosen, None] + deviation[chosen, None] * deviation.new_tensor(deviations)
+    z = guide.embed_batches(images).z[:, None, None].repeat(1, len(chosen), len(deviations), 1)
+    for place, axis in enumerate(chosen):
+        z[:, place, :, axis] = values[place]
+    return Traversal(chosen, values, _decoded(model, z))
 
 
 @torch.no_grad()

@@ -23,7 +23,8 @@ from pp_simve.evaluation import (
     swap_figure,
 )
 from pp_simve.evaluation.bound import bound_terms
-from pp_simve.evaluation.generation import reconstruct, sample, swap
+from pp_simve.evaluation.figures import interpolation_figure, traversal_figure
+from pp_simve.evaluation.generation import interpolate, reconstruct, sample, swap, traverse
 from pp_simve.evaluation.kinds import OneKind
 from pp_simve.inference import ELBO, Guide, Run
 from pp_simve.inference.guides.base import unit_range
@@ -36,6 +37,10 @@ JUDGEMENT_SEED = 1_000_000  # the same views for every run, whatever its own see
 JUDGED = ("backbone", "z", "content")  # of a single view, style is what content leaves of z
 IMAGES_SHOWN = 8
 VIEWS_OF_CONTENT = 16
+PAIRS_SHOWN = 4
+IMAGES_MOVED = 2
+DEVIATIONS = (-2.0, -1.0, 0.0, 1.0, 2.0)
+IMAGES_IN_RANGE = 1000  # whose views say over which range an axis of z moves
 
 
 def judge_run(run: Run, program: Program, viewing: Viewing, data: ImageData, config: FitConfig) -> dict[str, Any]:
@@ -175,15 +180,15 @@ def write_figures(program: Program, viewing: Viewing, data: ImageData, folder: R
     if program.model.likelihood is None:
         return  # nothing to decode
     device = next(program.objective.parameters()).device
-    images = {kind: part[: 2 * IMAGES_SHOWN].to(device) for kind, part in viewing.images(data.test).items()}
     if viewing.modalities is None:
-        _write_pictures(program, viewing, images[None], folder)
+        _write_pictures(program, viewing, viewing.images(data.test)[None][:IMAGES_IN_RANGE].to(device), folder)
         return
+    images = {kind: part[:IMAGES_SHOWN].to(device) for kind, part in viewing.images(data.test).items()}
     for kind, shown in images.items():
         if not is_vector((shown.shape[1], shown.shape[2], shown.shape[3])):
-            columns = {str(kind): _shown(unit_range(shown[:IMAGES_SHOWN]))}
+            columns = {str(kind): _shown(unit_range(shown))}
             for given in images:
-                view = {str(given): unit_range(images[given][:IMAGES_SHOWN])[None]}
+                view = {str(given): unit_range(images[given])[None]}
                 content = program.guide.posterior(view)
                 drawn = program.model.likelihood_of(str(kind))(content.z[0]).mean
                 columns[f"from {given}"] = _shown(drawn)
@@ -191,7 +196,7 @@ def write_figures(program: Program, viewing: Viewing, data: ImageData, folder: R
 
 
 def _write_pictures(program: Program, viewing: Viewing, images: Tensor, folder: RunFolder) -> None:
-    """Reconstructions, swaps and samples from the prior."""
+    """Reconstructions, swaps, samples from the prior, interpolations and traversals."""
     model, guide = program.model, program.guide
     policy, device = viewing.policies[None], images.device
     shown = images[:IMAGES_SHOWN]
@@ -204,7 +209,7 @@ def _write_pictures(program: Program, viewing: Viewing, images: Tensor, folder: 
 
     # Rows and columns are different images; the last half of them lends its style.
     content_views, _ = draw_views(policy, shown, VIEWS_OF_CONTENT, generator=generator)
-    style_images = images[-min(IMAGES_SHOWN, len(images)) :]
+    style_images = images[: 2 * IMAGES_SHOWN][-IMAGES_SHOWN:]
     style_views, _ = draw_views(policy, style_images, VIEWS_OF_CONTENT, generator=generator)
     swapped = swap(model, guide, content_views, style_views)
     folder.write_figure("swaps", swap_figure(_shown(unit_range(shown)), _shown(style_views[0]), _shown(swapped)))
@@ -213,6 +218,23 @@ def _write_pictures(program: Program, viewing: Viewing, images: Tensor, folder: 
         torch.manual_seed(JUDGEMENT_SEED)
         samples, title = sample(model, guide, content_views, 64)
     folder.write_figure("samples", samples_figure(_shown(samples), title))
+
+    # The images themselves, placed by their views, too: content needs several.
+    originals = unit_range(shown)
+    whole = torch.cat([originals[None], content_views])
+    pairs = min(PAIRS_SHOWN, len(shown))
+    ways = interpolate(model, guide, whole[:, :pairs], whole[:, -pairs:])
+    ways = {name: _shown(pictures) for name, pictures in ways.items()}
+    folder.write_figure(
+        "interpolation", interpolation_figure(_shown(originals[:pairs]), _shown(originals[-pairs:]), ways)
+    )
+
+    if len(images) > 1:  # of a single one, no axis has a range
+        (in_range,), _ = draw_views(policy, images, 1, generator=generator)
+        moved = originals[:IMAGES_MOVED]
+        found = traverse(model, guide, moved, in_range, deviations=DEVIATIONS)
+        figure = traversal_figure(_shown(moved), _shown(found.pictures), found.axes.tolist(), DEVIATIONS)
+        folder.write_figure("traversals", figure)
 
 
 def on_device(split: Split, device: torch.device) -> Split:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from collections.abc import Iterable
 
 from pp_simve.config import FitConfig
 
@@ -60,6 +61,18 @@ FIGURES = {
         "Content of the row's image with the style of the column's view. Good: one class along a row, one pose down "
         "a column.",
     ),
+    "interpolation": (
+        "Interpolation",
+        "The straight way in latent space from one test image to another, decoded: of all of z, and of content alone "
+        "with the style of the first. Good: every step looks like an image of the data, and with content alone the "
+        "pose stays.",
+    ),
+    "traversals": (
+        "Traversals",
+        "One axis of z moved at a time, over the range that it has in the data, all others kept as they are for the "
+        "image on top; the axes whose means vary most come first. Good: a row changes one thing, the same in every "
+        "image.",
+    ),
     "samples": ("Samples", "Images decoded from latents the prior drew. Good: varied, and of the data's kind."),
     "loss": ("Loss", "The terms of the loss over the steps."),
 }
@@ -85,6 +98,12 @@ def figure(name: str) -> tuple[str, str]:
     if found := re.fullmatch(r"(.+)-from-each-kind", name):
         return f"{found[1]}, from each kind", "The first column is real; the others decode it from one kind of view."
     return FIGURES.get(name, (name, "A figure of this run."))
+
+
+def in_order(figures: Iterable[str]) -> list[str]:
+    """Names of figures in the order of `FIGURES`, then the others as they come."""
+    names = list(figures)
+    return [*(name for name in FIGURES if name in names), *(name for name in names if name not in FIGURES)]
 
 
 def settings() -> dict[str, str]:

@@ -59,7 +59,7 @@ def test_a_method_fits_the_digits(method: str, folder: Path) -> None:
     else:
         assert math.isfinite(found["bound"]["loss"])
         assert found["is_bound"] is True
-        assert figures == {"loss", "reconstructions", "samples", "swaps"}
+        assert figures == {"interpolation", "loss", "reconstructions", "samples", "swaps", "traversals"}
     saved = RunFolder(folder / "run").program()
     assert (saved.model.likelihood is None) == (method in DISCRIMINATIVE)
     assert (saved.model.group is None) == (method == "vicreg")

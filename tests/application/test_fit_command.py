@@ -29,7 +29,7 @@ from pp_simve.run_folder import RunFolder
 from .command import SMALL, STEPS, results, run, scores, write_npz
 from .data_fixtures import write_image
 
-FIGURES = ("loss", "reconstructions", "samples", "swaps")
+FIGURES = ("interpolation", "loss", "reconstructions", "samples", "swaps", "traversals")
 
 
 def test_a_run_folder_holds_everything(finished_run: Path) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pp_simve.evaluation import loss_figure, reconstruction_figure, samples_figure, swap_figure
-from pp_simve.evaluation.figures import _moving_average
+from pp_simve.evaluation.figures import _moving_average, interpolation_figure, traversal_figure
 from pp_simve.evaluation.sheets import Sheet, rgb
 
 
@@ -111,6 +111,43 @@ def test_swap_grid() -> None:
     drawn(figure)
 
 
+def test_interpolations_stand_between_their_ends() -> None:
+    first, second = pictures(2), 1 - pictures(2)
+    ways = {"z": pictures(2, 5), "content": 1 - pictures(2, 5)}
+    figure = interpolation_figure(first, second, ways)
+    assert [axes.get_title() for axes in figure.axes] == ["from", "to", "", ""] * 2
+    assert [axes.get_ylabel() for axes in figure.axes] == ["", "", "z", "content"] * 2
+    for pair in range(2):
+        for place, expected in ((0, first[pair]), (1, second[pair])):
+            shown = inside(cells(figure, 4 * pair + place, 1, 1)[0][0])
+            np.testing.assert_allclose(shown, expected.movedim(0, -1).double().numpy())
+        for row, pictures_of_way in enumerate(ways.values()):
+            shown = inside(cells(figure, 4 * pair + 2 + row, 1, 5)[0][3])
+            np.testing.assert_allclose(shown, pictures_of_way[pair, 3].movedim(0, -1).double().numpy())
+    start, end, way, below = (axes.get_position() for axes in figure.axes[:4])
+    assert start.x1 < way.x0 < way.x1 < end.x0
+    assert below.y1 <= way.y0 + 1e-9
+    drawn(figure)
+
+
+def test_traversals_have_a_block_an_image_and_a_row_an_axis() -> None:
+    moved = pictures(2, 12).reshape(2, 3, 4, 3, 8, 8)
+    figure = traversal_figure(pictures(2), moved, [7, 0, 2], [-2, 0, 1, 2.5])
+    top, grid, other_top, other = figure.axes
+    assert [axes.get_title() for axes in (top, other_top)] == ["image", "image"]
+    assert [label.get_text() for label in grid.get_xticklabels()] == ["−2 sd", "mean", "+1 sd", "+2.5 sd"]
+    assert [label.get_text() for label in grid.get_yticklabels()] == ["7", "0", "2"]
+    assert grid.get_ylabel() == "axis of z"
+    assert other.get_yticklabels() == []
+    for image, axes in ((0, 1), (1, 3)):
+        shown = inside(cells(figure, axes, 3, 4)[2][1])
+        np.testing.assert_allclose(shown, moved[image, 2, 1].movedim(0, -1).double().numpy())
+    # Labels stand at the middles of their cells.
+    width = np.asarray(grid.images[0].get_array()).shape[1]
+    np.testing.assert_allclose(grid.get_xticks(), (np.arange(4) + 0.5) / 4 * width - 0.5)
+    drawn(figure)
+
+
 @pytest.mark.parametrize(("count", "rows", "columns"), [(1, 1, 1), (7, 3, 3), (12, 3, 4)])
 def test_samples_fill_a_grid_in_reading_order(count: int, rows: int, columns: int) -> None:
     samples = pictures(count, channels=1)
@@ -165,6 +202,14 @@ def test_refuses_what_is_not_pictures() -> None:
         reconstruction_figure(pictures(5), pictures(2, 5), pictures(2, 4))
     with pytest.raises(ValueError, match="swaps must be 3 rows by 4 columns"):
         swap_figure(pictures(3), pictures(4), pictures(4, 3))
+    with pytest.raises(ValueError, match="needs at least one way"):
+        interpolation_figure(pictures(2), pictures(2), {})
+    with pytest.raises(ValueError, match="as many pairs in pictures of one size, ways in as many steps"):
+        interpolation_figure(pictures(2), pictures(2), {"z": pictures(2, 5), "content": pictures(2, 4)})
+    with pytest.raises(ValueError, match="pictures must be of 2 images, as images are"):
+        traversal_figure(pictures(2), pictures(1, 12).reshape(1, 3, 4, 3, 8, 8), [0, 1, 2], [0, 1, 2, 3])
+    with pytest.raises(ValueError, match="pictures must be of 3 axes in 5 steps"):
+        traversal_figure(pictures(1), pictures(1, 12).reshape(1, 3, 4, 3, 8, 8), [0, 1, 2], [0, 1, 2, 3, 4])
 
 
 def test_no_pyplot() -> None:

@@ -1,4 +1,4 @@
-"""Reconstructions, swaps and samples of a linear program, where every number can be written down."""
+"""What is decoded of a linear program, where every number can be written down."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pp_simve.evaluation.generation import reconstruct, sample, swap
+from pp_simve.evaluation.generation import interpolate, reconstruct, sample, swap, traverse
 from pp_simve.inference import AmortizedGuide
 from pp_simve.models import FlatPrior, Gaussian, GaussianPrior, Prior, SimVE, StandardPrior
 
@@ -89,6 +89,81 @@ def test_without_content_a_swap_shows_the_columns() -> None:
     columns = pictures(2, 5)
     swapped = swap(model, guide, pictures(4, 3), columns)
     torch.testing.assert_close(swapped, reconstruct(model, guide, columns)[:1].expand(3, 5, *SHAPE))
+
+
+def test_ways_between_images_are_straight(gaussian: GaussianPrior) -> None:
+    """Plain loops over pairs and steps."""
+    model, guide, decode, encode = linear_program(gaussian)
+    first, second = pictures(4, 3), pictures(4, 3)
+    ways = interpolate(model, guide, first, second, steps=5)
+    assert list(ways) == ["z", "content"]
+    z_first, z_second = first.flatten(2) @ encode.T, second.flatten(2) @ encode.T
+    content_first, content_second = posterior_content(z_first), posterior_content(z_second)
+    for pair in range(3):
+        for step in range(5):
+            share = step / 4
+            z = (1 - share) * z_first[0, pair] + share * z_second[0, pair]
+            torch.testing.assert_close(ways["z"][pair, step], decoded(decode, z))
+            content = (1 - share) * content_first[pair] + share * content_second[pair]
+            style = z_first[0, pair] - content_first[pair]
+            torch.testing.assert_close(ways["content"][pair, step], decoded(decode, content + style))
+    assert not ways["z"].requires_grad
+
+
+def test_ways_end_where_reconstructions_and_swaps_are(gaussian: GaussianPrior) -> None:
+    model, guide, _, _ = linear_program(gaussian)
+    first, second = pictures(4, 3), pictures(4, 3)
+    ways = interpolate(model, guide, first, second)
+    assert ways["z"].shape == ways["content"].shape == (3, 7, *SHAPE)
+    for end, views in ((0, first), (-1, second)):
+        torch.testing.assert_close(ways["z"][:, end], reconstruct(model, guide, views)[0])
+    swapped = swap(model, guide, second, first)[torch.arange(3), torch.arange(3)]
+    torch.testing.assert_close(ways["content"][:, -1], swapped)
+
+
+def test_a_prior_that_shares_nothing_has_one_way() -> None:
+    model, guide, _, _ = linear_program(StandardPrior(LATENT))
+    assert list(interpolate(model, guide, pictures(2, 3), pictures(2, 3))) == ["z"]
+
+
+def test_ways_need_pairs_and_two_ends(gaussian: GaussianPrior) -> None:
+    model, guide, _, _ = linear_program(gaussian)
+    with pytest.raises(ValueError, match="must hold as many images of one size"):
+        interpolate(model, guide, pictures(2, 3), pictures(2, 4))
+    with pytest.raises(ValueError, match="steps must be at least 2, got 1"):
+        interpolate(model, guide, pictures(2, 3), pictures(2, 3), steps=1)
+
+
+def test_a_traversal_moves_one_axis(gaussian: GaussianPrior) -> None:
+    model, guide, decode, encode = linear_program(gaussian)
+    images, views = pictures(1, 2)[0], pictures(1, 50)[0]
+    deviations = (-2.0, 0.0, 1.5)
+    found = traverse(model, guide, images, views, axes=2, deviations=deviations)
+    means = views.flatten(1) @ encode.T
+    mean, deviation = means.mean(0), means.std(0)
+    order = sorted(range(LATENT), key=lambda axis: -float(deviation[axis]))[:2]
+    assert found.axes.tolist() == order
+    assert found.pictures.shape == (2, 2, 3, *SHAPE)
+    for row, axis in enumerate(order):
+        for step, amount in enumerate(deviations):
+            value = mean[axis] + amount * deviation[axis]
+            torch.testing.assert_close(found.values[row, step], value)
+            for image in range(2):
+                z = encode @ images[image].flatten()
+                z[axis] = value
+                torch.testing.assert_close(found.pictures[image, row, step], decoded(decode, z))
+
+
+def test_a_traversal_takes_all_axes_and_8_bit_images(gaussian: GaussianPrior) -> None:
+    model, guide, _, _ = linear_program(gaussian)
+    images = torch.randint(256, (3, *SHAPE), dtype=torch.uint8)
+    found = traverse(model, guide, images, images)
+    assert found.pictures.shape == (3, LATENT, 5, *SHAPE)
+    torch.testing.assert_close(found.pictures, traverse(model, guide, images / 255, images / 255).pictures)
+    with pytest.raises(ValueError, match="needs at least 2, got 1"):
+        traverse(model, guide, images, images[:1])
+    with pytest.raises(ValueError, match="axes must be at least 1, got 0"):
+        traverse(model, guide, images, images, axes=0)
 
 
 def test_samples_are_drawn_from_the_prior(gaussian: GaussianPrior) -> None:
