@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.content import content_scores
-from pp_simve.evaluation.style import MEAN, style_scores
+from pp_simve.evaluation.content import Labelled, content_scores
+from pp_simve.evaluation.style import MEAN, Parametrised, style_scores
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.views import ViewPolicy, draw_views
 
 Scores = dict[str, float | str | None]
 """Scores by name; None for what is undefined, never NaN, so that it can be written as JSON."""
+
+Features = dict[str, Tensor]
+"""Representations of the same rows by name."""
+
+Viewed = tuple[Features, dict[str, Tensor]]
+"""Representations of views, ``(row, …)``, and the views' parameters, ``(row,)``, each by name."""
 
 REPRESENTATIONS = ("backbone", "z", "content", "style")
 """What a guide answers of an image, and a judgement is about."""
@@ -69,61 +76,114 @@ def judge(
     Raises:
         ValueError: an unknown representation.
     """
-    if unknown := set(representations) - set(REPRESENTATIONS):
-        raise ValueError(f"unknown representations {sorted(unknown)}; known are {', '.join(REPRESENTATIONS)}")
-    splits = dict(zip(_SPLITS, (train, validation, test), strict=True))
-    # One stream a split: the views of train do not depend on how many images test has.
-    seeds = torch.randint(2**62, (len(splits),), generator=torch.Generator().manual_seed(seed)).tolist()
-    content, notes = _judge_content(guide, splits, representations)
-    style, more = _judge_style(guide, policy, splits, seeds, representations, min_views, max_views)
-    found: dict[str, Scores] = {name: {**scores, **style[name]} for name, scores in content.items()}
-    if notes or more:
-        found["notes"] = {**notes, **more}
-    return found
+    embedded = embed_splits(
+        guide,
+        policy,
+        train,
+        validation,
+        test,
+        seed=seed,
+        representations=representations,
+        min_views=min_views,
+        max_views=max_views,
+    )
+    found: dict[str, Scores] = {
+        name: {**embedded.class_scores(name), **embedded.view_scores(name)} for name in embedded.names
+    }
+    return {**found, "notes": dict(embedded.notes)} if embedded.notes else found
 
 
-def _judge_content(
-    guide: Guide, splits: Mapping[str, LabelledImages], names: Sequence[str]
-) -> tuple[dict[str, Scores], Scores]:
-    missing = [name for name, split in splits.items() if split.labels is None]
-    if missing:
-        features = _parts(guide, splits["train"].images[:1], names)
-        notes: Scores = {"class": f"no labels in {', '.join(missing)}"}
-        return {name: {"linear": None, "knn": None} for name in features}, notes
-    embedded = {name: _parts(guide, split.images, names) for name, split in splits.items()}
-    labels = [split.labels for split in splits.values() if split.labels is not None]
-    return {
-        name: dict(
-            content_scores(*((parts[name], classes) for parts, classes in zip(embedded.values(), labels, strict=True)))
-        )
-        for name in embedded["train"]
-    }, {}
+@dataclass(frozen=True)
+class Embedded:
+    """Frozen representations of three splits, train, validation and test in this order, and what is to be read off.
+
+    Attributes:
+        clean: of images as they are, each split's by representation, ``(image, …)``.
+        labels: of the splits, ``(image,)``; None where a split has none.
+        views: of fresh views, each embedded by itself: by representation, ``(row, …)``, and the views' parameters by
+            name, ``(row,)``. None where the policy has no parameters.
+        notes: what cannot be judged, and why.
+    """
+
+    clean: tuple[Features, Features, Features]
+    labels: tuple[Tensor, Tensor, Tensor] | None
+    views: tuple[Viewed, Viewed, Viewed] | None
+    notes: Mapping[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        """The representations."""
+        return list(self.clean[0])
+
+    def labelled(self, name: str) -> tuple[Labelled, Labelled, Labelled] | None:
+        """A representation of the clean images and their classes; None without classes."""
+        if self.labels is None:
+            return None
+        train, validation, test = ((parts[name], labels) for parts, labels in zip(self.clean, self.labels, strict=True))
+        return train, validation, test
+
+    def parametrised(self, name: str) -> tuple[Parametrised, Parametrised, Parametrised] | None:
+        """A representation of the views and their parameters; None without parameters."""
+        if self.views is None:
+            return None
+        train, validation, test = ((parts[name], parameters) for parts, parameters in self.views)
+        return train, validation, test
+
+    def class_scores(self, name: str) -> Scores:
+        """`content_scores` of a representation; None for each without classes."""
+        rows = self.labelled(name)
+        return {"linear": None, "knn": None} if rows is None else dict(content_scores(*rows))
+
+    def view_scores(self, name: str) -> Scores:
+        """`style_scores` of a representation, None for what is undefined."""
+        rows = self.parametrised(name)
+        if rows is None:
+            return {MEAN: None}
+        return {key: None if math.isnan(score) else score for key, score in style_scores(*rows).items()}
 
 
-def _judge_style(
+def embed_splits(
     guide: Guide,
     policy: ViewPolicy,
-    splits: Mapping[str, LabelledImages],
-    seeds: list[int],
-    names: Sequence[str],
-    min_views: int,
-    max_views: int,
-) -> tuple[dict[str, Scores], Scores]:
-    if not policy.names:
-        features = _parts(guide, splits["train"].images[:1], names)
-        return {name: {MEAN: None} for name in features}, {"views": "the view policy has no parameters"}
-    embedded = []
-    for split, seed in zip(splits.values(), seeds, strict=True):
-        generator = torch.Generator(split.images.device).manual_seed(seed)
-        embedded.append(embed_views(guide, policy, split.images, generator, min_views, max_views, names))
-    found: dict[str, Scores] = {}
-    for name in embedded[0][0]:
-        scores = style_scores(*((parts[name], parameters) for parts, parameters in embedded))
-        found[name] = {key: None if math.isnan(score) else score for key, score in scores.items()}
-    return found, {}
+    train: LabelledImages,
+    validation: LabelledImages,
+    test: LabelledImages,
+    *,
+    seed: int,
+    representations: Sequence[str] = REPRESENTATIONS,
+    min_views: int = 4_000,
+    max_views: int = 60_000,
+) -> Embedded:
+    """What `judge` judges; the arguments are its."""
+    if unknown := set(representations) - set(REPRESENTATIONS):
+        raise ValueError(f"unknown representations {sorted(unknown)}; known are {', '.join(REPRESENTATIONS)}")
+    splits = (train, validation, test)
+    notes = {}
+    missing = [name for name, split in zip(_SPLITS, splits, strict=True) if split.labels is None]
+    if missing:
+        notes["class"] = f"no labels in {', '.join(missing)}"
+    # One stream a split: the views of train do not depend on how many images test has.
+    seeds = torch.randint(2**62, (len(splits),), generator=torch.Generator().manual_seed(seed)).tolist()
+    views = None
+    if policy.names:
+        drawn = []
+        for split, of_split in zip(splits, seeds, strict=True):
+            generator = torch.Generator(split.images.device).manual_seed(of_split)
+            drawn.append(embed_views(guide, policy, split.images, generator, min_views, max_views, representations))
+        views = (drawn[0], drawn[1], drawn[2])
+    else:
+        notes["views"] = "the view policy has no parameters"
+    clean = [_parts(guide, split.images, representations) for split in splits]
+    labels = [split.labels for split in splits if split.labels is not None]
+    return Embedded(
+        clean=(clean[0], clean[1], clean[2]),
+        labels=None if missing else (labels[0], labels[1], labels[2]),
+        views=views,
+        notes=notes,
+    )
 
 
-def _parts(guide: Guide, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+def _parts(guide: Guide, images: Tensor, names: Sequence[str]) -> Features:
     """The named representations of images that have any width."""
     parts = guide.embed_batches(images).as_dict()
     return {name: parts[name] for name in names if parts[name].shape[-1]}
@@ -137,7 +197,7 @@ def embed_views(
     min_views: int,
     max_views: int,
     representations: Sequence[str] = ("z",),
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+) -> Viewed:
     """Representations and parameters of fresh views of ``images``, each view embedded by itself.
 
     Args:
