@@ -28,7 +28,7 @@ from pp_simve.inference.loop import Loop, Observer, Plan, random_state_kept
 from pp_simve.inference.metrics import NonFiniteError
 from pp_simve.inference.objectives import ELBO
 from pp_simve.inference.schedules import Schedule, constant
-from pp_simve.inference.sources import Images, Kinds, Source
+from pp_simve.inference.sources import Images, Kinds
 from pp_simve.inference.views import Compose, ViewPolicy, view_policy
 from pp_simve.models import network_precision
 
@@ -66,6 +66,8 @@ class Run:
 
     Attributes:
         model, guide, objective: fitted in place, in evaluation mode.
+        policy: what drew the views; by kind where they are of several.
+        views: of each image in a batch; where they are of several kinds, of each kind.
         history: the terms of each step (of this process, where a fit was resumed).
         steps, total_steps: done and planned; fewer done than planned means the fit was stopped.
         seconds_per_epoch: wall-clock, mean over the epochs done, data and views included.
@@ -75,6 +77,8 @@ class Run:
     model: nn.Module
     guide: Guide
     objective: nn.Module
+    policy: ViewPolicy | dict[str, ViewPolicy]
+    views: int
     history: list[dict[str, float]] = field(repr=False)
     steps: int
     total_steps: int
@@ -209,10 +213,13 @@ def fit(
         part.finish()
     loop.objective.eval()
     seconds = seconds_before + time.perf_counter() - started
+    policy, views = _drawing(source)
     return Run(
         model=model,
         guide=guide,
         objective=loop.objective,
+        policy=policy,
+        views=views,
         history=history,
         steps=loop.steps,
         total_steps=plan.total_steps,
@@ -275,7 +282,7 @@ def _source(
     policy: ViewPolicy | Mapping[str, ViewPolicy] | None,
     views: int | None,
     original_first: bool,
-) -> Source:
+) -> Images | Kinds:
     """Where views are drawn from.
 
     Raises:
@@ -306,6 +313,14 @@ def _source(
     if len(set(counts.values())) != 1:
         raise FitError(f"images of every kind must be of the same things, got numbers of images {counts}")
     return Kinds(kinds)
+
+
+def _drawing(source: Images | Kinds) -> tuple[ViewPolicy | dict[str, ViewPolicy], int]:
+    """The policy, and views of each kind."""
+    if isinstance(source, Images):
+        return source.policy, source.views
+    kinds = source.kinds
+    return {kind: part.policy for kind, part in kinds.items()}, next(iter(kinds.values())).views
 
 
 def _checked_images(images: Pixels) -> Tensor:
