@@ -5,6 +5,10 @@ from pp_simve.evaluation.attributes import attribute_scores, roc_auc
 from pp_simve.evaluation.circular import angle_scores
 from pp_simve.evaluation.clustering import GaussianMixtureClusters, cluster_scores, hungarian_accuracy
 from pp_simve.evaluation.content import content_scores
+from pp_simve.evaluation.diagnostics.arviz_versions import for_arviz, psis, summary
+from pp_simve.evaluation.diagnostics.chains import stack_chains
+from pp_simve.evaluation.diagnostics.storage import PosteriorFileError, open_posterior
+from pp_simve.evaluation.diagnostics.tree import posterior
 from pp_simve.evaluation.embedding import Embedding
 from pp_simve.evaluation.few_labels import few_label_scores
 from pp_simve.evaluation.figures import columns_figure, loss_figure, reconstruction_figure, samples_figure, swap_figure
@@ -44,6 +48,7 @@ __all__ = [
     "MLPRegressionProbe",
     "MLPTraining",
     "OnlineProbe",
+    "PosteriorFileError",
     "RidgeProbe",
     "active_units",
     "alignment",
@@ -54,6 +59,7 @@ __all__ = [
     "content_scores",
     "effective_rank",
     "few_label_scores",
+    "for_arviz",
     "gaussian_information",
     "hungarian_accuracy",
     "infonce_bound",
@@ -62,11 +68,16 @@ __all__ = [
     "kl_by_axis",
     "loss_figure",
     "mutual_information",
+    "open_posterior",
+    "posterior",
+    "psis",
     "reconstruction_figure",
     "retrieval_scores",
     "roc_auc",
     "samples_figure",
+    "stack_chains",
     "style_scores",
+    "summary",
     "swap_figure",
     "uniformity",
     "writing_style",
