@@ -7,6 +7,7 @@ STYLE = Markup("""
   color-scheme: light dark;
   --paper: #f6f5f1; --card: #ffffff; --ink: #1c1f23; --soft: #5c636b; --rule: #dfddd6; --accent: #1b4f72;
   --bar: #cfe0ec; --edge: #1c1f2355; --none: #b9bcc0;
+  --bad: #a3231a; --bad-paper: #fbe9e7; --good: #1d6336; --good-paper: #e5f3e9;
   --k0: #3f90da; --k1: #ffa90e; --k2: #bd1f01; --k3: #94a4a2; --k4: #832db6;
   --k5: #a96b59; --k6: #e76300; --k7: #b9ac70; --k8: #717581; --k9: #92dadd;
   --s0: #440154; --s1: #463480; --s2: #355f8d; --s3: #25848e; --s4: #22a884; --s5: #5ec962; --s6: #b0dd2f;
@@ -15,6 +16,7 @@ STYLE = Markup("""
   :root {
     --paper: #121418; --card: #1b1f24; --ink: #e8e6e1; --soft: #a3a9b0; --rule: #333940; --accent: #8ec1e6;
     --bar: #24435a; --edge: #00000066; --none: #555b63;
+    --bad: #ffb0a6; --bad-paper: #4a1a15; --good: #94dbad; --good-paper: #14351f;
     --k0: #4c9be8; --k1: #ffb52e; --k2: #e0402a; --k3: #9fb0ae; --k4: #a855e0;
     --k5: #b97a66; --k6: #ff7d1f; --k7: #c9bd83; --k8: #7d8290; --k9: #a5e6e9;
     --s0: #433e85; --s1: #32648e; --s2: #24868e; --s3: #22a884; --s4: #58c765; --s5: #a8db34; --s6: #fde725;
@@ -55,12 +57,15 @@ caption { text-align: left; font-weight: 600; padding-bottom: 4px; }
 th, td { padding: 5px 8px; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top; }
 th:first-child { text-align: left; padding-left: 0; min-width: 8.5em; font-weight: 500; }
 td { white-space: nowrap; width: 6.5em; }
-thead th { color: var(--soft); font-weight: 600; white-space: nowrap; }
+thead th, thead th:first-child { color: var(--soft); font-weight: 600; vertical-align: bottom; }
+thead th { white-space: nowrap; }
 .group th { color: var(--soft); font-size: .8125rem; font-weight: 600; padding-top: 12px; }
 td[style] {
   background: linear-gradient(var(--bar), var(--bar)) right 8px bottom 2px / calc(var(--share) * (100% - 16px)) 3px
     no-repeat;
 }
+th.word, td.word { text-align: left; }
+td.word { white-space: normal; width: auto; min-width: 6em; }
 .words td { white-space: normal; text-align: left; width: 50%; }
 .words th:last-child { text-align: left; }
 details summary { cursor: pointer; font-weight: 600; }
@@ -82,7 +87,7 @@ details summary { cursor: pointer; font-weight: 600; }
 
 #map { scroll-margin-top: 8px; }
 fieldset { border: 0; margin: 8px 0 12px; padding: 0; display: flex; flex-wrap: wrap; gap: 8px; }
-fieldset legend { float: left; margin: 5px 4px 0 0; font-size: .9375rem; color: var(--soft); }
+fieldset legend { float: left; margin: 6px 4px 0 0; padding: 0; font-size: .9375rem; color: var(--soft); }
 fieldset label { display: inline-flex; cursor: pointer; }
 fieldset input { position: absolute; opacity: 0; }
 fieldset span { border: 1px solid var(--rule); border-radius: 99px; padding: 5px 13px; font-size: .9375rem; }
@@ -90,7 +95,7 @@ fieldset input:checked + span { background: var(--accent); border-color: var(--a
 fieldset input:focus-visible + span { outline: 2px solid var(--accent); outline-offset: 2px; }
 .plot { position: relative; max-width: 860px; margin: 0 auto; }
 .plot svg { display: block; width: 100%; height: auto; overflow: visible; touch-action: manipulation; }
-.plot g { fill: var(--none); stroke: var(--edge); stroke-width: .7; }
+.plot g { fill: var(--none); stroke: var(--edge); stroke-width: .7; transition: transform .5s; }
 .plot g.on { stroke: var(--ink); stroke-width: 3; }
 .mark {
   display: none; position: absolute; transform: translate(-50%, -50%); pointer-events: none; padding: 0 5px;
@@ -114,24 +119,40 @@ fieldset input:focus-visible + span { outline: 2px solid var(--accent); outline-
 .with-script { display: none; }
 .scripted .with-script { display: inline; }
 
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap: 24px; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 24px 32px; }
 .pictures { align-items: start; }
-.pictures figure { min-width: 0; }
+.pictures figure { min-width: 0; max-width: 640px; }
+.pictures figcaption { margin-top: 6px; }
 .pictures img {
-  display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px; margin: 6px auto 0;
+  display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px; margin-top: 6px;
   border: 1px solid var(--rule);
 }
+
+.checks { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr)); gap: 24px 32px; }
+.checks { margin: 16px 0; }
+.check { min-width: 0; border-top: 1px solid var(--rule); padding-top: 14px; }
+.check.wide { grid-column: 1 / -1; }
+.check p { margin-bottom: 6px; }
+.check .pictures { margin: 10px 0; }
+.check h4 { margin: 0; font-size: .9375rem; }
+.found { font-size: 1.25rem; font-weight: 650; display: flex; flex-wrap: wrap; align-items: baseline; gap: 2px 10px; }
+.verdict { font-size: .8125rem; font-weight: 600; border-radius: 99px; padding: 1px 10px; border: 1px solid; }
+.verdict.bad { color: var(--bad); background: var(--bad-paper); }
+.verdict.good { color: var(--good); background: var(--good-paper); }
+.verdict.open { color: var(--soft); }
 footer { padding-bottom: 40px; font-size: .875rem; }
 @media (max-width: 600px) {
   section { padding: 14px 12px; border-radius: 8px; }
   header, main, footer { padding-left: 10px; padding-right: 10px; }
   th, td { padding: 5px; }
   th:first-child { min-width: 5.5em; }
+  thead th { white-space: normal; overflow-wrap: normal; }
   td { width: auto; }
   table { font-size: .875rem; }
   .plot circle { r: 6.5px; }
   .mark { font-size: .75rem; padding: 0 3px; }
 }
+@media (prefers-reduced-motion: reduce) { .plot g { transition: none; } }
 @media print { section { break-inside: avoid; border: 0; padding: 0; } nav { display: none; } }
 """)
 
@@ -142,14 +163,18 @@ SCRIPT = Markup("""
   document.documentElement.classList.add("scripted");
   const tip = map.querySelector(".tip"), thumb = tip.querySelector(".thumb"), words = tip.querySelector("p");
   const columns = Number(getComputedStyle(thumb).getPropertyValue("--columns"));
+  const layout = () => (map.querySelector('input[name="layout"]:checked') || {value: "0"}).value;
   const points = [...svg.querySelectorAll("g")].map(group => {
     const circle = group.querySelector("circle"), title = group.querySelector("title");
     if (title) title.remove();  // it would show a second time beside the picture
-    return {
-      group, row: Number(group.dataset.row), words: title ? title.textContent : "",
-      x: Number(circle.getAttribute("cx")), y: Number(circle.getAttribute("cy")),
-    };
+    const at = [Number(circle.getAttribute("cx")), Number(circle.getAttribute("cy"))];
+    return {group, row: Number(group.dataset.row), words: title ? title.textContent : "", at};
   });
+  const place = () => {
+    const moved = (point, axis) => parseFloat(point.group.style.getPropertyValue(`--${axis}${layout()}`)) || 0;
+    for (const point of points) [point.x, point.y] = [point.at[0] + moved(point, "x"), point.at[1] + moved(point, "y")];
+  };
+  place();
   let shown = null;
   const hide = () => {
     if (shown) shown.group.classList.remove("on");
@@ -181,6 +206,7 @@ SCRIPT = Markup("""
     return best;
   };
   const look = event => { const point = nearest(event); point ? show(point) : hide(); };
+  map.addEventListener("change", event => { if (event.target.name === "layout") { hide(); place(); } });
   svg.addEventListener("pointermove", event => event.pointerType === "mouse" && look(event));
   svg.addEventListener("pointerleave", event => event.pointerType === "mouse" && hide());
   svg.addEventListener("click", look);

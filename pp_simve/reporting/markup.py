@@ -49,3 +49,13 @@ def number(value: Any, shown: str) -> Markup:
 def png_uri(picture: bytes) -> str:
     """A PNG file as an address that holds it."""
     return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+
+
+def tile(label: str, value: Any, shown: str, hint: str) -> Markup:
+    """A number of a list of the main ones, with what it is and how to read it."""
+    return tag("div", tag("dt", label), tag("dd", number(value, shown)), tag("dd", tag("small", hint)))
+
+
+def missing(what: str) -> Markup:
+    """Words in the place of what is not there."""
+    return tag("p", what, class_="missing")

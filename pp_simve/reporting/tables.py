@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,16 +11,21 @@ from pp_simve.reporting.markup import Markup, joined, number, tag
 
 FRACTIONS = ("linear", "knn", "accuracy", "balanced_accuracy", "recall", "chance")
 
+Cell = float | str | bool | None
+"""What stands in a table: a number, a word, yes or no, or nothing."""
+
 
 def table(caption: str, head: Sequence[str], *bodies: Markup) -> Markup:
     """A table in a box that scrolls and that a keyboard reaches.
 
     Args:
         caption: what it shows.
-        head: column headings, the first that of the rows' names.
+        head: column headings, in words or as elements, the first that of the rows' names.
         bodies: ``tbody`` elements.
     """
-    headings = tag("thead", tag("tr", *(tag("th", heading, scope="col") for heading in head)))
+    headings = tag(
+        "thead", tag("tr", *(word if isinstance(word, Markup) else tag("th", word, scope="col") for word in head))
+    )
     whole = tag("table", tag("caption", caption), headings, *bodies)
     return tag("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption)
 
@@ -68,6 +74,43 @@ def entries_table(caption: str, head: Sequence[str], entries: Mapping[str, tuple
     return table(caption, head, tag("tbody", *rows))
 
 
+def rows_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Markup:
+    """Any table: numbers to the right, words to the left; the first column names the rows.
+
+    Args:
+        caption: what it shows.
+        columns: their headings.
+        rows: as many cells each as there are columns.
+    """
+    columns_of = [[row[place] for row in rows] for place in range(len(columns))]
+    looks = ["word" if any(isinstance(cell, str | bool) for cell in cells) else None for cells in columns_of]
+    texts = [alike(cells) for cells in columns_of]
+    shown = []
+    for place, row in enumerate(rows):
+        first, *rest = (column[place] for column in texts)
+        cells = zip(row[1:], rest, looks[1:], strict=True)
+        named = tag("th", first, scope="row")
+        shown.append(tag("tr", named, *(tag("td", number(value, text), class_=look) for value, text, look in cells)))
+    headings = [tag("th", name, scope="col", class_=look) for name, look in zip(columns, looks, strict=True)]
+    return table(caption, headings, tag("tbody", *shown))
+
+
+def alike(values: Sequence[Cell]) -> list[str]:
+    """Numbers of one column with as many decimals each: enough for four digits of the largest, three at most.
+
+    Others are as by `plain`. One that would be written as zero, and is not, has digits of its own.
+    """
+    sizes = [abs(value) for value in values if isinstance(value, float) and math.isfinite(value)]
+    decimals = max(0, 3 - math.floor(math.log10(max(sizes)))) if any(sizes) else 0
+    decimals = min(decimals, 3)
+    return [
+        _minus(f"{value:,.{decimals}f}")
+        if isinstance(value, float) and math.isfinite(value) and (value == 0 or abs(value) >= 10.0**-decimals)
+        else plain(value)
+        for value in values
+    ]
+
+
 def score(key: str, value: Any) -> str:
     """A score as people read it: fractions in per cent, R² to three places, what is undefined as a dash."""
     if not isinstance(value, int | float):
@@ -84,9 +127,11 @@ def nats(value: float | None) -> str:
 
 def plain(value: Any) -> str:
     """Any other number, not longer than it needs to be."""
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "yes", False: "no"}[value]
     if isinstance(value, float):
         return _minus(f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}")
-    return _minus(f"{value:,}") if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return _minus(f"{value:,}") if isinstance(value, int) else str(value)
 
 
 def _row(key: str, values: Sequence[Any]) -> Markup:

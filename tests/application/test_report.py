@@ -3,37 +3,42 @@
 from __future__ import annotations
 
 import base64
-import html
+import dataclasses
 import io
 import json
 import math
 import re
 import shutil
-import subprocess
+import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
 from pp_simve.data import ImageData, load
 from pp_simve.errors import ConfigError
-from pp_simve.report import embed_test, page, write_report
+from pp_simve.report import MAP, embed_test, write_report
 from pp_simve.reporting.curves import loss_panels, thinned, ticks
-from pp_simve.reporting.embedding import Embedding, colourings, principal_axes
+from pp_simve.reporting.embedding import Embedding, principal_axes, umap_points
+from pp_simve.reporting.map import colourings
 from pp_simve.reporting.markup import tag
-from pp_simve.reporting.pictures import shrunk, sprites
+from pp_simve.reporting.page import page
+from pp_simve.reporting.pictures import shrunk, sprites, thumbnails
+from pp_simve.reporting.tables import alike
+from pp_simve.reporting.trust import Diagnostics
 from pp_simve.run_folder import RunFolder
 from pp_simve.viewing import Viewing
 
+from .browser import CHROMIUM, Tab, browser
 from .command import NETWORKS, SMALL, run, write_npz
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
-)
 VOID = {"meta", "link", "img", "input", "br"}
 
 
@@ -238,6 +243,7 @@ def test_what_is_missing_is_said_in_words(simve: RunFolder) -> None:
     rewrite(simve, "results.json", bound=None, is_bound=False, knows={**knows, "notes": notes}, content=knows["z"])
     shutil.rmtree(simve.path / "figures")
     (simve.path / "metrics.jsonl").unlink()
+    (simve.path / MAP).unlink()
     found = read(simve)
     assert "no labels in test" in found.sections["knows"]
     assert "the view policy has no parameters" in found.sections["knows"]
@@ -399,6 +405,222 @@ def test_views_whose_z_is_not_finite_are_left_out_and_counted() -> None:
     assert "no labels and no view parameters" in found.sections["map"]
 
 
+def test_an_embedding_is_read_as_it_was_written(tmp_path: Path) -> None:
+    written = Embedding(
+        z=torch.randn(5, 3),
+        pictures=torch.randint(0, 256, (5, 3, 20, 10), dtype=torch.uint8),
+        labels=torch.tensor([0, 1, 1, 0, 2]),
+        classes=["a", "b/c", "ü"],
+        kinds=["x", "x", "y", "y", "y"],
+        parameters={"p/q": torch.tensor([1.0, math.nan, 3, 4, 5])},
+        placed={"UMAP": torch.randn(5, 2)},
+    )
+    written.write(tmp_path / "map")
+    read_back = Embedding.read(tmp_path / "map")
+    assert (read_back.classes, read_back.kinds) == (written.classes, written.kinds)
+    for name in ("z", "pictures", "labels"):
+        assert torch.equal(getattr(read_back, name), getattr(written, name))
+    assert torch.equal(read_back.parameters["p/q"].nan_to_num(-1), written.parameters["p/q"].nan_to_num(-1))
+    assert torch.equal(read_back.placed["UMAP"], written.placed["UMAP"])
+
+
+@pytest.mark.parametrize("content", [b"", b"no map at all", safetensors.torch.save({"z": torch.zeros(1)})])
+def test_a_damaged_map_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "map").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"is no map of a report .* delete it"):
+        Embedding.read(tmp_path / "map")
+
+
+def test_a_page_written_again_keeps_its_map(simve: RunFolder) -> None:
+    first = write_report(simve, embedding_of(simve)).read_text()
+    rewrite(simve, "results.json", views=7)
+    again = write_report(simve).read_text()
+    assert again != first
+    assert again.replace("7 views of a test", "2 views of a test").replace('value="7">7<', 'value="2">2<') == first
+
+
+class _Layout:
+    """Stands for umap.UMAP: the first two columns."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.arguments = arguments
+
+    def fit_transform(self, rows: Any) -> Any:
+        assert np.isfinite(rows).all()
+        made.append((self.arguments, len(rows)))
+        return rows[:, :2] + 1
+
+
+made: list[tuple[dict[str, Any], int]] = []
+
+
+@pytest.fixture
+def fake_umap(monkeypatch: pytest.MonkeyPatch) -> None:
+    made.clear()
+    module = ModuleType("umap")
+    module.UMAP = _Layout  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "umap", module)
+
+
+@pytest.mark.usefixtures("fake_umap")
+def test_umap_places_finite_rows_with_a_seed() -> None:
+    z = torch.randn(20, 4)
+    z[3, 1] = math.nan
+    points = umap_points(z, seed=5)
+    assert points is not None
+    assert points[3].isnan().all()
+    finite = torch.arange(20) != 3
+    assert torch.equal(points[finite], z[finite, :2] + 1)
+    assert made == [({"n_neighbors": 15, "init": "pca", "random_state": 5, "n_jobs": 1}, 19)]
+
+
+@pytest.mark.usefixtures("fake_umap")
+def test_few_different_rows_have_no_neighbourhoods() -> None:
+    assert umap_points(torch.randn(15, 4)) is None
+    assert umap_points(torch.randn(15, 4).repeat(3, 1)) is None
+    assert umap_points(torch.randn(16, 4)) is not None
+
+
+def test_without_umap_there_is_one_layout_and_nothing_to_choose(
+    simve: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)  # which makes its import fail
+    embedding = embedding_of(simve)
+    assert embedding.placed == {}
+    assert "Placed by" not in read(simve, embedding).sections["map"]
+
+
+@pytest.mark.usefixtures("fake_umap")
+def test_with_umap_the_page_has_both_layouts(simve: RunFolder) -> None:
+    embedding = embedding_of(simve)
+    found = read(simve, embedding)
+    assert "Placed byPCAUMAP" in found.sections["map"]
+    assert "placed by UMAP of their z" in found.sections["map"]
+    assert [radio["id"] for radio in found.all("input") if radio["name"] == "layout"] == ["at-0", "at-1"]
+    moves = [re.findall(r"[-0-9.]+(?=px)", str(group["style"])) for group in found.all("g")]
+    at = [
+        [float(str(dot["cx"])) + float(x), -float(str(dot["cy"])) - float(y)]
+        for dot, (x, y) in zip(found.all("circle"), moves, strict=True)
+    ]
+    for axis in range(2):
+        pair = torch.stack([torch.tensor(at, dtype=torch.float64)[:, axis], embedding.placed["UMAP"][:, axis].double()])
+        assert float(torch.corrcoef(pair)[0, 1]) > 1 - 1e-4
+
+
+CHECKS: Diagnostics = {
+    "checks": [
+        {
+            "name": "khat",
+            "title": "PSIS k̂",
+            "value": 0.3125,
+            "unit": "of images above 0.7",
+            "alarm": True,
+            "how": "Below 0.7 is good.",
+            "blind": "modes that no draw reached",
+            "rows": {
+                "columns": ["image", "k̂", "a bound of many nats", "class", "counts", "sure"],
+                "rows": [[17, 1.31, -12999.25, "a word & more", 3, True], [4, None, -0.5, "b", 1500, False]],
+            },
+        },
+        {
+            "name": "gap",
+            "title": "Gap",
+            "value": 6.4,
+            "unit": None,
+            "alarm": False,
+            "how": "Near 0 is good.",
+            "blind": "what more draws close",
+        },
+        {
+            "name": "overlap",
+            "title": "Overlap",
+            "value": "9 of 16 axes",
+            "unit": None,
+            "alarm": None,
+            "how": "How many.",
+            "blind": "several axes together",
+            "rows": None,
+        },
+        {
+            "name": "empty",
+            "title": "Not drawn",
+            "value": None,
+            "unit": "nats",
+            "alarm": None,
+            "how": "Nothing.",
+            "blind": "everything",
+            "rows": {"columns": ["a", "b"], "rows": []},
+        },
+    ],
+    "notes": ["Label switching has no meaning here."],
+    "settings": {"images": 64, "draws": 500},
+}
+
+
+def diagnose(folder: RunFolder) -> None:
+    """What the diagnosis of a run leaves."""
+    (folder.path / "diagnostics.json").write_text(json.dumps(CHECKS))
+    for name in ("diagnose-khat", "diagnose-khat-worst", "diagnose-other"):
+        Image.new("RGB", (800, 300)).save(folder.path / "figures" / f"{name}.png")
+
+
+def test_checks_of_the_posterior_are_shown_with_their_verdicts(simve: RunFolder) -> None:
+    assert "trust" not in read(simve).sections
+    diagnose(simve)
+    found = read(simve)
+    text = found.sections["trust"]
+    assert "1 of 2 checks with a verdict raise an alarm: PSIS k̂." in text
+    assert "alarm 0.312 of images above 0.7Below 0.7 is good.Cannot see: modes that no draw reached" in text
+    assert "no alarm 6.4Near 0 is good.Cannot see: what more draws close" in text
+    assert "no verdict 9 of 16 axesHow many." in text
+    assert "no verdict –Nothing." in text
+    assert "Label switching has no meaning here." in text
+    assert "--draws500" in text
+    assert found.tables["PSIS k̂, in numbers"] == {
+        ("", "17"): [
+            (1.31, "1.310"),
+            (-12999.25, "−12,999"),
+            ("a word & more", "a word & more"),
+            (3, "3"),
+            (True, "yes"),
+        ],
+        ("", "4"): [(None, "–"), (-0.5, "−0.5"), ("b", "b"), (1500, "1,500"), (False, "no")],
+    }
+    assert [text.index(name) for name in ("diagnose-khat", "diagnose-khat-worst", "in numbers", "diagnose-other")] == (
+        sorted(text.index(name) for name in ("diagnose-khat", "diagnose-khat-worst", "in numbers", "diagnose-other"))
+    )
+    assert "diagnose" not in found.sections["pictures"]
+
+
+def test_no_alarm_is_no_proof(simve: RunFolder) -> None:
+    quiet = [check for check in CHECKS["checks"] if not check["alarm"]]
+    (simve.path / "diagnostics.json").write_text(json.dumps({"checks": quiet, "notes": [], "settings": {}}))
+    text = read(simve).sections["trust"]
+    assert "None of 1 checks with a verdict raises an alarm; what they cannot see may still be wrong." in text
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([0.5, 12.25, None, math.nan], ["0.50", "12.25", "–", "nan"]),
+        ([1e-5, 0.25, 0.0], ["1e−05", "0.250", "0.000"]),
+        ([3, 1500], ["3", "1,500"]),
+        ([True, "x"], ["yes", "x"]),
+        ([], []),
+    ],
+)
+def test_numbers_of_a_column_have_as_many_decimals(values: list[Any], shown: list[str]) -> None:
+    assert alike(values) == shown
+
+
+@pytest.mark.parametrize("name", ["results.json", "diagnostics.json", "evaluation.json"])
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_a_damaged_file_is_named(simve: RunFolder, name: str, content: str) -> None:
+    (simve.path / name).write_text(content)
+    with pytest.raises(ConfigError, match=f"{name} is damaged .* run again the command that wrote it"):
+        write_report(simve)
+
+
 def test_colours_are_those_of_the_most_common_classes_and_of_equal_ranges() -> None:
     labels = torch.tensor([0] * 5 + list(range(1, 13)) * 2)
     parameter = torch.linspace(0, 7, len(labels))
@@ -468,6 +690,15 @@ def test_pictures_are_shrunk_below_their_limit() -> None:
         assert abs(Image.open(io.BytesIO(small)).width / Image.open(io.BytesIO(small)).height - 1.5) < 0.05
 
 
+def test_thumbnails_are_means_of_their_pixels() -> None:
+    pictures = torch.randint(0, 256, (300, 3, 64, 32), dtype=torch.uint8)
+    small = thumbnails(pictures, 16)
+    means = pictures.double().reshape(300, 3, 16, 4, 8, 4).mean((3, 5))
+    assert small.shape == (300, 3, 16, 8)
+    assert float((small.double() - means).abs().max()) <= 0.5
+    assert thumbnails(pictures, 64) is pictures
+
+
 def test_thumbnails_lie_in_reading_order_and_below_their_limit() -> None:
     pictures = torch.arange(7, dtype=torch.uint8)[:, None, None, None].expand(7, 1, 4, 6) * 30
     picture, columns = sprites(pictures, 10_000)
@@ -481,53 +712,143 @@ def test_thumbnails_lie_in_reading_order_and_below_their_limit() -> None:
     assert len(sprites(noise, 60_000)[0]) <= 60_000
 
 
-PROBE = """<script>
-window.onerror = message => { document.documentElement.dataset.error = message; };
-addEventListener("load", () => {
-  const root = document.documentElement, width = root.scrollWidth;
-  const svg = document.querySelector(".plot svg"), box = svg.getBoundingClientRect();
-  const circle = svg.querySelector("circle").getBoundingClientRect();
-  const at = {clientX: circle.left + circle.width / 2, clientY: circle.top + circle.height / 2};
-  const fill = () => getComputedStyle(svg.querySelector("g")).fill;
-  const before = fill();
-  document.getElementById("by-1").click();
-  svg.dispatchEvent(new MouseEvent("click", at));
-  const tip = document.querySelector(".tip");
-  root.dataset.seen = [width, root.clientWidth, before !== fill(), tip.hidden, tip.innerText].join("|");
-});
-</script></head>"""
+LOOKED = """(() => {
+  const root = document.documentElement;
+  const wide = [...document.querySelectorAll("main *")].filter(element =>
+    element.getBoundingClientRect().right > root.clientWidth + 1 && !element.closest(".scroll, .plot"));
+  const small = [...document.querySelectorAll("main *")].filter(element =>
+    [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim()) &&
+    parseFloat(getComputedStyle(element).fontSize) < 12);
+  const painted = element => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = getComputedStyle(at).backgroundColor;
+      if (colour.startsWith("rgb(")) return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const light = colour => {
+    const parts = colour.match(/[0-9.]+/g).slice(0, 3).map(part => part / 255);
+    const linear = parts.map(part => part <= .04045 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4);
+    return .2126 * linear[0] + .7152 * linear[1] + .0722 * linear[2];
+  };
+  const faint = [...document.querySelectorAll("body *")].filter(element => {
+    if (!element.innerText || element.children.length || element.closest("svg")) return false;
+    const two = [light(getComputedStyle(element).color), light(painted(element))].sort((a, b) => a - b);
+    return (two[1] + .05) / (two[0] + .05) < 4.5;
+  });
+  return {
+    scrolled: root.scrollWidth,
+    paper: getComputedStyle(document.body).backgroundColor,
+    wide: wide.map(element => element.outerHTML.slice(0, 80)),
+    small: small.map(element => element.outerHTML.slice(0, 80)),
+    faint: faint.map(element => element.outerHTML.slice(0, 80)),
+    broken: [...document.images].filter(image => !image.naturalWidth).map(image => image.alt),
+  };
+})()"""
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed")
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    if not CHROMIUM:
+        pytest.skip("no chromium is installed")
+    with browser(tmp_path_factory.mktemp("browser") / "profile") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def written(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Pages of each run with all that a page can have."""
+    pages = {}
+    for name, source in runs.items():
+        folder = RunFolder(Path(shutil.copytree(source, tmp_path_factory.mktemp("pages") / name)))
+        diagnose(folder)
+        embedding = embedding_of(folder)
+        placed = {"UMAP": torch.randn(len(embedding.z), 2, generator=torch.Generator().manual_seed(0))}
+        pages[name] = write_report(folder, dataclasses.replace(embedding, placed=placed))
+    return pages
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_browser_shows_it_without_errors_or_sideways_scrolling(
-    any_run: RunFolder, tmp_path: Path, width: int
+@pytest.mark.parametrize("name", ["simve", "halves", "simclr"])
+def test_a_browser_shows_all_of_it_in_both_colour_schemes(
+    written: dict[str, Path], tab: Tab, name: str, width: int, scheme: str
 ) -> None:
-    text = write_report(any_run, embedding_of(any_run)).read_text()
-    (tmp_path / "probed.html").write_text(text.replace("</head>", PROBE, 1))
-    # A window of a browser is never narrower than 500 pixels; a frame is.
-    frame = f'<iframe src="probed.html" width="{width}" height="900" style="border:0"></iframe>'
-    collect = (
-        "<script>addEventListener('load', () => document.documentElement.dataset.page ="
-        " JSON.stringify({...frames[0].document.documentElement.dataset}))</script>"
+    tab.open(written[name], width, scheme)
+    seen = tab.run(LOOKED)
+    assert seen["scrolled"] == width, "the page scrolls sideways"
+    assert seen["paper"] == {"light": "rgb(246, 245, 241)", "dark": "rgb(18, 20, 24)"}[scheme]
+    assert seen["wide"] == [], "wider than the window"
+    assert seen["small"] == [], "smaller than 12 pixels"
+    assert seen["faint"] == [], "less contrast than WCAG's AA asks of text"
+    assert seen["broken"] == []
+    assert [address for address in tab.requests if not address.startswith("data:")] == [written[name].as_uri()]
+    assert tab.complaints == []
+
+
+SHOWN = """(() => {
+  const tip = document.querySelector(".tip"), on = document.querySelector(".plot g.on");
+  return tip.hidden ? null : {
+    row: on.dataset.row, words: tip.innerText, style: getComputedStyle(tip.querySelector(".thumb")).backgroundPosition,
+  };
+})()"""
+PLACES = """[...document.querySelectorAll(".plot circle")].map(circle => {
+  const box = circle.getBoundingClientRect();
+  return [box.left + box.width / 2, box.top + box.height / 2];
+})"""
+
+
+def choose(tab: Tab, button: str) -> None:
+    """Chooses on the map, and waits until all points have arrived."""
+    tab.run(
+        f"document.getElementById('{button}').click(); new Promise(done => setTimeout(done, 0))"
+        ".then(() => Promise.all(document.getAnimations().map(animation => animation.finished))).then(() => 0)"
     )
-    (tmp_path / "frame.html").write_text(f"<!doctype html><body>{frame}{collect}</body>")
-    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000", "--enable-logging=stderr"]
-    command += [
-        "--disable-extensions",
-        "--no-first-run",
-        "--hide-scrollbars",
-        "--dump-dom",
-        (tmp_path / "frame.html").as_uri(),
-    ]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "CONSOLE" not in ended.stderr
-    told = re.search(r'data-page="([^"]*)"', ended.stdout)
-    assert told is not None, ended.stderr
-    seen = json.loads(html.unescape(told[1]))
-    assert "error" not in seen
-    scrolled, window, recoloured, hidden, words = seen["seen"].split("|")
-    assert int(scrolled) <= int(window) == width
-    assert (recoloured, hidden) == ("true", "false")
-    assert words.startswith("class ")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_map_shows_the_view_that_is_pointed_at_on_both_layouts(
+    written: dict[str, Path], tab: Tab, width: int
+) -> None:
+    tab.open(written["simve"], width, "light")
+    tab.run("document.querySelector('.plot').scrollIntoView({block: 'center'})")
+    embedding = Embedding.read(written["simve"].with_name(MAP))
+    assert embedding.labels is not None
+    for button, points in (("at-0", principal_axes(embedding.z)[0]), ("at-1", embedding.placed["UMAP"])):
+        choose(tab, button)
+        at = torch.tensor(tab.run(PLACES))
+        for axis, sign in enumerate((1, -1)):
+            pair = torch.stack([at[:, axis].double(), sign * points[:, axis].double()])
+            assert float(torch.corrcoef(pair)[0, 1]) > 1 - 1e-4
+        lonely = int((torch.cdist(at, at) + 1e9 * torch.eye(len(at))).min(1).values.argmax())
+        tab.point(*at[lonely].tolist())
+        shown = tab.run(SHOWN)
+        assert shown["row"] == str(lonely)
+        assert f"class {embedding.classes[int(embedding.labels[lonely])]}" in shown["words"]
+        tab.point(1, 1)
+        assert tab.run(SHOWN) is None
+    fill = "getComputedStyle(document.querySelector('.plot g')).fill"
+    before = tab.run(fill)
+    choose(tab, "by-1")
+    assert tab.run(fill) != before
+
+
+def test_a_keyboard_reaches_the_map_and_walks_it(written: dict[str, Path], tab: Tab) -> None:
+    tab.open(written["simve"], 1280, "light")
+    reached = []
+    for _ in range(40):
+        tab.press("Tab")
+        reached.append(tab.run("document.activeElement.id || document.activeElement.tagName.toLowerCase()"))
+        if reached[-1] == "svg":
+            break
+    assert reached[0] == "a"
+    assert {"at-0", "by-0", "svg"} <= set(reached)
+    first = tab.run(SHOWN)["row"]
+    x = {str(place): at[0] for place, at in enumerate(tab.run(PLACES))}
+    tab.press("ArrowRight")
+    second = tab.run(SHOWN)["row"]
+    assert x[second] > x[first]
+    tab.press("ArrowLeft")
+    assert x[tab.run(SHOWN)["row"]] < x[second]
+    tab.press("Escape")
+    assert tab.run(SHOWN) is None
