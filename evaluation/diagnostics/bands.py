@@ -1,0 +1,202 @@
+"""Are ranks uniform: empirical distribution functions with bands that hold all along them, and exact p-values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import gammaln
+from scipy.stats import binom
+from torch import Tensor
+
+Array = NDArray[np.float64]
+
+_POINTS = 100
+"""Places at which distribution functions are looked at, at most."""
+
+_SURELY = 1e-10
+"""Pointwise probability below which its sum over places, an upper bound, is taken for p: 1 − p has no digits left."""
+
+
+@dataclass(frozen=True)
+class Uniformity:
+    """Ranks of what should be one draw more among draws, a column each thing ranked, and whether they are uniform.
+
+    A column's statistic is the smallest two-sided binomial probability along its empirical distribution function. Its
+    p-value is exact where rows are independent, and its function leaves `band` just where the p-value is no more than
+    ``level / curves``: Säilynoja, Bürkner and Vehtari, "Graphical test for discrete uniformity and its applications
+    in goodness-of-fit evaluation and multiple sample comparison" (2022, Statistics and Computing 32), whose recursion
+    is the one used here.
+
+    Read the shape: ∪ (difference first above, then below 0) means draws too narrow, ∩ too wide, a slope draws that are
+    shifted. It cannot see errors that cancel over the rows, nor those smaller than about 1 / √rows.
+
+    Attributes:
+        names: of the columns.
+        ranks: how many of the draws lie below, ties broken at random: int64, 0 to ``largest``, shape ``(row, column)``.
+        largest: number of draws ranked among.
+        p_values: of each column by itself, small where not uniform, shape ``(column,)``.
+        level: probability of any false alarm among ``curves`` columns (Bonferroni's bound, whatever their dependence).
+        curves: how many columns share the level, these among them.
+    """
+
+    names: tuple[str, ...]
+    ranks: Tensor
+    largest: int
+    p_values: Tensor
+    level: float
+    curves: int
+
+    @property
+    def failing(self) -> tuple[str, ...]:
+        """Names of the columns that leave the band."""
+        leaves = self.p_values <= self.level / self.curves
+        return tuple(name for name, out in zip(self.names, leaves.tolist(), strict=True) if out)
+
+    @property
+    def alarm(self) -> bool:
+        """Whether any column leaves the band."""
+        return bool(self.failing)
+
+    @property
+    def places(self) -> Tensor:
+        """Where `differences` and `band` are given: probabilities in (0, 1), shape ``(place,)``."""
+        return torch.from_numpy((_thresholds(self.largest) + 1.0) / (self.largest + 1))
+
+    def differences(self) -> Tensor:
+        """Empirical distribution functions less the uniform one, shape ``(column, place)``."""
+        counts = torch.from_numpy(_counts(self.ranks.numpy(), self.largest))
+        return counts.double() / len(self.ranks) - self.places
+
+    def band(self) -> tuple[Tensor, Tensor]:
+        """What differences of uniform ranks stay within, all along and in all columns: two edges, ``(place,)`` each."""
+        rows = len(self.ranks)
+        pointwise = _critical(rows, self.largest, self.level / self.curves)
+        low, high = _interval(_tails(rows, self.largest), pointwise)
+        places = self.places
+        return torch.from_numpy(low / rows) - places, torch.from_numpy(high / rows) - places
+
+    def histogram(self, bins: int = 20) -> Tensor:
+        """Ranks counted in equal parts of [0, largest], as near as whole ranks allow, shape ``(column, bin)``."""
+        bins = min(bins, self.largest + 1)
+        bin_of = self.ranks * bins // (self.largest + 1)
+        return torch.stack([torch.bincount(column, minlength=bins) for column in bin_of.unbind(1)])
+
+
+def rank_uniformity(
+    ranks: Tensor, largest: int, names: Sequence[str], *, level: float = 0.01, curves: int | None = None
+) -> Uniformity:
+    """Tests columns of ranks.
+
+    Args:
+        ranks: integers from 0 to ``largest``, shape ``(row, column)``; rows are independent, columns need not be.
+        largest: number of draws ranked among.
+        names: of the columns.
+        level: probability of any false alarm among ``curves`` columns.
+        curves: how many columns share it; by default these.
+
+    Raises:
+        ValueError: ranks of another shape or range, none, or a level that is no probability.
+    """
+    if ranks.ndim != 2 or not ranks.numel() or ranks.shape[1] != len(names):
+        raise ValueError(f"ranks must have shape (row, {len(names)}) and hold some, got {tuple(ranks.shape)}")
+    if ranks.is_floating_point() or largest < 1 or int(ranks.min()) < 0 or int(ranks.max()) > largest:
+        raise ValueError(f"ranks must be integers from 0 to the number of draws, {largest}, which must be at least 1")
+    if not 0 < level < 1:
+        raise ValueError(f"level must be a probability above 0 and below 1, got {level}")
+    ranks = ranks.cpu().long()
+    tails = _tails(len(ranks), largest)
+    counts = _counts(ranks.numpy(), largest)
+    smallest = np.take_along_axis(tails, counts.T, axis=1).min(0)
+    p_values = [_p_value(len(ranks), largest, float(pointwise)) for pointwise in smallest]
+    found = torch.tensor(p_values, dtype=torch.float64)
+    return Uniformity(tuple(names), ranks, largest, found, level, curves or len(names))
+
+
+def rank_among(truth: Tensor, draws: Tensor, generator: torch.Generator) -> Tensor:
+    """How many draws lie below, ties broken at random: int64 on the CPU, shape ``(...)``.
+
+    Args:
+        truth: shape ``(...)``.
+        draws: shape ``(draw, ...)``.
+        generator: of the CPU, for ties.
+
+    Raises:
+        ValueError: NaN, which has no rank.
+    """
+    truth, draws = truth.cpu(), draws.cpu()
+    if truth.isnan().any() or draws.isnan().any():
+        raise ValueError("NaN has no rank among draws; look for what made it in the model or the guide")
+    below, equal = (draws < truth).sum(0), (draws == truth).sum(0)
+    share = torch.rand(truth.shape, generator=generator, dtype=torch.float64)
+    return below + (share * (equal + 1)).long()
+
+
+def _thresholds(largest: int) -> NDArray[np.int64]:
+    """Ranks at which distribution functions are looked at; that of the largest is 1 for certain."""
+    return np.unique(np.linspace(0, largest - 1, min(largest, _POINTS)).round().astype(np.int64))
+
+
+def _counts(ranks: NDArray[np.int64], largest: int) -> NDArray[np.int64]:
+    """How many ranks are no larger than each threshold, shape ``(column, place)``."""
+    thresholds = _thresholds(largest)
+    return np.stack([np.searchsorted(np.sort(column), thresholds, side="right") for column in ranks.T])
+
+
+@lru_cache(maxsize=16)
+def _tails(rows: int, largest: int) -> Array:
+    """Twice the smaller tail of each count at each place, under uniform ranks, shape ``(place, count)``."""
+    places = ((_thresholds(largest) + 1) / (largest + 1))[:, None]
+    counts = np.arange(rows + 1)
+    tails = 2 * np.minimum(binom.cdf(counts, rows, places), binom.sf(counts - 1, rows, places))
+    # Tails that are equal by symmetry must stay so, or outcomes as extreme as the one at hand would not all be counted.
+    mantissa, exponent = np.frexp(tails)
+    rounded: Array = np.ldexp(np.round(mantissa * 2**36) / 2**36, exponent)
+    return rounded
+
+
+def _interval(tails: Array, pointwise: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Smallest and largest count at each place whose tails exceed ``pointwise``; each has one, the median's."""
+    inside = tails > pointwise
+    return inside.argmax(1), tails.shape[1] - 1 - inside[:, ::-1].argmax(1)
+
+
+@lru_cache(maxsize=4096)
+def _p_value(rows: int, largest: int, pointwise: float) -> float:
+    """Probability that a uniform distribution function has tails of ``pointwise`` or less anywhere.
+
+    Counts form a Markov chain over the places: of the ranks that lie above one place, a binomial number lies below the
+    next (section 2.2 of the paper).
+    """
+    places = (_thresholds(largest) + 1.0) / (largest + 1)
+    if pointwise < _SURELY:
+        return len(places) * pointwise
+    if pointwise >= 1:
+        return 1.0
+    low, high = _interval(_tails(rows, largest), pointwise)
+    log_factorial = gammaln(np.arange(rows + 1) + 1.0)
+    counts, probability, before = np.zeros(1, dtype=np.int64), np.ones(1), 0.0
+    for place, first, last in zip(places, low, high, strict=True):
+        share = (place - before) / (1 - before)
+        following = np.arange(first, last + 1)
+        rest, gained = rows - counts[:, None], following - counts[:, None]
+        known = np.maximum(gained, 0)
+        log_binomial = log_factorial[rest] - log_factorial[known] - log_factorial[rest - known]
+        step = np.exp(log_binomial + known * np.log(share) + (rest - known) * np.log1p(-share))
+        counts, probability, before = following, probability @ np.where(gained >= 0, step, 0.0), place
+    return float(np.clip(1 - probability.sum(), 0, 1))
+
+
+@lru_cache(maxsize=64)
+def _critical(rows: int, largest: int, level: float) -> float:
+    """The largest pointwise probability whose p-value is no more than ``level``."""
+    # p is at most the sum over places, and jumps, so that it may stay low for long; at 1 it is 1.
+    low, high = np.log(level / (2 * len(_thresholds(largest)))), 0.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _p_value(rows, largest, float(np.exp(middle))) <= level else (low, middle)
+    return float(np.exp(low))

@@ -1,0 +1,44 @@
+"""Images some at a time, so that what is kept of their draws stays small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pp_simve.models import Views
+from pp_simve.models.kinds import view_and_image_counts
+
+NUMBERS_AT_ONCE = 2**22
+"""Latents, and pixels of simulated views, that are kept at once, of each kind: 16 MiB in float32."""
+
+
+def images_at_once(numbers: int) -> int:
+    """How many images, where each takes so many numbers."""
+    return max(1, NUMBERS_AT_ONCE // max(1, numbers))
+
+
+def image_batches(views: Views, latent: int, draws: int) -> Iterator[tuple[int, Views]]:
+    """The views of some images after another, and the place of the first of them.
+
+    Args:
+        views: ``(view, image, channel, height, width)``, or such a tensor a kind.
+        latent: dimensions of z.
+        draws: that are to be made of each image.
+    """
+    count, images = view_and_image_counts(views)
+    size = images_at_once(draws * count * latent)
+    for start in range(0, images, size):
+        here = slice(start, start + size)
+        if isinstance(views, Tensor):
+            yield start, views[:, here]
+        else:
+            yield start, {kind: batch[:, here] for kind, batch in views.items()}
+
+
+def seeds(seed: int) -> Iterator[int]:
+    """A seed for each batch, without end."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield int(torch.randint(2**62, (1,), generator=generator))
