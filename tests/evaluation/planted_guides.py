@@ -1,0 +1,89 @@
+"""The linear-Gaussian program with its posterior as guide, and guides that are wrong on purpose."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pp_simve.inference import AmortizedGuide, Guide, StructuredGuide
+from pp_simve.models import ConjugatePrior, GaussianPrior, SimVE
+
+from ..inference.linear_gaussian import (
+    CONTENT,
+    DOUBLE,
+    LATENT,
+    STYLE,
+    Linear,
+    PotentialEncoder,
+    make_linear,
+    make_model,
+    set_head,
+)
+
+
+class WrongPosterior(StructuredGuide):
+    """The posterior with every draw's deviation from its mean multiplied, and the mean moved.
+
+    Content and style given content are Gaussians, the mean of style linear in content: so a factor on the standard
+    deviations of both is one on all deviations of the joint posterior. The shift is in these standard deviations.
+    """
+
+    factor = 1.0
+    shift = 0.0
+
+    def forward(self, views: Tensor) -> None:
+        loc, precision = self.potentials(self.recognition.features(views))
+        with pyro.plate("image", loc.shape[-2], dim=-1):
+            content = pyro.sample("content", self.wrong(self.messages.content_posterior(loc, precision)))
+            with pyro.plate("view", loc.shape[-3], dim=-2):
+                pyro.sample("style", self.wrong(self.messages.style_posterior(content, loc, precision)))
+
+    def wrong(self, right: dist.TorchDistribution) -> dist.Independent:
+        return dist.Normal(right.mean + self.shift * right.stddev, self.factor * right.stddev).to_event(1)
+
+    @property
+    def divergence(self) -> float:
+        """KL(guide ‖ posterior) of an image with as many views as `VIEWS`, nats."""
+        numbers = LATENT * (1 + 3)
+        factor = torch.tensor(self.factor, dtype=DOUBLE)
+        return float(numbers * (factor.square() - 1 - 2 * factor.log() + self.shift**2) / 2)
+
+
+class PriorAsGuide(StructuredGuide):
+    """A guide that ignores the views."""
+
+    def forward(self, views: Tensor) -> None:
+        with pyro.plate("image", views.shape[1], dim=-1):
+            content = pyro.sample("content", self.prior.content())
+            with pyro.plate("view", len(views), dim=-2):
+                pyro.sample("style", self.prior.style(content))
+
+
+def gaussian_program() -> tuple[Linear, GaussianPrior, SimVE]:
+    """From the current random state."""
+    linear = make_linear()
+    prior = GaussianPrior(LATENT, CONTENT, STYLE).double()
+    return linear, prior, make_model(prior, linear)
+
+
+def wrong_posterior(linear: Linear, prior: ConjugatePrior, factor: float = 1.0, shift: float = 0.0) -> WrongPosterior:
+    """The posterior itself by default."""
+    guide = WrongPosterior(PotentialEncoder(linear), prior)
+    set_head(guide, linear.precision.rsqrt())
+    guide.factor, guide.shift = factor, shift
+    return guide
+
+
+def prior_as_guide(linear: Linear, prior: ConjugatePrior) -> PriorAsGuide:
+    guide = PriorAsGuide(PotentialEncoder(linear), prior)
+    set_head(guide, linear.precision.rsqrt())
+    return guide
+
+
+def independent_views(linear: Linear, prior: ConjugatePrior) -> Guide:
+    """A guide that infers each view's z from that view and its own prior alone, as an amortized guide has to."""
+    guide = AmortizedGuide(PotentialEncoder(linear), prior)
+    set_head(guide, (linear.precision + 1 / torch.tensor(STYLE, dtype=DOUBLE)).rsqrt())
+    return guide

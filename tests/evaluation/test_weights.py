@@ -1,0 +1,149 @@
+"""Importance weights of guides whose distance from the posterior is a closed form."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from pp_simve.evaluation.diagnostics import batches, check_weights, weigh, weighted_moments
+from pp_simve.evaluation.diagnostics.arviz_versions import FEWEST_DRAWS
+from pp_simve.inference import AmortizedGuide, DeltaGuide, PointGuide, StructuredGuide, draw
+from pp_simve.models import GaussianPrior, SimVE, StudentTPrior
+
+from ..inference.linear_gaussian import (
+    CASES,
+    CONTENT,
+    LATENT,
+    QUADRATIC,
+    STYLE,
+    PotentialEncoder,
+    draw_views,
+    exact_structured_guide,
+    gaussian_evidence,
+    make_linear,
+    make_model,
+    set_head,
+)
+from .planted_guides import gaussian_program, wrong_posterior
+
+
+@pytest.mark.parametrize("name", QUADRATIC)
+def test_the_posterior_has_equal_weights(name: str) -> None:
+    linear = make_linear()
+    views, prior = draw_views(linear), CASES[name].prior().double()
+    found = check_weights(make_model(prior, linear), exact_structured_guide(prior, linear), views, draws=50, seed=1)
+    assert (found.khat < 0.3).all()
+    assert found.share_above == 0
+    assert not found.khat_alarm
+    assert not found.gap_alarm
+    torch.testing.assert_close(found.bound, CASES[name].evidence(linear, views), rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.gap, torch.zeros_like(found.gap), rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.ess, torch.full_like(found.ess, 50))
+
+
+def test_the_gap_is_the_divergence_and_its_error_is_right() -> None:
+    linear, prior, model = gaussian_program()
+    views = draw_views(linear, images=1).expand(-1, 400, -1, -1, -1)  # 400 times the same check of one image
+    guide = wrong_posterior(linear, prior, shift=0.2)
+    found = check_weights(model, guide, views, draws=1000, seed=1)
+    mean, error = found.mean_gap
+    # With K draws the bound is low by about (E[w²] − 1) / 2K, E[w²] = exp(12 · 0.2²).
+    bias = (math.exp(12 * 0.2**2) - 1) / 2000
+    assert abs(mean - (guide.divergence - bias)) < 4 * error
+    assert float(found.gap.std()) == pytest.approx(float(found.gap_error.mean()), rel=0.15)
+    assert error == pytest.approx(float(found.gap_error.mean()) / 20, rel=0.05)
+    evidence = gaussian_evidence(CONTENT, STYLE, linear, views)
+    torch.testing.assert_close(found.elbo.mean(), evidence[0] - guide.divergence, rtol=0, atol=0.02)
+
+
+def test_weights_mend_a_wrong_guide() -> None:
+    linear, prior, model = gaussian_program()
+    views = draw_views(linear)
+    right = draw(model, wrong_posterior(linear, prior), views, 20_000, seed=1)
+    wrong = draw(model, wrong_posterior(linear, prior, factor=1.2, shift=0.2), views, 20_000, seed=2)
+    weights = weigh(wrong.log_weight)
+    assert (weights.khat < weights.threshold).all()
+    for name in ("content", "style", "z"):
+        exact = weighted_moments(getattr(right, name))
+        mended = weighted_moments(getattr(wrong, name), weights.log_weight)
+        unmended = weighted_moments(getattr(wrong, name))
+        assert ((unmended.mean - exact.mean) / exact.sd).mean() > 0.1
+        assert ((mended.mean - exact.mean) / exact.sd).abs().max() < 0.06
+        assert (mended.sd / exact.sd - 1).abs().max() < 0.06
+        assert (unmended.sd / exact.sd - 1).mean() > 0.1
+        torch.testing.assert_close(exact.mean, getattr(right, name).mean(0))
+        torch.testing.assert_close(exact.sd, getattr(right, name).std(0, correction=0))
+
+
+def test_threshold_follows_the_number_of_draws() -> None:
+    weight = torch.randn(10_000, 2, generator=torch.Generator().manual_seed(0))
+    assert weigh(weight[:100]).threshold == pytest.approx(0.5)
+    assert weigh(weight).threshold == 0.7
+
+
+def test_the_worst_come_first() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(1000, 3, generator=generator) * torch.tensor([1.0, 9.0, 3.0])
+    found = weigh(weight)
+    assert found.worst(2).tolist() == [1, 2]
+    assert found.share_above == pytest.approx(2 / 3)
+    assert found.khat_alarm
+    assert found.gap_alarm
+
+
+def test_images_in_parts_are_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, prior, model = gaussian_program()
+    views, guide = draw_views(linear, images=7), wrong_posterior(linear, prior)
+    monkeypatch.setattr(batches, "NUMBERS_AT_ONCE", 2 * 30 * len(views) * LATENT)
+    found = check_weights(model, guide, views, draws=30, seed=1)
+    assert found.log_weight.shape == (30, 7)
+    torch.testing.assert_close(found.bound, gaussian_evidence(CONTENT, STYLE, linear, views), rtol=0, atol=1e-9)
+
+
+def test_the_seed_decides_and_torch_stays_as_it_was() -> None:
+    linear, prior, model = gaussian_program()
+    views, guide = draw_views(linear), wrong_posterior(linear, prior, factor=0.8)
+    state = torch.get_rng_state()
+    first, again, other = (check_weights(model, guide, views, draws=30, seed=seed).elbo for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_prior_without_closed_forms() -> None:
+    linear = make_linear()
+    prior = StudentTPrior(LATENT).double()
+    guide = StructuredGuide(PotentialEncoder(linear), prior)
+    set_head(guide, linear.precision.rsqrt())
+    found = check_weights(make_model(prior, linear), guide, draw_views(linear), draws=50, seed=1)  # type: ignore[arg-type]
+    assert found.khat.isfinite().all()
+    assert (found.gap > 0).all()
+
+
+@pytest.mark.parametrize("guide", [PointGuide, DeltaGuide])
+def test_points_say_what_has_no_meaning(guide: type[PointGuide | DeltaGuide]) -> None:
+    linear, prior, model = gaussian_program()
+    with pytest.raises(ValueError, match=r"no meaning; predictive checks still have"):
+        check_weights(model, guide(PotentialEncoder(linear), prior).double(), draw_views(linear), seed=1)
+
+
+def test_too_few_draws_and_broken_weights_are_refused() -> None:
+    linear, prior, model = gaussian_program()
+    views, guide = draw_views(linear), wrong_posterior(linear, prior)
+    with pytest.raises(ValueError, match=rf"weighted estimates .* no meaning .* fewer than {FEWEST_DRAWS}, got 1"):
+        check_weights(model, guide, views, draws=1, seed=1)
+    with pytest.raises(ValueError, match=f"got {FEWEST_DRAWS - 1}"):
+        weigh(torch.zeros(FEWEST_DRAWS - 1, 3))
+    with pytest.raises(ValueError, match="NaN"):
+        weigh(torch.zeros(30, 2).index_fill(1, torch.tensor([1]), torch.nan))
+    with pytest.raises(ValueError, match="must have shape"):
+        weigh(torch.zeros(30))
+    with pytest.raises(ValueError, match="no likelihood"):
+        pixelless = AmortizedGuide(PotentialEncoder(linear), prior).double()
+        check_weights(SimVE(GaussianPrior(LATENT).double()), pixelless, views, seed=1)
+    with pytest.raises(ValueError, match="same draws"):
+        weighted_moments(torch.zeros(5, 3, 2), torch.zeros(5, 2))
+    with pytest.raises(ValueError, match="sum to 1"):
+        weighted_moments(torch.zeros(5, 3, 2), torch.zeros(5, 3))
