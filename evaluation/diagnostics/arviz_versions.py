@@ -48,10 +48,19 @@ def takes_trees() -> bool:
 def for_arviz(tree: xr.DataTree) -> Any:
     """What the functions of the installed ArviZ take: the tree (1.x), or the same groups as InferenceData (0.23).
 
+    0.23 compares prior and posterior only where their dimensions are the same, so there the prior, which is one for all
+    images, is repeated for each (as a view, which takes no memory).
+
     Example:
         >>> arviz().plot_forest(for_arviz(tree), var_names=["content"])  # doctest: +SKIP
     """
-    return tree if takes_trees() else arviz().from_datatree(tree)
+    if takes_trees():
+        return tree
+    groups = {name: group.to_dataset() for name, group in tree.children.items()}
+    if "prior" in groups and "image" not in groups["prior"].dims:
+        repeated = groups["prior"].expand_dims(image=groups["posterior"]["image"])
+        groups["prior"] = repeated.transpose("chain", "draw", "image", ...)
+    return arviz().InferenceData(attrs=tree.attrs, **groups)
 
 
 def psis(log_weights: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -83,10 +83,11 @@ class Viewing:
             raise ValueError("images of several kinds need at least one kind")
         if policy is not None and isinstance(policy, Mapping) != isinstance(images, Mapping):
             raise ValueError("policies by kind and images by kind go together: {kind: policy} with {kind: images}")
-        of_kind = dict(policy) if isinstance(policy, Mapping) else {None: policy}
-        if unknown := [str(kind) for kind in of_kind if kind not in by_kind]:
-            raise ValueError(f"policies of kinds without images: {', '.join(unknown)}")
-        policies = {kind: of_kind.get(kind) for kind in by_kind}  # type: ignore[arg-type]
+        policies: dict[str | None, ViewPolicy | None] = dict.fromkeys(by_kind)
+        if policy is not None:
+            policies |= dict(policy) if isinstance(policy, Mapping) else {None: policy}
+        if unknown := [str(kind) for kind in policies if kind not in by_kind]:
+            raise ValueError(f"there are policies of {', '.join(unknown)}, but no images of that kind")
         default = 1 if isinstance(images, Mapping) else 2
         counts = {kind: _checked(kind, pixels, policies[kind], views, default) for kind, pixels in by_kind.items()}
         numbers = {str(kind): _images(pixels) for kind, pixels in by_kind.items()}
