@@ -141,8 +141,7 @@ def test_too_few_draws_and_broken_weights_are_refused() -> None:
     with pytest.raises(ValueError, match="must have shape"):
         weigh(torch.zeros(30))
     with pytest.raises(ValueError, match="no likelihood"):
-        pixelless = AmortizedGuide(PotentialEncoder(linear), prior).double()
-        check_weights(SimVE(GaussianPrior(LATENT).double()), pixelless, views, seed=1)
+        check_weights(SimVE(prior), guide, views, seed=1)
     with pytest.raises(ValueError, match="same draws"):
         weighted_moments(torch.zeros(5, 3, 2), torch.zeros(5, 2))
     with pytest.raises(ValueError, match="sum to 1"):

@@ -1,0 +1,210 @@
+"""Simulation from the program, and calibration of guides that are right, wrong, or say nothing."""
+
+from __future__ import annotations
+
+import pyro
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pp_simve.evaluation.diagnostics import batches, calibrate, simulate
+from pp_simve.inference import AmortizedGuide, DeltaGuide, Draws, PointGuide
+from pp_simve.models import (
+    AmongImages,
+    Bernoulli,
+    EmpiricalPrior,
+    FlatPrior,
+    Gaussian,
+    GaussianPrior,
+    SimVE,
+    StandardPrior,
+)
+
+from ..inference.linear_gaussian import (
+    CASES,
+    CONTENT,
+    LATENT,
+    PIXEL_VARIANCE,
+    STYLE,
+    PotentialEncoder,
+    draw_views,
+    exact_structured_guide,
+    make_linear,
+    make_model,
+)
+from .planted_guides import gaussian_program, prior_as_guide, wrong_posterior
+
+
+class Flatten(nn.Flatten):
+    """Pixels as features."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.features = pixels
+
+
+def program_of_kinds() -> tuple[SimVE, AmortizedGuide, dict[str, Tensor]]:
+    prior = GaussianPrior(2)
+    shapes = {"picture": (1, 2, 3), "attributes": (4, 1, 1)}
+    decoders = {
+        kind: nn.Sequential(nn.Linear(2, torch.Size(shape).numel()), nn.Unflatten(-1, shape))
+        for kind, shape in shapes.items()
+    }
+    likelihoods = {"picture": Gaussian(decoders["picture"], 0.1), "attributes": Bernoulli(decoders["attributes"])}
+    guide = AmortizedGuide({"picture": Flatten(6), "attributes": Flatten(4)}, prior)
+    views = {"picture": torch.rand(2, 5, 1, 2, 3), "attributes": torch.rand(1, 5, 4, 1, 1).round()}
+    return SimVE(prior, likelihoods), guide, views
+
+
+def test_simulated_views_follow_the_program() -> None:
+    linear, _, model = gaussian_program()
+    views, truth = simulate(model, draw_views(linear), 20_000, seed=1)
+    assert isinstance(views, Tensor)
+    assert views.shape == (3, 20_000, 1, 2, 4)
+    assert truth.content.shape == (1, 20_000, LATENT)
+    assert truth.style.shape == truth.z.shape == (1, 3, 20_000, LATENT)
+    torch.testing.assert_close(truth.z, truth.content.unsqueeze(1) + truth.style)
+    torch.testing.assert_close(truth.content[0].var(0), torch.tensor(CONTENT).double(), rtol=0.05, atol=0)
+    torch.testing.assert_close(truth.style.flatten(0, -2).var(0), torch.tensor(STYLE).double(), rtol=0.05, atol=0)
+    noise = views.flatten(2) - truth.z[0] @ linear.weight.T - linear.bias
+    assert float(noise.var()) == pytest.approx(PIXEL_VARIANCE, rel=0.02)
+    assert float((noise * (truth.z[0] @ linear.weight.T)).mean()) == pytest.approx(0, abs=0.01)
+    assert truth.log_likelihood is not None
+    torch.testing.assert_close(truth.log_likelihood[0], model.likelihood_of()(truth.z[0]).log_prob(views))
+    of_prior = torch.distributions.Normal(0.0, torch.tensor(CONTENT).double().sqrt()).log_prob(truth.content[0]).sum(-1)
+    of_style = torch.distributions.Normal(0.0, torch.tensor(STYLE).double().sqrt()).log_prob(truth.style[0])
+    torch.testing.assert_close(truth.log_prior[0], of_prior + of_style.sum((0, -1)))
+
+
+def test_views_of_several_kinds_and_groups_are_simulated() -> None:
+    model, _, like = program_of_kinds()
+    views, truth = simulate(model, like, 7, seed=1)
+    assert isinstance(views, dict)
+    assert {kind: tuple(batch.shape) for kind, batch in views.items()} == {
+        "picture": (2, 7, 1, 2, 3),
+        "attributes": (1, 7, 4, 1, 1),
+    }
+    assert set(views["attributes"].unique().tolist()) <= {0.0, 1.0}
+    assert truth.log_likelihood is not None
+    assert truth.log_likelihood.shape == truth.z.shape[:3] == (1, 3, 7)
+    by_kind = model.likelihood_of("attributes")(truth.z[0, 2:]).log_prob(views["attributes"])
+    torch.testing.assert_close(truth.log_likelihood[0, 2:], by_kind)
+    linear, prior, plain = gaussian_program()
+    grouped = SimVE(prior, plain.likelihood_of(), group=AmongImages())
+    _, of_grouped = simulate(grouped, draw_views(linear), 5, seed=1)
+    assert of_grouped.log_likelihood is not None
+    assert of_grouped.log_likelihood.shape == (1, 3, 5)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "standard", "block", "mixture", "block of mixture"])
+def test_the_posterior_is_calibrated(name: str) -> None:
+    linear = make_linear()
+    prior = CASES[name].prior().double()
+    model, guide = make_model(prior, linear), exact_structured_guide(prior, linear)
+    with pyro.validation_enabled(False):  # which would ask for gradients, and points have none
+        found = calibrate(model, guide, draw_views(linear), simulations=400, seed=1)
+    assert not found.alarm, found.failing
+    assert not any(pooled.alarm for pooled in found.pooled.values())
+    widths = {part: ranks.ranks.shape[1] for part, ranks in found.ranks.items()}
+    content = prior.content().event_shape[0]
+    parts = {"content": content, "style": LATENT, "z": LATENT, "log likelihood": 1}
+    assert widths == {part: width for part, width in parts.items() if width}
+    assert {ranks.curves for ranks in found.ranks.values()} == {sum(widths.values())}
+    if content:
+        assert found.ranks["content"].names[:2] == ("content 0", "content 1")
+    assert not found.notes
+
+
+@pytest.mark.parametrize(("factor", "shift", "outer"), [(0.5, 0.0, True), (2.0, 0.0, False), (1.0, 0.7, None)])
+def test_shapes_of_ranks_say_what_is_wrong(factor: float, shift: float, outer: bool | None) -> None:
+    linear, prior, model = gaussian_program()
+    guide = wrong_posterior(linear, prior, factor, shift)
+    found = calibrate(model, guide, draw_views(linear), simulations=400, seed=1)
+    assert {"content", "style", "z"} <= {name.split()[0] for name in found.failing}
+    assert all(pooled.alarm for pooled in found.pooled.values())
+    first, last = found.ranks["content"].histogram(10).sum(0)[[0, -1]].tolist()
+    if outer is None:
+        assert first > 2 * last  # the truth lies below draws that were moved up
+    else:
+        assert (min(first, last) > 200) if outer else (max(first, last) < 100)
+
+
+def test_only_what_depends_on_the_views_sees_a_guide_that_ignores_them() -> None:
+    linear, prior, model = gaussian_program()
+    found = calibrate(model, prior_as_guide(linear, prior), draw_views(linear), simulations=400, seed=1)
+    assert found.failing == ("log likelihood",)
+    blind = calibrate(model, prior_as_guide(linear, prior), draw_views(linear), seed=1, quantities={})
+    assert not blind.alarm
+
+
+def test_quantities_of_ones_own() -> None:
+    linear, prior, model = gaussian_program()
+
+    def product(draws: Draws) -> Tensor:
+        return draws.content[..., 0] * draws.style[:, 0, :, 0]
+
+    guide = wrong_posterior(linear, prior)
+    found = calibrate(model, guide, draw_views(linear), simulations=200, seed=1, quantities={"product": product})
+    assert found.ranks["product"].names == ("product",)
+    assert not found.alarm
+    with pytest.raises(ValueError, match="must be one number a draw and image"):
+        calibrate(model, guide, draw_views(linear), seed=1, quantities={"all": lambda draws: draws.content})
+
+
+def test_batches_and_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, prior, model = gaussian_program()
+    views, guide = draw_views(linear), wrong_posterior(linear, prior)
+    state = torch.get_rng_state()
+    first, again, other = (
+        calibrate(model, guide, views, simulations=50, draws=20, seed=seed).ranks["z"].ranks for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(state, torch.get_rng_state())
+    monkeypatch.setattr(batches, "NUMBERS_AT_ONCE", 8 * 20 * 3 * LATENT)
+    found = calibrate(model, guide, views, simulations=50, draws=20, seed=1).ranks["z"]
+    assert found.ranks.shape == (50, LATENT)
+    assert not found.alarm
+
+
+def test_notes_say_where_simulated_views_are_unlike_real_ones() -> None:
+    prior = GaussianPrior(2)
+    decoder = nn.Sequential(nn.Linear(2, 4), nn.Unflatten(-1, (1, 2, 2)))
+    guide = AmortizedGuide(Flatten(4), prior)
+    grey = torch.rand(2, 3, 1, 2, 2)
+    of_coins = calibrate(SimVE(prior, Bernoulli(decoder)), guide, grey, simulations=20, draws=9, seed=1)
+    assert "black and white" in of_coins.notes["views"]
+    assert not calibrate(SimVE(prior, Bernoulli(decoder)), guide, grey.round(), simulations=20, draws=9, seed=1).notes
+    of_normals = calibrate(SimVE(prior, Gaussian(decoder, 0.5)), guide, grey, simulations=20, draws=9, seed=1)
+    assert "leave [0, 1]" in of_normals.notes["views"]
+    model, of_kinds, views = program_of_kinds()
+    both = calibrate(model, of_kinds, views, simulations=20, draws=9, seed=1)
+    assert list(both.notes) == ["picture"]
+    assert both.ranks["style"].ranks.shape == (20, 2)
+
+
+def test_what_cannot_be_calibrated_is_refused() -> None:
+    linear, prior, model = gaussian_program()
+    views, guide = draw_views(linear), wrong_posterior(linear, prior)
+    for points in (PointGuide, DeltaGuide):
+        with pytest.raises(ValueError, match="ranks have no meaning"):
+            calibrate(model, points(PotentialEncoder(linear), prior).double(), views, seed=1)
+    with pytest.raises(ValueError, match="2 simulations at least, got 0 and 500"):
+        calibrate(model, guide, views, draws=0, seed=1)
+    with pytest.raises(ValueError, match="no likelihood"):
+        calibrate(SimVE(prior), guide, views, seed=1)
+    flat = FlatPrior(LATENT).double()
+    with pytest.raises(ValueError, match="FlatPrior is improper"):
+        calibrate(make_model(flat, linear), exact_structured_guide(flat, linear), views, seed=1)
+    empirical = EmpiricalPrior(LATENT, memory=None).double()
+    with pytest.raises(ValueError, match="images at hand"):
+        calibrate(make_model(empirical, linear), AmortizedGuide(PotentialEncoder(linear), empirical), views, seed=1)
+
+
+def test_content_without_axes() -> None:
+    prior = StandardPrior(2)
+    decoder = nn.Sequential(nn.Linear(2, 4), nn.Unflatten(-1, (1, 2, 2)))
+    guide = AmortizedGuide(Flatten(4), prior)
+    found = calibrate(SimVE(prior, Gaussian(decoder)), guide, torch.rand(1, 3, 1, 2, 2), simulations=20, seed=1)
+    assert list(found.ranks) == ["style", "z", "log likelihood"]
+    assert list(found.pooled) == ["style", "z"]
