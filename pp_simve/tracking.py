@@ -7,11 +7,13 @@ import importlib
 import io
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from pp_simve.errors import ConfigError
 from pp_simve.inference.checkpoint import write_whole
 from pp_simve.run_folder import RunFolder
 
@@ -154,8 +156,10 @@ class TensorBoard(Tracker):
 class WandB(Tracker):
     """Weights & Biases: curves, settings and, as the summary, results.
 
-    By default nothing leaves the machine: the run is kept in the folder's ``wandb``, for ``wandb sync``. A resumed run
-    is one more of W&B's in the group of the folder's name; steps done twice are in both.
+    By default nothing leaves the machine, nor is anything printed: the run is kept in the folder's ``wandb``, for
+    ``wandb sync``. (W&B would report its own errors even so: ``WANDB_ERROR_REPORTING`` is set to false in the
+    environment, unless it is set already.) A resumed run is one more of W&B's in the group of the folder's name; steps
+    done twice are in both. A run that was stopped, or failed, ends there with exit code 1.
 
     Args:
         folder: the run's.
@@ -164,24 +168,34 @@ class WandB(Tracker):
 
     Raises:
         ImportError: wandb is not installed.
+        ConfigError: by `start`, W&B does not take the run, such as without a login.
     """
 
     def __init__(self, folder: Path, project: str = "pp_simve", online: bool = False) -> None:
         self.folder = folder
         self.project = project
         self.online = online
+        if not online:
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # before the import, which reads it
         self._library = _optional("wandb", "WandB")
         self._run: Any = None
 
     def start(self, config: Mapping[str, Any], steps: int) -> None:
-        self._run = self._library.init(
-            project=self.project,
-            name=self.folder.resolve().name,
-            group=self.folder.resolve().name,
-            dir=str(self.folder),
-            mode="online" if self.online else "offline",
-            config=dict(config),
-        )
+        try:
+            self._run = self._library.init(
+                project=self.project,
+                name=self.folder.resolve().name,
+                group=self.folder.resolve().name,
+                dir=str(self.folder),
+                mode="online" if self.online else "offline",
+                config=dict(config),
+                # The terminal belongs to the fit: W&B neither copies what is printed there nor, offline, prints.
+                settings=self._library.Settings(console="off", silent=not self.online),
+            )
+        except self._library.Error as error:
+            raise ConfigError(
+                f"W&B did not take the run ({error}); `wandb login`, or leave out online=True and `wandb sync` later"
+            ) from error
 
     def log(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -190,7 +204,7 @@ class WandB(Tracker):
 
     def finish(self, results: Mapping[str, Any]) -> None:
         self._run.summary.update({f"results/{name}": value for name, value in numbers(results)})
-        self._run.finish()
+        self._run.finish(exit_code=0 if results else 1)
 
 
 class Several(Tracker):

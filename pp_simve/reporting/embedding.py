@@ -129,20 +129,21 @@ def umap_points(z: Tensor, seed: int = 0) -> Tensor | None:
     """
     rows = z.detach().cpu().float()
     finite = torch.isfinite(rows).all(1)
-    if len(torch.unique(rows[finite], dim=0)) <= NEIGHBOURS or (umap := _umap()) is None:
+    if len(torch.unique(rows[finite], dim=0)) <= NEIGHBOURS or (method := _umap()) is None:
         return None
     # With a seed UMAP runs one job only, or warns. Principal axes to start from cannot fail, as a spectrum may.
-    layout = umap.UMAP(n_neighbors=NEIGHBOURS, init="pca", random_state=seed, n_jobs=1)
+    layout = method(n_neighbors=NEIGHBOURS, init="pca", random_state=seed, n_jobs=1)
     points = torch.full((len(rows), 2), torch.nan)
     points[finite] = torch.as_tensor(layout.fit_transform(rows[finite].numpy())).float()
     return points
 
 
 def _umap() -> Any:
-    """The library, which takes seconds to import; None where it is not installed."""
+    """The class, whose library takes seconds to import; None where that is not installed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what its optional parts would need
         try:
-            return importlib.import_module("umap")
+            # A folder of that name, or another package, has no such class.
+            return getattr(importlib.import_module("umap"), "UMAP", None)
         except ImportError:
             return None

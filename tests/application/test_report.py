@@ -348,7 +348,7 @@ def test_the_map_shows_each_view_where_its_z_lies(runs: dict[str, Path], tmp_pat
     assert [group["data-row"] for group in groups] == [str(row) for row in range(len(dots))]
     assert embedding.labels is not None
     assert [str(group["class"]).split()[0] for group in groups] == [f"c0-{label}" for label in embedding.labels]
-    radios = found.all("input")
+    radios = [attributes for attributes in found.all("input") if attributes["name"] == "colouring"]
     assert [attributes["id"] for attributes in radios if "checked" in attributes] == ["by-0"]
     assert len(radios) == 5 + (name == "halves")
 
@@ -488,6 +488,11 @@ def test_without_umap_there_is_one_layout_and_nothing_to_choose(
     embedding = embedding_of(simve)
     assert embedding.placed == {}
     assert "Placed by" not in read(simve, embedding).sections["map"]
+
+
+def test_a_folder_named_umap_is_not_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "umap", ModuleType("umap"))
+    assert umap_points(torch.randn(20, 3)) is None
 
 
 @pytest.mark.usefixtures("fake_umap")

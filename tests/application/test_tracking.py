@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -149,13 +151,13 @@ class _WandBRun:
         self.arguments = arguments
         self.rows: list[tuple[dict[str, float], int]] = []
         self.summary: dict[str, Any] = {}
-        self.finished = 0
+        self.finished: list[int] = []
 
     def log(self, terms: dict[str, float], step: int) -> None:
         self.rows.append((terms, step))
 
-    def finish(self) -> None:
-        self.finished += 1
+    def finish(self, exit_code: int) -> None:
+        self.finished.append(exit_code)
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, name: str, entry: str, made: type[Any]) -> list[Any]:
@@ -188,8 +190,23 @@ def test_tensorboard_gets_a_curve_a_term_and_results(monkeypatch: pytest.MonkeyP
     assert writer.closed == 1
 
 
-def test_wandb_stays_on_this_machine_unless_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def wandb_runs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A module that stands for wandb, and what its init made."""
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "")  # so that it is put back, whatever is set
+    monkeypatch.delenv("WANDB_ERROR_REPORTING")
     runs = fake(monkeypatch, "wandb", "init", _WandBRun)
+    sys.modules["wandb"].Settings = dict  # type: ignore[attr-defined]
+    sys.modules["wandb"].Error = _WandBError  # type: ignore[attr-defined]
+    return runs
+
+
+class _WandBError(Exception):
+    """Stands for wandb.Error."""
+
+
+def test_wandb_stays_on_this_machine_unless_asked(wandb_runs: list[Any], tmp_path: Path) -> None:
+    runs = wandb_runs
     tracker = WandB(tmp_path / "mine", project="x")
     assert runs == []
     tracker.start(CONFIG, 0)
@@ -201,17 +218,79 @@ def test_wandb_stays_on_this_machine_unless_asked(monkeypatch: pytest.MonkeyPatc
         "dir": str(tmp_path / "mine"),
         "mode": "offline",
         "config": CONFIG,
+        "settings": {"console": "off", "silent": True},
     }
+    assert os.environ["WANDB_ERROR_REPORTING"] == "false"
     tracker.log(rows(1, 2))
     assert run.rows == [({"loss": 1 / 3, "content": -1e-30}, 1), ({"loss": 2 / 3, "content": -2e-30}, 2)]
     tracker.finish(RESULTS)
     assert run.summary == {"results/seed": 3, "results/knows/z/linear": 0.75}
-    assert run.finished == 1
+    assert run.finished == [0]
 
+
+def test_wandb_sends_and_prints_what_it_is_asked_to(wandb_runs: list[Any], tmp_path: Path) -> None:
     sent = WandB(tmp_path, online=True)
     sent.start(CONFIG, 0)
-    assert runs[-1].arguments["mode"] == "online"
-    assert runs[-1].arguments["project"] == "pp_simve"
+    assert wandb_runs[-1].arguments["mode"] == "online"
+    assert wandb_runs[-1].arguments["project"] == "pp_simve"
+    assert wandb_runs[-1].arguments["settings"]["silent"] is False
+    assert "WANDB_ERROR_REPORTING" not in os.environ
+    sent.finish({})
+    assert wandb_runs[-1].finished == [1], "a run without results did not end well"
+
+
+@pytest.mark.usefixtures("wandb_runs")
+def test_a_run_that_wandb_does_not_take_is_an_error_that_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(**arguments: Any) -> None:
+        raise _WandBError("no API key")
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", refuse)
+    with pytest.raises(ConfigError, match=r"W&B did not take the run \(no API key\); `wandb login`"):
+        WandB(tmp_path, online=True).start(CONFIG, 0)
+
+
+def wandb_records(path: Path) -> Iterator[Any]:
+    """Records of a run that W&B keeps: a header of 7 bytes, then pieces in blocks of 32 KiB, as in LevelDB's logs."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, at, record = path.read_bytes(), 7, b""
+    while at < len(data):
+        if 32768 - at % 32768 < 7:  # no room for a piece's head: the block is filled up
+            at += 32768 - at % 32768
+        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            yield wandb_internal_pb2.Record.FromString(record)
+            record = b""
+
+
+def test_real_wandb_keeps_the_steps_and_results_without_a_word(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    tracker = WandB(tmp_path)
+    tracker.start(CONFIG, 0)
+    tracker.log(rows(*range(1, 1001)))
+    tracker.finish(RESULTS)
+    assert capfd.readouterr() == ("", "")
+    (kept,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    records = list(wandb_records(kept))
+    history = [
+        {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.WhichOneof("record_type") == "history"
+    ]
+    assert [{"step": row["_step"], "loss": row["loss"], "content": row["content"]} for row in history] == rows(
+        *range(1, 1001)
+    )
+    updates = [item for record in records for item in record.summary.update]
+    summary = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in updates}
+    assert summary["results/knows/z/linear"] == 0.75
+    assert [record.exit.exit_code for record in records if record.WhichOneof("record_type") == "exit"] == [0]
 
 
 @pytest.mark.parametrize(("name", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")])
