@@ -1,0 +1,137 @@
+"""Posterior predictive checks, where replicates' distributions are known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pp_simve.evaluation.diagnostics import STATISTICS, batches, check_predictions, predictive
+from pp_simve.evaluation.diagnostics.image_statistics import contrast, ink, mean, sharpness
+from pp_simve.inference import PointGuide
+from pp_simve.models import Bernoulli, SimVE
+
+from ..inference.linear_gaussian import DOUBLE, PIXEL_VARIANCE, Linear, PotentialEncoder, draw_views
+from .planted_guides import gaussian_program, wrong_posterior
+from .test_calibration import program_of_kinds
+
+
+def test_statistics_are_what_they_are_called() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 5, 3, 6, 7, generator=generator, dtype=DOUBLE)
+    for name, statistic in STATISTICS.items():
+        found = statistic(images)
+        assert found.shape == (2, 5)
+        torch.testing.assert_close(found[1, 2], statistic(images[1, 2]), msg=name)
+    picture = torch.tensor([[[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]]])
+    assert float(mean(picture)) == pytest.approx(0.5)
+    assert float(contrast(picture)) == pytest.approx(0.5)
+    assert float(ink(picture)) == pytest.approx(0.5)
+    # 1 of 2 neighbours across differs in each row, 1 of 3 down.
+    assert float(sharpness(picture)) == pytest.approx(3 / 7)
+    assert float(sharpness(torch.ones(4, 1, 1))) == 0
+
+
+def test_p_values_are_those_of_the_predictive_distribution() -> None:
+    """The mean over replicates of a linear statistic is Gaussian about that of the posterior mean of z."""
+    linear, prior, model = gaussian_program()
+    views, guide = draw_views(linear), wrong_posterior(linear, prior)
+
+    def along(images: Tensor) -> Tensor:
+        return images.flatten(-3) @ linear.weight[:, 0]
+
+    found = check_predictions(model, guide, views, draws=4000, seed=1, statistics={"along": along})
+    check = found.statistics["along"]
+    torch.testing.assert_close(check.observed, along(views))
+    length = float(linear.weight[:, 0].square().sum())
+    expected = guide.posterior(views).z[..., 0] * length + linear.bias @ linear.weight[:, 0]
+    sd = predictive_sd(linear, length)
+    assert (check.replicated - expected).abs().max() < 5 * sd / 4000**0.5
+    p_values = 1 - torch.distributions.Normal(expected, sd).cdf(check.observed)
+    assert (check.p_values - p_values).abs().max() < 5 * 0.5 / 4000**0.5
+
+
+def predictive_sd(linear: Linear, length: float) -> float:
+    """Of W_0 · replicate: variance of z_0 given three views, of content 0.5 and style 0.125, and pixels' noise."""
+    prior = 0.125 * torch.eye(3, dtype=DOUBLE) + 0.5
+    posterior = torch.linalg.inv(torch.linalg.inv(prior) + linear.precision[0] * torch.eye(3, dtype=DOUBLE))
+    return float((posterior[0, 0] * length**2 + PIXEL_VARIANCE * length).sqrt())
+
+
+def test_overall_is_of_the_mean_and_gathers_around_a_half() -> None:
+    linear, prior, model = gaussian_program()
+    views, guide = draw_views(linear, images=200), wrong_posterior(linear, prior)
+    right = check_predictions(model, guide, views, draws=900, seed=1)
+    assert not right.alarm, right.failing
+    # Conservative: latents come from the view, so that its own statistic is rarely far out.
+    of_views = right.statistics["mean"].p_values
+    assert float((of_views - 0.5).abs().mean()) < 0.22  # of uniform ones 0.25
+    shifted = check_predictions(model, wrong_posterior(linear, prior, shift=1.0), views, draws=900, seed=1)
+    assert shifted.alarm
+    assert min(check.overall for check in shifted.statistics.values()) == pytest.approx(2 / 901)
+
+
+def test_ties_count_as_halves() -> None:
+    linear, prior, model = gaussian_program()
+    guide, views = wrong_posterior(linear, prior), draw_views(linear)
+    constant = {"constant": lambda images: torch.ones_like(images[..., 0, 0, 0])}
+    check = check_predictions(model, guide, views, seed=1, statistics=constant).statistics["constant"]
+    assert (check.p_values == 0.5).all()
+    assert check.overall == 1.0
+
+
+def test_grey_views_are_unlike_black_and_white_replicates() -> None:
+    linear, prior, model = gaussian_program()
+    coins = SimVE(prior, Bernoulli(model.likelihood_of().decoder))  # type: ignore[arg-type]
+    views = torch.rand(2, 30, 1, 2, 4, dtype=DOUBLE)
+    found = check_predictions(coins, wrong_posterior(linear, prior), views, seed=1)
+    assert "contrast" in found.failing
+    assert (found.statistics["contrast"].replicated > found.statistics["contrast"].observed).double().mean() > 0.9
+
+
+def test_points_have_replicates_too() -> None:
+    linear, prior, model = gaussian_program()
+    views = draw_views(linear)
+    found = check_predictions(model, PointGuide(PotentialEncoder(linear), prior).double(), views, seed=1)
+    assert set(found.statistics) == set(STATISTICS)
+
+
+def test_views_of_several_kinds() -> None:
+    model, guide, views = program_of_kinds()
+    found = check_predictions(model, guide, views, draws=2000, seed=1)
+    assert list(found.statistics)[:4] == [f"picture {name}" for name in STATISTICS]
+    assert found.statistics["picture mean"].observed.shape == (2, 5)
+    assert found.statistics["attributes mean"].p_values.shape == (1, 5)
+    assert {check.level for check in found.statistics.values()} == {0.01 / 8}
+
+
+def test_parts_and_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, prior, model = gaussian_program()
+    views, guide = draw_views(linear, images=7), wrong_posterior(linear, prior)
+    state = torch.get_rng_state()
+    monkeypatch.setattr(batches, "NUMBERS_AT_ONCE", 2 * 900 * views.shape[0] * 3)
+    monkeypatch.setattr(predictive, "PIXELS_AT_ONCE", 10 * views.numel())
+    first, again, other = (check_predictions(model, guide, views, draws=900, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first.statistics["mean"].p_values, again.statistics["mean"].p_values)
+    assert not torch.equal(first.statistics["mean"].p_values, other.statistics["mean"].p_values)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.testing.assert_close(first.statistics["mean"].observed, views.mean((-3, -2, -1)))
+
+
+def test_bad_input_is_refused() -> None:
+    linear, prior, model = gaussian_program()
+    views, guide = draw_views(linear), wrong_posterior(linear, prior)
+    with pytest.raises(ValueError, match="at least one"):
+        check_predictions(model, guide, views, seed=1, statistics={})
+    with pytest.raises(ValueError, match="take at least 800 draws"):
+        check_predictions(model, guide, views, draws=100, seed=1)
+    with pytest.raises(ValueError, match="without a likelihood"):
+        check_predictions(SimVE(prior), guide, views, seed=1)
+    with pytest.raises(ValueError, match="must give one number an image"):
+        check_predictions(model, guide, views, seed=1, statistics={"all": lambda images: images})
+    with pytest.raises(ValueError, match="'broken' is NaN"):
+        check_predictions(model, guide, views, seed=1, statistics={"broken": lambda images: mean(images) * torch.nan})
+    broken = nn.Sequential(nn.Linear(3, 8), nn.Unflatten(-1, (1, 2, 4))).double()
+    nn.init.constant_(broken[0].weight, torch.nan)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"NaN|nan"):
+        check_predictions(SimVE(prior, type(model.likelihood_of())(broken)), guide, views, seed=1)  # type: ignore[call-arg]
