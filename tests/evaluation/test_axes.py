@@ -1,0 +1,104 @@
+"""Axes of latents against their prior, where posterior variances are closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pp_simve.evaluation.diagnostics import batches, check_axes
+from pp_simve.inference import DeltaGuide
+
+from ..inference.linear_gaussian import (
+    CASES,
+    CONTENT,
+    DOUBLE,
+    LATENT,
+    STYLE,
+    PotentialEncoder,
+    draw_views,
+    exact_structured_guide,
+    make_linear,
+    make_model,
+)
+from .planted_guides import gaussian_program, prior_as_guide, wrong_posterior
+from .test_calibration import program_of_kinds
+
+
+def test_contraction_is_that_of_the_closed_form() -> None:
+    """Latents of an axis: content, and style of three views, each view of content + style with noise 1/precision."""
+    linear, prior, model = gaussian_program()
+    found = check_axes(model, wrong_posterior(linear, prior), draw_views(linear, images=50), draws=2000, seed=1)
+    to_z = torch.cat([torch.ones(3, 1), torch.eye(3)], 1).double()
+    for axis in range(LATENT):
+        before = torch.diag(torch.tensor([CONTENT[axis], *[STYLE[axis]] * 3], dtype=DOUBLE))
+        after = torch.linalg.inv(torch.linalg.inv(before) + linear.precision[axis] * to_z.T @ to_z)
+        expected = {"content": after[0, 0] / before[0, 0], "style": after[1, 1] / before[1, 1]}
+        expected["z"] = (to_z @ after @ to_z.T)[0, 0] / (to_z @ before @ to_z.T)[0, 0]
+        for name, left in expected.items():
+            assert float(found.latents[name].contraction[axis]) == pytest.approx(1 - float(left), abs=0.04)
+    assert found.latents["content"].prior_sd.tolist() == pytest.approx([v**0.5 for v in CONTENT], rel=0.03)
+    assert found.latents["style"].prior_mean.tolist() == pytest.approx([0.0] * LATENT, abs=0.05)
+    assert {check.curves for check in found.latents.values()} == {3 * LATENT}
+
+
+def test_the_aggregated_posterior_is_the_prior_with_the_posterior_alone() -> None:
+    linear, prior, model = gaussian_program()
+    views = draw_views(linear, images=600)
+    right = check_axes(model, wrong_posterior(linear, prior), views, seed=1)
+    assert not right.alarm
+    for check in right.latents.values():
+        assert (check.spread - 1).abs().max() < 0.12
+        assert check.shift.abs().max() < 0.15
+        assert check.wasserstein.max() < 0.2
+        assert (check.kolmogorov < 0.08).all()
+    shifted = check_axes(model, wrong_posterior(linear, prior, shift=1.0), views, seed=1)
+    assert shifted.alarm
+    content = shifted.latents["content"]
+    # Moved by one posterior standard deviation, √(1 − contraction) of the prior's.
+    assert (content.shift - (1 - content.contraction).sqrt()).abs().max() < 0.15
+    assert (content.wasserstein - content.shift).abs().max() < 0.1
+    assert content.failing == [0, 1, 2]
+    wide = check_axes(model, wrong_posterior(linear, prior, factor=2.0), views, seed=1)
+    assert wide.latents["style"].failing == [0, 1, 2]
+    assert (wide.latents["style"].spread > 1.2).all()
+
+
+def test_a_guide_that_says_nothing_has_empty_axes_and_fills_the_prior() -> None:
+    linear, prior, model = gaussian_program()
+    found = check_axes(model, prior_as_guide(linear, prior), draw_views(linear, images=100), draws=200, seed=1)
+    assert not found.alarm
+    assert all(check.empty == [0, 1, 2] for check in found.latents.values())
+    certain = check_axes(model, DeltaGuide(PotentialEncoder(linear), prior).double(), draw_views(linear), seed=1)
+    assert certain.latents["z"].contraction.tolist() == pytest.approx([1.0] * LATENT)
+    assert not certain.latents["z"].empty
+
+
+def test_priors_without_content_and_improper_ones() -> None:
+    linear = make_linear()
+    for name, latents, note in (
+        ("standard", ["style", "z"], "shares nothing"),
+        ("flat", ["style"], "improper"),
+        ("block", ["content", "style", "z"], None),
+    ):
+        prior = CASES[name].prior().double()
+        found = check_axes(make_model(prior, linear), exact_structured_guide(prior, linear), draw_views(linear), seed=1)
+        assert list(found.latents) == latents
+        assert (note is None) == (not found.notes)
+        if note is not None:
+            assert note in found.notes["content"]
+
+
+def test_kinds_parts_and_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, guide, views = program_of_kinds()
+    state = torch.get_rng_state()
+    monkeypatch.setattr(batches, "NUMBERS_AT_ONCE", 2 * 10 * 3 * 2)
+    found = [check_axes(model, guide, views, draws=10, seed=seed).latents["z"] for seed in (1, 1, 2)]
+    assert torch.equal(found[0].contraction, found[1].contraction)
+    assert not torch.equal(found[0].contraction, found[2].contraction)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_too_few_draws_are_refused() -> None:
+    linear, prior, model = gaussian_program()
+    with pytest.raises(ValueError, match="no meaning for fewer than 2 draws"):
+        check_axes(model, wrong_posterior(linear, prior), draw_views(linear), draws=1, seed=1)
