@@ -1,2 +1,45 @@
 """Is a posterior to be trusted: draws as a data tree, importance weights, calibration, prediction, references, repair.
 Works on fitted pairs and tensors, never on run folders."""
+
+from pp_simve.evaluation.diagnostics.axes import AxesCheck, AxisCheck, check_axes
+from pp_simve.evaluation.diagnostics.bands import Uniformity, rank_uniformity
+from pp_simve.evaluation.diagnostics.calibration import Calibration, Quantity, calibrate
+from pp_simve.evaluation.diagnostics.check_figures import axes_figure, predictive_figure, ranks_figure, weights_figure
+from pp_simve.evaluation.diagnostics.image_statistics import STATISTICS, Statistic
+from pp_simve.evaluation.diagnostics.labels import PrototypeMatch, PrototypeUse, match_prototypes, prototype_use
+from pp_simve.evaluation.diagnostics.leave_one_out import LeaveOneOut, leave_one_view_out
+from pp_simve.evaluation.diagnostics.predictive import PredictiveCheck, StatisticCheck, check_predictions
+from pp_simve.evaluation.diagnostics.simulation import simulate
+from pp_simve.evaluation.diagnostics.weights import Moments, WeightCheck, check_weights, weigh, weighted_moments
+
+__all__ = [
+    "STATISTICS",
+    "AxesCheck",
+    "AxisCheck",
+    "Calibration",
+    "LeaveOneOut",
+    "Moments",
+    "PredictiveCheck",
+    "PrototypeMatch",
+    "PrototypeUse",
+    "Quantity",
+    "Statistic",
+    "StatisticCheck",
+    "Uniformity",
+    "WeightCheck",
+    "axes_figure",
+    "calibrate",
+    "check_axes",
+    "check_predictions",
+    "check_weights",
+    "leave_one_view_out",
+    "match_prototypes",
+    "predictive_figure",
+    "prototype_use",
+    "rank_uniformity",
+    "ranks_figure",
+    "simulate",
+    "weigh",
+    "weighted_moments",
+    "weights_figure",
+]
