@@ -58,6 +58,11 @@ def network_dtype(precision: Precision, device: torch.device) -> torch.dtype | N
     return torch.bfloat16 if supported else None
 
 
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or ``cpu``."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
 def peak_memory_mb(device: torch.device) -> float:
     """Highest memory so far in megabytes: allocated on a GPU, resident in this process on a CPU."""
     if device.type == "cuda":

@@ -27,6 +27,13 @@ def view_and_image_counts(views: Views) -> tuple[int, int]:
     return sum(len(batch) for batch in views.values()), next(iter(images.values()))
 
 
+def some_images(views: Views, which: slice) -> Views:
+    """The views of some of the images."""
+    if isinstance(views, Tensor):
+        return views[:, which]
+    return {kind: batch[:, which] for kind, batch in views.items()}
+
+
 def split_by_kind(z: Tensor, views: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """z of each kind's views, from z of all of them, ``(..., view, image, latent)``, in the views' order."""
     return zip(views, z.split([len(batch) for batch in views.values()], -3), strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -76,6 +76,7 @@ def leave_one_view_out(
     seed: int,
     statistics: Mapping[str, Statistic] = STATISTICS,
     level: float = 0.01,
+    guide_for: Callable[[Views], Guide] | None = None,
 ) -> LeaveOneOut:
     """Leaves out one view after the other, of each image.
 
@@ -85,6 +86,7 @@ def leave_one_view_out(
         seed: decides them; torch's own generators are left as they were.
         statistics: of views, by name.
         level: probability of a false alarm among all columns of the transforms.
+        guide_for: makes a guide for the views that it is asked about, such as a refined one; None takes ``guide``.
 
     Raises:
         ValueError: a single view, no draws, no statistics, pixels are not modelled, or NaN.
@@ -94,15 +96,16 @@ def leave_one_view_out(
         raise ValueError(f"a view is predicted from the others: each image needs at least 2, got {count}")
     if draws < 2 or not statistics:
         raise ValueError(f"leaving out views needs 2 draws and a statistic at least, got {draws} and {len(statistics)}")
+    of = guide_for if guide_for is not None else lambda views: guide
     of_batch = seeds(seed)
     generator = torch.Generator().manual_seed(next(of_batch))
     scores, errors = torch.empty(count, images, dtype=torch.float64), torch.empty(count, images, dtype=torch.float64)
     ranks: dict[str, dict[int, list[Tensor]]] = {}
     for start, batch in image_batches(views, model.prior.latent, draws):
         here = slice(start, start + view_and_image_counts(batch)[1])
-        bound, variance = _bound(draw(model, guide, batch, draws, seed=next(of_batch)), guide)
+        bound, variance = _bound(draw(model, of(batch), batch, draws, seed=next(of_batch)), guide)
         for place, (kind, index, view, others) in enumerate(_each_left_out(batch)):
-            drawn = draw(model, guide, others, draws, seed=next(of_batch))
+            drawn = draw(model, of(others), others, draws, seed=next(of_batch))
             without, variance_without = _bound(drawn, guide)
             scores[place, here], errors[place, here] = bound - without, (variance + variance_without).sqrt()
             z = _predicted(model, drawn.content, next(of_batch))
