@@ -13,6 +13,8 @@ from rich.progress import Progress as Bar
 from pp_simve.inference import Progress
 
 SECONDS_BETWEEN_LINES = 5.0
+BAR_WIDTH = 16
+"""Columns kept for the bar itself, and the spaces around it."""
 
 
 @contextmanager
@@ -33,7 +35,7 @@ def watched(console: Console) -> Iterator[Callable[[Progress], None]]:
                     task,
                     completed=progress.step / progress.total_steps,
                     epoch=_epoch(progress),
-                    terms=_terms(progress, "loss"),  # the bar needs the rest of the line
+                    terms=_terms(progress, console.width - BAR_WIDTH - len(f"epoch {_epoch(progress)}")),
                 )
 
             yield update
@@ -46,11 +48,7 @@ def watched(console: Console) -> Iterator[Callable[[Progress], None]]:
         now = time.perf_counter()
         if now - last >= SECONDS_BETWEEN_LINES or progress.step == progress.total_steps:
             last = now
-            console.print(
-                f"epoch {_epoch(progress)}  {_terms(progress, 'loss', 'reconstruction')}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            console.print(f"epoch {_epoch(progress)}  {_terms(progress)}", highlight=False, soft_wrap=True)
 
     yield line
 
@@ -60,10 +58,18 @@ def _epoch(progress: Progress) -> str:
     return f"{progress.epoch:{len(total)}.1f}/{total}"
 
 
-def _terms(progress: Progress, *names: str) -> str:
+def _terms(progress: Progress, width: int | None = None) -> str:
+    """Means since the last time of the loss, and of as many other terms as there is room for; speed and time left."""
     rows = progress.rows
-    means = [f"{name} {sum(row[name] for row in rows) / len(rows):.2f}" for name in names if name in rows[-1]]
-    return "  ".join([*means, f"{progress.images_per_second:,.0f} views/s", f"{_duration(progress.seconds_left)} left"])
+    end = f"{progress.images_per_second:,.0f} views/s  {_duration(progress.seconds_left)} left"
+    text = ""
+    for name in rows[-1]:
+        if name != "step":
+            longer = f"{text}{name} {sum(row[name] for row in rows) / len(rows):.2f}  "
+            if text and width is not None and len(longer) + len(end) > width:
+                break
+            text = longer
+    return text + end
 
 
 def _duration(seconds: float) -> str:

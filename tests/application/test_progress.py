@@ -1,0 +1,75 @@
+"""What a person watching a fit reads: a bar in a terminal, plain lines elsewhere, nothing where that is asked for."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from pp_simve import progress as module
+from pp_simve.inference import Progress
+from pp_simve.progress import watched
+
+from .command import SMALL, run
+
+
+def told(step: int, **terms: float) -> Progress:
+    rows = [{"step": float(step - back), **{name: value + back for name, value in terms.items()}} for back in (1, 0)]
+    return Progress(step, 100, step / 10, 10.0, rows, images_per_second=12_345.6, seconds_left=3661.0)
+
+
+def shown(width: int, *, terminal: bool, **terms: float) -> list[str]:
+    """Lines of a console of that width, without the codes that move and colour."""
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=width, legacy_windows=False)
+    with watched(console) as monitor:
+        monitor(told(50, **terms))
+    assert isinstance(console.file, io.StringIO)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
+    return [line for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+
+TERMS = {"loss": 300.0, "content": -20.5, "reconstruction": -280.25}
+
+
+@pytest.mark.parametrize(
+    ("width", "terms"),
+    [
+        (120, "loss 300.50  content -20.00  reconstruction -279.75  "),
+        (90, "loss 300.50  content -20.00  "),
+        (80, "loss 300.50  "),
+    ],
+)
+def test_a_terminal_has_a_bar_with_the_terms_it_has_room_for(width: int, terms: str) -> None:
+    line = shown(width, terminal=True, **TERMS)[-1]
+    assert re.fullmatch(rf"epoch  5\.0/10\.0 [━╸╺ ]+ {re.escape(terms)}12,346 views/s  1:01:01 left", line), line
+    assert len(line) == width
+
+
+def test_a_fit_that_has_not_told_anything_yet_is_starting() -> None:
+    assert shown(80, terminal=True, **TERMS)[0].endswith("starting")
+
+
+def test_elsewhere_there_are_plain_lines_with_all_terms() -> None:
+    assert shown(40, terminal=False, **TERMS) == [
+        "epoch  5.0/10.0  loss 300.50  content -20.00  reconstruction -279.75  12,346 views/s  1:01:01 left"
+    ]
+
+
+def test_lines_are_few_but_the_last_is_always_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now)
+    console = Console(file=io.StringIO(), force_terminal=False)
+    with watched(console) as monitor:
+        for step in range(1, 101):
+            now += 0.3
+            monitor(told(step, loss=1.0))
+    assert isinstance(console.file, io.StringIO)
+    steps = [float(epoch) * 10 for epoch in re.findall(r"epoch +([0-9.]+)/", console.file.getvalue())]
+    assert steps == [1, 18, 35, 52, 69, 86, 100]
+
+
+def test_quiet_prints_nothing(folder: object, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(*SMALL, "--out", "run", "--quiet") == 0
+    assert capfd.readouterr() == ("", "")
