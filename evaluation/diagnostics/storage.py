@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import h5netcdf
+import h5py
 import xarray as xr
 
 Groups = Mapping[str, xr.Dataset]
@@ -134,7 +135,7 @@ def _declare(group: Any, dataset: xr.Dataset, images: int) -> None:
             if group.name.strip("/") in _PIXELS and name not in dataset.dims:
                 settings |= {"compression": "gzip", "compression_opts": 1, "shuffle": True}
         variable = group.create_variable(
-            str(name), tuple(map(str, values.dims)), str if text else values.dtype, **settings
+            str(name), tuple(map(str, values.dims)), h5py.string_dtype() if text else values.dtype, **settings
         )
         variable.attrs.update(values.attrs)
 
