@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,11 +84,10 @@ class Viewing:
             raise ValueError("images of several kinds need at least one kind")
         if policy is not None and isinstance(policy, Mapping) != isinstance(images, Mapping):
             raise ValueError("policies by kind and images by kind go together: {kind: policy} with {kind: images}")
-        policies: dict[str | None, ViewPolicy | None] = dict.fromkeys(by_kind)
-        if policy is not None:
-            policies |= dict(policy) if isinstance(policy, Mapping) else {None: policy}
-        if unknown := [str(kind) for kind in policies if kind not in by_kind]:
+        given: Mapping[Any, ViewPolicy] = policy if isinstance(policy, Mapping) else {None: policy} if policy else {}
+        if unknown := [str(kind) for kind in given if kind not in by_kind]:
             raise ValueError(f"there are policies of {', '.join(unknown)}, but no images of that kind")
+        policies = {kind: given.get(kind) for kind in by_kind}
         default = 1 if isinstance(images, Mapping) else 2
         counts = {kind: _checked(kind, pixels, policies[kind], views, default) for kind, pixels in by_kind.items()}
         numbers = {str(kind): _images(pixels) for kind, pixels in by_kind.items()}
