@@ -18,7 +18,10 @@ from pp_simve.inference.loop import random_state_kept
 from pp_simve.models import SimVE, Views
 
 EMPTY = 0.05
-"""Contraction below which an axis counts as empty: its posterior is as wide as its prior."""
+"""Contraction, of either sign, below which an axis counts as empty: its posterior is as wide as its prior."""
+
+SURE = 4.0
+"""Standard errors below 0 at which a contraction is an alarm: by chance of an axis in 30,000."""
 
 PRIOR_DRAWS = 2**14
 """Draws of the prior that everything is compared with: its variances are then known to 1 %."""
@@ -34,8 +37,10 @@ class AxisCheck:
     Attributes:
         prior_mean, prior_sd: of draws of the prior.
         contraction: 1 − mean over images of the posterior variance / prior variance: 0 where views say nothing of an
-            axis, 1 where they fix it, negative where the guide is wider than the prior. It cannot see whether the
-            certainty is justified: a guide that is too narrow contracts more.
+            axis, 1 where they fix it. Negative it can be for no posterior, if images are what the model says, for what
+            is learned on average makes certain. It cannot see whether certainty is justified: a guide that is too
+            narrow contracts more.
+        contraction_error: its standard error, over images and draws of guide and prior.
         shift: mean of the aggregated posterior less the prior's, in prior standard deviations.
         spread: standard deviation of the aggregated posterior, in the prior's. Below 1 images leave parts of the prior
             empty, where the decoder was never asked; above 1 the prior is too narrow. It cannot see dependence between
@@ -51,6 +56,7 @@ class AxisCheck:
     prior_mean: Tensor
     prior_sd: Tensor
     contraction: Tensor
+    contraction_error: Tensor
     shift: Tensor
     spread: Tensor
     wasserstein: Tensor
@@ -61,8 +67,13 @@ class AxisCheck:
 
     @property
     def empty(self) -> list[int]:
-        """Axes whose contraction is below `EMPTY`."""
-        return (self.contraction < EMPTY).nonzero().flatten().tolist()
+        """Axes whose contraction is within `EMPTY` of 0."""
+        return (self.contraction.abs() < EMPTY).nonzero().flatten().tolist()
+
+    @property
+    def wider(self) -> list[int]:
+        """Axes whose contraction is negative by `SURE` standard errors: the guide is wider than the prior."""
+        return (self.contraction < -SURE * self.contraction_error).nonzero().flatten().tolist()
 
     @property
     def failing(self) -> list[int]:
@@ -71,8 +82,8 @@ class AxisCheck:
 
     @property
     def alarm(self) -> bool:
-        """Whether any axis fails: model and data, or model and guide, do not agree. Empty axes are none."""
-        return bool(self.failing)
+        """Whether any axis fails or is wider: model and data, or model and guide, do not agree. Empty ones are none."""
+        return bool(self.failing or self.wider)
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,7 @@ class AxesCheck:
 
     @property
     def alarm(self) -> bool:
-        """Whether the aggregated posterior of any axis is not the prior."""
+        """Whether the aggregated posterior of any axis is not the prior, or the guide is wider than the prior."""
         return any(check.alarm for check in self.latents.values())
 
 
@@ -126,7 +137,7 @@ def check_axes(
         variance, once = (torch.cat([pair[place] for pair in pairs]).cpu() for place in (0, 1))
         if variance.isnan().any():
             raise ValueError(f"draws of {name} are NaN; look for what made them in the guide")
-        checks[name] = _compared(prior[name], variance.mean(0), once, level, curves)
+        checks[name] = _compared(prior[name], variance, draws, once, level, curves)
     return AxesCheck(checks, notes)
 
 
@@ -153,9 +164,15 @@ def _prior_draws(model: SimVE, seed: int) -> tuple[dict[str, Tensor], dict[str, 
     return {name: value[0].double().cpu() for name, value in found.items() if value.shape[-1]}, notes
 
 
-def _compared(prior: Tensor, variance: Tensor, once: Tensor, level: float, curves: int) -> AxisCheck:
-    """Of prior draws ``(draw, axis)``, posterior variances ``(axis,)`` and one draw an image ``(image, axis)``."""
+def _compared(prior: Tensor, variance: Tensor, draws: int, once: Tensor, level: float, curves: int) -> AxisCheck:
+    """Of prior draws ``(draw, axis)``, posterior variances of so many draws, and one draw, ``(image, axis)`` each."""
     sd, mean = torch.std_mean(prior, 0)
+    images = len(variance)
+    kept = variance.mean(0) / sd.square()
+    # The spread of a few images' variances may be small by chance; it is at least that of Gaussian draws.
+    of_images = (variance.var(0) / images).sqrt() / sd.square() if images > 1 else torch.zeros_like(sd)
+    of_draws = kept * math.sqrt(2 / (images * (draws - 1)))
+    error = (torch.maximum(of_images, of_draws).square() + kept.square() * 2 / PRIOR_DRAWS).sqrt()
     distances, tests = [], []
     for of_prior, of_images in zip(prior.numpy().T, once.numpy().T, strict=True):
         distances.append(wasserstein_distance(of_prior, of_images))
@@ -163,7 +180,8 @@ def _compared(prior: Tensor, variance: Tensor, once: Tensor, level: float, curve
     return AxisCheck(
         prior_mean=mean,
         prior_sd=sd,
-        contraction=1 - variance / sd.square(),
+        contraction=1 - kept,
+        contraction_error=error,
         shift=(once.mean(0) - mean) / sd,
         spread=(once.std(0) if len(once) > 1 else torch.full_like(sd, math.nan)) / sd,
         wasserstein=torch.from_numpy(np.array(distances)) / sd,

@@ -205,11 +205,13 @@ def _draw_axes(above: Axes, below: Axes, name: str, check: AxisCheck) -> None:
     order = np.argsort(-contraction, kind="stable")
     place = np.arange(len(order))
     failing = np.isin(order, check.failing)
-    empty = f", {len(check.empty)} empty" if check.empty else ""
-    above.bar(place, contraction[order], width=0.8, color=np.where(np.isin(order, check.empty), _FAINT, _INK))
+    words = {"not the prior": check.failing, "wider than it": check.wider, "empty": check.empty}
+    said = ", ".join(f"{len(axes)} {what}" for what, axes in words.items() if axes) or "all fill the prior"
+    colours = np.where(np.isin(order, check.empty), _FAINT, np.where(np.isin(order, check.wider), _ALARM, _INK))
+    above.bar(place, contraction[order], width=0.8, color=colours)
     above.axhline(0, color="0.3", linewidth=0.6)
     above.set_ylim(min(0.0, 1.1 * float(contraction.min())), 1.05)
-    _title(above, f"{name}: {len(check.failing)} of {len(order)} not the prior{empty}", check.alarm)
+    _title(above, f"{name}: {said}", check.alarm)
     colours = np.where(failing, _ALARM, _INK)
     below.axhline(1, color="0.3", linewidth=0.6, linestyle="--")
     below.axhline(0, color="0.3", linewidth=0.6)

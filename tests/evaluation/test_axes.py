@@ -68,9 +68,28 @@ def test_a_guide_that_says_nothing_has_empty_axes_and_fills_the_prior() -> None:
     found = check_axes(model, prior_as_guide(linear, prior), draw_views(linear, images=100), draws=200, seed=1)
     assert not found.alarm
     assert all(check.empty == [0, 1, 2] for check in found.latents.values())
+    assert not any(check.wider for check in found.latents.values())
     certain = check_axes(model, DeltaGuide(PotentialEncoder(linear), prior).double(), draw_views(linear), seed=1)
     assert certain.latents["z"].contraction.tolist() == pytest.approx([1.0] * LATENT)
     assert not certain.latents["z"].empty
+
+
+def test_a_guide_wider_than_the_prior_is_found() -> None:
+    linear, prior, model = gaussian_program()
+    wide = wrong_posterior(linear, prior, factor=1.5)
+    found = check_axes(model, wide, draw_views(linear, images=50), seed=1)
+    assert found.latents["style"].wider == [0, 1, 2]
+    assert not found.latents["style"].empty
+    assert found.alarm
+    # Of one image the chance is larger, and said to be.
+    for images in (1, 4):
+        few = check_axes(model, prior_as_guide(linear, prior), draw_views(linear, images=images), draws=20, seed=1)
+        assert not any(check.wider for check in few.latents.values())
+    nothing = prior_as_guide(linear, prior)
+    found_each = [check_axes(model, nothing, draw_views(linear), draws=20, seed=seed) for seed in range(15)]
+    contractions = torch.stack([check.latents["z"].contraction for check in found_each])
+    error = torch.stack([check.latents["z"].contraction_error for check in found_each]).mean()
+    assert float(contractions.std()) == pytest.approx(float(error), rel=0.35)
 
 
 def test_priors_without_content_and_improper_ones() -> None:

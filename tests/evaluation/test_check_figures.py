@@ -78,7 +78,7 @@ def test_axes_stand_in_the_order_of_contraction() -> None:
     figure = axes_figure(check)
     heights = [patch.get_height() for patch in figure.axes[0].patches]
     assert heights == sorted(check.latents["content"].contraction.tolist(), reverse=True)
-    assert titles(figure)[0] == "content: 0 of 3 not the prior"
+    assert titles(figure)[0] == "content: all fill the prior"
     assert written(figure)
     with pytest.raises(ValueError, match="proper prior"):
         axes_figure(AxesCheck({}, {}))
