@@ -11,16 +11,11 @@ from pp_simve.models import Views
 from pp_simve.models.kinds import view_and_image_counts
 
 NUMBERS_AT_ONCE = 2**22
-"""Latents, and pixels of simulated views, that are kept at once, of each kind: 16 MiB in float32."""
+"""Latents, and pixels of views, that are kept at once, of each kind: 16 MiB in float32."""
 
 
-def images_at_once(numbers: int) -> int:
-    """How many images, where each takes so many numbers."""
-    return max(1, NUMBERS_AT_ONCE // max(1, numbers))
-
-
-def image_batches(views: Views, latent: int, draws: int) -> Iterator[tuple[int, Views]]:
-    """The views of some images after another, and the place of the first of them.
+def images_at_once(views: Views, latent: int, draws: int) -> int:
+    """How many images have room for their views and draws.
 
     Args:
         views: ``(view, image, channel, height, width)``, or such a tensor a kind.
@@ -28,7 +23,24 @@ def image_batches(views: Views, latent: int, draws: int) -> Iterator[tuple[int, 
         draws: that are to be made of each image.
     """
     count, images = view_and_image_counts(views)
-    size = images_at_once(draws * count * latent)
+    pixels = sum(batch.numel() for batch in _tensors(views)) // max(1, images)
+    return max(1, NUMBERS_AT_ONCE // max(1, pixels, draws * count * latent))
+
+
+def image_batches(views: Views, latent: int, draws: int) -> Iterator[tuple[int, Views]]:
+    """The views of some images after another, and the place of the first of them; arguments as `images_at_once`.
+
+    Raises:
+        ValueError: no images, or views that are no floating point numbers.
+    """
+    _, images = view_and_image_counts(views)
+    if not images or not all(batch.is_floating_point() for batch in _tensors(views)):
+        kinds = ", ".join(f"{batch.dtype} of shape {tuple(batch.shape)}" for batch in _tensors(views))
+        raise ValueError(
+            "views must be floating point numbers in [0, 1] of shape (view, image, channel, height, width), of one "
+            f"image at least, got {kinds}; draw them with pp_simve.inference.views.draw_views"
+        )
+    size = images_at_once(views, latent, draws)
     for start in range(0, images, size):
         here = slice(start, start + size)
         if isinstance(views, Tensor):
@@ -42,3 +54,7 @@ def seeds(seed: int) -> Iterator[int]:
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield int(torch.randint(2**62, (1,), generator=generator))
+
+
+def _tensors(views: Views) -> list[Tensor]:
+    return [views] if isinstance(views, Tensor) else list(views.values())

@@ -13,7 +13,6 @@ from pp_simve.evaluation.diagnostics.batches import images_at_once, seeds
 from pp_simve.evaluation.diagnostics.simulation import simulate
 from pp_simve.inference import Draws, Guide, draw
 from pp_simve.models import SimVE, Views
-from pp_simve.models.kinds import view_and_image_counts
 
 Quantity = Callable[[Draws], Tensor]
 """A scalar of latents and views, from draws to shape ``(draw, image)``; it may use any of `Draws`' but ``log_q``."""
@@ -125,9 +124,7 @@ def _simulations(
     model: SimVE, guide: Guide, views: Views, simulations: int, draws: int, seed: int
 ) -> Iterator[tuple[int, Draws, Draws, torch.Generator]]:
     """Place of the first of some simulations, their truth, the guide's draws, and a generator for ties."""
-    count, images = view_and_image_counts(views)
-    pixels = sum(batch.numel() for batch in ([views] if isinstance(views, Tensor) else views.values()))
-    size = images_at_once(max(draws * count * model.prior.latent, pixels // max(1, images)))
+    size = images_at_once(views, model.prior.latent, draws)
     of_batch = seeds(seed)
     generator = torch.Generator().manual_seed(next(of_batch))
     for start in range(0, simulations, size):

@@ -13,6 +13,7 @@ from pp_simve.evaluation.diagnostics.bands import Uniformity, rank_among, rank_u
 from pp_simve.evaluation.diagnostics.batches import image_batches, seeds
 from pp_simve.evaluation.diagnostics.image_statistics import STATISTICS, Statistic, measured
 from pp_simve.evaluation.diagnostics.predictive import label, replicates
+from pp_simve.evaluation.diagnostics.simulation import without_groups
 from pp_simve.inference import Draws, Guide, draw
 from pp_simve.inference.guides.base import evaluation_mode
 from pp_simve.inference.loop import random_state_kept
@@ -91,6 +92,7 @@ def leave_one_view_out(
     Raises:
         ValueError: a single view, no draws, no statistics, pixels are not modelled, or NaN.
     """
+    model = without_groups(model)
     count, images = view_and_image_counts(views)
     if count < 2:
         raise ValueError(f"a view is predicted from the others: each image needs at least 2, got {count}")

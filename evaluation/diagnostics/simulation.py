@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pyro
 import pyro.poutine as poutine
@@ -14,7 +15,7 @@ from torch import Tensor
 from pp_simve.inference.draws import Draws
 from pp_simve.inference.guides.base import evaluation_mode
 from pp_simve.inference.loop import random_state_kept
-from pp_simve.inference.objectives.tracing import GROUP, site_infer
+from pp_simve.inference.objectives.tracing import site_infer
 from pp_simve.models import EmpiricalPrior, SimVE, Views
 from pp_simve.models.kinds import view_and_image_counts
 
@@ -45,7 +46,7 @@ def simulate(model: SimVE, like: Views, images: int, *, seed: int) -> tuple[View
     with evaluation_mode(model), random_state_kept(first.device), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         _check_proper(model)
-        program = poutine.uncondition(partial(torch.nn.Module.__call__, model))
+        program = poutine.uncondition(partial(torch.nn.Module.__call__, without_groups(model)))
         trace = prune_subsample_sites(poutine.trace(program).get_trace(template))
         trace.compute_log_prob(lambda _, site: not site_infer(site, "_deterministic"))
     return _observed(trace, template), _latents(trace, template)
@@ -59,6 +60,12 @@ def _check_proper(model: SimVE) -> None:
             f"the prior {type(model.prior).__name__} is improper, so nothing can be drawn from it: checks that "
             "simulate from the model (calibration) have no meaning"
         ) from None
+
+
+def without_groups(model: SimVE) -> SimVE:
+    """The program of pixels alone: which image a view came from is no part of a posterior, and needs several views."""
+    likelihood: Any = model.likelihood  # a module already, also where it is of several kinds
+    return model if model.group is None else SimVE(model.prior, likelihood)
 
 
 def _template(like: Views, images: int) -> Views:
@@ -88,8 +95,8 @@ def _latents(trace: Trace, template: Views) -> Draws:
     count, images = view_and_image_counts(template)
     log_prior: list[Tensor] = []
     log_likelihood: list[Tensor] = []
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample" or site_infer(site, "_deterministic") or name == GROUP:
+    for site in trace.nodes.values():
+        if site["type"] != "sample" or site_infer(site, "_deterministic"):
             continue
         log_prob: Tensor = site["log_prob"]
         if site_infer(site, "was_observed"):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pp_simve.evaluation.diagnostics import batches, leave_one_view_out
 from pp_simve.inference import PointGuide
-from pp_simve.models import SimVE
+from pp_simve.models import AmongViews, SimVE
 
 from ..inference.linear_gaussian import (
     CASES,
@@ -101,6 +101,16 @@ def test_views_of_several_kinds() -> None:
     assert found.score.isfinite().all()
     assert found.pit["picture mean"].names == ("picture mean of view 0", "picture mean of view 1")
     assert found.pit["attributes ink"].names == ("attributes ink of view 0",)
+
+
+def test_groups_are_no_part_of_a_prediction() -> None:
+    linear, prior, model = gaussian_program()
+    views, guide = draw_views(linear, views=2), wrong_posterior(linear, prior)  # one is left, with nothing to compare
+    grouped = SimVE(prior, model.likelihood_of(), group=AmongViews())
+    found = [leave_one_view_out(each, guide, views, draws=20, seed=1).score for each in (model, grouped)]
+    assert found[0] is not None
+    assert found[1] is not None
+    assert torch.equal(found[0], found[1])
 
 
 def test_points_have_transforms_but_no_scores() -> None:

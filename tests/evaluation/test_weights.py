@@ -9,8 +9,8 @@ import torch
 
 from pp_simve.evaluation.diagnostics import batches, check_weights, weigh, weighted_moments
 from pp_simve.evaluation.diagnostics.arviz_versions import FEWEST_DRAWS
-from pp_simve.inference import AmortizedGuide, DeltaGuide, PointGuide, StructuredGuide, draw
-from pp_simve.models import GaussianPrior, SimVE, StudentTPrior
+from pp_simve.inference import DeltaGuide, PointGuide, StructuredGuide, draw
+from pp_simve.models import SimVE, StudentTPrior
 
 from ..inference.linear_gaussian import (
     CASES,
@@ -142,6 +142,10 @@ def test_too_few_draws_and_broken_weights_are_refused() -> None:
         weigh(torch.zeros(30))
     with pytest.raises(ValueError, match="no likelihood"):
         check_weights(SimVE(prior), guide, views, seed=1)
+    with pytest.raises(ValueError, match=r"must be floating point numbers .* got torch.uint8"):
+        check_weights(model, guide, views.byte(), seed=1)
+    with pytest.raises(ValueError, match="of one image at least"):
+        check_weights(model, guide, views[:, :0], seed=1)
     with pytest.raises(ValueError, match="same draws"):
         weighted_moments(torch.zeros(5, 3, 2), torch.zeros(5, 2))
     with pytest.raises(ValueError, match="sum to 1"):
