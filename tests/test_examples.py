@@ -22,6 +22,7 @@ SHORT = {
     "own_guide.py": ["--epochs", "1"],
     "own_prior.py": ["--epochs", "1"],
     "plain_pyro.py": ["--steps", "3"],
+    "posterior_checks.py": ["--epochs", "1", "--images", "20", "--draws", "50"],
 }
 
 
