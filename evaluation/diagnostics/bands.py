@@ -170,7 +170,7 @@ def _p_value(rows: int, largest: int, pointwise: float) -> float:
     """Probability that a uniform distribution function has tails of ``pointwise`` or less anywhere.
 
     Counts form a Markov chain over the places: of the ranks that lie above one place, a binomial number lies below the
-    next (section 2.2 of the paper).
+    next.
     """
     places = (_thresholds(largest) + 1.0) / (largest + 1)
     if pointwise < _SURELY:

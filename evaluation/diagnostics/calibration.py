@@ -99,6 +99,8 @@ def calibrate(
             f"draws of {type(guide).__name__} are points: their ranks have no meaning, so there is no calibration; "
             "use a guide with a density (AmortizedGuide, StructuredGuide, FlowGuide)"
         )
+    if taken := [name for name in quantities if name in COORDINATES]:
+        raise ValueError(f"quantities must not be called as coordinates are: rename {', '.join(taken)}")
     if draws < 1 or simulations < 2:
         raise ValueError(f"calibration needs draws and 2 simulations at least, got {draws} and {simulations}")
     ranks: dict[str, list[Tensor]] = {}

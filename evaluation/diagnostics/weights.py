@@ -36,13 +36,12 @@ class WeightCheck:
 
     Attributes:
         khat: shape k̂ of the largest weights' Pareto tail. Below ``threshold`` estimates by weights can be used, and the
-            guide covers the posterior as far as its draws tell; above it they cannot, however many draws there are of
-            this order; −∞ where all weights are equal, as those of the posterior itself. It cannot see what no draw has
-            come near (another mode), nor a guide that is too wide, whose weights are bounded.
-        threshold: min(1 − 1/log₁₀ S, 0.7) for S draws (Vehtari, Simpson, Gelman, Yao and Gabry 2024, JMLR 25(72),
-            section 3.2.4).
+            guide covers the posterior as far as its draws tell; above it they cannot, with so many draws; −∞ where all
+            weights are equal, as those of the posterior itself. It cannot see what no draw has come near (another
+            mode), nor a guide that is somewhat too wide, whose weights are bounded.
+        threshold: min(1 − 1/log₁₀ S, 0.7) for S draws (Vehtari, Simpson, Gelman, Yao and Gabry 2024, JMLR 25(72)).
         elbo: mean log weight, nats: a lower bound on log p(views). Under an improper prior all bounds are up to a
-            constant.
+            constant. −∞ where the model excludes a draw.
         bound: log of the mean of the S weights, nats: a bound that is at least as close (Burda, Grosse and
             Salakhutdinov 2016, arXiv 1509.00519).
         gap: bound − ELBO, nats. As S grows it goes to KL(q ‖ posterior), from below: at S it cannot see a divergence
@@ -80,9 +79,9 @@ class WeightCheck:
 
     @property
     def gap_alarm(self) -> bool:
-        """Whether the mean gap is above `TOLERATED_GAP` by two standard errors."""
+        """Whether the mean gap is above `TOLERATED_GAP` by two standard errors, or infinite."""
         mean, error = self.mean_gap
-        return mean - 2 * error > TOLERATED_GAP
+        return mean == math.inf or mean - 2 * error > TOLERATED_GAP
 
     def worst(self, count: int) -> Tensor:
         """Places of the images with the largest k̂, the largest first."""

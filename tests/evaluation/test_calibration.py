@@ -147,6 +147,8 @@ def test_quantities_of_ones_own() -> None:
     found = calibrate(model, guide, draw_views(linear), simulations=200, seed=1, quantities={"product": product})
     assert found.ranks["product"].names == ("product",)
     assert not found.alarm
+    with pytest.raises(ValueError, match="rename z"):
+        calibrate(model, guide, draw_views(linear), seed=1, quantities={"z": product})
     with pytest.raises(ValueError, match="must be one number a draw and image"):
         calibrate(model, guide, draw_views(linear), seed=1, quantities={"all": lambda draws: draws.content})
 

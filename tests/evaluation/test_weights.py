@@ -93,6 +93,16 @@ def test_the_worst_come_first() -> None:
     assert found.gap_alarm
 
 
+def test_a_draw_that_the_model_excludes_costs_the_guide_its_bound() -> None:
+    weight = torch.zeros(100, 2)
+    weight[7, 1] = -torch.inf
+    found = weigh(weight)
+    assert found.elbo.tolist() == [0, -torch.inf]
+    assert found.bound[1] == pytest.approx(math.log(0.99))
+    assert found.gap_alarm
+    assert not found.khat_alarm
+
+
 def test_images_in_parts_are_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
     linear, prior, model = gaussian_program()
     views, guide = draw_views(linear, images=7), wrong_posterior(linear, prior)
