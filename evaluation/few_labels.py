@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pp_simve.evaluation.content import Labelled
 from pp_simve.evaluation.features import checked_classes, checked_features, checked_labels, checked_rows
-from pp_simve.evaluation.linear import LinearProbe
+from pp_simve.evaluation.linear import PENALTIES, LinearProbe
 
 COUNTS = (1, 10, 100)
 """Labels a class tried by default."""
@@ -23,6 +23,7 @@ def few_label_scores(
     counts: Sequence[int] = COUNTS,
     draws: int = 5,
     seed: int = 0,
+    penalties: Sequence[float] = PENALTIES,
 ) -> dict[str, dict[str, float | None]]:
     """Accuracy on test, as a fraction, of `LinearProbe` fitted on few labelled rows a class, over random draws of them.
 
@@ -40,6 +41,7 @@ def few_label_scores(
         counts: labels a class.
         draws: how often.
         seed: decides the draws. Torch's own generators are neither used nor moved.
+        penalties: `LinearProbe`'s. The weakest take the longest by far, and few rows seldom choose them.
 
     Returns:
         For each count, by its decimal: ``"mean"`` and ``"sd"`` of the accuracy over draws (the sample standard
@@ -67,7 +69,9 @@ def few_label_scores(
         validation_rank = _rank_in_class(validation_y, generator)
         for count, found in accuracies.items():
             fitted, chosen = train_rank < count, validation_rank < count
-            probe = LinearProbe().fit(train_x[fitted], train_y[fitted], validation_x[chosen], validation_y[chosen])
+            probe = LinearProbe(penalties).fit(
+                train_x[fitted], train_y[fitted], validation_x[chosen], validation_y[chosen]
+            )
             found.append(probe.score(test_x, test_y))
     return {
         str(count): {**_mean_and_sd(found), "short_classes": float((sizes < count).sum())}
