@@ -23,6 +23,7 @@ SHORT = {
     "own_prior.py": ["--epochs", "1"],
     "plain_pyro.py": ["--steps", "3"],
     "posterior_checks.py": ["--epochs", "1", "--images", "20", "--draws", "50"],
+    "posterior_tree.py": ["--epochs", "1"],
 }
 
 
