@@ -24,7 +24,7 @@ from pp_simve.evaluation.sheets import Pictures, rgb
 _INK = "#1b4f72"
 _FAINT = "#aebfcb"
 _ALARM = "#b03a2e"
-_COLUMNS = 3
+_COUNTED = ("images", "views")
 _DPI = 150
 
 
@@ -205,7 +205,7 @@ def _draw_axes(above: Axes, below: Axes, name: str, check: AxisCheck) -> None:
     order = np.argsort(-contraction, kind="stable")
     place = np.arange(len(order))
     failing = np.isin(order, check.failing)
-    words = {"not the prior": check.failing, "wider than it": check.wider, "empty": check.empty}
+    words = {"not the prior": check.failing, "wider than prior": check.wider, "empty": check.empty}
     said = ", ".join(f"{len(axes)} {what}" for what, axes in words.items() if axes) or "all fill the prior"
     colours = np.where(np.isin(order, check.empty), _FAINT, np.where(np.isin(order, check.wider), _ALARM, _INK))
     above.bar(place, contraction[order], width=0.8, color=colours)
@@ -240,4 +240,5 @@ def _tidy(figure: Figure) -> None:
         axes.tick_params(labelsize=8)
         axes.xaxis.label.set_fontsize(8)
         axes.yaxis.label.set_fontsize(8)
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        counts = axes.get_ylabel() in _COUNTED
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=counts))
