@@ -9,6 +9,7 @@ from pp_simve.evaluation.diagnostics.image_statistics import STATISTICS, Statist
 from pp_simve.evaluation.diagnostics.labels import PrototypeMatch, PrototypeUse, match_prototypes, prototype_use
 from pp_simve.evaluation.diagnostics.leave_one_out import LeaveOneOut, leave_one_view_out
 from pp_simve.evaluation.diagnostics.predictive import PredictiveCheck, StatisticCheck, check_predictions
+from pp_simve.evaluation.diagnostics.reference import Reference, nuts_reference
 from pp_simve.evaluation.diagnostics.simulation import simulate
 from pp_simve.evaluation.diagnostics.weights import Moments, WeightCheck, check_weights, weigh, weighted_moments
 
@@ -23,6 +24,7 @@ __all__ = [
     "PrototypeMatch",
     "PrototypeUse",
     "Quantity",
+    "Reference",
     "Statistic",
     "StatisticCheck",
     "Uniformity",
@@ -34,6 +36,7 @@ __all__ = [
     "check_weights",
     "leave_one_view_out",
     "match_prototypes",
+    "nuts_reference",
     "predictive_figure",
     "prototype_use",
     "rank_uniformity",

@@ -1,0 +1,303 @@
+"""NUTS against posteriors in closed form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+from pp_simve.evaluation.diagnostics import Reference, nuts_reference
+from pp_simve.evaluation.diagnostics.lockstep import Answer, Ask, Lockstep
+from pp_simve.evaluation.diagnostics.mixing import worst_axis
+from pp_simve.evaluation.diagnostics.target import Target
+from pp_simve.inference import AmortizedGuide
+from pp_simve.models import EmpiricalPrior, GaussianPrior, Prior, SimVE, StudentTPrior
+
+from ..inference.linear_gaussian import (
+    CASES,
+    CONTENT,
+    DOUBLE,
+    LATENT,
+    POINTS,
+    STYLE,
+    WEIGHTS,
+    Linear,
+    PotentialEncoder,
+    draw_views,
+    make_linear,
+    make_model,
+    mixture,
+    set_head,
+)
+
+VIEWS, IMAGES = 2, 2
+DEVIATIONS = 5.0
+
+Moments = dict[str, tuple[Tensor, Tensor]]
+"""Mean and variance of content ``(image, latent)``, style and z ``(image, view, latent)``."""
+
+
+def exact_moments(linear: Linear, views: Tensor, content: list[float], style: list[float]) -> Moments:
+    """Each axis is a Gaussian of content and styles: prior precision + Λ AᵀA, where z = A (content, styles)."""
+    count = len(views)
+    to_z = torch.cat([torch.ones(count, 1, dtype=DOUBLE), torch.eye(count, dtype=DOUBLE)], 1)
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = {"content": [], "style": [], "z": []}
+    for axis, (shared, own, precision) in enumerate(zip(content, style, linear.precision, strict=True)):
+        prior = torch.tensor([1 / shared] + count * [1 / own], dtype=DOUBLE).diag()
+        covariance = torch.linalg.inv(prior + precision * to_z.T @ to_z)
+        mean = covariance @ to_z.T @ (precision * linear.potential_mean(views)[..., axis])
+        parts["content"].append((mean[0], covariance[0, 0].expand_as(mean[0])))
+        parts["style"].append((mean[1:].T, covariance.diag()[1:].expand_as(mean[1:].T)))
+        of_z = to_z @ mean
+        parts["z"].append((of_z.T, (to_z @ covariance @ to_z.T).diag().expand_as(of_z.T)))
+    return {
+        name: (torch.stack([m for m, _ in of], -1), torch.stack([v for _, v in of], -1)) for name, of in parts.items()
+    }
+
+
+def agrees(reference: Reference, exact: Moments) -> bool:
+    """Whether means and variances are within `DEVIATIONS` Monte-Carlo errors, by the worst axis's effective draws."""
+    for name, (mean, variance) in exact.items():
+        draws = torch.as_tensor(getattr(reference, name)).flatten(0, 1)
+        ess = torch.as_tensor(reference.ess).view(-1, *(1,) * (mean.ndim - 1))
+        off = (draws.mean(0) - mean).abs() / (variance / ess).sqrt()
+        # Of squares a chain has fewer effective draws than of values: half as many is on the safe side.
+        wide = (draws.var(0) / variance - 1).abs() / (4 / ess).sqrt()
+        if float(torch.maximum(off, wide).max()) > DEVIATIONS:
+            return False
+    return True
+
+
+def wide_guide(linear: Linear, prior: Prior) -> AmortizedGuide:
+    """Not the posterior, but about where it is."""
+    guide = AmortizedGuide(PotentialEncoder(linear), prior)
+    set_head(guide, linear.precision.rsqrt())
+    return guide
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_moments_are_those_of_the_posterior_and_of_no_other(guided: bool) -> None:
+    torch.manual_seed(0)
+    linear = make_linear()
+    views, prior = draw_views(linear, images=IMAGES, views=VIEWS), GaussianPrior(LATENT, CONTENT, STYLE)
+    model = make_model(prior, linear)
+    guide = wide_guide(linear, prior) if guided else None
+    reference = nuts_reference(model, views, guide=guide, draws=100, warmup=50, chains=4, seed=1)
+    assert reference.content.shape == (4, 100, IMAGES, LATENT)
+    assert reference.style.shape == reference.z.shape == (4, 100, IMAGES, VIEWS, LATENT)
+    np.testing.assert_allclose(reference.z, reference.content[..., None, :] + reference.style, atol=1e-12)
+    assert (reference.rhat < 1.05).all()
+    assert not reference.diverging.any()
+    assert reference.converged.all()
+    assert reference.ess.min() > 100
+    assert agrees(reference, exact_moments(linear, views, CONTENT, STYLE))
+    # Without content's prior, and without style's.
+    assert not agrees(reference, exact_moments(linear, views, [1e6] * LATENT, STYLE))
+    assert not agrees(reference, exact_moments(linear, views, CONTENT, [1e6] * LATENT))
+    assert 1 <= reference.tree_depth.min() <= reference.tree_depth.max() <= 5
+    assert (np.abs(reference.acceptance - 0.8) < 0.2).all()
+
+
+def test_the_density_is_the_programs_own() -> None:
+    torch.manual_seed(0)
+    linear = make_linear()
+    views, prior = draw_views(linear, images=IMAGES, views=VIEWS), GaussianPrior(LATENT, CONTENT, STYLE)
+    target = Target(make_model(prior, linear), views)
+    content, style = (torch.randn(5, *shape, LATENT, dtype=DOUBLE) for shape in ((IMAGES,), (VIEWS, IMAGES)))
+    coordinates = target.coordinates(content, style)
+    assert coordinates.shape == (5, IMAGES, target.size) == (5, IMAGES, (1 + VIEWS) * LATENT)
+    for found, expected in zip(target.latents(coordinates), (content, style), strict=True):
+        torch.testing.assert_close(found, expected)
+    normal = torch.distributions.Normal
+    expected = normal(0.0, torch.tensor(CONTENT, dtype=DOUBLE).sqrt()).log_prob(content).sum(-1)
+    expected = expected + normal(0.0, torch.tensor(STYLE, dtype=DOUBLE).sqrt()).log_prob(style).sum((1, -1))
+    pixels = (content.unsqueeze(1) + style) @ linear.weight.T + linear.bias
+    expected = expected + normal(pixels, 0.5).log_prob(views.flatten(2)).sum((1, -1))
+    torch.testing.assert_close(target.log_density(coordinates), expected)
+    torch.testing.assert_close(target.log_density(coordinates[0]), expected[0])
+
+
+def test_discrete_content_is_summed_out() -> None:
+    """p(content | views) of a mixture, from z's closed form around each prototype."""
+    torch.manual_seed(0)
+    linear = make_linear()
+    views, prior = draw_views(linear, images=IMAGES, views=VIEWS), mixture(POINTS, STYLE)
+    model = make_model(prior, linear)
+    reference = nuts_reference(model, views, guide=wide_guide(linear, prior), draws=100, warmup=50, chains=4, seed=1)
+    assert reference.settings["content_summed_out"]
+    own = linear.of_pixels(torch.tensor(STYLE, dtype=DOUBLE))
+    joint = []
+    for point, weight in zip(POINTS, WEIGHTS, strict=True):
+        mean = linear.weight @ torch.tensor(point, dtype=DOUBLE) + linear.bias
+        likelihood = torch.distributions.MultivariateNormal(mean, own).log_prob(views.flatten(2)).sum(0)
+        joint.append(likelihood + np.log(weight))
+    expected = torch.stack(joint).softmax(0).T  # (image, K)
+    points = torch.tensor(POINTS, dtype=DOUBLE)
+    drawn = torch.as_tensor(reference.content).flatten(0, 1).unsqueeze(-2)
+    chosen = (drawn == points).all(-1)
+    assert bool(chosen.any(-1).all())
+    error = (expected * (1 - expected) / torch.as_tensor(reference.ess).unsqueeze(-1)).sqrt()
+    assert bool(((chosen.double().mean(0) - expected).abs() < DEVIATIONS * error + 0.01).all())
+
+
+class PositivePrior(Prior):
+    """content ~ Gamma, style ~ N(0, 1): a user's prior, of constrained content."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def content(self) -> dist.TorchDistribution:
+        return dist.Gamma(torch.full((1,), 3.0, dtype=DOUBLE), 2.0).to_event(1)
+
+    def style(self, content: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(torch.zeros_like(content), 1.0).to_event(1)
+
+    def compose(self, content: Tensor, style: Tensor) -> Tensor:
+        return content + style
+
+    def decompose(self, content: Tensor, z: Tensor) -> Tensor:
+        return z - content
+
+
+class Blind(torch.nn.Module):
+    """A likelihood that does not look at z."""
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(z.new_zeros(*z.shape[:-1], 1, 1, 1), 1.0).to_event(3)
+
+
+def test_constrained_content_is_sampled_with_its_jacobian() -> None:
+    """Views that say nothing leave the prior, here Gamma(3, 2), whose mean is 1.5 and variance 0.75."""
+    model = SimVE(PositivePrior(), Blind())  # type: ignore[arg-type]
+    views = torch.zeros(1, 2, 1, 1, 1, dtype=DOUBLE)
+    reference = nuts_reference(model, views, draws=100, warmup=50, chains=4, seed=3)
+    assert (reference.content > 0).all()
+    assert (reference.rhat < 1.05).all()
+    error = (0.75 / reference.ess) ** 0.5
+    assert (np.abs(reference.content.mean((0, 1))[:, 0] - 1.5) < DEVIATIONS * error).all()
+
+
+def test_same_seed_same_draws_and_nothing_else_is_touched() -> None:
+    torch.manual_seed(0)
+    linear = make_linear()
+    views, prior = draw_views(linear, images=IMAGES, views=1), GaussianPrior(LATENT, CONTENT, STYLE, learn_style=True)
+    model = make_model(prior, linear).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    told: list[tuple[int, int, int, int]] = []
+    runs = [
+        nuts_reference(model, views, draws=8, warmup=8, chains=2, seed=seed, progress=bar)
+        for seed, bar in ((1, lambda *at: told.append(at)), (1, None), (2, None))
+    ]
+    np.testing.assert_array_equal(runs[0].z, runs[1].z)
+    np.testing.assert_array_equal(runs[0].leapfrogs, runs[1].leapfrogs)
+    assert not np.array_equal(runs[0].z, runs[2].z)
+    assert not np.array_equal(runs[0].z[0], runs[0].z[1])  # chains have numbers of their own
+    assert sorted(told) == [(i, c, d, 16) for i in range(IMAGES) for c in range(2) for d in range(1, 17)]
+    assert torch.equal(state, torch.get_rng_state())
+    assert model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert not pyro.get_param_store().keys()
+
+
+def test_bad_input_is_refused() -> None:
+    linear = make_linear()
+    views, prior = draw_views(linear, images=1, views=1), GaussianPrior(LATENT, CONTENT, STYLE)
+    model = make_model(prior, linear)
+    for name, value in {"draws": 3, "warmup": 0, "chains": 0}.items():
+        with pytest.raises(ValueError, match=f"{name} must be at least"):
+            nuts_reference(model, views, **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        nuts_reference(model, views, target_accept=1.0)
+    with pytest.raises(ValueError, match="no images"):
+        nuts_reference(SimVE(prior), views)
+    with pytest.raises(ValueError, match="beside it"):
+        nuts_reference(make_model(EmpiricalPrior(LATENT, memory=None), linear), views)
+    with pytest.raises(ValueError, match="not finite where a chain"):
+        nuts_reference(model, views * torch.nan, draws=4, warmup=1)
+
+
+class DiscretePrior(StudentTPrior):
+    def content(self) -> dist.TorchDistribution:
+        return mixture(POINTS, STYLE).content()
+
+
+def test_discrete_content_that_nobody_can_sum_out_is_refused() -> None:
+    linear = make_linear()
+    model = make_model(DiscretePrior(LATENT), linear)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="derive the prior from ExactPrior"):
+        nuts_reference(model, draw_views(linear, images=1, views=1))
+
+
+@pytest.mark.parametrize("case", ["flat", "standard"])
+def test_improper_and_empty_content_are_sampled(case: str) -> None:
+    linear = make_linear()
+    model = make_model(CASES[case].prior(), linear)
+    reference = nuts_reference(model, draw_views(linear, images=1, views=2), draws=40, warmup=30, chains=2, seed=1)
+    assert reference.content.shape[-1] == (0 if case == "standard" else LATENT)
+    assert np.isfinite(reference.z).all()
+
+
+# Its parts.
+
+
+def test_samplers_in_lockstep_find_what_each_finds_alone() -> None:
+    def sampler(number: int) -> object:
+        def run(ask: Ask) -> list[float]:
+            at, found = torch.zeros(2), []
+            for _ in range(number):
+                value, gradient = ask(at)
+                at = at - 0.1 * gradient + torch.randn(2)
+                found.append(float(value))
+            return found
+
+        return run
+
+    def answer(asking: tuple[int, ...], points: Tensor) -> Answer:
+        return points.square().sum(-1), 2 * points
+
+    samplers = [sampler(number) for number in (3, 0, 5)]
+    together = Lockstep(samplers, answer, [5, 6, 7], torch.device("cpu")).run()  # type: ignore[arg-type]
+    alone = [
+        Lockstep([each], answer, [seed], torch.device("cpu")).run()[0]  # type: ignore[list-item]
+        for each, seed in zip(samplers, (5, 6, 7), strict=True)
+    ]
+    assert together == alone
+    assert [len(found) for found in together] == [3, 0, 5]  # type: ignore[arg-type]
+
+
+def test_a_sampler_that_fails_ends_the_others() -> None:
+    def good(ask: Ask) -> None:
+        for _ in range(1000):
+            ask(torch.zeros(1))
+
+    def bad(ask: Ask) -> None:
+        ask(torch.zeros(1))
+        raise RuntimeError("out of luck")
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        Lockstep([good, bad, good], lambda _, at: (at[:, 0], at), [0, 1, 2], torch.device("cpu")).run()
+    with pytest.raises(ZeroDivisionError):
+        Lockstep([good], lambda _, at: (at[:, 0] / (1 // 0), at), [0], torch.device("cpu")).run()
+
+
+def test_chains_that_do_not_agree_are_seen() -> None:
+    generator = np.random.default_rng(0)
+    draws = generator.normal(size=(4, 200, 3, 2))
+    draws[0, :, 1] += 3  # one chain elsewhere
+    draws[:, :, 2, 0] = np.arange(4)[:, None]  # chains that stand still
+    draws[:, :, 2, 1] = 1.0
+    rhat, ess = worst_axis(draws)
+    assert rhat[0] < 1.03
+    assert ess[0] > 500
+    assert rhat[1] > 1.2
+    assert ess[1] < 30
+    assert rhat[2] == np.inf
+    nowhere = worst_axis(np.ones((2, 10, 1, 2)))
+    assert np.isnan(nowhere[0]).all()
+    assert np.isnan(nowhere[1]).all()
