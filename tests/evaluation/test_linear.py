@@ -7,8 +7,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from pp_simve.evaluation import LinearProbe
+from pp_simve.evaluation import LinearProbe, linear
 
 CLASSES = 4
 
@@ -56,6 +57,34 @@ def test_float32_agrees_with_float64() -> None:
     narrow = LinearProbe().fit(x[:400].float(), y[:400], x[400:].float(), y[400:])
     assert narrow.weight.dtype == torch.float32
     assert abs(narrow.score(x[400:].float(), y[400:]) - wide.score(x[400:], y[400:])) <= 0.01
+
+
+def test_loss_and_gradient_are_those_of_cross_entropy() -> None:
+    x, y = blobs(80, seed=11)
+    generator = torch.Generator().manual_seed(12)
+    weight = torch.randn(CLASSES, x.shape[1], generator=generator, dtype=x.dtype).requires_grad_()
+    bias = torch.randn(CLASSES, generator=generator, dtype=x.dtype).requires_grad_()
+    expected = cross_entropy(x @ weight.T + bias, y)
+    expected.backward()
+    found = linear._SoftmaxRegression.of(x, y, CLASSES)(weight.detach(), bias.detach())
+    for mine, theirs in zip(found, (expected.detach(), weight.grad, bias.grad), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("penalty", [1e-2, 1e-4])
+def test_float32_comes_as_close_to_the_minimum_as_said(penalty: float) -> None:
+    x, y = blobs(2000, seed=13)
+    best = LinearProbe(penalties=[penalty], tolerance=1e-8, max_iterations=2000).fit(x, y, x[:50], y[:50])
+    found = LinearProbe(penalties=[penalty]).fit(x.float(), y, x[:50].float(), y[:50])
+    scale = x.std(0, correction=0)
+    scale[-1] = 1.0
+    standardised = ((x - x.mean(0)) / scale).numpy()
+    least, reached = (
+        objective(standardised, y.numpy(), probe.weight.double().numpy(), probe.bias.double().numpy(), penalty)
+        for probe in (best, found)
+    )
+    assert -1e-9 <= reached - least < 3e-5
+    assert found.gradient_norm <= found.tolerance
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
