@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
+from math import isqrt
 
 import torch
 from torch import Tensor
@@ -17,8 +18,11 @@ NEIGHBOURS = (1, 5, 10, 20, 50)
 METRICS = ("euclidean", "cosine")
 """Metrics known, and tried by default."""
 
-_BLOCK = 2**24
-"""Entries of a block of distances, (queries × train rows): 64 MiB in float32, however many rows there are."""
+_QUERIES, _ROWS = 512, 1024
+"""Queries and train rows of a tile of scores: 2 MiB in float32, which a core keeps in its cache."""
+
+_GATHERED = 2**22
+"""Entries of train rows gathered at a time."""
 
 
 class KNNProbe:
@@ -93,8 +97,8 @@ class KNNProbe:
         """Class index of the k nearest train rows, nearest first, shape ``(row, k)``."""
         assert self._train is not None
         train_x, train_y = self._train
-        distances = cosine_blocks(x, train_x) if metric == "cosine" else euclidean_blocks(x, train_x)
-        return torch.cat([train_y[block.topk(k, dim=1, largest=False, sorted=True).indices] for block in distances])
+        pair = cosine_pair(x, train_x) if metric == "cosine" else euclidean_pair(x, train_x)
+        return train_y[most_alike(*pair, k)]
 
     def _vote(self, nearest: Tensor) -> Tensor:
         votes = nearest.new_zeros(len(nearest), len(self.classes)).scatter_add_(1, nearest, torch.ones_like(nearest))
@@ -103,18 +107,51 @@ class KNNProbe:
         return self.classes[nearest.gather(1, first).squeeze(1)]
 
 
-def euclidean_blocks(x: Tensor, train_x: Tensor) -> Iterator[Tensor]:
-    """Blocks of rows of ½‖x − t‖² − ½‖x‖², which orders the train rows t of each x as the distance does."""
+def euclidean_pair(x: Tensor, train_x: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors of each x and each train row t whose product is ½‖x‖² − ½‖x − t‖²: the greater, the nearer."""
     # About the train mean: far from 0 the squares would swallow the differences.
     origin = train_x.mean(dim=0, dtype=torch.float64).to(train_x.dtype)
     x, train_x = x - origin, train_x - origin
-    half_squares = train_x.square().sum(dim=1) / 2
-    for chunk in torch.split(x, max(1, _BLOCK // len(train_x))):
-        yield torch.addmm(half_squares, chunk, train_x.T, alpha=-1)
+    return torch.cat([x, x.new_ones(len(x), 1)], 1), torch.cat([train_x, train_x.square().sum(1, True) / -2], 1)
 
 
-def cosine_blocks(x: Tensor, train_x: Tensor) -> Iterator[Tensor]:
-    """Blocks of rows of −cos(x, t), 0 where x or t is 0."""
-    x, train_x = unit_rows(x), unit_rows(train_x)
-    for chunk in torch.split(x, max(1, _BLOCK // len(train_x))):
-        yield -(chunk @ train_x.T)
+def cosine_pair(x: Tensor, train_x: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors of each x and each train row t whose product is cos(x, t), 0 where x or t is 0."""
+    return unit_rows(x), unit_rows(train_x)
+
+
+def most_alike(queries: Tensor, rows: Tensor, k: int) -> Tensor:
+    """The k rows with the greatest products with each query, greatest first: int64 positions, ``(query, k)``.
+
+    Exact up to the rounding of products, in memory that does not grow with queries × rows. Rows are cut into short
+    blocks. A first pass keeps only the greatest product in each block; the k blocks where that is greatest hold the
+    k best rows, so a second pass multiplies those again, and the few rows left over after the last block. For were a
+    row outside them among the k best, each of k blocks would hold a product at least as great as its own, and k
+    others could stand in its place: at equal products, which is all that may change, the order is not specified.
+
+    Args:
+        queries: shape ``(query, feature)``.
+        rows: shape ``(row, feature)``, at least k of them.
+        k: at least 1.
+    """
+    # The passes leave rows / width maxima and k · width products; the second costs more, since it gathers rows.
+    width = max(1, isqrt(len(rows) // k) // 4)
+    count = len(rows) // width
+    blocks = rows[: count * width].unflatten(0, (count, width))
+    rest = rows[count * width :]
+    within = torch.arange(width, device=rows.device)
+    after = torch.arange(count * width, len(rows), device=rows.device)
+    gathered = max(1, _GATHERED // (k * width * rows.shape[1]))
+    found = []
+    for some in torch.split(queries, _QUERIES):
+        # Row by query, so that maxima run along memory.
+        maxima = [
+            (tile.flatten(0, 1) @ some.T).unflatten(0, (len(tile), width)).amax(dim=1)
+            for tile in torch.split(blocks, max(1, _ROWS // width))
+        ]
+        best = torch.cat(maxima).T.contiguous().topk(k, dim=1, sorted=False).indices
+        for few, own in zip(torch.split(some, gathered), torch.split(best, gathered), strict=True):
+            products = torch.cat([(blocks[own].flatten(1, 2) @ few.unsqueeze(2)).squeeze(2), few @ rest.T], dim=1)
+            position = torch.cat([(own.unsqueeze(2) * width + within).flatten(1), after.expand(len(few), -1)], dim=1)
+            found.append(position.gather(1, products.topk(k, dim=1).indices))
+    return torch.cat(found)

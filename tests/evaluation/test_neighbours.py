@@ -35,8 +35,30 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = two_classes(300, seed=3)
     test_x, _ = two_classes(50, seed=4)
     whole = KNNProbe().fit(x, y, x[:40], y[:40]).predict(test_x)
-    monkeypatch.setattr(neighbours, "_BLOCK", 7 * len(x))
+    for size in ("_QUERIES", "_ROWS", "_GATHERED"):
+        monkeypatch.setattr(neighbours, size, 7)
     assert torch.equal(KNNProbe().fit(x, y, x[:40], y[:40]).predict(test_x), whole)
+
+
+@pytest.mark.parametrize(("rows", "k"), [(1, 1), (5, 5), (50, 3), (1025, 1), (2600, 5), (2611, 7), (400, 399)])
+def test_the_most_alike_are_those_of_a_full_sort(rows: int, k: int) -> None:
+    # Products of small integers are exact, and most of them are tied.
+    generator = torch.Generator().manual_seed(rows)
+    kinds: list[tuple[int, torch.dtype]] = [(2, torch.float32), (1000, torch.float64)]
+    for reach, dtype in kinds:
+        among = torch.randint(-reach, reach + 1, (rows, 4), generator=generator).to(dtype)
+        queries = torch.randint(-reach, reach + 1, (515, 4), generator=generator).to(dtype)
+        found = neighbours.most_alike(queries, among, k)
+        products = queries @ among.T
+        assert torch.equal(products.gather(1, found), products.sort(dim=1, descending=True).values[:, :k])
+        assert all(len(set(row)) == k for row in found.tolist())
+
+
+def test_the_best_may_all_be_in_one_block_or_among_the_rows_left_over() -> None:
+    for first in (0, 640, 2597):
+        among = torch.zeros(2600, 2)
+        among[first : first + 3, 0] = torch.tensor([3.0, 2.0, 1.0])
+        assert neighbours.most_alike(torch.tensor([[1.0, 0.0]]), among, 3).tolist() == [[first, first + 1, first + 2]]
 
 
 def test_far_from_the_origin_float32_still_tells_neighbours_apart() -> None:
