@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -85,13 +84,6 @@ def draw(model: nn.Module, guide: Guide, views: Views, draws: int, *, seed: int)
         torch.manual_seed(seed)
         parts = [_draw(model, guide, views, min(at_once, draws - start)) for start in range(0, draws, at_once)]
     return _joined(parts)
-
-
-def draw_batches(model: nn.Module, guide: Guide, batches: Iterable[Views], draws: int, *, seed: int) -> Iterator[Draws]:
-    """`draw` of one batch of images after the other, each with a seed of its own."""
-    generator = torch.Generator().manual_seed(seed)
-    for views in batches:
-        yield draw(model, guide, views, draws, seed=int(torch.randint(2**62, (1,), generator=generator)))
 
 
 def _draw(model: nn.Module, guide: Guide, views: Views, draws: int) -> Draws:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pp_simve.evaluation.diagnostics.batches import NUMBERS_AT_ONCE
+from pp_simve.evaluation.diagnostics.viewing import alone_or_by_kind, kinds
 from pp_simve.inference import Draws, Guide, draw
 from pp_simve.inference.guides.base import evaluation_mode
 from pp_simve.inference.loop import random_state_kept
-from pp_simve.models import EmpiricalPrior, SimVE, Views
+from pp_simve.models import EmpiricalPrior, Likelihood, SimVE, Views
 from pp_simve.models.kinds import split_by_kind, view_and_image_counts
 
 Variables = dict[str, tuple[tuple[str, ...], np.ndarray[Any, Any]]]
@@ -45,7 +46,7 @@ class Drawing:
             found["no_prior"] = "content is one of the images' own: draws from the prior would be draws from the data"
         else:
             try:
-                with random_state_kept(torch.device("cpu")):
+                with random_state_kept(self.device):
                     prior.content().sample()
             except NotImplementedError:
                 found["no_prior"] = "the prior is improper: nothing can be drawn from it"
@@ -57,6 +58,13 @@ class Drawing:
             found["no_log_q"] = "draws of the guide are points without a density: importance weights have no meaning"
         return found
 
+    @property
+    def device(self) -> torch.device:
+        """Where the program is."""
+        both = nn.ModuleList([self.guide, self.model])
+        tensors = chain(both.parameters(), both.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
     def images_at_once(self, views: Views) -> int:
         """How many images fit into memory with their draws: a power of 2."""
         count, images = view_and_image_counts(views)
@@ -67,23 +75,23 @@ class Drawing:
 
     @torch.no_grad()
     def check(self, views: Views) -> None:
-        """Runs the pair on one image, with Pyro's checks on.
+        """Runs the pair on views of these shapes, with Pyro's checks on; grey ones, because some images may give NaN.
 
         Raises:
             ValueError: views of a shape or kind that the program is not of, or programs that do not fit together.
         """
-        one = some(views, slice(0, 1))
+        grey = {kind: torch.full_like(batch[:, :1], 0.5) for kind, batch in kinds(views)}
         shapes = ", ".join(str(tuple(batch.shape[2:])) for _, batch in kinds(views))
         try:
             if self.model.likelihood is not None:
-                for kind, batch in kinds(one):
+                for kind, batch in grey.items():
                     z = batch.new_zeros(1, 1, self.model.prior.latent)
                     with evaluation_mode(self.model):
                         expected = self.model.likelihood_of(kind)(z).event_shape
                     if expected != batch.shape[2:]:
                         raise ValueError(f"the model's images are of shape {tuple(expected)}")
             with pyro.validation_enabled(True):
-                draw(self.model, self.guide, one, 1, seed=0)
+                draw(self.model, self.guide, alone_or_by_kind(grey), 1, seed=0)
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"views of shape {shapes} do not go through model and guide: {error}") from error
 
@@ -119,8 +127,7 @@ class Drawing:
         if "no_prior" in self.reasons():
             return {}
         prior, (count, _) = self.model.prior, view_and_image_counts(views)
-        device = next((batch.device for _, batch in kinds(views)))
-        with evaluation_mode(self.model), random_state_kept(device), pyro.validation_enabled(False):
+        with evaluation_mode(self.model), random_state_kept(self.device), pyro.validation_enabled(False):
             torch.manual_seed(seed)
             content = prior.content().sample(torch.Size((1, self.draws)))
             style = prior.style(content).expand(torch.Size((count, self.draws))).sample()
@@ -158,9 +165,16 @@ class Drawing:
         with evaluation_mode(self.model), random_state_kept(z.device):
             torch.manual_seed(seed)
             return {
-                named("x", kind): (_dims(kind), self.model.likelihood_of(kind)(of_kind).sample())
+                named("x", kind): (_dims(kind), _sample(self.model.likelihood_of(kind), of_kind))
                 for kind, of_kind in of_kinds
             }
+
+
+def _sample(likelihood: Likelihood, z: Tensor) -> Tensor:
+    """Draws of pixels, NaN where z is: coins whose probability is NaN cannot be drawn."""
+    finite = z.isfinite().all(-1, keepdim=True)
+    pixels: Tensor = likelihood(z.where(finite, 0.0)).sample()
+    return pixels.where(finite[..., None, None], torch.nan)
 
 
 def _densities(drawn: Draws) -> Variables:
@@ -183,21 +197,6 @@ def _by_view(drawn: Draws, views: Views) -> Variables:
         named("x", kind): ((*_SAMPLE, "image", named("view", kind)), _chain(values.transpose(1, 2)))
         for (kind, _), values in zip(pairs, of_kinds, strict=True)
     }
-
-
-def kinds(views: Views) -> Iterator[tuple[str | None, Tensor]]:
-    """Views by kind; the only kind of those that are of one is called None."""
-    if isinstance(views, Tensor):
-        yield None, views
-    else:
-        yield from views.items()
-
-
-def some(views: Views, images: slice) -> Views:
-    """Views of some of the images."""
-    if isinstance(views, Tensor):
-        return views[:, images]
-    return {kind: batch[:, images] for kind, batch in views.items()}
 
 
 def named(name: str, kind: str | None) -> str:

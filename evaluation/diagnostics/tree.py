@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 from torch import Tensor, nn
 
 from pp_simve.evaluation.diagnostics import storage
 from pp_simve.evaluation.diagnostics.batches import seeds
-from pp_simve.evaluation.diagnostics.groups import Drawing, Variables, kinds, named, some
-from pp_simve.evaluation.diagnostics.viewing import Viewing
+from pp_simve.evaluation.diagnostics.groups import Drawing, Variables, named
+from pp_simve.evaluation.diagnostics.viewing import Viewing, kinds, some
 from pp_simve.inference import Guide, Run
 from pp_simve.inference.svi import Pixels
 from pp_simve.inference.views import ViewPolicy
@@ -140,10 +139,9 @@ def _parts(
     drawing: Drawing, viewing: Viewing, constants: Mapping[str, np.ndarray[Any, Any]], seed: int
 ) -> Iterator[storage.Groups]:
     """Groups of some images after another, those of the prior with the first."""
-    device = next((parameter.device for parameter in drawing.guide.parameters()), torch.device("cpu"))
     of_blocks = seeds(seed)
     prior_seed = next(of_blocks)
-    for block in viewing.blocks(device):
+    for block in viewing.blocks(drawing.device):
         if block.start == 0:
             drawing.check(block.views)
         size, (_, images) = drawing.images_at_once(block.views), view_and_image_counts(block.views)

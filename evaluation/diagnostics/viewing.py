@@ -114,12 +114,25 @@ class Viewing:
                 else:
                     drawn = draw_views(policy, pixels[here].to(device), self.views[kind], generator=generator)
                     views[kind], parameters[kind] = drawn
-            yield Block(start, by_kind_or_alone(views), parameters)
+            yield Block(start, alone_or_by_kind(views), parameters)
 
 
-def by_kind_or_alone(views: dict[str | None, Tensor]) -> Views:
-    """The tensor itself where there is but the one kind without a name."""
+def kinds(views: Views) -> Iterator[tuple[str | None, Tensor]]:
+    """Views by kind; the only kind of those that are of one is called None."""
+    if isinstance(views, Tensor):
+        yield None, views
+    else:
+        yield from views.items()
+
+
+def alone_or_by_kind(views: Mapping[str | None, Tensor]) -> Views:
+    """What `kinds` was given: the tensor itself where there is but the one kind without a name."""
     return views[None] if None in views else {str(kind): batch for kind, batch in views.items()}
+
+
+def some(views: Views, images: slice) -> Views:
+    """Views of some of the images."""
+    return alone_or_by_kind({kind: batch[:, images] for kind, batch in kinds(views)})
 
 
 def _images(pixels: Tensor) -> int:

@@ -20,6 +20,7 @@ from pp_simve.models import (
     BlockPrior,
     EmpiricalPrior,
     FlatPrior,
+    Gaussian,
     GaussianPrior,
     MLPDecoder,
     Prior,
@@ -412,15 +413,25 @@ class Overflowing(nn.Module):
         return torch.where(brightness > 0.9, torch.nan, brightness.expand(-1, LATENT))
 
 
-def test_a_density_that_is_nan_shows_in_its_own_image_alone() -> None:
-    model, _ = small_pair()
+@pytest.mark.parametrize("likelihood", [Gaussian, Bernoulli])
+@pytest.mark.parametrize("bright", [0, 4])
+def test_a_density_that_is_nan_shows_in_its_own_image_alone(
+    likelihood: type[Gaussian | Bernoulli], bright: int
+) -> None:
+    model = SimVE(GaussianPrior(LATENT), likelihood(MLPDecoder(LATENT, SHAPE, hidden=(4,))))
     guide = AmortizedGuide(Overflowing(), model.prior)  # type: ignore[arg-type]
     images = torch.rand(6, *SHAPE) * 0.5
-    images[4] = 1
+    images[bright] = 1
     tree = posterior((model, guide), images, draws=40)
     log_weight = values(tree, "sample_stats", "log_weight")
-    assert np.isnan(log_weight).all(0).tolist() == [False] * 4 + [True, False]
-    with pytest.raises(ValueError, match=r"NaN or ∞ in 1 of 6 images \(4\)"):
+    only = np.arange(6) == bright
+    np.testing.assert_array_equal(np.isnan(log_weight), np.tile(only, (40, 1)))
+    for group, name in (("posterior", "z"), ("posterior_predictive", "x")):
+        found = values(tree, group, name)
+        np.testing.assert_array_equal(
+            np.isnan(found), np.broadcast_to(only[:, *[None] * (found.ndim - 2)], found.shape)
+        )
+    with pytest.raises(ValueError, match=rf"NaN or ∞ in 1 of 6 images \({bright}\)"):
         psis(log_weight)
 
 
