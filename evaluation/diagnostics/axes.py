@@ -88,9 +88,11 @@ class AxisCheck:
 
 @dataclass(frozen=True)
 class AxesCheck:
-    """Attributes:
-    latents: by ``content``, ``style`` and ``z``, of those that have axes and a proper prior.
-    notes: why another is missing.
+    """The axes of every latent.
+
+    Attributes:
+        latents: by ``content``, ``style`` and ``z``, of those that have axes and a proper prior.
+        notes: why another is missing.
     """
 
     latents: Mapping[str, AxisCheck]
