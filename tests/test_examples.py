@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 SHORT = {
     "any_model.py": [],
     "digits.py": ["--epochs", "1"],
+    "known_factors.py": ["--epochs", "1"],
     "limits.py": ["--draws", "1"],
     "methods.py": ["--methods", "simclr", "swav", "--epochs", "1"],
     "own_encoder.py": ["--epochs", "1"],

@@ -1,0 +1,168 @@
+"""Evaluators on features whose true content and style are known: they find what is there, and nothing else."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from pp_simve.evaluation import (
+    CanonicalCritic,
+    LinearProbe,
+    MLPRegressionProbe,
+    RidgeProbe,
+    content_scores,
+    few_label_scores,
+    judge,
+    mutual_information,
+    style_scores,
+)
+from pp_simve.evaluation.mlp import MLPTraining
+from pp_simve.inference.guides.base import Guide, Representation
+from pp_simve.inference.views import Parameters, ViewPolicy
+
+CLASSES, STYLES = 4, 3
+WIDTH = CLASSES + STYLES
+SIZES = (1000, 300, 400)
+# Four standard deviations of a binomial with as many rows as test has.
+CHANCE = 4 * math.sqrt(1 / CLASSES * (1 - 1 / CLASSES) / SIZES[2])
+
+
+@dataclass(frozen=True)
+class Factors:
+    content: Tensor
+    style: Tensor
+    labels: Tensor
+
+    @property
+    def styles(self) -> dict[str, Tensor]:
+        return {f"style{axis}": self.style[:, axis] for axis in range(STYLES)}
+
+
+def factors(rows: int, seed: int) -> Factors:
+    """Gaussian style, independent of content: one of four well separated Gaussian clusters."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(CLASSES, (rows,), generator=generator)
+    content = 5.0 * torch.eye(CLASSES)[labels] + torch.randn(rows, CLASSES, generator=generator)
+    return Factors(content, torch.randn(rows, STYLES, generator=generator), labels)
+
+
+SPLITS = tuple(factors(rows, seed) for seed, rows in enumerate(SIZES))
+# Well-conditioned, so that rounding plays no part.
+MIXING = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(9)))[0]
+
+
+def scores(features: list[Tensor]) -> tuple[dict[str, float], dict[str, float]]:
+    labelled = [(x, part.labels) for x, part in zip(features, SPLITS, strict=True)]
+    styled = [(x, part.styles) for x, part in zip(features, SPLITS, strict=True)]
+    return content_scores(*labelled), style_scores(*styled)
+
+
+@pytest.mark.parametrize(
+    ("kind", "knows_content", "knows_style"),
+    [
+        ("content", True, False),
+        ("style", False, True),
+        ("both", True, True),
+        ("mixed", True, True),
+        ("noise", False, False),
+    ],
+)
+def test_scores_say_who_knows_what(kind: str, knows_content: bool, knows_style: bool) -> None:
+    features = []
+    for part in SPLITS:
+        both = torch.cat([part.content, part.style], dim=1)
+        noise = torch.randn(len(both), 7, generator=torch.Generator().manual_seed(len(both)))
+        features.append(
+            {"content": part.content, "style": part.style, "both": both, "mixed": both @ MIXING, "noise": noise}[kind]
+        )
+    of_class, of_style = scores(features)
+    for accuracy in of_class.values():
+        assert accuracy > 0.97 if knows_content else abs(accuracy - 1 / CLASSES) < CHANCE
+    for r2 in of_style.values():
+        assert r2 > 0.999 if knows_style else -0.05 < r2 < 0.05
+
+
+class Styled(ViewPolicy):
+    """Images are content and style, rotated; a view has a style of its own in place of its image's."""
+
+    names: ClassVar[tuple[str, ...]] = ("style0", "style1", "style2")
+
+    def sample(self, count: int, *, generator: torch.Generator) -> Parameters:
+        return {name: torch.randn(count, generator=generator) for name in self.names}
+
+    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+        style = torch.stack([parameters[name] for name in self.names], dim=1)
+        own = images.flatten(1) @ MIXING[CLASSES:].T
+        return (images.flatten(1) + (style - own) @ MIXING[CLASSES:]).view(images.shape)
+
+
+class Unmixing(Guide):
+    """The exact posterior of the factors: the mixing undone."""
+
+    def posterior(self, views: Tensor) -> Representation:
+        z = views.flatten(2) @ MIXING.T
+        return Representation(views.flatten(2), z, z[..., :CLASSES].mean(dim=0), z[..., CLASSES:])
+
+
+@dataclass(frozen=True)
+class Images:
+    images: Tensor
+    labels: Tensor
+
+
+def test_the_matrix_of_a_guide_that_undoes_the_mixing_is_the_truth() -> None:
+    mixed = [torch.cat([part.content, part.style], dim=1) @ MIXING for part in SPLITS]
+    splits = [Images(x.view(-1, 1, 1, WIDTH), part.labels) for x, part in zip(mixed, SPLITS, strict=True)]
+    matrix = judge(Unmixing(), Styled(), *splits, seed=0)
+    for name, knows_content, knows_style in [
+        ("backbone", True, True),
+        ("z", True, True),
+        ("content", True, False),
+        ("style", False, True),
+    ]:
+        for accuracy in (matrix[name]["linear"], matrix[name]["knn"]):
+            assert accuracy > 0.97 if knows_content else accuracy < 1 / CLASSES + CHANCE
+        for style in Styled.names:
+            assert matrix[name][style] > 0.999 if knows_style else abs(matrix[name][style]) < 0.05
+
+
+def test_a_smooth_non_linear_mixing_hides_from_the_line_and_not_from_the_network() -> None:
+    # A swirl is invertible and keeps lengths: each axis is turned by an angle that grows with the length.
+    def swirled(style: Tensor) -> Tensor:
+        angle = 2 * style[:, :2].norm(dim=1)
+        x, y = style[:, 0], style[:, 1]
+        return torch.stack([angle.cos() * x - angle.sin() * y, angle.sin() * x + angle.cos() * y], dim=1)
+
+    parts = [factors(rows, seed) for seed, rows in ((11, 4000), (12, 500), (13, 500))]
+    x, y = [swirled(part.style) for part in parts], [part.style[:, :2] for part in parts]
+    training = MLPTraining(hidden=128, decays=(1e-3,), learning_rate=1e-2, epochs=40, patience=40)
+    line = RidgeProbe().fit(x[0], y[0], x[1], y[1]).score(x[2], y[2])
+    network = MLPRegressionProbe(training).fit(x[0], y[0], x[1], y[1]).score(x[2], y[2])
+    assert line.max() < 0.2
+    assert network.min() > 0.9
+
+
+def test_few_labels_and_mutual_information_agree_with_the_scores() -> None:
+    contents = [(part.content, part.labels) for part in SPLITS]
+    styles = [(part.style, part.labels) for part in SPLITS]
+    # Clusters 5 standard deviations out: ten labels a class are enough to tell them apart.
+    assert few_label_scores(*contents, counts=(10,))["10"]["mean"] > 0.95
+    assert few_label_scores(*styles, counts=(10,))["10"]["mean"] < 1 / CLASSES + CHANCE
+    # Two views share content and not style: what they say of each other is in content.
+    train, _, test = SPLITS
+    other, held = factors(len(train.labels), 21), factors(len(test.labels), 22)
+    again = [part.content + 0.1 * noise.content for part, noise in ((train, other), (test, held))]
+    shared = mutual_information(test.content, again[1], CanonicalCritic.fit(train.content, again[0]))
+    unshared = mutual_information(test.style, held.style, CanonicalCritic.fit(train.style, other.style))
+    assert 2.0 < shared["bound"] <= shared["ceiling"]
+    assert unshared["bound"] < 0.05
+
+
+def test_shuffled_rows_know_nothing() -> None:
+    train, validation, test = SPLITS
+    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(5))
+    probe = LinearProbe().fit(train.content[order], train.labels, validation.content, validation.labels)
+    assert abs(probe.score(test.content, test.labels) - 1 / CLASSES) < CHANCE + 0.05
