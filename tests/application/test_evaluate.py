@@ -7,22 +7,28 @@ import json
 import math
 import shutil
 import signal
+import sys
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pp_simve import evaluate, judgement
+from pp_simve import evaluate, evaluators, judgement, subject
 from pp_simve.data import ImageData, Split, load
-from pp_simve.evaluation import cluster_scores, judge, judge_kinds
+from pp_simve.evaluation import attribute_scores, cluster_scores, judge, judge_kinds, writing_style
+from pp_simve.evaluation.judgement import embed_splits
+from pp_simve.evaluation.mlp import MLPTraining
+from pp_simve.evaluation_tables import reasons
 from pp_simve.inference.guides.amortized import AmortizedGuide
 from pp_simve.inference.guides.base import Representation
-from pp_simve.inference.views import Compose, ViewPolicy, view_policy
+from pp_simve.inference.views import ViewPolicy, view_policy
 from pp_simve.judgement import JUDGEMENT_SEED
 from pp_simve.run_folder import RunFolder
+from pp_simve.subject import Effort, Subject, two_views
 from pp_simve.viewing import Viewing
 
 from .command import SMALL, results, write_npz
@@ -30,8 +36,10 @@ from .command import run as run_fit
 
 CPU = torch.device("cpu")
 REPRESENTATIONS = ("backbone", "z", "content", "style")
-CLASS = ("linear", "knn")
-VIEWS = ("mean_r2", *view_policy("affine", (1, 16, 16)).names)
+PROBES = ("linear", "mlp", "knn", "few_labels")
+CLUSTERS = ("clusters_diag", "clusters_full")
+PARAMETERS = view_policy("affine", (1, 16, 16)).names
+QUICK = Effort(rows=200, restarts=1)
 
 
 def run(*arguments: str) -> int:
@@ -56,8 +64,10 @@ def fitted(finished_run: Path, folder: Path) -> Path:
 
 @pytest.fixture
 def judged_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "judge", partial(judge, min_views=100))
+    monkeypatch.setattr(subject, "embed_splits", partial(embed_splits, min_views=100))
+    monkeypatch.setattr(subject, "PAIRS", 100)
     monkeypatch.setattr(judgement, "judge", partial(judge, min_views=100))
+    monkeypatch.setattr(evaluators, "TRAINING", MLPTraining(hidden=8, decays=(0.0,), learning_rate=1e-2, epochs=3))
 
 
 def smaller(data: ImageData, train: int = 120, validation: int = 60, test: int = 60, **changes: Any) -> ImageData:
@@ -75,62 +85,227 @@ def smaller(data: ImageData, train: int = 120, validation: int = 60, test: int =
     )
 
 
-def evaluated(path: Path, data: ImageData) -> dict[str, Any]:
+def evaluated(path: Path, data: ImageData, effort: Effort = QUICK) -> dict[str, Any]:
     """The evaluation of a run as if these were the images it was fitted to."""
     entries = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(entries | {"data_fingerprint": data.fingerprint}))
-    found = evaluate.evaluate(RunFolder(path), CPU, lambda *settings: data)
+    found = evaluate.evaluate(RunFolder(path), CPU, lambda *settings: data, effort=effort)
     assert evaluation(path) == found
     return found
 
 
-def test_every_representation_is_judged_as_the_fit_judged_it(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def subject_of(path: Path, data: ImageData) -> Subject:
+    """What `evaluate` judges of a run."""
+    program = RunFolder(path).program()
+    policy = Viewing.of(RunFolder(path).read_settings()[0], data.shape).policies[None]
+    splits = (data.train, data.validation, data.test)
+    return Subject(program.guide, program.model, policy, splits, data.attribute_names, True, QUICK)
+
+
+def test_what_a_fit_judges_is_judged_the_same(
+    fitted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluators, "TRAINING", MLPTraining(hidden=8, decays=(0.0,), learning_rate=1e-2, epochs=3))
     torch.manual_seed(1234)  # whatever was drawn before must not matter
-    assert run("run") == 0
+    assert run("run", "--rows", "150") == 0
     found = evaluation(fitted)
     assert set(found["knows"]) == set(REPRESENTATIONS)
     for name, scores in found["knows"].items():
-        assert set(scores) == {*CLASS, *VIEWS}
         if name != "style":
-            assert scores == results(fitted)["knows"][name]
+            of_class = {measure: scores["class"][measure] for measure in ("linear", "knn")}
+            assert {**of_class, **scores["views"]["ridge"]} == results(fitted)["knows"][name]
     assert found["data_fingerprint"] == load("digits").fingerprint
     assert (found["method"], found["data"], found["device"]) == ("simve", "digits", "cpu")
+    assert found["images"] == {"train": 1259, "validation": 179, "test": 359}
+    assert found["effort"] == {"rows": 150, "restarts": 3, "fine_tune": None}
     captured = capsys.readouterr()
     assert captured.err == ""
     lines = captured.out.splitlines()
     assert lines[0] == "run: simve on digits"
-    assert any("linear probe, accuracy" in line and line.count("%") == 4 for line in lines)
-    assert any("effective rank" in line and f"{found['geometry']['z']['effective_rank']:.1f}" in line for line in lines)
-    assert "no score" not in captured.out
+    assert any("class, linear probe" in line and line.count("%") == 4 for line in lines)
+    assert any(
+        "effective rank" in line and f"{found['information']['z']['effective_rank']:.1f}" in line for line in lines
+    )
+    assert "failed" not in captured.out
+    assert max(len(line) for line in lines if "note:" not in line and "not judged" not in line) <= 80
 
 
 @pytest.mark.usefixtures("judged_quickly")
-def test_geometry_is_that_of_the_test_images(fitted: Path) -> None:
+def test_every_question_is_answered(fitted: Path) -> None:
+    """All entries are there, none has failed, and what is skipped is what digits do not have."""
+    found = evaluated(fitted, smaller(load("digits"), train=200))
+    for name in REPRESENTATIONS:
+        knows = found["knows"][name]
+        assert set(knows) == {"class", "views", "attributes", "writing"}
+        assert set(knows["class"]) == {*PROBES, *CLUSTERS}
+        assert all(0 <= knows["class"][measure] <= 1 for measure in ("linear", "mlp", "knn"))
+        assert set(knows["class"]["few_labels"]) == {"1", "10"}
+        for measure in CLUSTERS if name != "backbone" else ("clusters_diag",):
+            assert set(knows["class"][measure]) == {"accuracy", "nmi", "ari", "converged"}
+        assert set(knows["views"]["ridge"]) == set(knows["views"]["mlp"]) == {"mean_r2", *PARAMETERS}
+        assert knows["views"]["binary"] == {"skipped": "no view parameter is binary"}
+        assert set(knows["views"]["angles"]) == {"rotation"}
+        assert knows["attributes"] == {"logistic": {"skipped": "the images have no attributes"}}
+        assert set(knows["writing"]["ridge"]) == {"mean_r2", "slant", "size", "thickness", "centre_x", "centre_y"}
+        latent = {"active_units"} if name != "backbone" else set()
+        of_prior = {"prior_information", "kl_by_axis"} if name == "z" else set()
+        common = {"axes", "effective_rank", "alignment", "uniformity", "infonce"}
+        assert set(found["information"][name]) == common | latent | of_prior
+    assert "clusters_full" in found["knows"]["backbone"]["class"]
+    assert len(found["information"]["z"]["kl_by_axis"]) == 8
+    assert min(found["information"]["z"]["kl_by_axis"]) > -0.01
+    assert (
+        found["information"]["z"]["infonce"]["bound"] < found["information"]["z"]["infonce"]["ceiling"] == math.log(60)
+    )
+    assert set(found["several_views"]) == {"1", "2", "4", "8"}
+    assert set(found["generation"]) == {"reconstruction"}
+    assert found["generation"]["reconstruction"]["mse"] > 0
+    assert found["generation"]["reconstruction"]["bits_per_dim"] is None
+    assert "fine_tuning" not in found
+    assert not list(reasons(found, "error"))
+    headline = found["headline"]
+    assert headline["class_linear"] == found["knows"]["content"]["class"]["linear"]
+    assert headline["effective_rank"] == found["information"]["z"]["effective_rank"]
+    assert {name for name, value in headline.items() if value is None} == {
+        "views_auc", "attributes_auc", "bits_per_dim", "fid", "fine_tuned",
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("judged_quickly")
+def test_spaces_are_those_of_the_test_images(fitted: Path) -> None:
     """Against the papers' formulas, written out."""
-    data = load("digits")
-    found = evaluated(fitted, data)["geometry"]
-    program = RunFolder(fitted).program()
-    assert set(found) == {"z", "content"}
-    train, test = (program.guide.embed_batches(split.images).as_dict() for split in (data.train, data.test))
-    policy = Viewing.of(RunFolder(fitted).read_settings()[0], data.shape).policies[None]
-    views = evaluate.two_views(program.guide, policy, data.test.images)
+    data = smaller(load("digits"), train=400, test=100)
+    found = evaluated(fitted, data)
+    guide = RunFolder(fitted).program().guide
+    train, test = (guide.embed_batches(split.images).as_dict() for split in (data.train, data.test))
+    views = two_views(guide, view_policy("affine", (1, 16, 16)), data.test.images, JUDGEMENT_SEED)
     assert data.test.labels is not None
-    for name in found:
+    for name in ("z", "content"):
+        space = found["information"][name]
         values = test[name].double()
         share = torch.linalg.svdvals(values)
         share = share / share.sum() + 1e-7
-        assert found[name]["effective_rank"] == pytest.approx(math.exp(-(share * share.log()).sum().item()), rel=1e-6)
-        assert found[name]["active_units"] == int((values.var(0, correction=0) > 0.01).sum())
-        assert found[name]["axes"] == 8
+        assert space["effective_rank"] == pytest.approx(math.exp(-(share * share.log()).sum().item()), rel=1e-6)
+        assert space["active_units"] == int((values.var(0, correction=0) > 0.01).sum())
+        assert space["axes"] == 8
         first, second = (part[name].double() for part in views)
         first, second = (part / part.norm(dim=1, keepdim=True) for part in (first, second))
-        assert found[name]["alignment"] == pytest.approx((first - second).square().sum(1).mean().item(), rel=1e-9)
-        kernel = [(-2 * (a - b).square().sum()).exp() for i, a in enumerate(first[:40]) for b in first[:i]]
-        assert len(kernel) == 780
+        assert space["alignment"] == pytest.approx((first - second).square().sum(1).mean().item(), rel=1e-9)
         near = torch.pdist(first).square().mul(-2).exp().mean().log().item()
-        assert found[name]["uniformity"] == pytest.approx(near, rel=1e-6)
-        expected = cluster_scores(train[name], (test[name], data.test.labels), restarts=1, seed=JUDGEMENT_SEED)
-        assert found[name]["clusters"] == expected
+        assert space["uniformity"] == pytest.approx(near, rel=1e-6)
+        for covariance in ("diag", "full"):
+            labelled = test[name], data.test.labels
+            rows = train[name][: QUICK.rows]
+            expected = cluster_scores(rows, labelled, covariance=covariance, restarts=1, seed=JUDGEMENT_SEED)
+            if covariance == "diag":
+                assert found["knows"][name]["class"]["clusters_diag"] == expected
+    # Content 1, style 0.15: −8/2 log(1 − ρ²).
+    rho = 1 / 1.15
+    assert found["information"]["z"]["prior_information"] == pytest.approx(-4 * math.log(1 - rho**2), rel=1e-6)
+
+
+@pytest.mark.usefixtures("judged_quickly")
+def test_attributes_and_writing_are_read_from_clean_images(fitted: Path) -> None:
+    data = load("digits")
+    named = smaller(data)
+
+    def bright(split: Split) -> Split:
+        light = split.images.double().mean((1, 2, 3)) > 80
+        return dataclasses.replace(split, attributes=torch.stack([light, torch.ones_like(light)], 1))
+
+    splits = {name: bright(getattr(named, name)) for name in ("train", "validation", "test")}
+    # An image without ink has no style of writing, and is left out.
+    splits["train"].images[3] = 0
+    named = dataclasses.replace(named, **splits, attribute_names=("bright", "always"))
+    found = evaluated(fitted, named)
+    guide = RunFolder(fitted).program().guide
+    rows = [
+        (guide.embed_batches(split.images).as_dict()["z"], split.attributes)
+        for split in (named.train, named.validation, named.test)
+    ]
+    assert found["knows"]["z"]["attributes"]["logistic"] == attribute_scores(*rows, ("bright", "always"))
+    assert found["knows"]["z"]["attributes"]["logistic"]["always"] == {"balanced_accuracy": None, "auc": None}
+    assert found["headline"]["attributes_auc"] == found["knows"]["z"]["attributes"]["logistic"]["mean"]["auc"]
+    assert int(writing_style(named.train.images)["slant"].isnan().sum()) == 1
+    assert found["knows"]["backbone"]["writing"]["ridge"]["size"] > 0.3
+
+
+class Painted(ViewPolicy):
+    """A corner that is lit or not, by a parameter of two values, and a hue that nothing shows."""
+
+    names = ("lit", "hue")
+
+    def sample(self, count: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        lit = (torch.rand(count, generator=generator) > 0.5).float()
+        return {"lit": lit, "hue": torch.rand(count, generator=generator) - 0.5}
+
+    def apply(self, images: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+        images = images.clone()
+        images[:, :, :4, :4] = parameters["lit"].view(-1, 1, 1, 1)
+        return images
+
+
+@pytest.mark.usefixtures("judged_quickly")
+def test_binary_parameters_have_an_auc_and_angles_a_circle(finished_run: Path) -> None:
+    given = dataclasses.replace(subject_of(finished_run, smaller(load("digits"))), policy=Painted())
+    binary, angles = evaluators.views_binary(given, "backbone"), evaluators.views_angles(given, "backbone")
+    assert set(binary) == {"mean", "lit"}
+    assert binary["lit"]["auc"] > 0.95
+    assert set(angles) == {"hue"}
+    assert angles["hue"]["r2"] < 0.2
+    assert angles["hue"]["median_error"] == pytest.approx(0.25, abs=0.1)
+
+
+@pytest.mark.usefixtures("judged_quickly")
+def test_rows_bound_what_costs_much(finished_run: Path) -> None:
+    data = smaller(load("digits"), train=300)
+    given = dataclasses.replace(subject_of(finished_run, data), effort=Effort(rows=40))
+    train, validation, test = given.few_labelled("z")
+    assert [len(part[0]) for part in (train, validation, test)] == [40, 40, 60]
+    assert torch.equal(train[0], given.labelled("z")[0][0][:40])
+    assert [len(part["z"]) for part in given.two_views["test"]] == [40, 40]
+    assert [len(part["z"]) for part in given.two_views["train"]] == [40, 40]
+    more = dataclasses.replace(given, effort=Effort(rows=10_000))
+    assert [len(part["z"]) for part in more.two_views["train"]] == [300, 300]
+
+
+@pytest.mark.usefixtures("judged_quickly")
+def test_fine_tuning_on_request_leaves_the_weights(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (fitted / "model.safetensors").read_bytes()
+    assert run("run", "--rows", "100", "--restarts", "1", "--fine-tune", "2") == 0
+    assert (fitted / "model.safetensors").read_bytes() == before
+    found = evaluation(fitted)
+    assert found["fine_tuning"]["epochs"] == 2
+    assert found["headline"]["fine_tuned"] == found["fine_tuning"]["accuracy"] > 0.3
+    assert "class, fine-tuned, epoch" in capsys.readouterr().out
+
+
+class MeanColours(nn.Module):
+    """Stands for Inception."""
+
+    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str) -> None:
+        super().__init__()
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (images.float()[:, 0, ::8, ::8].flatten(1),)
+
+
+@pytest.mark.usefixtures("judged_quickly")
+def test_fid_on_request(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, module = ModuleType("torch_fidelity"), ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    module.FeatureExtractorInceptionV3 = MeanColours  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    weights = fitted / "weights.pth"
+    torch.save({}, weights)
+    found = evaluated(fitted, smaller(load("digits")), dataclasses.replace(QUICK, fid_weights=weights))
+    assert found["generation"]["fid"]["distance"] > 0
+    assert found["generation"]["fid"]["images"] == 60
+    assert found["generation"]["fid"]["samples"] == "samples from the prior"
+    monkeypatch.setitem(sys.modules, module.__name__, None)  # as good as not installed
+    found = evaluated(fitted, smaller(load("digits")), dataclasses.replace(QUICK, fid_weights=weights))
+    assert "pip install" in found["generation"]["fid"]["error"]
+    assert found["generation"]["reconstruction"]["mse"] > 0
 
 
 class Same(ViewPolicy):
@@ -146,14 +321,14 @@ class Same(ViewPolicy):
 
 
 def test_two_views_are_of_the_same_image(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "_IMAGES_IN_MEMORY", 7)
+    monkeypatch.setattr(subject, "_IMAGES_IN_MEMORY", 7)
     images = load("digits").test.images[:40]
     guide = RunFolder(finished_run).program().guide
     clean = guide.embed_batches(images).as_dict()
-    for part in evaluate.two_views(guide, Same(), images):
+    for part in two_views(guide, Same(), images, 0):
         for name, values in part.items():
             torch.testing.assert_close(values, clean[name], rtol=1e-4, atol=1e-5)
-    first, second = evaluate.two_views(guide, view_policy("affine", (1, 16, 16)), images)
+    first, second = two_views(guide, view_policy("affine", (1, 16, 16)), images, 0)
     assert not torch.equal(first["z"], second["z"])
 
 
@@ -166,22 +341,20 @@ def test_one_class_is_said_in_words_and_the_rest_is_judged(fitted: Path) -> None
     }
     found = evaluated(fitted, smaller(dataclasses.replace(data, **one)))
     for name in REPRESENTATIONS:
-        scores = found["knows"][name]
-        for measure in CLASS:
-            assert "only class 3" in scores[measure]["error"]
-        assert set(scores) == {*CLASS, *VIEWS}
-        assert all(isinstance(scores[measure], float) for measure in VIEWS)
-    for name in ("z", "content"):
-        assert "only class 3" in found["geometry"][name]["clusters"]["error"]
-        assert found["geometry"][name]["effective_rank"] > 1
+        knows = found["knows"][name]
+        for measure in (*PROBES, *(CLUSTERS if name != "backbone" else ())):
+            assert "only class 3" in knows["class"][measure]["error"]
+        assert all(isinstance(knows["views"]["ridge"][parameter], float) for parameter in PARAMETERS)
+        assert found["information"][name]["effective_rank"] > 1
+    assert "only class 3" in found["several_views"]["error"]
+    assert "scores of both the class and the view" in found["disentanglement"]["skipped"]
+    assert found["generation"]["reconstruction"]["mse"] > 0
 
 
 @pytest.mark.usefixtures("judged_quickly")
-def test_scores_are_those_of_a_whole_judgement_where_a_part_fails(
-    fitted: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_features_that_are_not_finite_cost_only_their_own_scores(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = smaller(load("digits"))
-    whole = evaluated(fitted, data)["knows"]
+    whole = evaluated(fitted, data)
     plain = AmortizedGuide.posterior
 
     def posterior(guide: AmortizedGuide, views: Any) -> Representation:
@@ -190,14 +363,36 @@ def test_scores_are_those_of_a_whole_judgement_where_a_part_fails(
     monkeypatch.setattr(AmortizedGuide, "posterior", posterior)
     found = evaluated(fitted, data)
     for name in ("backbone", "z", "style"):
-        assert found["knows"][name] == whole[name]
+        assert found["knows"][name] == whole["knows"][name]
+        assert found["information"][name] == whole["information"][name]
     content = found["knows"]["content"]
-    assert set(content) == {*CLASS, "mean_r2"}
-    for measure in content:
-        assert "features are NaN or infinite in" in content[measure]["error"]
-    for measure in ("effective_rank", "active_units", "alignment", "uniformity", "clusters"):
-        assert "NaN or infinite" in found["geometry"]["content"][measure]["error"]
-        assert "error" not in str(found["geometry"]["z"][measure])
+    for topic, measure in (("class", "linear"), ("class", "mlp"), ("class", "clusters_diag"), ("views", "ridge")):
+        assert "features are NaN or infinite in" in content[topic][measure]["error"]
+    for measure in ("effective_rank", "active_units", "alignment", "uniformity", "infonce"):
+        assert "NaN or infinite" in found["information"]["content"][measure]["error"]
+    assert "NaN or infinite" in found["several_views"]["error"]
+    assert found["generation"] == whole["generation"]
+
+
+@pytest.mark.usefixtures("judged_quickly")
+def test_a_constant_representation_is_judged_as_knowing_nothing(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = AmortizedGuide.posterior
+
+    def posterior(guide: AmortizedGuide, views: Any) -> Representation:
+        return dataclasses.replace(found := plain(guide, views), z=torch.ones_like(found.z))
+
+    monkeypatch.setattr(AmortizedGuide, "posterior", posterior)
+    found = evaluated(fitted, smaller(load("digits")))
+    knows, space = found["knows"]["z"], found["information"]["z"]
+    assert knows["class"]["linear"] < 0.25
+    assert knows["class"]["mlp"] < 0.25
+    assert abs(knows["views"]["ridge"]["mean_r2"]) < 0.1
+    assert knows["class"]["clusters_diag"]["nmi"] == 0
+    assert space["effective_rank"] == pytest.approx(1, abs=1e-4)
+    assert space["active_units"] == 0
+    assert "the same in all rows" in space["infonce"]["error"]
+    # z knows neither class nor view, so there is nothing to share out.
+    assert found["disentanglement"]["mean"] is None
 
 
 @pytest.mark.usefixtures("judged_quickly")
@@ -207,81 +402,83 @@ def test_what_failed_is_printed_once_with_all_its_places(
     def fails(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("[bold]did not converge")
 
-    monkeypatch.setattr(evaluate, "uniformity", fails)
-    monkeypatch.setattr(evaluate, "cluster_scores", fails)
-    assert run("run") == 0
+    monkeypatch.setattr(evaluators, "uniformity", fails)
+    monkeypatch.setattr(evaluators, "cluster_scores", fails)
+    assert run("run", "--rows", "200") == 0
     out = capsys.readouterr().out
-    places = ", ".join(f"geometry {name} {part}" for name in ("z", "content") for part in ("uniformity", "clusters"))
     assert out.count("did not converge") == 1
-    assert f"no score for {places}: [bold]did not converge\n" in out
-    assert evaluation(fitted)["geometry"]["z"]["uniformity"] == {"error": "[bold]did not converge"}
-    assert evaluation(fitted)["geometry"]["z"]["alignment"] > 0
+    places = "class clusters diag, class clusters full of z and content and style, information uniformity"
+    assert f"failed: {places}: [bold]did not converge\n" in out
+    assert evaluation(fitted)["information"]["z"]["uniformity"] == {"error": "[bold]did not converge"}
+    assert evaluation(fitted)["information"]["z"]["alignment"] > 0
 
 
 @pytest.mark.usefixtures("judged_quickly")
-def test_fewer_images_than_clusters_are_said_in_words(fitted: Path) -> None:
+def test_fewer_images_than_clusters_or_neighbours_are_said_in_words(fitted: Path) -> None:
     data = load("digits")
     assert data.train.labels is not None
     index = torch.tensor([data.train.labels.tolist().index(digit) for digit in range(6)])
     few = Split(data.train.images[index], data.train.labels[index], None)
     found = evaluated(fitted, smaller(dataclasses.replace(data, train=few)))
-    assert "clusters cannot be fitted to 6 rows" in found["geometry"]["z"]["clusters"]["error"]
-    assert 0 < found["knows"]["z"]["linear"] <= 1
-    assert found["geometry"]["z"]["alignment"] > 0
+    of_class = found["knows"]["z"]["class"]
+    assert "clusters cannot be fitted to 6 rows" in of_class["clusters_diag"]["error"]
+    assert "there are 6 rows for 10 clusters" in of_class["clusters_full"]["skipped"]
+    assert set(of_class["few_labels"]) == {"1"}
+    for measure in ("linear", "mlp", "knn"):
+        assert 0 < of_class[measure] <= 1
+    assert found["information"]["z"]["alignment"] > 0
 
 
 @pytest.mark.usefixtures("judged_quickly")
 def test_images_without_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_npz(folder / "noise.npz", labelled=False)
     assert run_fit(*SMALL, "--batch-size", "8", "--data", "npz:noise.npz", "--out", "run", "--quiet") == 0
-    assert run("run") == 0
+    assert run("run", "--fine-tune", "1") == 0
     found = evaluation(folder / "run")
-    assert {found["knows"][name][measure] for name in REPRESENTATIONS for measure in CLASS} == {None}
-    assert found["knows"]["notes"] == {"class": "no labels in train, validation, test"}
-    assert found["geometry"]["z"]["clusters"] is None
-    assert "note: no labels in train, validation, test" in capsys.readouterr().out
+    reason = {"skipped": "no labels in train, validation, test"}
+    for name in REPRESENTATIONS:
+        assert set(map(str, found["knows"][name]["class"].values())) == {str(reason)}
+    assert found["several_views"] == found["fine_tuning"] == found["disentanglement"] == reason
+    assert found["information"]["z"]["effective_rank"] > 1
+    assert "no labels in train, validation, test" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("judged_quickly")
-def test_notes_are_kept_where_a_part_fails(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = evaluated(fitted, smaller(load("digits"), labels=None))["knows"]
-    data = smaller(load("digits"), labels=None)
-    program = RunFolder(fitted).program()
-    policy = view_policy("affine", (1, 16, 16))
-    plain = evaluate.judge
-
-    def only_alone(*arguments: Any, representations: Any, **options: Any) -> Any:
-        if len(representations) > 1:
-            raise ValueError("not all at once")
-        return plain(*arguments, representations=representations, **options)
-
-    monkeypatch.setattr(evaluate, "judge", only_alone)
-    splits = (data.train, data.validation, data.test)
-    assert evaluate._judge_parts(program.guide, policy, splits) == found
-    unvaried = evaluate._judge_parts(program.guide, Compose([], (1, 16, 16)), splits)
-    assert unvaried["notes"] == {
-        "class": "no labels in train, validation, test",
-        "views": "the view policy has no parameters",
-    }
-    assert unvaried["z"] == {"linear": None, "knn": None, "mean_r2": None}
+def test_a_program_without_pixels_and_with_points(fitted: Path) -> None:
+    folder = fitted.parent / "simclr"
+    assert run_fit(*SMALL, "--method", "simclr", "--out", str(folder), "--quiet") == 0
+    found = evaluated(folder, smaller(load("digits")))
+    assert found["generation"] == {"reconstruction": {"skipped": "the program does not model pixels"}}
+    assert "FlatPrior" in found["information"]["z"]["kl_by_axis"]["skipped"]
+    assert 0 < found["knows"]["z"]["class"]["mlp"] < 1
+    # Under a flat prior, the content of a single view is all of z, which leaves a style of 0, give or take rounding.
+    assert {place[1] for place, _ in reasons(found, "error")} <= {"style"}
 
 
 @pytest.mark.usefixtures("judged_quickly")
 def test_views_of_several_kinds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_fit(*SMALL, "--modalities", "halves", "--out", "run", "--quiet") == 0
-    assert run("run") == 0
+    assert run("run", "--rows", "100", "--restarts", "1") == 0
     found, before = evaluation(folder / "run"), results(folder / "run")
-    assert set(found["kinds"]) == set(found["geometry"]) == {"upper", "lower"}
-    for kind in ("upper", "lower"):
+    assert set(found["kinds"]) == {"upper", "lower"}
+    assert "generation" not in found
+    for kind, scores in found["kinds"].items():
+        assert set(scores["knows"]) == set(REPRESENTATIONS)
         for name in ("backbone", "z", "content"):
-            assert found["kinds"][kind][name] == before["kinds"][kind][name]
-        assert set(found["kinds"][kind]) == set(REPRESENTATIONS)
-        assert found["geometry"][kind]["content"]["alignment"] > 0
-    assert found["geometry"]["upper"] != found["geometry"]["lower"]
+            of_class = {measure: scores["knows"][name]["class"][measure] for measure in ("linear", "knn")}
+            assert {**of_class, **scores["knows"][name]["views"]["ridge"]} == before["kinds"][kind][name]
+        assert scores["information"]["content"]["alignment"] > 0
+        assert set(scores["several_views"]) == {"1", "2", "4", "8"}
+    assert found["kinds"]["upper"]["information"] != found["kinds"]["lower"]["information"]
+    assert set(found["headline"].values()) == {None}
     for part in ("retrieval", "zero_shot", "together"):
         assert found[part] == before[part]
     out = capsys.readouterr().out
-    for words in ("test split, from upper alone", "test split, from lower alone: geometry", "test split, across kinds"):
+    for words in (
+        "test split, from upper alone",
+        "test split, from lower alone: information",
+        "test split, across kinds",
+    ):
         assert words in out
 
 
@@ -297,12 +494,13 @@ def test_retrieval_needs_no_classes(
         return judge_kinds(guide, train, validation, test)
 
     monkeypatch.setattr(evaluate, "judge_kinds", fails_with_labels)
+    monkeypatch.setattr(evaluate, "evaluate_subject", lambda subject: {"knows": {}, "information": {}})
     assert run("run") == 0
     found, before = evaluation(folder / "run"), results(folder / "run")
     assert found["retrieval"] == before["retrieval"]
     assert found["zero_shot"] == found["together"] == {"error": "one class only"}
     out = capsys.readouterr().out
-    assert "no score for zero_shot, together: one class only" in out
+    assert "failed: zero shot, together: one class only" in out
     assert "upper to lower" in out
 
 
@@ -315,7 +513,7 @@ def test_a_run_that_cannot_be_evaluated_does_not_stop_the_others(
     other = Path(shutil.copytree(fitted, folder / "other"))
     entries = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(entries | {"data_fingerprint": "0123"}))
-    assert run("missing", "stopped", "damaged", "other", "run", "--device", "cpu") == 2
+    assert run("missing", "stopped", "damaged", "other", "run", "--device", "cpu", "--rows", "100") == 2
     captured = capsys.readouterr()
     for words in (
         "error: missing is no run folder: it has no config.json",
@@ -327,7 +525,7 @@ def test_a_run_that_cannot_be_evaluated_does_not_stop_the_others(
     assert captured.err.count("was not evaluated") == 4
     assert "Traceback" not in captured.err
     assert captured.out.startswith("run: simve on digits")
-    assert evaluation(fitted)["knows"]["z"]["linear"] > 0.3
+    assert evaluation(fitted)["knows"]["z"]["class"]["linear"] > 0.3
     for path in (stopped_run, damaged, other):
         assert not (path / "evaluation.json").exists()
 
@@ -342,6 +540,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(
         raise OSError("No space left on device")
 
     monkeypatch.setattr(evaluate, "write_whole", full)
+    monkeypatch.setattr(evaluate, "evaluate_subject", lambda subject: {"knows": {}, "information": {}})
     assert run("run") == 2
     assert "error: No space left on device" in capsys.readouterr().err
     assert (fitted / "evaluation.json").read_text() == "old"
@@ -356,6 +555,7 @@ def test_images_are_read_once_for_runs_of_the_same(fitted: Path, monkeypatch: py
         return smaller(load(name, root, **options))
 
     monkeypatch.setattr(evaluate, "load", counted)
+    monkeypatch.setattr(evaluate, "evaluate_subject", lambda subject: {"knows": {}, "information": {}})
     entries = json.loads((fitted / "config.json").read_text())
     fingerprint = smaller(load("digits")).fingerprint
     (fitted / "config.json").write_text(json.dumps(entries | {"data_fingerprint": fingerprint}))
@@ -366,23 +566,22 @@ def test_images_are_read_once_for_runs_of_the_same(fitted: Path, monkeypatch: py
 
 @pytest.mark.usefixtures("judged_quickly")
 def test_quiet_prints_nothing(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("run", "--quiet", "--restarts", "2") == 0
+    assert run("run", "--quiet", "--restarts", "2", "--rows", "100") == 0
     assert capsys.readouterr() == ("", "")
     assert evaluation(fitted)["seconds"] > 0
 
 
-def test_restarts_reach_the_clustering(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
+def test_the_effort_reaches_the_evaluators(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Effort] = []
 
-    def spied(*arguments: Any, restarts: int, **options: Any) -> dict[str, float]:
-        seen.append(restarts)
-        return {"accuracy": 0.5}
+    def spied(given: Subject) -> dict[str, Any]:
+        seen.append(given.effort)
+        return {"knows": {}, "information": {}}
 
-    monkeypatch.setattr(evaluate, "judge", lambda *arguments, **options: {})
-    monkeypatch.setattr(evaluate, "cluster_scores", spied)
+    monkeypatch.setattr(evaluate, "evaluate_subject", spied)
     assert run("run", "--quiet") == 0
-    assert run("run", "--quiet", "--restarts", "4") == 0
-    assert seen == [1, 1, 4, 4]
+    assert run("run", "--quiet", "--restarts", "4", "--rows", "7", "--fine-tune", "5") == 0
+    assert seen == [Effort(), Effort(rows=7, restarts=4, fine_tune=5)]
 
 
 @pytest.mark.parametrize(
@@ -390,6 +589,9 @@ def test_restarts_reach_the_clustering(fitted: Path, monkeypatch: pytest.MonkeyP
     [
         ((), "runs"),
         (("run", "--restarts", "0"), "--restarts must be at least 1, got 0"),
+        (("run", "--rows", "0"), "--rows must be at least 1, got 0"),
+        (("run", "--fine-tune", "0"), "--fine-tune must be at least 1, got 0"),
+        (("run", "--fid-weights", "missing.pth"), "--fid-weights missing.pth is no file"),
         (("run", "--colour", "red"), "--colour"),
         (("run", "--device", "cuda"), "no CUDA device"),
     ],
@@ -410,8 +612,7 @@ def test_wrong_flags(
 
 
 def test_ctrl_c_ends_it(fitted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(evaluate, "geometry", lambda *arguments: signal.raise_signal(signal.SIGINT))
-    monkeypatch.setattr(evaluate, "judge", lambda *arguments, **options: {})
+    monkeypatch.setattr(evaluate, "evaluate_subject", lambda subject: signal.raise_signal(signal.SIGINT))
     assert run("run") == 130
     assert capsys.readouterr().err == "stopped\n"
     assert not (fitted / "evaluation.json").exists()
