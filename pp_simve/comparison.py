@@ -23,7 +23,23 @@ MEASURED = {
     "peak_memory_mb": "peak MB",
 }
 """Headings of what varies with the seed."""
+EVALUATED = {
+    "class_mlp": "class, MLP",
+    "class_10_labels": "class, 10 labels",
+    "clusters": "clusters",
+    "views_mlp_r2": "views, MLP R²",
+    "views_auc": "views, AUC",
+    "attributes_auc": "attributes, AUC",
+    "writing_r2": "writing, R²",
+    "content_lacks_views": "content lacks view",
+    "style_lacks_class": "style lacks class",
+    "effective_rank": "rank of z",
+    "infonce": "I(z; z') ≥, nats",
+    "bits_per_dim": "bits/dim ≤",
+}
+"""Headings of what `python -m pp_simve.evaluate` adds, by the names of its headline."""
 DIGITS = {"linear": 3, "knn": 3, "mean_r2": 3, "bound": 2, "seconds_per_epoch": 2, "peak_memory_mb": 0}
+DIGITS |= dict.fromkeys(EVALUATED, 3) | {"effective_rank": 1, "infonce": 2}
 HEADINGS = {
     "label": "",
     "representation": "class from",
@@ -36,13 +52,19 @@ HEADINGS = {
 }
 
 
-def row(label: str, finished: Sequence[Path]) -> dict[str, Any]:
+def row(label: str, finished: Sequence[Path], *, evaluated: bool = False) -> dict[str, Any]:
     """A row of the table, of finished run folders: entries as in ``HEADINGS``, measured ones a `Spread`.
 
     The bound is None for what is no bound. A measure that is undefined for one seed is undefined.
+
+    Args:
+        label: of the row.
+        finished: run folders.
+        evaluated: adds entries as in ``EVALUATED``, of evaluation.json where a run has one.
     """
     results = [read_config(path / "results.json") for path in finished]
     measured = [_measures(entries) for entries in results]
+    more = [_headline(path) for path in finished] if evaluated else []
     commits = sorted({str(read_config(path / "config.json").get("commit") or "unknown") for path in finished})
 
     def same(name: str, among: Iterable[Mapping[str, Any]]) -> Any:
@@ -53,6 +75,7 @@ def row(label: str, finished: Sequence[Path]) -> dict[str, Any]:
         "label": label,
         "representation": same("representation", measured),
         **{name: spread([entries[name] for entries in measured]) for name in MEASURED},
+        **({name: spread([entries.get(name) for entries in more]) for name in EVALUATED} if evaluated else {}),
         **{name: same(name, results) for name in ("epochs", "batch_size", "parameters")},
         "seeds": len(finished),
         "commit": ", ".join(commits) or None,
@@ -80,6 +103,35 @@ def _measures(results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def is_evaluated(path: Path) -> bool:
+    """Whether a run folder has an evaluation that this version can tabulate."""
+    return bool(_headline(path))
+
+
+def _headline(path: Path) -> dict[str, Any]:
+    """The headline of a run's evaluation.json; nothing where there is none."""
+    if not (path / "evaluation.json").exists():
+        return {}
+    headline = read_config(path / "evaluation.json").get("headline")
+    return headline if isinstance(headline, dict) else {}
+
+
+def headings(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Columns of a table by name: of what evaluations add, those that some row has, behind what is measured."""
+    found = {name: words for name, words in EVALUATED.items() if any(_mean(row, name) is not None for row in rows)}
+    columns: dict[str, str] = {}
+    for name, words in HEADINGS.items():
+        columns[name] = words
+        if name == "bound":
+            columns |= found
+    return columns
+
+
+def _mean(row: Mapping[str, Any], name: str) -> float | None:
+    mean: float | None = row.get(name, {}).get("mean")
+    return mean
+
+
 def spread(values: Sequence[float | None]) -> Spread:
     """Mean and standard deviation (n − 1) over seeds; None where there are too few or one is undefined."""
     known = [value for value in values if value is not None]
@@ -90,15 +142,16 @@ def spread(values: Sequence[float | None]) -> Spread:
 
 def markdown(rows: Sequence[Mapping[str, Any]], title: str, notes: Sequence[str]) -> str:
     """The table as text with aligned columns, between its title and its notes."""
-    cells = [list(HEADINGS.values()), *([_shown(name, row[name]) for name in HEADINGS] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(HEADINGS))]
+    columns = headings(rows)
+    cells = [list(columns.values()), *([_shown(name, row[name]) for name in columns] for row in rows)]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
     lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in cells]
     lines.insert(1, f"|{'|'.join('-' * (width + 2) for width in widths)}|")
     return "\n".join([title, "", *lines, *(["", *(f"- {note}" for note in notes)] if notes else [])]) + "\n"
 
 
 def _shown(name: str, value: Any) -> str:
-    if name in MEASURED:
+    if name in DIGITS:
         mean, sd = value["mean"], value["sd"]
         if mean is None:
             return "–"
@@ -114,12 +167,14 @@ def _shown(name: str, value: Any) -> str:
 def comma_separated(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table as CSV: measured columns twice, ``NAME_mean`` and ``NAME_sd``; what is undefined is empty."""
     text = io.StringIO()
-    names = [part for name in HEADINGS for part in ((f"{name}_mean", f"{name}_sd") if name in MEASURED else (name,))]
+    columns = headings(rows)
+    names = [part for name in columns for part in ((f"{name}_mean", f"{name}_sd") if name in DIGITS else (name,))]
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     for entries in rows:
         flat: dict[str, Any] = {}
-        for name, value in entries.items():
-            flat |= {f"{name}_{part}": value[part] for part in value} if name in MEASURED else {name: value}
+        for name in columns:
+            value = entries[name]
+            flat |= {f"{name}_{part}": value[part] for part in value} if name in DIGITS else {name: value}
         writer.writerow(flat)
     return text.getvalue()

@@ -20,11 +20,13 @@ from typing import Any
 import pytest
 import tyro
 
-from pp_simve import compare, comparison
-from pp_simve.compare import PlannedFit, as_flags, carry_out, parse, planned
+from pp_simve import compare, comparison, processes
+from pp_simve.compare import as_flags, parse, planned
 from pp_simve.config import FitConfig
 from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
+from pp_simve.evaluate import EvaluateConfig
+from pp_simve.processes import PlannedFit, carry_out
 from pp_simve.run_folder import RunFolder
 
 from .command import SMALL, results, scores, write_npz
@@ -69,7 +71,7 @@ def no_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(fit: PlannedFit, environment: object) -> None:
         pytest.fail(f"started {fit.command}")
 
-    monkeypatch.setattr(compare, "_start", start)
+    monkeypatch.setattr(processes, "_start", start)
 
 
 def table(out: Path) -> dict[str, dict[str, Any]]:
@@ -152,6 +154,53 @@ def test_a_table_of_known_scores(folder: Path, capsys: pytest.CaptureFixture[str
     assert lines[3][5] == "–"
     assert text.startswith("digits (images ")
     assert text in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_fits")
+def test_evaluations_add_columns_and_are_made_where_they_are_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("--methods", "simve,vae", "--seeds", "2", "--out", "out", *SMALL)
+    finish(command, lambda fit: judged())
+    clusters = {"simve-0": 0.5, "simve-1": 0.75, "vae-0": 0.25, "vae-1": 0.25}
+    asked: list[str] = []
+
+    def evaluated(config: EvaluateConfig) -> int:
+        (path,) = config.runs
+        assert (config.quiet, config.device) == (True, "cpu")
+        asked.append(path.name)
+        if path.name == "vae-1":
+            return 2
+        headline = {"clusters": clusters[path.name], "effective_rank": 4.0, "views_auc": None}
+        (path / "evaluation.json").write_text(json.dumps({"headline": headline}))
+        return 0
+
+    monkeypatch.setattr(compare, "evaluate_runs", evaluated)
+    (folder / "out" / "vae-0" / "evaluation.json").write_text('{"knows": {}}')  # of another version
+    assert run(*command, "--evaluate") == 2
+    assert asked == ["simve-0", "simve-1", "vae-0", "vae-1"]
+    rows = table(folder / "out")
+    assert rows["simve"]["clusters"] == {"mean": 0.625, "sd": pytest.approx(0.125 * 2**0.5)}
+    assert rows["vae"]["clusters"] == {"mean": None, "sd": None}
+    text = (folder / "out" / "table.md").read_text()
+    head = next(line for line in text.splitlines() if line.startswith("|"))
+    assert [words in head for words in ("clusters", "rank of z", "views, AUC", "bits/dim")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert "0.625 ± 0.177" in text
+    assert "- out/vae-1 was not evaluated" in text
+    with (folder / "out" / "table.csv").open() as file:
+        flat = {entry["label"]: entry for entry in csv.DictReader(file)}
+    assert (flat["simve"]["clusters_mean"], flat["vae"]["clusters_mean"]) == ("0.625", "")
+
+    asked.clear()
+    assert run(*command, "--evaluate") == 2
+    assert asked == ["vae-1"]
+    assert run(*command) == 0
+    assert "clusters" not in (folder / "out" / "table.md").read_text()
 
 
 @pytest.mark.usefixtures("no_fits")
@@ -406,7 +455,7 @@ def test_as_many_fits_run_at_a_time_as_asked_for(tmp_path: Path, children: Calla
 def test_fits_share_the_cores(
     tmp_path: Path, children: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, jobs: int, threads: str
 ) -> None:
-    monkeypatch.setattr(compare, "_cores", lambda: 8)
+    monkeypatch.setattr(processes, "_cores", lambda: 8)
     children("log(os.environ['OMP_NUM_THREADS'])")
     assert carry_out([fake(tmp_path, "a")], jobs, quiet) == (False, [])
     assert log(tmp_path, "a") == [threads]
@@ -468,7 +517,7 @@ def interrupt_when(
             signal.raise_signal(number)
         plain(seconds)
 
-    monkeypatch.setattr(compare.time, "sleep", sleep)
+    monkeypatch.setattr(processes.time, "sleep", sleep)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
