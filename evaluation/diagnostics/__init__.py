@@ -5,11 +5,13 @@ from pp_simve.evaluation.diagnostics.axes import AxesCheck, AxisCheck, check_axe
 from pp_simve.evaluation.diagnostics.bands import Uniformity, rank_uniformity
 from pp_simve.evaluation.diagnostics.calibration import Calibration, Quantity, calibrate
 from pp_simve.evaluation.diagnostics.check_figures import axes_figure, predictive_figure, ranks_figure, weights_figure
+from pp_simve.evaluation.diagnostics.distance import Distance, GaussianClassifier, distance_to_reference
 from pp_simve.evaluation.diagnostics.image_statistics import STATISTICS, Statistic
 from pp_simve.evaluation.diagnostics.labels import PrototypeMatch, PrototypeUse, match_prototypes, prototype_use
 from pp_simve.evaluation.diagnostics.leave_one_out import LeaveOneOut, leave_one_view_out
 from pp_simve.evaluation.diagnostics.predictive import PredictiveCheck, StatisticCheck, check_predictions
 from pp_simve.evaluation.diagnostics.reference import Reference, nuts_reference
+from pp_simve.evaluation.diagnostics.refine import refine
 from pp_simve.evaluation.diagnostics.simulation import simulate
 from pp_simve.evaluation.diagnostics.weights import Moments, WeightCheck, check_weights, weigh, weighted_moments
 
@@ -18,6 +20,8 @@ __all__ = [
     "AxesCheck",
     "AxisCheck",
     "Calibration",
+    "Distance",
+    "GaussianClassifier",
     "LeaveOneOut",
     "Moments",
     "PredictiveCheck",
@@ -34,6 +38,7 @@ __all__ = [
     "check_axes",
     "check_predictions",
     "check_weights",
+    "distance_to_reference",
     "leave_one_view_out",
     "match_prototypes",
     "nuts_reference",
@@ -41,6 +46,7 @@ __all__ = [
     "prototype_use",
     "rank_uniformity",
     "ranks_figure",
+    "refine",
     "simulate",
     "weigh",
     "weighted_moments",
