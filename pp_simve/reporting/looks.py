@@ -60,9 +60,13 @@ td { white-space: nowrap; width: 6.5em; }
 thead th, thead th:first-child { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 thead th { white-space: nowrap; }
 .group th { color: var(--soft); font-size: .8125rem; font-weight: 600; padding-top: 12px; }
+.group small { font-weight: 400; white-space: normal; }
+.group small, .hint small { position: sticky; left: 0; max-width: min(72ch, 100vw - 46px); }
+.read th, .read td { border-bottom: 0; padding-bottom: 0; }
+.hint td { text-align: left; white-space: normal; padding: 0 0 8px; color: var(--soft); width: auto; }
 td[style] {
-  background: linear-gradient(var(--bar), var(--bar)) right 8px bottom 2px / calc(var(--share) * (100% - 16px)) 3px
-    no-repeat;
+  background: linear-gradient(var(--bar), var(--bar)) no-repeat;
+  background-position: right 8px top calc(1.5em + 6px); background-size: calc(var(--share) * (100% - 16px)) 3px;
 }
 th.word, td.word { text-align: left; }
 td.word { white-space: normal; width: auto; min-width: 6em; }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pp_simve.reporting import evaluated
 from pp_simve.reporting import sections as of
 from pp_simve.reporting.embedding import Embedding
 from pp_simve.reporting.looks import SCRIPT, STYLE
@@ -43,15 +44,32 @@ def page(
     drawn, colours = ([], Markup()) if embedding is None else map_section(embedding)
     of_checks = {name: picture for name, picture in figures.items() if name.startswith(CHECKED)}
     of_fit = {name: picture for name, picture in figures.items() if name not in of_checks}
+    of_evaluation = {
+        "apart": ("Content and style", evaluated.apart_section),
+        "information": ("Information", evaluated.information_section),
+        "generation": ("Generation", evaluated.generation_section),
+        "unjudged": ("Not judged", evaluated.unjudged_section),
+    }
+    judged = {
+        name: (heading, [] if evaluation is None else of_it(evaluation))
+        for name, (heading, of_it) in of_evaluation.items()
+    }
     sections = {
         "scores": ("Scores", of.scores_section(results)),
         "map": ("Map of z", of.map_section(drawn)),
-        "knows": ("Who knows what", of.knows_section(results)),
+        "knows": (
+            "Who knows what",
+            of.knows_section(results) if evaluation is None else evaluated.knows_section(evaluation),
+        ),
+        "apart": judged["apart"],
+        "information": judged["information"],
         "kinds": ("Across kinds of view", of.across_section(results)),
         "pictures": ("Pictures", of.pictures_section(of_fit, results, drawn_loss=bool(history))),
+        "generation": judged["generation"],
         "bound": ("Bound", of.bound_section(results)),
         "trust": ("Is the posterior to be trusted", trust_section(diagnostics, of_checks)),
         "curves": ("Curves", of.curves_section(history)),
+        "unjudged": judged["unjudged"],
         "costs": ("Costs", of.costs_section(results)),
         "settings": ("Settings", of.settings_section(settings)),
     }

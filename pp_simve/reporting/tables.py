@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pp_simve.reporting import words
@@ -13,6 +14,34 @@ FRACTIONS = ("linear", "knn", "accuracy", "balanced_accuracy", "recall", "chance
 
 Cell = float | str | bool | None
 """What stands in a table: a number, a word, yes or no, or nothing."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of numbers.
+
+    Attributes:
+        name: what they are.
+        values: a column each.
+        texts: the same as people read them.
+        hint: how to read them, in a line of its own below.
+        bars: whether a bar below each shows how much of 1 it is.
+    """
+
+    name: str
+    values: Sequence[Any]
+    texts: Sequence[str]
+    hint: str = ""
+    bars: bool = True
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows under a heading, with how to read all of them."""
+
+    title: str
+    rows: Sequence[Row]
+    hint: str = ""
 
 
 def table(caption: str, head: Sequence[str], *bodies: Markup) -> Markup:
@@ -57,6 +86,27 @@ def directions_table(caption: str, directions: Mapping[str, Mapping[str, Any]]) 
                 rows.append(_row(key, [score, scores.get(words.chance_key(key) or "")]))
         bodies.append(tag("tbody", *rows))
     return table(caption, ["measure", "score", "chance"], *bodies)
+
+
+def grouped_table(caption: str, columns: Sequence[str], groups: Sequence[Group]) -> Markup:
+    """Groups of rows, those without rows left out; the columns are for instance representations."""
+    across = len(columns) + 1
+    bodies = []
+    for group in groups:
+        if not group.rows:
+            continue
+        hint = tag("small", group.hint) if group.hint else None
+        lines = [tag("tr", tag("th", group.title, hint, colspan=across, scope="rowgroup"), class_="group")]
+        for row in group.rows:
+            cells = [
+                tag("td", number(value, text), style=_share(value) if row.bars else None)
+                for value, text in zip(row.values, row.texts, strict=True)
+            ]
+            lines.append(tag("tr", tag("th", row.name, scope="row"), *cells, class_="read" if row.hint else None))
+            if row.hint:
+                lines.append(tag("tr", tag("td", tag("small", row.hint), colspan=across), class_="hint"))
+        bodies.append(tag("tbody", *lines))
+    return table(caption, ["measure", *columns], *bodies)
 
 
 def terms_table(caption: str, terms: Mapping[str, Any]) -> Markup:

@@ -27,6 +27,7 @@ from pp_simve.errors import ConfigError
 from pp_simve.report import MAP, embed_test, write_report
 from pp_simve.reporting.curves import loss_panels, thinned, ticks
 from pp_simve.reporting.embedding import Embedding, principal_axes, umap_points
+from pp_simve.reporting.evaluated import SHARES
 from pp_simve.reporting.map import colourings
 from pp_simve.reporting.markup import tag
 from pp_simve.reporting.page import page
@@ -84,7 +85,8 @@ class Page(HTMLParser):
             self._caption = text
             self.tables[text] = {}
         elif ("th", "rowgroup") in self.open:
-            self._group = text
+            if "small" not in names:
+                self._group = text
         elif ("th", "row") in self.open and "small" not in names:
             self._row = text
         elif "table" in names and "data" in names:
@@ -569,6 +571,154 @@ def diagnose(folder: RunFolder) -> None:
         Image.new("RGB", (800, 300)).save(folder.path / "figures" / f"{name}.png")
 
 
+def block(of: str) -> dict[str, Any]:
+    """What evaluation.json holds of one kind of view, with everything that can be there or missing."""
+    nothing = {"skipped": f"nothing to ask {of}"}
+
+    def knows(share: float) -> dict[str, Any]:
+        cluster = {"accuracy": share / 2, "nmi": 0.25, "ari": -0.125, "converged": 1.0}
+        few = {"1": {"mean": share / 4, "sd": 0.0625, "short_classes": 0.0}, "10": {"mean": share, "sd": None}}
+        pair = {"balanced_accuracy": share, "auc": 0.75}
+        return {
+            "class": {
+                "linear": share,
+                "mlp": 0.5,
+                "knn": {"error": f"too few rows <{of}>"},
+                "few_labels": few,
+                "clusters_diag": cluster,
+                "clusters_full": nothing,
+            },
+            "views": {
+                "ridge": {"mean_r2": 0.5, "rotation": share, "hue": None},
+                "mlp": {"mean_r2": 0.5, "rotation": share, "hue": None},
+                "binary": {"mean": pair, "flip": {"balanced_accuracy": 0.5, "auc": share}},
+                "angles": {"rotation": {"r2": share, "median_error": 4.0}},
+            },
+            "attributes": {"logistic": {"mean": pair, "Bald": {"balanced_accuracy": None, "auc": None}, "Hat": pair}},
+            "writing": {"ridge": {"mean_r2": 0.5, "centre_x": share}},
+        }
+
+    space = {"axes": 32, "effective_rank": 9.5, "alignment": 0.25, "uniformity": -2.5}
+    mutual = {"infonce": {"bound": 2.75, "ceiling": 5.875, "pairs": 359.0}}
+    return {
+        "knows": {"backbone": knows(0.875), "z": knows(0.75)},
+        "disentanglement": dict.fromkeys(SHARES, 0.25) | {"mean": None},
+        "information": {
+            "backbone": space | mutual,
+            "z": space | mutual | {"active_units": 3, "prior_information": 22.5, "kl_by_axis": [3.0, 0.125, 1.0]},
+        },
+        "several_views": {"1": 0.5, "2": 0.625},
+        "fine_tuning": {"accuracy": 0.9375, "validation": 0.9, "epoch": 2, "epochs": 3},
+    }
+
+
+def evaluate(folder: RunFolder) -> dict[str, Any]:
+    """Leaves an evaluation.json as the command does, of as many kinds of view as the run's."""
+    kinds = list(results(folder).get("kinds", {}))
+    drawn = {
+        "reconstruction": {
+            "mse": 0.0125,
+            "psnr": 18.5,
+            "bits_per_dim": None,
+            "notes": {"bits_per_dim": "no discrete data"},
+        },
+        "fid": {"distance": 12.5, "images": 359, "samples": "samples"},
+    }
+    found = {"kinds": {kind: block(kind) for kind in kinds}} if kinds else {**block("it"), "generation": drawn}
+    (folder.path / "evaluation.json").write_text(json.dumps(found))
+    return found
+
+
+def test_an_evaluation_takes_the_place_of_the_first_judgement(simve: RunFolder) -> None:
+    before = read(simve)
+    assert {"apart", "information", "generation", "unjudged"}.isdisjoint(before.sections)
+    evaluate(simve)
+    found = read(simve)
+    rows = found.tables["What a representation tells of an image"]
+    shown = {(group.partition(":")[0], row): [text for _, text in values] for (group, row), values in rows.items()}
+    assert shown == {
+        ("Class", "linear probe"): ["87.5 %", "75.0 %"],
+        ("Class", "MLP probe"): ["50.0 %", "50.0 %"],
+        ("Class from few labels, mean ± sd over draws, %", "1 label a class"): ["21.9 ± 6.2", "18.8 ± 6.2"],
+        ("Class from few labels, mean ± sd over draws, %", "10 labels a class"): ["87.5", "75.0"],
+        ("Clusters without labels", "diagonal, accuracy"): ["43.8 %", "37.5 %"],
+        ("Clusters without labels", "diagonal, NMI"): ["0.250", "0.250"],
+        ("Clusters without labels", "diagonal, ARI"): ["−0.125", "−0.125"],
+        ("View by ridge regression", "rotation"): ["0.875", "0.750"],
+        ("View by ridge regression", "mean"): ["0.500", "0.500"],
+        ("View by an MLP", "rotation"): ["0.875", "0.750"],
+        ("View by an MLP", "mean"): ["0.500", "0.500"],
+        ("View, yes or no", "flip"): ["0.875", "0.750"],
+        ("View, angles", "rotation"): ["0.875", "0.750"],
+        ("Attributes, mean", "2 attributes"): ["87.5 % / 0.750", "75.0 % / 0.750"],
+        ("Writing", "centre x"): ["0.875", "0.750"],
+        ("Writing", "mean R²"): ["0.500", "0.500"],
+    }
+    attributes = found.tables["What a representation tells of an image: each attribute"]
+    assert list(attributes) == [("Balanced accuracy / AUC", "Hat")]
+
+
+def test_what_an_evaluation_says_of_the_whole_is_in_its_sections(simve: RunFolder) -> None:
+    evaluate(simve)
+    found = read(simve)
+    apart = {row: values[0] for (_, row), values in found.tables["How far they are parted"].items()}
+    assert {apart[name][0] for key, (name, _) in SHARES.items() if key != "mean"} == {0.25}
+    assert "mean of the four" not in apart
+    assert (apart["1 view"][1], apart["2 views"][1], apart["fine-tuned"][1]) == ("50.0 %", "62.5 %", "93.8 %")
+    space = {
+        row: [text for _, text in values]
+        for (_, row), values in found.tables["How representations fill their space"].items()
+    }
+    assert space == {
+        "axes": ["32", "32"],
+        "active axes": ["–", "3"],
+        "effective rank": ["9.5", "9.5"],
+        "alignment of two views": ["0.250", "0.250"],
+        "uniformity": ["−2.500", "−2.500"],
+        "I by InfoNCE, at most 5.88": ["2.75", "2.75"],
+        "I under the fitted prior": ["–", "22.50"],
+        "least": ["–", "0.12"],
+        "median": ["–", "1.00"],
+        "most": ["–", "3.00"],
+    }
+    drawn = {row: values[0][0] for (_, row), values in found.tables["Numbers of pictures"].items()}
+    assert drawn == {"mean squared error": 0.0125, "PSNR, dB": 18.5, "FID": 12.5}
+    assert "Distance of 359 samples" in found.sections["generation"]
+    assert "No discrete data." in found.sections["generation"]
+
+
+def test_what_has_no_score_is_said_with_its_reason(simve: RunFolder) -> None:
+    evaluate(simve)
+    text = read(simve).sections["unjudged"]
+    assert "knows backbone class knn, knows z class knn: too few rows <it>." in text
+    assert "knows backbone class clusters full, knows z class clusters full: nothing to ask it." in text
+
+
+def test_kinds_of_view_are_evaluated_each_by_itself(halves: RunFolder) -> None:
+    evaluate(halves)
+    found = read(halves)
+    for kind in ("upper", "lower"):
+        for title in ("What a representation tells of an image", "How far they are parted"):
+            assert found.tables[f"{title}, from {kind} alone"]
+    assert "generation" not in found.sections
+    assert "Retrieval of one kind by another" in found.tables
+
+
+def test_an_empty_evaluation_is_no_error(simve: RunFolder) -> None:
+    (simve.path / "evaluation.json").write_text("{}")
+    assert "apart" not in read(simve).sections
+
+
+def test_every_score_of_an_evaluation_says_what_it_cannot_see() -> None:
+    text = page({}, None, [], {}, None, block("it"))
+    for name in ("knows", "apart", "information"):
+        section = re.search(rf'<section id="{name}".*?</section>', text, re.DOTALL)
+        assert section is not None
+        groups = re.findall(r"<tbody>.*?</tbody>", section[0], re.DOTALL)
+        assert groups
+        assert all("<small>" in group for group in groups)
+
+
 def test_checks_of_the_posterior_are_shown_with_their_verdicts(simve: RunFolder) -> None:
     assert "trust" not in read(simve).sections
     diagnose(simve)
@@ -767,6 +917,7 @@ def written(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     for name, source in runs.items():
         folder = RunFolder(Path(shutil.copytree(source, tmp_path_factory.mktemp("pages") / name)))
         diagnose(folder)
+        evaluate(folder)
         embedding = embedding_of(folder)
         placed = {"UMAP": torch.randn(len(embedding.z), 2, generator=torch.Generator().manual_seed(0))}
         pages[name] = write_report(folder, dataclasses.replace(embedding, placed=placed))
