@@ -2,6 +2,7 @@
 Works on arrays and fitted pairs, never on run folders."""
 
 from pp_simve.evaluation.attributes import attribute_scores, roc_auc
+from pp_simve.evaluation.bound import importance_weighted_bound
 from pp_simve.evaluation.circular import angle_scores
 from pp_simve.evaluation.clustering import GaussianMixtureClusters, cluster_scores, hungarian_accuracy
 from pp_simve.evaluation.content import content_scores
@@ -9,9 +10,20 @@ from pp_simve.evaluation.diagnostics.arviz_versions import for_arviz, psis, summ
 from pp_simve.evaluation.diagnostics.chains import stack_chains
 from pp_simve.evaluation.diagnostics.storage import PosteriorFileError, open_posterior
 from pp_simve.evaluation.diagnostics.tree import posterior
+from pp_simve.evaluation.disentanglement import disentanglement_scores
 from pp_simve.evaluation.embedding import Embedding
 from pp_simve.evaluation.few_labels import few_label_scores
-from pp_simve.evaluation.figures import columns_figure, loss_figure, reconstruction_figure, samples_figure, swap_figure
+from pp_simve.evaluation.figures import (
+    columns_figure,
+    interpolation_figure,
+    loss_figure,
+    reconstruction_figure,
+    samples_figure,
+    swap_figure,
+    traversal_figure,
+)
+from pp_simve.evaluation.fine_tuning import fine_tuned_scores
+from pp_simve.evaluation.frechet import frechet_distance, inception_features
 from pp_simve.evaluation.information import (
     CanonicalCritic,
     GaussianCritic,
@@ -30,8 +42,10 @@ from pp_simve.evaluation.linear import LinearProbe
 from pp_simve.evaluation.mlp import MLPProbe, MLPRegressionProbe, MLPTraining
 from pp_simve.evaluation.neighbours import KNNProbe
 from pp_simve.evaluation.online import OnlineProbe
+from pp_simve.evaluation.reconstruction import reconstruction_scores
 from pp_simve.evaluation.retrieval import retrieval_scores
 from pp_simve.evaluation.ridge import RidgeProbe
+from pp_simve.evaluation.several_views import several_view_scores
 from pp_simve.evaluation.style import style_scores
 from pp_simve.evaluation.writing import writing_style
 from pp_simve.evaluation.zero_shot import zero_shot_predictions, zero_shot_scores
@@ -57,12 +71,18 @@ __all__ = [
     "cluster_scores",
     "columns_figure",
     "content_scores",
+    "disentanglement_scores",
     "effective_rank",
     "few_label_scores",
+    "fine_tuned_scores",
     "for_arviz",
+    "frechet_distance",
     "gaussian_information",
     "hungarian_accuracy",
+    "importance_weighted_bound",
+    "inception_features",
     "infonce_bound",
+    "interpolation_figure",
     "judge",
     "judge_kinds",
     "kl_by_axis",
@@ -72,13 +92,16 @@ __all__ = [
     "posterior",
     "psis",
     "reconstruction_figure",
+    "reconstruction_scores",
     "retrieval_scores",
     "roc_auc",
     "samples_figure",
+    "several_view_scores",
     "stack_chains",
     "style_scores",
     "summary",
     "swap_figure",
+    "traversal_figure",
     "uniformity",
     "writing_style",
     "zero_shot_predictions",

@@ -10,7 +10,9 @@ LEAST = 0.02
 PARTS = ("z", "content", "style")
 
 
-def disentanglement(classes: Mapping[str, float], views: Mapping[str, float], chance: float) -> dict[str, float | None]:
+def disentanglement_scores(
+    classes: Mapping[str, float], views: Mapping[str, float], chance: float
+) -> dict[str, float | None]:
     """In four shares, how cleanly z is parted into content, which is to know the class, and style, the view.
 
     Knowledge of the class is the accuracy above chance, (accuracy − chance) / (1 − chance); knowledge of the view is

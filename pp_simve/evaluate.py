@@ -26,7 +26,7 @@ from pp_simve.config import Count, Place
 from pp_simve.data import ImageData, Split, load
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import judge_kinds
-from pp_simve.evaluation.disentanglement import PARTS, disentanglement
+from pp_simve.evaluation.disentanglement import PARTS, disentanglement_scores
 from pp_simve.evaluation.style import MEAN
 from pp_simve.evaluation_tables import print_evaluation
 from pp_simve.evaluators import GENERATION, KNOWS, WHOLE, asked_of_space, fid, fine_tuning
@@ -35,6 +35,7 @@ from pp_simve.inference.checkpoint import write_whole
 from pp_simve.inference.device import choose_device
 from pp_simve.judgement import images_by_kind, kinds_alone, on_device
 from pp_simve.recipes import Program
+from pp_simve.report import write_report
 from pp_simve.run_folder import RunFolder, source_commit
 from pp_simve.subject import Effort, NotJudgedError, Subject
 from pp_simve.viewing import Viewing
@@ -109,6 +110,7 @@ def evaluate_runs(config: EvaluateConfig) -> int:
     for path in config.runs:
         try:
             found = evaluate(RunFolder(path), device, images, config.data_root, config.effort)
+            write_report(RunFolder(path))
         except EXPECTED_ERRORS as error:
             error.add_note(f"{path} was not evaluated")
             print_error(error)
@@ -241,7 +243,7 @@ def evaluate_subject(subject: Subject) -> dict[str, Any]:
 
 
 def _disentanglement(subject: Subject, knows: Mapping[str, Any]) -> dict[str, float | None]:
-    """`disentanglement` of the linear probes' accuracies and the ridge regressions' mean R²."""
+    """`disentanglement_scores` of the linear probes' accuracies and the ridge regressions' mean R²."""
     test = subject.labels[2]
     chance = int(torch.unique(test, return_counts=True)[1].max()) / len(test)
     classes, views = {}, {}
@@ -250,7 +252,7 @@ def _disentanglement(subject: Subject, knows: Mapping[str, Any]) -> dict[str, fl
         if accuracy is None or r2 is None:
             raise NotJudgedError(f"{name} has no scores of both the class and the view")
         classes[name], views[name] = accuracy, r2
-    return disentanglement(classes, views, chance)
+    return disentanglement_scores(classes, views, chance)
 
 
 HEADLINE: Mapping[str, tuple[str, ...]] = {

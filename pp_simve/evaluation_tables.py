@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -72,7 +72,7 @@ def knowledge_table(title: str, knows: Mapping[str, Any]) -> Table:
         _add(table, f"class, {count} label{'s' * (count != '1')}", spreads)
     for measure, words in CLUSTERS.items():
         _add(table, words, map(_percent, values("class", measure, "accuracy")))
-        _add(table, "  NMI / ARI", map(_pair, *(values("class", measure, part) for part in ("nmi", "ari"))))
+        _add(table, "  NMI/ARI", map(_pair, *(values("class", measure, part) for part in ("nmi", "ari"))))
     table.add_section()
     for name in sorted(below("views", "ridge"), key="mean_r2".__eq__):  # the mean at the end
         words = "view, mean" if name == "mean_r2" else f"view, {name}"
@@ -84,15 +84,15 @@ def knowledge_table(title: str, knows: Mapping[str, Any]) -> Table:
     for name in below("views", "angles"):
         _add(table, f"view, {name} ‡", map(_fraction, values("views", "angles", name, "r2")))
     table.add_section()
-    count = len(below("attributes", "logistic")) - 1
+    attributes = len(below("attributes", "logistic")) - 1
     for part, words in {"auc": "AUC", "balanced_accuracy": "bal. acc."}.items():
-        _add(table, f"{count} attributes, {words}", map(_fraction, values("attributes", "logistic", "mean", part)))
+        _add(table, f"{attributes} attributes, {words}", map(_fraction, values("attributes", "logistic", "mean", part)))
     for name in sorted(below("writing", "ridge"), key="mean_r2".__eq__):
         words = "mean" if name == "mean_r2" else name
         _add(table, f"writing, {words}", map(_fraction, values("writing", "ridge", name)))
     told = {
         "labels: of each class, accuracy ± sd over draws": below("class", "few_labels"),
-        "view: R², ridge / MLP": below("views", "ridge"),
+        "view: R², ridge/MLP": below("views", "ridge"),
         "‡ R² of the point on a circle": below("views", "angles"),
         "writing: R², ridge": below("writing", "ridge"),
     }
@@ -115,9 +115,13 @@ def information_table(title: str, information: Mapping[str, Any]) -> Table:
         _add(table, words, (_digits(value, 2) for value in values("infonce", "bound")))
     _add(table, "I(z; z') of the prior, nats", (_digits(value, 2) for value in values("prior_information")))
     divergences = [scores.get("kl_by_axis") for scores in information.values()]
-    for words, of in {"sum": sum, "least": min, "most": max}.items():
-        kl = (_digits(of(values), 2) if isinstance(values, list) else UNDEFINED for values in divergences)
-        _add(table, f"KL of z's axes, {words}", kl)
+    of_axes: dict[str, Callable[[list[float]], float]] = {"sum": sum, "least": min, "most": max}
+    for words, of in of_axes.items():
+        _add(
+            table,
+            f"KL of z's axes, {words}",
+            (_digits(of(kl), 2) if isinstance(kl, list) else UNDEFINED for kl in divergences),
+        )
     return table
 
 
@@ -168,7 +172,8 @@ def in_words(places: Sequence[tuple[str, ...]]) -> list[str]:
 
 def _table(title: str, columns: Iterable[str]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, caption_justify="left")
-    table.add_column("")
+    table.pad_edge = False
+    table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")
     return table
@@ -200,7 +205,9 @@ def _keys(entries: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _digits(value: float | None, digits: int) -> str:
-    return UNDEFINED if value is None else f"{value:.{digits}f}".replace("-", "−")
+    if value is None:
+        return UNDEFINED
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # −0.00 is 0.00
 
 
 def _fraction(score: float | None) -> str:
@@ -217,7 +224,7 @@ def _spread(mean: float | None, sd: float | None) -> str:
 
 def _pair(first: float | None, second: float | None) -> str:
     """Two scores in a cell; a dash where neither is defined."""
-    return UNDEFINED if first is None and second is None else f"{_digits(first, 2)} / {_digits(second, 2)}"
+    return UNDEFINED if first is None and second is None else f"{_digits(first, 2)}/{_digits(second, 2)}"
 
 
 def _notes(found: Mapping[str, Any]) -> Iterator[str]:

@@ -106,6 +106,7 @@ def test_what_a_fit_judges_is_judged_the_same(
     fitted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(evaluators, "TRAINING", MLPTraining(hidden=8, decays=(0.0,), learning_rate=1e-2, epochs=3))
+    report = (fitted / "report.html").read_bytes()
     torch.manual_seed(1234)  # whatever was drawn before must not matter
     assert run("run", "--rows", "150") == 0
     found = evaluation(fitted)
@@ -127,6 +128,7 @@ def test_what_a_fit_judges_is_judged_the_same(
         "effective rank" in line and f"{found['information']['z']['effective_rank']:.1f}" in line for line in lines
     )
     assert "failed" not in captured.out
+    assert (fitted / "report.html").read_bytes() != report
     assert max(len(line) for line in lines if "note:" not in line and "not judged" not in line) <= 80
 
 
@@ -254,6 +256,28 @@ def test_binary_parameters_have_an_auc_and_angles_a_circle(finished_run: Path) -
     assert set(angles) == {"hue"}
     assert angles["hue"]["r2"] < 0.2
     assert angles["hue"]["median_error"] == pytest.approx(0.25, abs=0.1)
+
+
+@pytest.mark.parametrize("shared", [0, 2])
+def test_information_of_features_wider_than_there_are_images(finished_run: Path, shared: int) -> None:
+    """A few strong directions that views share, among many more of noise: found where they are, and not invented."""
+    generator = torch.Generator().manual_seed(0)
+
+    def views(images: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        content = torch.cat(
+            [10 * torch.randn(images, shared, generator=generator), torch.zeros(images, 300 - shared)], dim=1
+        )
+        first, second = (content + torch.randn(images, 300, generator=generator) for _ in range(2))
+        return {"wide": first}, {"wide": second}
+
+    given = subject_of(finished_run, smaller(load("digits"), train=200))
+    given.__dict__["two_views"] = {"train": views(200), "test": views(200)}
+    found = evaluators.information(given, "wide")
+    # ρ = 100/101 in each shared axis; 2 · 1.96 nats are below, but not far below, the ceiling of log 200 = 5.3.
+    expected = -shared / 2 * math.log(1 - (100 / 101) ** 2)
+    assert expected - 0.7 < found["bound"] < expected + 0.2
+    assert found["ceiling"] == pytest.approx(math.log(200))
+    assert found["pairs"] == 200
 
 
 @pytest.mark.usefixtures("judged_quickly")

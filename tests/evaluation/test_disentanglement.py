@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pp_simve.evaluation.disentanglement import disentanglement
+from pp_simve.evaluation.disentanglement import disentanglement_scores
 
 SHARES = ("content_keeps_class", "content_lacks_views", "style_keeps_views", "style_lacks_class")
 
@@ -12,7 +12,7 @@ SHARES = ("content_keeps_class", "content_lacks_views", "style_keeps_views", "st
 def shares(classes: tuple[float, float, float], views: tuple[float, float, float], chance: float = 0.1) -> list[object]:
     """The four shares and their mean, from scores of z, content and style."""
     names = ("z", "content", "style")
-    found = disentanglement(dict(zip(names, classes, strict=True)), dict(zip(names, views, strict=True)), chance)
+    found = disentanglement_scores(dict(zip(names, classes, strict=True)), dict(zip(names, views, strict=True)), chance)
     return [found[name] for name in (*SHARES, "mean")]
 
 
@@ -45,6 +45,6 @@ def test_what_z_does_not_know_is_not_shared_out() -> None:
 def test_wrong_input_is_named() -> None:
     scores = {"z": 0.5, "content": 0.5, "style": 0.5}
     with pytest.raises(ValueError, match="views must hold a score of z, content and style, style is missing"):
-        disentanglement(scores, {"z": 0.5, "content": 0.5}, 0.1)
+        disentanglement_scores(scores, {"z": 0.5, "content": 0.5}, 0.1)
     with pytest.raises(ValueError, match="chance must be a fraction below 1, got 1"):
-        disentanglement(scores, scores, 1)
+        disentanglement_scores(scores, scores, 1)
