@@ -27,8 +27,8 @@ def view_and_image_counts(views: Views) -> tuple[int, int]:
     return sum(len(batch) for batch in views.values()), next(iter(images.values()))
 
 
-def some_images(views: Views, which: slice) -> Views:
-    """The views of some of the images."""
+def some_images(views: Views, which: slice | list[int]) -> Views:
+    """The views of some of the images, which a list may repeat."""
     if isinstance(views, Tensor):
         return views[:, which]
     return {kind: batch[:, which] for kind, batch in views.items()}

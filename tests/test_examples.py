@@ -25,6 +25,7 @@ SHORT = {
     "plain_pyro.py": ["--steps", "3"],
     "posterior_checks.py": ["--epochs", "1", "--images", "20", "--draws", "50"],
     "posterior_tree.py": ["--epochs", "1"],
+    "reference.py": ["--epochs", "1", "--images", "1", "--draws", "20", "--warmup", "10", "--steps", "5"],
 }
 
 

@@ -18,11 +18,11 @@ from pp_simve.evaluation.diagnostics.coordinates import Whitening
 from pp_simve.evaluation.diagnostics.frozen import frozen
 from pp_simve.evaluation.diagnostics.lockstep import Answer, Lockstep
 from pp_simve.evaluation.diagnostics.mixing import Array, worst_axis
-from pp_simve.evaluation.diagnostics.target import Target, of_images
+from pp_simve.evaluation.diagnostics.target import Target
 from pp_simve.inference import Guide, draw
 from pp_simve.inference.loop import random_state_kept
 from pp_simve.models import SimVE, Views
-from pp_simve.models.kinds import view_and_image_counts
+from pp_simve.models.kinds import some_images, view_and_image_counts
 
 GUIDE_DRAWS = 100
 CURVATURE_DRAWS = 16
@@ -187,7 +187,7 @@ class _Potential:
         @lru_cache(maxsize=1)  # the same chains ask again, until one of them has ended
         def of_chains(chains: tuple[int, ...]) -> tuple[Target, Whitening]:
             asking = [images[chain] for chain in chains]
-            return Target(model, of_images(views, asking)), whitening.of(asking)
+            return Target(model, some_images(views, asking)), whitening.of(asking)
 
         self._of_chains = of_chains
 
@@ -211,16 +211,14 @@ def _sampler(settings: ChainSettings, like: Tensor, step: Callable[[int, int], N
 
 
 def _whitening(model: SimVE, guide: Guide, views: Views, seed: int) -> Whitening:
-    """By the draws of a guide, one image after the other: curvatures take memory."""
-    _, images = view_and_image_counts(views)
+    """By the draws of a guide. Curvatures take memory: they are found one image after the other."""
+    drawn = draw(model, guide, views, GUIDE_DRAWS, seed=seed)
+    points = Target(model, views).coordinates(drawn.content, drawn.style)
     parts = []
-    for image in range(images):
-        alone = of_images(views, [image])
-        target = Target(model, alone)
-        drawn = draw(model, guide, alone, GUIDE_DRAWS, seed=seed)
-        with torch.enable_grad():
-            found = Whitening.around(target, target.coordinates(drawn.content, drawn.style), CURVATURE_DRAWS)
-        parts.append(found)
+    with torch.enable_grad():
+        for image in range(points.shape[1]):
+            alone = Target(model, some_images(views, [image]))
+            parts.append(Whitening.around(alone, points[:, [image]], CURVATURE_DRAWS))
     whitening = Whitening(*(torch.cat([getattr(part, name) for part in parts]) for name in ("centre", "map")))
     if not torch.isfinite(whitening.map).all() or not torch.isfinite(whitening.centre).all():
         raise ValueError(

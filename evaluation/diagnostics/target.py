@@ -138,11 +138,6 @@ class Target:
 
 def is_discrete(content: TorchDistribution) -> bool:
     """Whether it has points of positive probability, among which gradients cannot move."""
-    return bool(content.has_enumerate_support or content.support.is_discrete)
+    support = content.support
+    return bool(content.has_enumerate_support or (support is not None and support.is_discrete))
 
-
-def of_images(views: Views, images: list[int]) -> Views:
-    """The views of these images, which may be repeated."""
-    if isinstance(views, Tensor):
-        return views[:, images]
-    return {kind: batch[:, images] for kind, batch in views.items()}

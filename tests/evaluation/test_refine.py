@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pp_simve.evaluation.diagnostics import refine, weigh
+from pp_simve.evaluation.diagnostics import nuts_reference, refine, weigh
 from pp_simve.inference import AmortizedGuide, DeltaGuide, FlowGuide, Guide, PointGuide, StructuredGuide, draw
 from pp_simve.inference.guides.recognition import SMALLEST_SCALE
-from pp_simve.models import GaussianPrior, SimVE, StudentTPrior
+from pp_simve.models import Bernoulli, Gaussian, GaussianPrior, SimVE, StudentTPrior
 
 from ..inference.linear_gaussian import (
     CONTENT,
@@ -183,6 +183,33 @@ def test_it_answers_for_its_views_and_no_others(linear: Linear) -> None:
             draw(model, refined, others, 2, seed=0)
     with pytest.raises(ValueError, match="no others"):
         refined.embed(views[0])
+
+
+class Flat(nn.Sequential):
+    """Pixels as features."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(nn.Flatten())
+        self.features = features
+
+
+def test_views_of_several_kinds_are_refined_and_sampled_together() -> None:
+    torch.manual_seed(0)
+    prior = GaussianPrior(LATENT)
+    likelihoods = {
+        "image": Gaussian(nn.Sequential(nn.Linear(LATENT, 8), nn.Unflatten(-1, (1, 2, 4)))),
+        "attributes": Bernoulli(nn.Sequential(nn.Linear(LATENT, 5), nn.Unflatten(-1, (5, 1, 1)))),
+    }
+    model = SimVE(prior, likelihoods).double()
+    guide = AmortizedGuide({"image": Flat(8), "attributes": Flat(5)}, prior).double()
+    views = {"image": torch.rand(2, 2, 1, 2, 4).double(), "attributes": torch.rand(1, 2, 5, 1, 1).round().double()}
+    refined = refine(model, guide, views, steps=20, seed=1)
+    assert bool((refined.elbo_after > refined.elbo_before).all())
+    assert refined.posterior(views).z.shape == (3, 2, LATENT)
+    with pytest.raises(ValueError, match="no others"):
+        refined.posterior({"image": views["image"]})
+    reference = nuts_reference(model, views, guide=refined, draws=4, warmup=4, chains=1)
+    assert reference.z.shape == (1, 4, 2, 3, LATENT)
 
 
 def test_bad_input_is_refused(linear: Linear) -> None:
