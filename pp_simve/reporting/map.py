@@ -22,6 +22,8 @@ SHADES = 7
 SPRITE_BYTES = 700_000
 WIDTH = 640.0
 EDGE = 14.0
+LETTER = (13.0, 32.0)
+"""Width and height of a letter over the map where a phone draws it."""
 
 
 @dataclass(frozen=True)
@@ -190,15 +192,24 @@ def _placed(points: NDArray[np.float64], height: float) -> NDArray[np.float64]:
 def _labels(
     way: int, colouring: Colouring, rows: list[int], layout: int, at: NDArray[np.float64], height: float
 ) -> list[Markup]:
-    """The words of a colour at the median of its points, in per cent of the drawing: text that does not scale."""
+    """The words of a colour at the median of its points, in per cent of the drawing: text that does not scale.
+
+    Where those of two would lie over one another on a narrow screen, the colour of more points keeps them; the legend
+    has all.
+    """
     if not colouring.labels:
         return []
-    places = colouring.places[rows]
-    marks = []
-    for place, (_, words) in enumerate(colouring.legend):
-        here = at[places == place]
+    of_place = [at[colouring.places[rows] == place] for place in range(len(colouring.legend))]
+    marks: list[Markup] = []
+    taken: list[tuple[float, float, float]] = []
+    for place in sorted(range(len(of_place)), key=lambda place: -len(of_place[place])):
+        here, words = of_place[place], colouring.legend[place][1]
         if len(here):
             x, y = np.median(here, axis=0)
+            half = LETTER[0] * (len(words) + 1) / 2
+            if any(abs(x - left) < half + other and abs(y - top) < LETTER[1] for left, top, other in taken):
+                continue
+            taken.append((x, y, half))
             where = f"left:{100 * x / WIDTH:.1f}%;top:{100 * y / height:.1f}%"
             marks.append(tag("span", words, class_=f"mark of-{way} at-{layout}", style=where, aria_hidden="true"))
     return marks

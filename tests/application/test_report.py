@@ -776,6 +776,16 @@ def test_a_damaged_file_is_named(simve: RunFolder, name: str, content: str) -> N
         write_report(simve)
 
 
+def test_names_on_the_map_do_not_cover_one_another() -> None:
+    z = torch.tensor([[0.0, 0], [0, 0.1], [0, -0.1], [0.5, 0], [-9, 4], [9, -4]])
+    labels = torch.tensor([0, 0, 0, 1, 2, 3])
+    names = ["most", "near it", "far", "farther"]
+    text = page({}, None, [], {}, Embedding(z, torch.zeros(6, 1, 2, 2, dtype=torch.uint8), labels, names))
+    marks = re.findall(r'<span class="mark of-0 at-0"[^>]*>([^<]*)<', text)
+    assert sorted(marks) == ["far", "farther", "most"]
+    assert all(name in Page(text).sections["map"] for name in names), "the legend has all"
+
+
 def test_colours_are_those_of_the_most_common_classes_and_of_equal_ranges() -> None:
     labels = torch.tensor([0] * 5 + list(range(1, 13)) * 2)
     parameter = torch.linspace(0, 7, len(labels))
