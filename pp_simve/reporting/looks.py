@@ -47,6 +47,7 @@ data, .tick, .ends { font-variant-numeric: tabular-nums; }
 .tiles div { display: flex; flex-direction: column; }
 .tiles dt { order: 2; font-weight: 600; line-height: 1.3; }
 .tiles dd { margin: 0; order: 1; font-size: 1.75rem; line-height: 1.2; font-weight: 650; color: var(--accent); }
+.tiles data { white-space: nowrap; }
 .tiles dd + dd { order: 3; font: inherit; color: inherit; }
 
 .scroll { overflow-x: auto; margin: 12px 0 0; }
@@ -126,6 +127,7 @@ fieldset input:focus-visible + span { outline: 2px solid var(--accent); outline-
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 24px 32px; }
 .pictures { align-items: start; }
 .pictures figure { min-width: 0; max-width: 640px; }
+.pictures figure:only-child { max-width: 900px; }
 .pictures figcaption { margin-top: 6px; }
 .pictures img {
   display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px; margin-top: 6px;

@@ -42,7 +42,14 @@ def scores_section(results: Mapping[str, Any] | None) -> list[Markup]:
         loss = results["bound"]["loss"]
         value = None if loss is None else -loss
         name = "ELBO" if results.get("is_bound") else "ELBO (no bound)"
-        tiles.append(tile(f"{name}, nats an image", value, nats(value), "of unseen images; higher is better"))
+        tiles.append(
+            tile(
+                f"{name}, nats an image",
+                value,
+                nats(value) if abs(value or 0) < 1e4 else plain(float(value)),
+                "of unseen images; higher is better",
+            )
+        )
     return [
         tag("p", "On the test split; probes are fitted on train and chosen on validation.", class_="how"),
         tag("dl", *tiles, class_="tiles"),

@@ -109,7 +109,7 @@ def _card(check: Check, figures: Mapping[str, bytes]) -> Markup:
         )
     if rows:
         parts.append(rows_table(f"{check.get('title', 'A check')}, in numbers", rows["columns"], rows["rows"]))
-    wide = bool(figures) or (rows is not None and len(rows["columns"]) > 3)
+    wide = bool(figures) or rows is not None
     return tag("article", *parts, class_="check wide" if wide else "check")
 
 
