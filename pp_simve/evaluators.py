@@ -46,8 +46,11 @@ from pp_simve.subject import NotJudgedError, Subject
 OfRepresentation = Callable[[Subject, str], Any]
 OfWhole = Callable[[Subject], Any]
 
-TRAINING = MLPTraining(hidden=128, decays=(1.0, 0.0), learning_rate=3e-3, batch_size=512, epochs=60, patience=8)
-"""Of MLP probes: a tenth of the cost of the default, whose scores are within about 1 % of it on digits."""
+TRAINING = MLPTraining(hidden=128, decays=(1.0, 0.1), learning_rate=1e-2, batch_size=256, epochs=100, patience=15)
+"""Of MLP probes of the class: a fifth of the default's cost; on digits it scored no worse (z of two fits: .947 and .972
+for the default's .930 and .969)."""
+VIEW_TRAINING = MLPTraining(hidden=128, decays=(1.0, 0.0), learning_rate=3e-3, batch_size=512, epochs=60, patience=8)
+"""Of MLP probes of view parameters, of which there are more rows."""
 FEW_PENALTIES = (1.0, 1e-1, 1e-2)
 """Of probes on few labels."""
 PERIODS = {"rotation": 360.0, "hue": 1.0}
@@ -117,7 +120,7 @@ def views_mlp(subject: Subject, name: str) -> dict[str, float | None]:
     (train_x, train_y), (validation_x, validation_y) = (
         (subject.few(part[0]), subject.few(_side_by_side(part[1]))) for part in (train, validation)
     )
-    probe = MLPRegressionProbe(TRAINING).fit(train_x, train_y, validation_x, validation_y)
+    probe = MLPRegressionProbe(VIEW_TRAINING).fit(train_x, train_y, validation_x, validation_y)
     scores = probe.score(test[0], _side_by_side(test[1]))
     return _without_nan({MEAN: float(scores.nanmean()), **dict(zip(names, scores.tolist(), strict=True))})
 

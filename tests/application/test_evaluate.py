@@ -67,7 +67,8 @@ def judged_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "embed_splits", partial(embed_splits, min_views=100))
     monkeypatch.setattr(subject, "PAIRS", 100)
     monkeypatch.setattr(judgement, "judge", partial(judge, min_views=100))
-    monkeypatch.setattr(evaluators, "TRAINING", MLPTraining(hidden=8, decays=(0.0,), learning_rate=1e-2, epochs=3))
+    for name in ("TRAINING", "VIEW_TRAINING"):
+        monkeypatch.setattr(evaluators, name, MLPTraining(hidden=8, decays=(0.0,), learning_rate=1e-2, epochs=3))
 
 
 def smaller(data: ImageData, train: int = 120, validation: int = 60, test: int = 60, **changes: Any) -> ImageData:
@@ -105,7 +106,8 @@ def subject_of(path: Path, data: ImageData) -> Subject:
 def test_what_a_fit_judges_is_judged_the_same(
     fitted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(evaluators, "TRAINING", MLPTraining(hidden=8, decays=(0.0,), learning_rate=1e-2, epochs=3))
+    for name in ("TRAINING", "VIEW_TRAINING"):
+        monkeypatch.setattr(evaluators, name, MLPTraining(hidden=8, decays=(0.0,), learning_rate=1e-2, epochs=3))
     report = (fitted / "report.html").read_bytes()
     torch.manual_seed(1234)  # whatever was drawn before must not matter
     assert run("run", "--rows", "150") == 0
