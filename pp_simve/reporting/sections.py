@@ -46,7 +46,7 @@ def scores_section(results: Mapping[str, Any] | None) -> list[Markup]:
             tile(
                 f"{name}, nats an image",
                 value,
-                nats(value) if abs(value or 0) < 1e4 else plain(float(value)),
+                nats(value) if value is None or abs(value) < 1e4 else plain(float(value)),
                 "of unseen images; higher is better",
             )
         )
