@@ -91,8 +91,8 @@ def calibrate(
         level: probability of a false alarm.
 
     Raises:
-        ValueError: the guide has no density, pixels are not modelled, the prior is improper or of the images at hand,
-            fewer than 1 draw or 2 simulations, or NaN.
+        ValueError: the guide has no density or is of certain images, pixels are not modelled, the prior is improper or
+            of the images at hand, fewer than 1 draw or 2 simulations, or NaN.
     """
     if not guide.has_density:
         raise ValueError(
@@ -101,6 +101,11 @@ def calibrate(
         )
     if taken := [name for name in quantities if name in COORDINATES]:
         raise ValueError(f"quantities must not be called as coordinates are: rename {', '.join(taken)}")
+    if not guide.amortized:
+        raise ValueError(
+            f"a {type(guide).__name__} has parameters for certain images, and calibration simulates others; calibrate "
+            "the guide it started from"
+        )
     if draws < 1 or simulations < 2:
         raise ValueError(f"calibration needs draws and 2 simulations at least, got {draws} and {simulations}")
     ranks: dict[str, list[Tensor]] = {}

@@ -77,21 +77,25 @@ class Drawing:
     def check(self, views: Views) -> None:
         """Runs the pair on views of these shapes, with Pyro's checks on; grey ones, because some images may give NaN.
 
+        A guide of certain images is run on the first.
+
         Raises:
             ValueError: views of a shape or kind that the program is not of, or programs that do not fit together.
         """
-        grey = {kind: torch.full_like(batch[:, :1], 0.5) for kind, batch in kinds(views)}
+        one = {kind: batch[:, :1] for kind, batch in kinds(views)}
+        if self.guide.amortized:
+            one = {kind: torch.full_like(batch, 0.5) for kind, batch in one.items()}
         shapes = ", ".join(str(tuple(batch.shape[2:])) for _, batch in kinds(views))
         try:
             if self.model.likelihood is not None:
-                for kind, batch in grey.items():
+                for kind, batch in one.items():
                     z = batch.new_zeros(1, 1, self.model.prior.latent)
                     with evaluation_mode(self.model):
                         expected = self.model.likelihood_of(kind)(z).event_shape
                     if expected != batch.shape[2:]:
                         raise ValueError(f"the model's images are of shape {tuple(expected)}")
             with pyro.validation_enabled(True):
-                draw(self.model, self.guide, alone_or_by_kind(grey), 1, seed=0)
+                draw(self.model, self.guide, alone_or_by_kind(one), 1, seed=0)
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"views of shape {shapes} do not go through model and guide: {error}") from error
 

@@ -140,4 +140,3 @@ def is_discrete(content: TorchDistribution) -> bool:
     """Whether it has points of positive probability, among which gradients cannot move."""
     support = content.support
     return bool(content.has_enumerate_support or (support is not None and support.is_discrete))
-

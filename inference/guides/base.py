@@ -64,9 +64,11 @@ class Guide(PyroModule):
 
     Attributes:
         has_density: whether its draws have one. Points do not: objectives are then no bounds, and weights mean nothing.
+        amortized: whether it answers for any images; one with parameters for certain images answers for these alone.
     """
 
     has_density: ClassVar[bool] = True
+    amortized: ClassVar[bool] = True
 
     def forward(self, views: Views) -> None:
         """Samples ``content``, ``(..., 1, image, content)``, and ``style``, ``(..., view, image, style)``."""

@@ -14,6 +14,11 @@ from pp_simve.inference.guides.base import Features, Guide, Representation
 from pp_simve.inference.guides.recognition import sample_sites
 from pp_simve.models import ConjugatePrior, ExactPrior, Prior, Views
 
+Images = slice | list[int]
+"""Which images of the batch."""
+
+ALL = slice(None)
+
 
 class Family(nn.Module, ABC):
     """q of each image: Gaussians around ``loc`` + ``scale`` · shift, of ``scale`` · exp(log_factor).
@@ -34,13 +39,13 @@ class Family(nn.Module, ABC):
     start_loc: Tensor
     start_scale: Tensor
 
-    def loc(self) -> Tensor:
-        """Shape ``(view, image, latent)``."""
-        return self.start_loc + self.start_scale * self.shift
+    def loc(self, images: Images = ALL) -> Tensor:
+        """Of some images, shape ``(view, image, latent)``."""
+        return (self.start_loc + self.start_scale * self.shift)[:, images]
 
-    def scale(self) -> Tensor:
-        """Shape ``(view, image, latent)``."""
-        return self.start_scale * self.log_factor.exp()
+    def scale(self, images: Images = ALL) -> Tensor:
+        """Of some images, shape ``(view, image, latent)``."""
+        return (self.start_scale * self.log_factor.exp())[:, images]
 
     @torch.no_grad()
     def return_to_start(self, images: Tensor) -> None:
@@ -49,12 +54,12 @@ class Family(nn.Module, ABC):
             parameter[:, images] = 0
 
     @abstractmethod
-    def sample(self) -> None:
-        """Samples the sites of the program."""
+    def sample(self, images: Images) -> None:
+        """Samples the sites of the program, for some images."""
 
     @abstractmethod
-    def means(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of z ``(view, image, latent)``, content ``(1, image, content)`` and style ``(view, image, style)``."""
+    def means(self, images: Images) -> tuple[Tensor, Tensor, Tensor]:
+        """Of some images: z ``(view, image, latent)``, content ``(1, image, content)``, style as z."""
 
 
 class GaussianLatents(Family):
@@ -69,11 +74,11 @@ class GaussianLatents(Family):
         super().__init__(loc, scale)
         self.prior = prior
 
-    def sample(self) -> None:
-        sample_sites(self.prior, dist.Normal(self.loc(), self.scale()).to_event(1))
+    def sample(self, images: Images) -> None:
+        sample_sites(self.prior, dist.Normal(self.loc(images), self.scale(images)).to_event(1))
 
-    def means(self) -> tuple[Tensor, Tensor, Tensor]:
-        z = self.loc()
+    def means(self, images: Images) -> tuple[Tensor, Tensor, Tensor]:
+        z = self.loc(images)
         content = self.prior.content_posterior(z).mean
         return z, content, self.prior.decompose(content, z)
 
@@ -98,24 +103,24 @@ class GaussianPotentials(Family):
 
     unit: Tensor
 
-    def loc(self) -> Tensor:
-        return self.start_loc + self.unit * self.shift
+    def loc(self, images: Images = ALL) -> Tensor:
+        return (self.start_loc + self.unit * self.shift)[:, images]
 
-    def potentials(self) -> tuple[Tensor, Tensor]:
+    def potentials(self, images: Images = ALL) -> tuple[Tensor, Tensor]:
         """Location and precision, shape ``(view, image, latent)`` each."""
-        variance = self.scale().square()
-        return self.loc() * (1 + variance), variance.reciprocal()
+        variance = self.scale(images).square()
+        return self.loc(images) * (1 + variance), variance.reciprocal()
 
-    def sample(self) -> None:
-        loc, precision = self.potentials()
+    def sample(self, images: Images) -> None:
+        loc, precision = self.potentials(images)
         view_plate = pyro.plate("view", loc.shape[-3], dim=-2)
         with pyro.plate("image", loc.shape[-2], dim=-1):
             content = pyro.sample("content", self.messages.content_posterior(loc, precision))
             with view_plate:
                 pyro.sample("style", self.messages.style_posterior(content, loc, precision))
 
-    def means(self) -> tuple[Tensor, Tensor, Tensor]:
-        loc, precision = self.potentials()
+    def means(self, images: Images) -> tuple[Tensor, Tensor, Tensor]:
+        loc, precision = self.potentials(images)
         content = self.messages.content_posterior(loc, precision).mean
         style = self.messages.style_posterior(content, loc, precision).mean
         return self.prior.compose(content, style), content, style
@@ -128,7 +133,7 @@ class RefinedGuide(Guide):
     guide it started from learns nothing of it.
 
     Args:
-        views: the batch; it answers for no other.
+        views: the batch; it answers for images of it, told by their views' pixels, and for no others.
         backbone: features of the views, for `posterior`.
         family: the parameters.
 
@@ -138,6 +143,8 @@ class RefinedGuide(Guide):
         elbo_error: Monte-Carlo standard error of their difference, ``(image,)``.
         moved: bool ``(image,)``; false where the start was no worse, and was kept.
     """
+
+    amortized = False
 
     elbo_before: Tensor
     elbo_after: Tensor
@@ -154,28 +161,52 @@ class RefinedGuide(Guide):
         Raises:
             ValueError: other views than those it was refined on.
         """
-        self._check(views)
-        self.family.sample()
+        self.family.sample(self._places(views))
 
     def posterior(self, views: Views) -> Representation:
-        self._check(views)
-        z, content, style = self.family.means()
-        return Representation(backbone=self.backbone, z=z, content=content.squeeze(0), style=style)
+        images = self._places(views)
+        z, content, style = self.family.means(images)
+        backbone = self.backbone
+        some = (
+            backbone[:, images]
+            if isinstance(backbone, Tensor)
+            else {kind: features[:, images] for kind, features in backbone.items()}
+        )
+        return Representation(backbone=some, z=z, content=content.squeeze(0), style=style)
 
-    def _check(self, views: Views) -> None:
-        if views is self.views:
-            return
-        if isinstance(views, Tensor) and isinstance(self.views, Tensor):
-            same = _equal(views, self.views)
-        elif isinstance(views, Mapping) and isinstance(self.views, Mapping):
-            same = list(views) == list(self.views) and all(_equal(views[kind], self.views[kind]) for kind in views)
-        else:
-            same = False
-        if not same:
+    def _places(self, views: Views) -> Images:
+        """Where the images stand in the batch; an image that stands there twice is taken for the last of them."""
+        if views is self.views or _same(views, self.views):
+            return ALL
+        known = {key: place for place, key in enumerate(_keys(self.views))}
+        places = [known.get(key) for key in _keys(views)]
+        found = [place for place in places if place is not None]
+        if len(found) < len(places):
             raise ValueError(
-                f"a RefinedGuide knows the views it was refined on ({_shapes(self.views)}) and no others, got "
-                f"{_shapes(views)}; refine the guide on these, or take the guide it started from"
+                f"a RefinedGuide knows the images it was refined on, by their views ({_shapes(self.views)}), and no "
+                f"others, got {_shapes(views)}, {len(places) - len(found)} of them unknown; refine the guide on these, "
+                "or take the guide it started from"
             )
+        return found
+
+
+def _same(ours: Views, theirs: Views) -> bool:
+    if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
+        return _equal(ours, theirs)
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        return list(ours) == list(theirs) and all(_equal(ours[kind], theirs[kind]) for kind in ours)
+    return False
+
+
+def _keys(views: Views) -> list[bytes]:
+    """The pixels of all views of each image, with their kinds, shapes and type."""
+    kinds = {"": views} if isinstance(views, Tensor) else dict(views)
+    heads = [f"{kind} {batch.dtype} {batch.shape[:1]} {batch.shape[2:]}".encode() for kind, batch in kinds.items()]
+    arrays = [batch.detach().cpu().transpose(0, 1).contiguous().numpy() for batch in kinds.values()]
+    return [
+        b"".join(part for head, array in zip(heads, arrays, strict=True) for part in (head, array[image].tobytes()))
+        for image in range(len(arrays[0]))
+    ]
 
 
 def _equal(ours: Tensor, theirs: Tensor) -> bool:

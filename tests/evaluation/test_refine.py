@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pp_simve.evaluation.diagnostics import nuts_reference, refine, weigh
+from pp_simve.evaluation import posterior
+from pp_simve.evaluation.diagnostics import calibrate, nuts_reference, refine, weigh
 from pp_simve.inference import AmortizedGuide, DeltaGuide, FlowGuide, Guide, PointGuide, StructuredGuide, draw
 from pp_simve.inference.guides.recognition import SMALLEST_SCALE
 from pp_simve.models import Bernoulli, Gaussian, GaussianPrior, SimVE, StudentTPrior
@@ -170,13 +171,38 @@ def test_images_do_not_share_anything(linear: Linear) -> None:
     torch.testing.assert_close(beside.family.loc()[:, :1], alone.family.loc(), rtol=0, atol=0.06)
 
 
+def test_it_answers_for_any_of_its_images(linear: Linear) -> None:
+    prior, views = gaussian_prior(), draw_views(linear)
+    guide = mean_field_guide(prior, mean_field(linear, views, CONTENT, STYLE))
+    spoil(guide)
+    refined = refine(make_model(prior, linear), guide, views, steps=5, draws=2, judged=2)
+    some = torch.tensor([3, 0, 2])
+    whole, part = refined.posterior(views), refined.posterior(views[:, some])
+    for name in ("z", "style", "backbone"):
+        torch.testing.assert_close(getattr(part, name), getattr(whole, name)[:, some], rtol=0, atol=0)
+    torch.testing.assert_close(part.content, whole.content[some], rtol=0, atol=0)
+    drawn = draw(make_model(prior, linear), refined, views[:, some], 4000, seed=0)
+    error = drawn.z.std(0) / 4000**0.5
+    assert bool(((drawn.z.mean(0) - whole.z[:, some]).abs() < 5 * error).all())
+
+
+def test_it_has_a_posterior_tree_and_no_calibration(linear: Linear) -> None:
+    prior, views = gaussian_prior(), draw_views(linear)
+    model, guide = make_model(prior, linear), exact_structured_guide(prior, linear)
+    refined = refine(model, guide, views, steps=1, draws=1, judged=2)
+    tree = posterior((model, refined), views, draws=3)
+    assert dict(tree["posterior"].sizes) == {"chain": 1, "draw": 3, "image": IMAGES, "view": VIEWS, "latent": LATENT}
+    with pytest.raises(ValueError, match="calibrate the guide it started from"):
+        calibrate(model, refined, views, seed=0)
+
+
 def test_it_answers_for_its_views_and_no_others(linear: Linear) -> None:
     prior, views = gaussian_prior(), draw_views(linear)
     model, guide = make_model(prior, linear), exact_structured_guide(prior, linear)
     refined = refine(model, guide, views, steps=1, draws=1, judged=2)
     drawn = draw(model, refined, views.clone(), 3, seed=0)
     assert drawn.z.shape == (3, VIEWS, IMAGES, LATENT)
-    for others in (views + 0.1, views[:, :1], {"image": views}):
+    for others in (views + 0.1, views[:1], torch.cat([views, views[:, :1] + 1], 1), {"image": views}):
         with pytest.raises(ValueError, match="no others"):
             refined.posterior(others)
         with pytest.raises(ValueError, match="no others"):
