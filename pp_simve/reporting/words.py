@@ -74,6 +74,39 @@ FIGURES = {
         "image.",
     ),
     "samples": ("Samples", "Images decoded from latents the prior drew. Good: varied, and of the data's kind."),
+    "diagnose-khat": (
+        "k̂ and the bound's gap",
+        "Left, images by k̂, red above the threshold; right, each image's gap between the ELBO and a bound by all its "
+        "draws; below, the images with the largest k̂. Good: k̂ left of the line, gaps near 0.",
+    ),
+    "diagnose-calibration": (
+        "Ranks of the truth, an axis each",
+        "Above, each curve's departure from uniform ranks; red ones leave the band that all stay in where the guide is "
+        "the posterior. Below, the ranks' histogram. Good: grey curves in the band, flat histograms.",
+    ),
+    "diagnose-calibration-pooled": (
+        "Ranks of the truth, axes pooled",
+        "The same with the axes of a latent taking turns, which shows a fault that all of them share.",
+    ),
+    "diagnose-predictions": (
+        "Statistics of views and of their replicates",
+        "A point a view: the statistic of the view, and its mean over views decoded and drawn from the guide's "
+        "latents. Good: along the dashed line.",
+    ),
+    "diagnose-left-out": (
+        "Ranks of a view among those predicted for it",
+        "A view's statistic, ranked among views predicted from the content of the image's others. Good: in the band.",
+    ),
+    "diagnose-axes": (
+        "Axes",
+        "Above, how much narrower than the prior the posterior of each axis is; below, mean and spread of all images' "
+        "posteriors together, in the prior's standard deviations. Good: below, mean 0 and spread 1; above there is no "
+        "good or bad.",
+    ),
+    "diagnose-refined": (
+        "k̂ and the bound's gap, refined",
+        "As above, after each image's variational parameters were improved by themselves.",
+    ),
     "loss": ("Loss", "The terms of the loss over the steps."),
 }
 """Figures by file name: a title and how to read it."""
