@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,16 +22,17 @@ from torch import Tensor
 import pp_simve
 from pp_simve.command import EXPECTED_ERRORS, WRONG_INPUT, exit_code, print_error
 from pp_simve.config import Count, Place
-from pp_simve.data import ImageData, Split, load
+from pp_simve.data import ImageData, Split
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import judge_kinds
 from pp_simve.evaluation.disentanglement import PARTS, disentanglement_scores
 from pp_simve.evaluation.style import MEAN
 from pp_simve.evaluation_tables import print_evaluation
 from pp_simve.evaluators import GENERATION, KNOWS, WHOLE, asked_of_space, fid, fine_tuning
+from pp_simve.fitted import Fitted, Load, load_once
 from pp_simve.inference import Guide
 from pp_simve.inference.checkpoint import write_whole
-from pp_simve.inference.device import choose_device
+from pp_simve.inference.device import choose_device, device_name
 from pp_simve.judgement import images_by_kind, kinds_alone, on_device
 from pp_simve.recipes import Program
 from pp_simve.report import write_report
@@ -48,8 +48,6 @@ WRITING = ("digits", "mnist")
 
 Splits = tuple[Split, Split, Split]
 """Train, validation, test."""
-
-Load = Callable[[str, Path, int | None, bool], ImageData]
 
 
 @dataclass(frozen=True)
@@ -101,11 +99,7 @@ def evaluate_runs(config: EvaluateConfig) -> int:
     """Evaluates one run after the other, whatever happens to those before; the exit code."""
     console = Console(quiet=config.quiet, highlight=False)
     device = torch.device(choose_device(config.device))
-
-    @lru_cache(maxsize=1)  # runs that are evaluated together are mostly of the same images
-    def images(data: str, data_root: Path, image_size: int | None, skip_bad: bool) -> ImageData:
-        return load(data, data_root, image_size=image_size, skip_bad=skip_bad)
-
+    images = load_once()
     code = 0
     for path in config.runs:
         try:
@@ -154,16 +148,8 @@ def evaluate(
     """
     started = time.perf_counter()
     effort = effort or Effort()
-    config, fingerprint = folder.read_settings()
-    program = folder.program()
-    data = images(config.data, data_root or config.data_root, config.image_size, config.skip_bad)
-    if data.fingerprint != fingerprint:
-        raise ConfigError(
-            f"the images of {data.name} are not those {folder.path} was fitted to ({data.fingerprint}, expected "
-            f"{fingerprint}); give back the old ones, or fit again"
-        )
-    program.objective.to(device)
-    viewing = Viewing.of(config, data.shape)
+    fitted = Fitted.read(folder, device, images, data_root)
+    config, program, data, viewing = fitted.config, fitted.program, fitted.data, fitted.viewing
     splits = (on_device(data.train, device), on_device(data.validation, device), on_device(data.test, device))
     evaluated = _evaluate_alone if viewing.modalities is None else _evaluate_kinds
     scores = evaluated(program, viewing, splits, data, effort)
@@ -172,12 +158,12 @@ def evaluate(
         "commit": source_commit(),
         "method": config.method,
         "data": data.name,
-        "data_fingerprint": fingerprint,
+        "data_fingerprint": data.fingerprint,
         "images": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
         "effort": {"rows": effort.rows, "restarts": effort.restarts, "fine_tune": effort.fine_tune},
         "headline": headline(scores),
         **scores,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_name(device),
         "seconds": time.perf_counter() - started,
     }
     write_whole(folder.path / FILE, (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())

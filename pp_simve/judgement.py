@@ -27,6 +27,7 @@ from pp_simve.evaluation.figures import interpolation_figure, traversal_figure
 from pp_simve.evaluation.generation import interpolate, reconstruct, sample, swap, traverse
 from pp_simve.evaluation.kinds import OneKind
 from pp_simve.inference import ELBO, Guide, Run
+from pp_simve.inference.device import device_name
 from pp_simve.inference.guides.base import unit_range
 from pp_simve.inference.views import ViewPolicy, draw_views
 from pp_simve.recipes import Program
@@ -67,7 +68,7 @@ def judge_run(run: Run, program: Program, viewing: Viewing, data: ImageData, con
         "views": config.views,
         "parameters": sum(parameter.numel() for parameter in program.objective.parameters()),
         "seed": config.seed,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_name(device),
         "seconds_judging": time.perf_counter() - started,
     }
 

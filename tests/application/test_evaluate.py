@@ -580,7 +580,7 @@ def test_images_are_read_once_for_runs_of_the_same(fitted: Path, monkeypatch: py
         roots.append(root)
         return smaller(load(name, root, **options))
 
-    monkeypatch.setattr(evaluate, "load", counted)
+    monkeypatch.setattr("pp_simve.fitted.load", counted)
     monkeypatch.setattr(evaluate, "evaluate_subject", lambda subject: {"knows": {}, "information": {}})
     entries = json.loads((fitted / "config.json").read_text())
     fingerprint = smaller(load("digits")).fingerprint
