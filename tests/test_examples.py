@@ -10,11 +10,12 @@ from pathlib import Path
 import pyro
 import pytest
 
-from pp_simve.fit import main
+from pp_simve import compare, diagnose, evaluate, fit
 
 ROOT = Path(__file__).parent.parent
 SHORT = {
     "any_model.py": [],
+    "diagnose_digits.py": ["--epochs", "1", "--images", "4", "--draws", "50", "--steps", "5"],
     "digits.py": ["--epochs", "1"],
     "known_factors.py": ["--epochs", "1"],
     "limits.py": ["--draws", "1"],
@@ -37,16 +38,24 @@ def test_example_runs(script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "content" in capsys.readouterr().out
 
 
-PAGES = ["README.md", *(f"docs/{page}.md" for page in ("guide", "limits", "priors_and_guides", "results"))]
+PAGES = [
+    "README.md",
+    *(f"docs/{page}.md" for page in ("guide", "limits", "priors_and_guides", "diagnostics", "results")),
+]
+COMMANDS = {"fit": fit, "evaluate": evaluate, "compare": compare, "diagnose": diagnose}
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_commands_in_the_documentation_have_only_flags_that_exist(
-    page: str, capsys: pytest.CaptureFixture[str]
+    command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        main(["--help"])
+        COMMANDS[command].main(["--help"])
     known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
-    commands = re.findall(r"python -m pp_simve\.fit(.*)", (ROOT / page).read_text())
-    used = {flag for command in commands for flag in re.findall(r"--[a-z-]+", command.partition("#")[0])}
+    used = set()
+    for page in PAGES:
+        lines = (ROOT / page).read_text().replace("\\\n", " ")
+        for line in re.findall(rf"python -m pp_simve\.{command}\b(.*)", lines):
+            used |= set(re.findall(r"--[a-z-]+", line.partition("#")[0].partition("`")[0]))
+    assert used
     assert used <= known
