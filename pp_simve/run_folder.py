@@ -32,7 +32,8 @@ class RunFolder:
     """Paths of a run, and reading and writing what lies there. Files are written whole or not at all.
 
     config.json, metrics.jsonl and metrics.csv (a line a step each), model.safetensors, checkpoint.pt, results.json,
-    figures/.
+    figures/, report.html and what its map is drawn from, map.safetensors; later evaluation.json, diagnostics.json and
+    posterior.nc.
     """
 
     path: Path

@@ -52,10 +52,8 @@ def test_commands_in_the_documentation_have_only_flags_that_exist(
     with pytest.raises(SystemExit):
         COMMANDS[command].main(["--help"])
     known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
-    used = set()
-    for page in PAGES:
-        lines = (ROOT / page).read_text().replace("\\\n", " ")
-        for line in re.findall(rf"python -m pp_simve\.{command}\b(.*)", lines):
-            used |= set(re.findall(r"--[a-z-]+", line.partition("#")[0].partition("`")[0]))
-    assert used
-    assert used <= known
+    pages = [(ROOT / page).read_text().replace("\\\n", " ") for page in PAGES]
+    commands = [line for page in pages for line in re.findall(rf"python -m pp_simve\.{command}\b(.*)", page)]
+    assert commands
+    shown = [command.partition("#")[0].partition("`")[0] for command in commands]
+    assert {flag for line in shown for flag in re.findall(r"--[a-z-]+", line)} <= known

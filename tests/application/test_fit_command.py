@@ -40,6 +40,7 @@ def test_a_run_folder_holds_everything(finished_run: Path) -> None:
             "metrics.jsonl",
             "metrics.csv",
             "report.html",
+            "map.safetensors",
             "model.safetensors",
             "checkpoint.pt",
             "results.json",
