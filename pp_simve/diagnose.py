@@ -25,10 +25,10 @@ from rich.table import Table
 import pp_simve
 from pp_simve.command import EXPECTED_ERRORS, WRONG_INPUT, exit_code, print_error
 from pp_simve.config import Place
-from pp_simve.diagnosis.checks import CHECKS
-from pp_simve.diagnosis.progress import sampling
-from pp_simve.diagnosis.refinement import CHAINS, compared_with_reference, refined
-from pp_simve.diagnosis.subject import Finding, Subject, log_weight_of, views_of
+from pp_simve.diagnosing.checks import CHECKS
+from pp_simve.diagnosing.progress import sampling
+from pp_simve.diagnosing.refinement import CHAINS, compared_with_reference, refined
+from pp_simve.diagnosing.subject import Finding, Subject, log_weight_of, views_of
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import posterior
 from pp_simve.fitted import Fitted, load_once

@@ -24,11 +24,12 @@ from pp_simve.command import EXPECTED_ERRORS, WRONG_INPUT, exit_code, print_erro
 from pp_simve.config import Count, Place
 from pp_simve.data import ImageData, Split
 from pp_simve.errors import ConfigError
+from pp_simve.evaluating.evaluators import GENERATION, KNOWS, WHOLE, asked_of_space, fid, fine_tuning
+from pp_simve.evaluating.subject import Effort, NotJudgedError, Subject
+from pp_simve.evaluating.tables import print_evaluation
 from pp_simve.evaluation import judge_kinds
 from pp_simve.evaluation.disentanglement import PARTS, disentanglement_scores
 from pp_simve.evaluation.style import MEAN
-from pp_simve.evaluation_tables import print_evaluation
-from pp_simve.evaluators import GENERATION, KNOWS, WHOLE, asked_of_space, fid, fine_tuning
 from pp_simve.fitted import Fitted, Load, load_once
 from pp_simve.inference import Guide
 from pp_simve.inference.checkpoint import write_whole
@@ -37,7 +38,6 @@ from pp_simve.judgement import images_by_kind, kinds_alone, on_device
 from pp_simve.recipes import Program
 from pp_simve.report import write_report
 from pp_simve.run_folder import RunFolder, source_commit
-from pp_simve.subject import Effort, NotJudgedError, Subject
 from pp_simve.viewing import Viewing
 
 FILE = "evaluation.json"

@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 
 from pp_simve import diagnose
-from pp_simve.diagnosis import checks, refinement
+from pp_simve.diagnosing import checks, refinement
 from pp_simve.evaluation.diagnostics import weigh
 from pp_simve.run_folder import RunFolder
 

@@ -17,18 +17,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pp_simve import evaluate, evaluators, judgement, subject
+from pp_simve import evaluate, judgement
 from pp_simve.data import ImageData, Split, load
+from pp_simve.evaluating import evaluators, subject
+from pp_simve.evaluating.subject import Effort, Subject, two_views
+from pp_simve.evaluating.tables import reasons
 from pp_simve.evaluation import attribute_scores, cluster_scores, judge, judge_kinds, writing_style
 from pp_simve.evaluation.judgement import embed_splits
 from pp_simve.evaluation.mlp import MLPTraining
-from pp_simve.evaluation_tables import reasons
 from pp_simve.inference.guides.amortized import AmortizedGuide
 from pp_simve.inference.guides.base import Representation
 from pp_simve.inference.views import ViewPolicy, view_policy
 from pp_simve.judgement import JUDGEMENT_SEED
 from pp_simve.run_folder import RunFolder
-from pp_simve.subject import Effort, Subject, two_views
 from pp_simve.viewing import Viewing
 
 from .command import SMALL, results, write_npz

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from pp_simve.diagnosis.subject import Finding, Subject, finite, is_mixture, uniformity_rows
+from pp_simve.diagnosing.subject import Finding, Subject, finite, is_mixture, uniformity_rows
 from pp_simve.evaluation.diagnostics import (
     Uniformity,
     axes_figure,

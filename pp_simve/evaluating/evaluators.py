@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pp_simve.evaluating.subject import NotJudgedError, Subject
 from pp_simve.evaluation.attributes import attribute_scores
 from pp_simve.evaluation.circular import angle_scores
 from pp_simve.evaluation.clustering import Covariance, cluster_scores
@@ -41,7 +42,6 @@ from pp_simve.evaluation.style import MEAN, Parametrised, style_scores
 from pp_simve.inference.guides.base import unit_range
 from pp_simve.inference.loop import random_state_kept
 from pp_simve.judgement import JUDGEMENT_SEED
-from pp_simve.subject import NotJudgedError, Subject
 
 OfRepresentation = Callable[[Subject, str], Any]
 OfWhole = Callable[[Subject], Any]

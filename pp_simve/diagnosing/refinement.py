@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from pp_simve.diagnosis.subject import Finding, Subject, finite
+from pp_simve.diagnosing.subject import Finding, Subject, finite
 from pp_simve.evaluation.diagnostics import (
     Reference,
     WeightCheck,
