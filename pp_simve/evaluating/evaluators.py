@@ -47,8 +47,8 @@ OfRepresentation = Callable[[Subject, str], Any]
 OfWhole = Callable[[Subject], Any]
 
 TRAINING = MLPTraining(hidden=128, decays=(1.0, 0.1), learning_rate=1e-2, batch_size=256, epochs=100, patience=15)
-"""Of MLP probes of the class: a fifth of the default's cost, and no worse on four random splits of digits' training side
-(z of two fits: .958 and .963 on average, the default .954 and .955)."""
+"""Of MLP probes of the class: a fifth of the default's cost, and no worse on four random splits of digits'
+training side (z of two fits: .958 and .963 on average, the default .954 and .955)."""
 VIEW_TRAINING = MLPTraining(hidden=128, decays=(1.0, 0.0), learning_rate=3e-3, batch_size=512, epochs=60, patience=8)
 """Of MLP probes of view parameters, of which there are more rows."""
 FEW_PENALTIES = (1.0, 1e-1, 1e-2)
