@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pp_simve.diagnosing.subject import Finding, Subject, finite
 from pp_simve.evaluation.diagnostics import (
@@ -144,6 +145,10 @@ def _measure(name: str) -> str:
         "shift": f"{latent}: shift of the means, sds of NUTS",
         "spread": f"{latent}: sd, in those of NUTS",
     }.get(kind, {"noise": "Monte-Carlo error of shifts", "accuracy": "accuracy of the classifier"}.get(name, name))
+
+
+def _middle(values: Tensor) -> float:
+    return float(torch.quantile(values, 0.5, interpolation="nearest"))  # there may be infinities to either side
 
 
 def _of_reference(reference: Reference) -> str:
