@@ -53,7 +53,6 @@ def gap(subject: Subject) -> Finding:
     """The bound's distance to one by importance weights."""
     weights = subject.weights
     mean, error = weights.mean_gap
-    images = len(weights.gap)
     check: Check = {
         "name": "gap",
         "title": "Gap of the bound",
@@ -65,14 +64,15 @@ def gap(subject: Subject) -> Finding:
         "blind": f"divergences much above log {subject.draws} = {torch.tensor(subject.draws).log():.1f} nats, which it "
         "shows as too small.",
         "rows": {
-            "columns": ["mean over images", "nats an image"],
+            "columns": ["measure", "value"],
             "rows": [
-                ["ELBO", float(weights.elbo.mean())],
-                [f"bound of {subject.draws} draws", float(weights.bound.mean())],
-                ["gap", mean],
-                ["largest gap", float(weights.gap.max())],
-                [f"effective draws of {subject.draws}, median of {images} images", float(weights.ess.median())],
+                ["ELBO, nats an image", float(weights.elbo.mean())],
+                [f"bound of {subject.draws} draws, nats an image", float(weights.bound.mean())],
+                ["gap, nats an image", mean],
+                ["largest gap of an image, nats", float(weights.gap.max())],
+                [f"effective draws of {subject.draws}, median image", float(weights.ess.median())],
             ],
+            "measures": True,
         },
     }
     return Finding(check, {})
@@ -208,8 +208,8 @@ def prototypes(subject: Subject) -> Finding | None:
         "alarm": None,
         "how": f"The number used, were all used alike. An image's largest responsibility is {found.certainty:.2f} on "
         "average: 1 means it belongs to one prototype.",
-        "blind": "whether prototypes mean anything. Their numbers do not: over fits, match them by "
-        "`match_prototypes` first.",
+        "blind": "whether prototypes mean anything. Their numbers do not: over fits, match them first, by "
+        "match_prototypes.",
         "rows": {
             "columns": ["prototype", "share of images"],
             "rows": [[str(place), float(found.use[place])] for place in order],

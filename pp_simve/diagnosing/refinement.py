@@ -71,9 +71,9 @@ def refined(subject: Subject, steps: int) -> Finding:
         "unit": "nats an image won by the ELBO",
         "alarm": None,
         "how": "What the encoder loses by answering all images with one network: each image's variational parameters "
-        "were improved by themselves, the model as it is. Take `refine` where k̂ falls below its threshold by it.",
+        "were improved by themselves, the model as it is. It is worth it where k̂ falls below its threshold.",
         "blind": "what the family of the guide cannot express, however it is refined.",
-        "rows": {"columns": ["measure", "before", "after"], "rows": measures},
+        "rows": {"columns": ["measure", "before", "after"], "rows": measures, "measures": True},
     }
     return Finding(check, {"": weights_figure(after, subject.pictures)})
 
@@ -124,6 +124,7 @@ def compared_with_reference(subject: Subject, images: int, steps: int, progress:
                 [_measure(name), *(finite(summary[name]) for summary in summaries.values())]
                 for name in summaries["guide"]
             ],
+            "measures": True,
         },
     }
     return Finding(check, {})

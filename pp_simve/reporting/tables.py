@@ -124,20 +124,23 @@ def entries_table(caption: str, head: Sequence[str], entries: Mapping[str, tuple
     return table(caption, head, tag("tbody", *rows))
 
 
-def rows_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Markup:
+def rows_table(
+    caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, measures: bool = False
+) -> Markup:
     """Any table: numbers to the right, words to the left; the first column names the rows.
 
     Args:
         caption: what it shows.
         columns: their headings.
         rows: as many cells each as there are columns.
+        measures: whether each row is a measure of its own, whose numbers have as many digits as they need.
     """
     columns_of = [[row[place] for row in rows] for place in range(len(columns))]
     looks = ["word" if any(isinstance(cell, str | bool) for cell in cells) else None for cells in columns_of]
-    texts = [alike(cells) for cells in columns_of]
+    by_column = [alike(cells) for cells in columns_of]
+    texts = [alike(row) for row in rows] if measures else list(zip(*by_column, strict=True))
     shown = []
-    for place, row in enumerate(rows):
-        first, *rest = (column[place] for column in texts)
+    for row, (first, *rest) in zip(rows, texts, strict=True):
         cells = zip(row[1:], rest, looks[1:], strict=True)
         named = tag("th", first, scope="row")
         shown.append(tag("tr", named, *(tag("td", number(value, text), class_=look) for value, text, look in cells)))

@@ -22,6 +22,8 @@ class Rows(TypedDict):
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    measures: NotRequired[bool]
+    """Whether each row is a measure of its own; numbers then have the digits of their row, and else of their column."""
 
 
 class Check(TypedDict):
@@ -108,7 +110,8 @@ def _card(check: Check, figures: Mapping[str, bytes]) -> Markup:
             tag("div", *(picture(name, figure, level="h4") for name, figure in figures.items()), class_="pictures")
         )
     if rows:
-        parts.append(rows_table(f"{check.get('title', 'A check')}, in numbers", rows["columns"], rows["rows"]))
+        caption, measures = f"{check.get('title', 'A check')}, in numbers", rows.get("measures", False)
+        parts.append(rows_table(caption, rows["columns"], rows["rows"], measures=measures))
     wide = bool(figures) or rows is not None
     return tag("article", *parts, class_="check wide" if wide else "check")
 

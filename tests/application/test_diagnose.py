@@ -109,7 +109,7 @@ def test_the_posterior_is_the_one_that_is_judged(fitted: Path) -> None:
     weights = weigh(weight)
     (khat,) = (check for check in diagnostics(fitted)["checks"] if check["name"] == "khat")
     assert khat["value"] == 100 * weights.share_above
-    assert dict(table(diagnostics(fitted), "gap"))["gap"] == weights.mean_gap[0]
+    assert dict(table(diagnostics(fitted), "gap"))["gap, nats an image"] == weights.mean_gap[0]
     assert labels.shape == (12,)
 
 

@@ -32,7 +32,7 @@ from pp_simve.reporting.map import colourings
 from pp_simve.reporting.markup import tag
 from pp_simve.reporting.page import page
 from pp_simve.reporting.pictures import shrunk, sprites, thumbnails
-from pp_simve.reporting.tables import alike
+from pp_simve.reporting.tables import alike, rows_table
 from pp_simve.reporting.trust import Diagnostics
 from pp_simve.run_folder import RunFolder
 from pp_simve.viewing import Viewing
@@ -465,6 +465,14 @@ def fake_umap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("fake_umap")
+def test_numbers_have_the_digits_of_their_column_or_of_their_measure() -> None:
+    rows = [["bound", -214.36, -213.31], ["shape", 0.7125, 0.5731]]
+    by_column = rows_table("t", ["measure", "before", "after"], rows)
+    assert all(f">{text}</data>" in by_column for text in ("−214.4", "−213.3", "0.7", "0.6"))
+    by_row = rows_table("t", ["measure", "before", "after"], rows, measures=True)
+    assert all(f">{text}</data>" in by_row for text in ("−214.4", "−213.3", "0.713", "0.573"))
+
+
 def test_umap_places_finite_rows_with_a_seed() -> None:
     z = torch.randn(20, 4)
     z[3, 1] = math.nan
