@@ -14,12 +14,14 @@ from pp_simve.evaluation.diagnostics.lockstep import Ask
 
 @dataclass(frozen=True)
 class Chain:
-    """Attributes:
-    u: draws, shape ``(draw, size)``.
-    diverging: bool, shape ``(draw,)``.
-    leapfrogs: gradients each draw took, int64, shape ``(draw,)``.
-    acceptance: mean acceptance probability of these draws, to three digits.
-    step_size: after warm-up.
+    """What a chain drew.
+
+    Attributes:
+        u: draws, shape ``(draw, size)``.
+        diverging: bool, shape ``(draw,)``.
+        leapfrogs: gradients each draw took, int64, shape ``(draw,)``.
+        acceptance: mean acceptance probability of these draws, to three digits.
+        step_size: after warm-up.
     """
 
     u: Tensor
@@ -31,11 +33,13 @@ class Chain:
 
 @dataclass(frozen=True)
 class ChainSettings:
-    """Attributes:
-    draws, warmup: of each chain.
-    target_accept: acceptance probability the step size is adapted to.
-    max_tree_depth: of a trajectory.
-    adapt_scales: whether warm-up learns the scale of each axis besides the step size.
+    """How a chain is run.
+
+    Attributes:
+        draws, warmup: of each chain.
+        target_accept: acceptance probability the step size is adapted to.
+        max_tree_depth: of a trajectory.
+        adapt_scales: whether warm-up learns the scale of each axis besides the step size.
     """
 
     draws: int
