@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from rich.console import Console
 
@@ -37,6 +38,28 @@ def exit_code(command: Callable[[], int]) -> int:
     except KeyboardInterrupt as interruption:
         _errors().print("\n".join(["stopped", *getattr(interruption, "__notes__", ())]), markup=False)
         return STOPPED
+
+
+def each_run(runs: Iterable[Path], done: str, carry_out: Callable[[Path], None]) -> int:
+    """Does something with one run after the other, whatever happens to those before.
+
+    Args:
+        runs: their folders.
+        done: what is not done to one that fails, as a participle.
+        carry_out: what is done.
+
+    Returns:
+        The exit code.
+    """
+    code = 0
+    for path in runs:
+        try:
+            carry_out(path)
+        except EXPECTED_ERRORS as error:
+            error.add_note(f"{path} was not {done}")
+            print_error(error)
+            code = WRONG_INPUT
+    return code
 
 
 def print_error(error: BaseException | str) -> None:

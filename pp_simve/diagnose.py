@@ -23,7 +23,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 import pp_simve
-from pp_simve.command import EXPECTED_ERRORS, WRONG_INPUT, exit_code, print_error
+from pp_simve.command import each_run, exit_code
 from pp_simve.config import Place
 from pp_simve.diagnosing.checks import CHECKS
 from pp_simve.diagnosing.progress import sampling
@@ -96,25 +96,20 @@ def diagnose_runs(config: DiagnoseConfig) -> int:
     console = Console(quiet=config.quiet, highlight=False)
     device = torch.device(choose_device(config.device))
     images = load_once()
-    code = 0
-    for path in config.runs:
-        try:
-            fitted = Fitted.read(RunFolder(path), device, images, config.data_root)
-            # A fitted pair fits together; what is NaN in it shows in the checks.
-            with pyro.validation_enabled(False):
-                found = diagnose(fitted, config, console)
-        except EXPECTED_ERRORS as error:
-            error.add_note(f"{path} was not diagnosed")
-            print_error(error)
-            code = WRONG_INPUT
-            continue
+
+    def carry_out(path: Path) -> None:
+        fitted = Fitted.read(RunFolder(path), device, images, config.data_root)
+        # A fitted pair fits together; what is NaN in it shows in the checks.
+        with pyro.validation_enabled(False):
+            found = diagnose(fitted, config, console)
         console.print(
             f"{path}: {fitted.config.method} on {fitted.data.name}", markup=False, soft_wrap=True, style="bold"
         )
         print_diagnostics(found, console)
         console.print(f"posterior: {path / POSTERIOR}", markup=False, soft_wrap=True)
         console.print(f"report: {path / 'report.html'}", markup=False, soft_wrap=True)
-    return code
+
+    return each_run(config.runs, "diagnosed", carry_out)
 
 
 def diagnose(fitted: Fitted, config: DiagnoseConfig, console: Console) -> Diagnostics:

@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 import pp_simve
-from pp_simve.command import EXPECTED_ERRORS, WRONG_INPUT, exit_code, print_error
+from pp_simve.command import each_run, exit_code
 from pp_simve.config import Count, Place
 from pp_simve.data import ImageData, Split
 from pp_simve.errors import ConfigError
@@ -100,22 +100,17 @@ def evaluate_runs(config: EvaluateConfig) -> int:
     console = Console(quiet=config.quiet, highlight=False)
     device = torch.device(choose_device(config.device))
     images = load_once()
-    code = 0
-    for path in config.runs:
-        try:
-            found = evaluate(RunFolder(path), device, images, config.data_root, config.effort)
-            write_report(RunFolder(path))
-        except EXPECTED_ERRORS as error:
-            error.add_note(f"{path} was not evaluated")
-            print_error(error)
-            code = WRONG_INPUT
-            continue
+
+    def carry_out(path: Path) -> None:
+        found = evaluate(RunFolder(path), device, images, config.data_root, config.effort)
+        write_report(RunFolder(path))
         console.print(f"{path}: {found['method']} on {found['data']}", markup=False, soft_wrap=True, style="bold")
         print_evaluation(found, console)
         console.print(
             f"evaluated in {found['seconds']:.1f} s, written to {path / FILE}\n", markup=False, soft_wrap=True
         )
-    return code
+
+    return each_run(config.runs, "evaluated", carry_out)
 
 
 def evaluate(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from pp_simve.inference.guides.base import Features, Guide, Representation
 from pp_simve.inference.guides.recognition import sample_sites
+from pp_simve.inference.guides.structured import sample_from_potentials
 from pp_simve.models import ConjugatePrior, ExactPrior, Prior, Views
 
 Images = slice | list[int]
@@ -112,12 +112,7 @@ class GaussianPotentials(Family):
         return self.loc(images) * (1 + variance), variance.reciprocal()
 
     def sample(self, images: Images) -> None:
-        loc, precision = self.potentials(images)
-        view_plate = pyro.plate("view", loc.shape[-3], dim=-2)
-        with pyro.plate("image", loc.shape[-2], dim=-1):
-            content = pyro.sample("content", self.messages.content_posterior(loc, precision))
-            with view_plate:
-                pyro.sample("style", self.messages.style_posterior(content, loc, precision))
+        sample_from_potentials(self.messages, *self.potentials(images))
 
     def means(self, images: Images) -> tuple[Tensor, Tensor, Tensor]:
         loc, precision = self.potentials(images)

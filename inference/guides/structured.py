@@ -14,6 +14,20 @@ from pp_simve.inference.schedules import Schedule
 from pp_simve.models import ConjugatePrior, GaussianPrior, Prior, Views
 
 
+def sample_from_potentials(messages: ConjugatePrior, loc: Tensor, precision: Tensor) -> None:
+    """Samples content given the potentials of all views, and the style of each given content and its own.
+
+    Args:
+        messages: the prior whose messages are passed.
+        loc, precision: of the potentials N(z; loc, 1/precision), shape ``(..., view, image, latent)`` each.
+    """
+    view_plate = pyro.plate("view", loc.shape[-3], dim=-2)
+    with pyro.plate("image", loc.shape[-2], dim=-1):
+        content = pyro.sample("content", messages.content_posterior(loc, precision))
+        with view_plate:
+            pyro.sample("style", messages.style_posterior(content, loc, precision))
+
+
 class StructuredGuide(Guide):
     """The encoder gives potentials N(z_j; μ(x_j), S(x_j)); content and style follow from them and the prior exactly:
 
@@ -71,11 +85,7 @@ class StructuredGuide(Guide):
     def forward(self, views: Views) -> None:
         loc, precision = self.potentials(self.recognition.features(views))
         self.messages.remember(loc)
-        view_plate = pyro.plate("view", loc.shape[-3], dim=-2)
-        with pyro.plate("image", loc.shape[-2], dim=-1):
-            content = pyro.sample("content", self.messages.content_posterior(loc, precision))
-            with view_plate:
-                pyro.sample("style", self.messages.style_posterior(content, loc, precision))
+        sample_from_potentials(self.messages, loc, precision)
 
     def posterior(self, views: Views) -> Representation:
         """Means of q(content | all views) and q(style_j | all views), and the z they compose."""
