@@ -61,7 +61,7 @@ class DiagnoseConfig:
     simulations: int = 500
     """Images simulated from the model for calibration."""
     reference: int = 0
-    """Images to compare with NUTS, the first ones; some seconds to a minute each."""
+    """Images to compare with NUTS, the first ones; twenty of digits take some minutes."""
     refine: int = 0
     """Steps of improving each image's posterior by itself; 200 are many."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
