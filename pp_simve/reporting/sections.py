@@ -115,7 +115,7 @@ def pictures_section(
     figures: Mapping[str, bytes], results: Mapping[str, Any] | None, *, drawn_loss: bool
 ) -> list[Markup]:
     # The curves show the loss already, and in the page's colours.
-    shown = {name: picture for name, picture in figures.items() if not (name == "loss" and drawn_loss)}
+    shown = {name: file for name, file in figures.items() if not (name == "loss" and drawn_loss)}
     if not shown:
         modelled = results is None or results.get("bound") is not None
         return [
