@@ -464,7 +464,6 @@ def fake_umap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", module)
 
 
-@pytest.mark.usefixtures("fake_umap")
 def test_numbers_have_the_digits_of_their_column_or_of_their_measure() -> None:
     rows = [["bound", -214.36, -213.31], ["shape", 0.7125, 0.5731]]
     by_column = rows_table("t", ["measure", "before", "after"], rows)
@@ -473,6 +472,7 @@ def test_numbers_have_the_digits_of_their_column_or_of_their_measure() -> None:
     assert all(f">{text}</data>" in by_row for text in ("−214.4", "−213.3", "0.713", "0.573"))
 
 
+@pytest.mark.usefixtures("fake_umap")
 def test_umap_places_finite_rows_with_a_seed() -> None:
     z = torch.randn(20, 4)
     z[3, 1] = math.nan
