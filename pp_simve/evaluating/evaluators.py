@@ -63,6 +63,8 @@ IMAGES_AN_AXIS = 20
 AXIS_ROWS = 1_000
 """Test images at most that the divergence of an axis is a mean over."""
 SAMPLES_AT_ONCE = 256
+WIDEST_FULL = 128
+"""Features at most of clusters with full covariances, whose cost grows with the square of them and more."""
 
 
 def linear(subject: Subject, name: str) -> float:
@@ -97,6 +99,8 @@ def clusters(covariance: Covariance) -> OfRepresentation:
         train, _, test = subject.few_labelled(name)
         rows, width = train[0].shape
         classes = len(torch.unique(test[1]))
+        if covariance == "full" and width > WIDEST_FULL:
+            raise NotJudgedError(f"full covariances of {width} features take minutes; at most {WIDEST_FULL} are judged")
         if covariance == "full" and rows < 2 * classes * width:
             raise NotJudgedError(
                 f"full covariances of {width} features need {2 * width} rows a cluster, and there are {rows} rows for "

@@ -283,6 +283,17 @@ def test_information_of_features_wider_than_there_are_images(finished_run: Path,
     assert found["pairs"] == 200
 
 
+def test_full_covariances_are_not_fitted_to_what_is_too_wide(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = subject_of(finished_run, load("digits"))
+    judged = evaluators.clusters("full")
+    assert judged(given, "z")["accuracy"] > 0.1
+    monkeypatch.setattr(evaluators, "WIDEST_FULL", given.embedded.clean[0]["z"].shape[1] - 1)
+    with pytest.raises(subject.NotJudgedError, match="take minutes; at most"):
+        judged(given, "z")
+
+
 @pytest.mark.usefixtures("judged_quickly")
 def test_rows_bound_what_costs_much(finished_run: Path) -> None:
     data = smaller(load("digits"), train=300)
