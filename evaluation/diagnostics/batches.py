@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pp_simve.models import Views
-from pp_simve.models.kinds import view_and_image_counts
+from pp_simve.models.kinds import some_images, view_and_image_counts
 
 NUMBERS_AT_ONCE = 2**22
 """Latents, and pixels of views, that are kept at once, of each kind: 16 MiB in float32."""
@@ -42,11 +42,7 @@ def image_batches(views: Views, latent: int, draws: int) -> Iterator[tuple[int, 
         )
     size = images_at_once(views, latent, draws)
     for start in range(0, images, size):
-        here = slice(start, start + size)
-        if isinstance(views, Tensor):
-            yield start, views[:, here]
-        else:
-            yield start, {kind: batch[:, here] for kind, batch in views.items()}
+        yield start, some_images(views, slice(start, start + size))
 
 
 def seeds(seed: int) -> Iterator[int]:

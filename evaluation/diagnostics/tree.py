@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from pp_simve.evaluation.diagnostics import storage
 from pp_simve.evaluation.diagnostics.batches import seeds
 from pp_simve.evaluation.diagnostics.groups import Drawing, Variables, named
-from pp_simve.evaluation.diagnostics.viewing import Viewing, kinds, some
+from pp_simve.evaluation.diagnostics.viewing import Viewing, kinds
 from pp_simve.inference import Guide, Run
 from pp_simve.inference.svi import Pixels
 from pp_simve.inference.views import ViewPolicy
 from pp_simve.models import SimVE
-from pp_simve.models.kinds import view_and_image_counts
+from pp_simve.models.kinds import some_images, view_and_image_counts
 
 Values = Tensor | np.ndarray[Any, Any] | Sequence[int]
 
@@ -148,7 +148,7 @@ def _parts(
         of_parts = seeds(next(of_blocks))
         for first in range(0, images, size):
             here = slice(first, first + size)
-            views = some(block.views, here)
+            views = some_images(block.views, here)
             groups = drawing.of_images(views, *islice(of_parts, 2))
             if block.start == first == 0:
                 groups |= drawing.of_prior(views, prior_seed)

@@ -130,11 +130,6 @@ def alone_or_by_kind(views: Mapping[str | None, Tensor]) -> Views:
     return views[None] if None in views else {str(kind): batch for kind, batch in views.items()}
 
 
-def some(views: Views, images: slice) -> Views:
-    """Views of some of the images."""
-    return alone_or_by_kind({kind: batch[:, images] for kind, batch in kinds(views)})
-
-
 def _images(pixels: Tensor) -> int:
     return pixels.shape[-4]
 
