@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pp_simve.data import load
 from pp_simve.evaluation import KNNProbe, LinearProbe, RidgeProbe
-from pp_simve.inference.views import draw_views, view_policy
+from pp_simve.inference.augmentations import augmentation_policy, draw_views
 
 PENALTY = 1e-4
 NEIGHBOURS = 10
@@ -112,7 +112,7 @@ def standardised(part: Tensor, train: Tensor) -> Tensor:
 
 def view_angles(images: Tensor) -> Tensor:
     """A continuous target an image: the rotation of a view drawn for it."""
-    policy = view_policy("affine", (1, *images.shape[-2:]))
+    policy = augmentation_policy("affine", (1, *images.shape[-2:]))
     _, parameters = draw_views(policy, images, 1, generator=torch.Generator().manual_seed(0))
     return parameters["rotation"].T
 

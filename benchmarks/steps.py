@@ -16,10 +16,10 @@ from family import SETTINGS
 from pp_simve.data import DataShape, load
 from pp_simve.fit import parse
 from pp_simve.inference.annealing import annealed_parts
+from pp_simve.inference.augmentations import augmentation_policy, draw_views
 from pp_simve.inference.device import network_dtype
-from pp_simve.inference.views import draw_views, view_policy
 from pp_simve.models import network_precision
-from pp_simve.recipes import build
+from pp_simve.run.methods import build
 
 WARM_UP = 3
 
@@ -68,7 +68,7 @@ def stepper(flags: list[str], images: torch.Tensor) -> Callable[[], int]:
     for part in annealed_parts(objective):
         part.finish()
     optimizer = torch.optim.Adam(objective.parameters(), lr=1e-3, fused=True)
-    policy, generator = view_policy(config.policy, shape.image), torch.Generator().manual_seed(0)
+    policy, generator = augmentation_policy(config.policy, shape.image), torch.Generator().manual_seed(0)
     batch, count = images[: config.batch_size], config.views or 2
 
     def take() -> int:

@@ -38,11 +38,11 @@ from torchvision import transforms
 from pp_simve.data import load
 from pp_simve.data.official import OFFICIAL
 from pp_simve.inference import ELBO, AmortizedGuide, MLPEncoder, ResidualEncoder
+from pp_simve.inference.augmentations import augmentation_policy, draw_views
+from pp_simve.inference.data import Images
 from pp_simve.inference.device import choose_device, network_dtype
 from pp_simve.inference.loop import Loop, Plan
 from pp_simve.inference.schedules import constant
-from pp_simve.inference.sources import Images
-from pp_simve.inference.views import draw_views, view_policy
 from pp_simve.models import Bernoulli, Gaussian, GaussianPrior, MLPDecoder, ResidualDecoder, SimVE, network_precision
 
 IMAGES = 64  # a step
@@ -63,7 +63,7 @@ class Setting:
     title: str
     data: str
     image_shape: tuple[int, int, int]
-    latent: int
+    latent_dim: int
     policy: str
     likelihood: str
     networks: str
@@ -71,7 +71,9 @@ class Setting:
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.image_shape))
-        return f"{self.title}, {shape}: {self.networks}, {self.latent} latents, {self.likelihood}, views {self.policy}"
+        return (
+            f"{self.title}, {shape}: {self.networks}, {self.latent_dim} latents, {self.likelihood}, views {self.policy}"
+        )
 
 
 SETTINGS = {
@@ -88,13 +90,13 @@ def networks(setting: Setting) -> tuple[MLPEncoder | ResidualEncoder, nn.Module]
     """Encoder and decoder, with the same parameters at every call."""
     torch.manual_seed(0)
     if setting.networks == "mlp":
-        return MLPEncoder(setting.image_shape), MLPDecoder(setting.latent, setting.image_shape)
-    return ResidualEncoder(setting.image_shape), ResidualDecoder(setting.latent, setting.image_shape)
+        return MLPEncoder(setting.image_shape), MLPDecoder(setting.latent_dim, setting.image_shape)
+    return ResidualEncoder(setting.image_shape), ResidualDecoder(setting.latent_dim, setting.image_shape)
 
 
 def library_objective(setting: Setting) -> ELBO:
     encoder, decoder = networks(setting)
-    prior = GaussianPrior(setting.latent, style_variance=STYLE_VARIANCE)
+    prior = GaussianPrior(setting.latent_dim, style_variance=STYLE_VARIANCE)
     likelihood = Bernoulli(decoder) if setting.likelihood == "bernoulli" else Gaussian(decoder, PIXEL_VARIANCE)
     return ELBO(SimVE(prior, likelihood), AmortizedGuide(encoder, prior))
 
@@ -106,7 +108,7 @@ class HandWritten(nn.Module):
         super().__init__()
         encoder, decoder = networks(setting)
         self.encoder, self.decoder = encoder, decoder
-        self.head = nn.Linear(encoder.features, 2 * setting.latent)
+        self.head = nn.Linear(encoder.features, 2 * setting.latent_dim)
         self.bernoulli = setting.likelihood == "bernoulli"
         self.precision = precision
 
@@ -149,13 +151,15 @@ def check_same_objective(setting: Setting, data: Tensor) -> None:
         SystemExit: they do not.
     """
     library, by_hand = library_objective(setting).to(data.device), HandWritten(setting).to(data.device)
-    by_hand.head.load_state_dict(library.guide.recognition.reading.head.state_dict())
+    by_hand.head.load_state_dict(library.guide.recognition.encoder_head.head.state_dict())
     generator = torch.Generator(data.device).manual_seed(0)
-    views, _ = draw_views(view_policy(setting.policy, setting.image_shape), data[:IMAGES], VIEWS, generator=generator)
+    views, _ = draw_views(
+        augmentation_policy(setting.policy, setting.image_shape), data[:IMAGES], VIEWS, generator=generator
+    )
     parts = [
         (
-            library.guide.recognition.reading.encoder,
-            library.guide.recognition.reading.head,
+            library.guide.recognition.encoder_head.encoder,
+            library.guide.recognition.encoder_head.head,
             library.model.likelihood.decoder,
         ),
         (by_hand.encoder, by_hand.head, by_hand.decoder),
@@ -253,7 +257,7 @@ class Library(Pipeline):
             seed=0,
             fetch_every=FETCH_EVERY,
         )
-        source = Images(data, view_policy(setting.policy, setting.image_shape), VIEWS)
+        source = Images(data, augmentation_policy(setting.policy, setting.image_shape), VIEWS)
         self.loop = Loop(fabric, library_objective(setting), source, plan)
         self.precision = precision
 
@@ -271,7 +275,7 @@ class LibraryViews(Pipeline):
 
     def __init__(self, setting: Setting, data: Tensor, device: torch.device, precision: torch.dtype | None) -> None:
         self.data = data.to(device)
-        self.policy = view_policy(setting.policy, setting.image_shape)
+        self.policy = augmentation_policy(setting.policy, setting.image_shape)
         self.generator = torch.Generator(device).manual_seed(0)
         self.objective = HandWritten(setting, precision).to(device).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(self.objective.parameters(), lr=LR, fused=True)

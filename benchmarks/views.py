@@ -19,7 +19,7 @@ import torchvision
 from torch import Tensor
 from torchvision.transforms import v2
 
-from pp_simve.inference.views import draw_views, view_policy
+from pp_simve.inference.augmentations import augmentation_policy, draw_views
 
 BATCH = 256
 CASES = {"crop+colour": (3, 32, 32), "crop": (1, 28, 28)}
@@ -38,7 +38,7 @@ def pipelines(name: str, shape: tuple[int, int, int], device: str) -> dict[str, 
     pixels = torch.randint(0, 256, (BATCH, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     resident = pixels.to(device)
     pictures = [v2.functional.to_pil_image(image) for image in pixels]
-    policy, generator = view_policy(name, shape), torch.Generator(device).manual_seed(0)
+    policy, generator = augmentation_policy(name, shape), torch.Generator(device).manual_seed(0)
     peer = torchvision_pipeline(name, shape[-1])
     return {
         "pp_simve, batch": lambda: draw_views(policy, resident, 1, generator=generator)[0],

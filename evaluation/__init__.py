@@ -6,10 +6,6 @@ from pp_simve.evaluation.bound import importance_weighted_bound
 from pp_simve.evaluation.circular import angle_scores
 from pp_simve.evaluation.clustering import GaussianMixtureClusters, cluster_scores, hungarian_accuracy
 from pp_simve.evaluation.content import content_scores
-from pp_simve.evaluation.diagnostics.arviz_versions import for_arviz, psis, summary
-from pp_simve.evaluation.diagnostics.chains import stack_chains
-from pp_simve.evaluation.diagnostics.storage import PosteriorFileError, open_posterior
-from pp_simve.evaluation.diagnostics.tree import posterior
 from pp_simve.evaluation.disentanglement import disentanglement_scores
 from pp_simve.evaluation.embedding import Embedding
 from pp_simve.evaluation.few_labels import few_label_scores
@@ -24,6 +20,7 @@ from pp_simve.evaluation.figures import (
 )
 from pp_simve.evaluation.fine_tuning import fine_tuned_scores
 from pp_simve.evaluation.frechet import frechet_distance, inception_features
+from pp_simve.evaluation.handwriting import handwriting_style
 from pp_simve.evaluation.information import (
     CanonicalCritic,
     GaussianCritic,
@@ -37,17 +34,20 @@ from pp_simve.evaluation.information import (
     uniformity,
 )
 from pp_simve.evaluation.judgement import LabelledImages, judge
-from pp_simve.evaluation.kinds import judge_kinds
 from pp_simve.evaluation.linear import LinearProbe
 from pp_simve.evaluation.mlp import MLPProbe, MLPRegressionProbe, MLPTraining
+from pp_simve.evaluation.multimodal import evaluate_modalities
 from pp_simve.evaluation.neighbours import KNNProbe
 from pp_simve.evaluation.online import OnlineProbe
+from pp_simve.evaluation.posterior.arviz_versions import for_arviz, psis, summary
+from pp_simve.evaluation.posterior.chains import stack_chains
+from pp_simve.evaluation.posterior.storage import PosteriorFileError, open_posterior
+from pp_simve.evaluation.posterior.tree import posterior
 from pp_simve.evaluation.reconstruction import reconstruction_scores
 from pp_simve.evaluation.retrieval import retrieval_scores
 from pp_simve.evaluation.ridge import RidgeProbe
 from pp_simve.evaluation.several_views import several_view_scores
 from pp_simve.evaluation.style import style_scores
-from pp_simve.evaluation.writing import writing_style
 from pp_simve.evaluation.zero_shot import zero_shot_predictions, zero_shot_scores
 
 __all__ = [
@@ -73,18 +73,19 @@ __all__ = [
     "content_scores",
     "disentanglement_scores",
     "effective_rank",
+    "evaluate_modalities",
     "few_label_scores",
     "fine_tuned_scores",
     "for_arviz",
     "frechet_distance",
     "gaussian_information",
+    "handwriting_style",
     "hungarian_accuracy",
     "importance_weighted_bound",
     "inception_features",
     "infonce_bound",
     "interpolation_figure",
     "judge",
-    "judge_kinds",
     "kl_by_axis",
     "loss_figure",
     "mutual_information",
@@ -103,7 +104,6 @@ __all__ = [
     "swap_figure",
     "traversal_figure",
     "uniformity",
-    "writing_style",
     "zero_shot_predictions",
     "zero_shot_scores",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pp_simve.inference import Guide, draw
-from pp_simve.inference.sources import Source
+from pp_simve.inference.data import Source
 
 
 @torch.no_grad()

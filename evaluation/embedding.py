@@ -29,7 +29,7 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     ``(image, channel·height·width)``: uint8 in 0..255, other numbers in [0, 1].
 
     Args:
-        guide: of views of one kind, on any device.
+        guide: of views of one modality, on any device.
         representation: ``backbone``, ``z``, ``content`` or ``style``.
         batch_size: images a forward pass.
         image_shape: ``(channel, height, width)`` of images that come as rows. None is that of the images ``fit`` saw,

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pp_simve.evaluation.content import Labelled, content_scores
 from pp_simve.evaluation.style import MEAN, Parametrised, style_scores
+from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
 from pp_simve.inference.guides.base import Guide
-from pp_simve.inference.views import ViewPolicy, draw_views
 
 Scores = dict[str, float | str | None]
 """Scores by name; None for what is undefined, never NaN, so that it can be written as JSON."""
@@ -45,7 +45,7 @@ class LabelledImages(Protocol):
 
 def judge(
     guide: Guide,
-    policy: ViewPolicy,
+    policy: AugmentationPolicy,
     train: LabelledImages,
     validation: LabelledImages,
     test: LabelledImages,
@@ -144,7 +144,7 @@ class Embedded:
 
 def embed_splits(
     guide: Guide,
-    policy: ViewPolicy,
+    policy: AugmentationPolicy,
     train: LabelledImages,
     validation: LabelledImages,
     test: LabelledImages,
@@ -191,7 +191,7 @@ def _parts(guide: Guide, images: Tensor, names: Sequence[str]) -> Features:
 
 def embed_views(
     guide: Guide,
-    policy: ViewPolicy,
+    policy: AugmentationPolicy,
     images: Tensor,
     generator: torch.Generator,
     min_views: int,

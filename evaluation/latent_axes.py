@@ -24,7 +24,7 @@ def gaussian_axes(prior: Prior) -> tuple[Tensor, Tensor]:
     if isinstance(prior, GaussianPrior):
         return prior.content_variance().detach(), prior.style_variance().detach()
     if isinstance(prior, StandardPrior):
-        return torch.zeros(prior.latent), torch.ones(prior.latent)
+        return torch.zeros(prior.latent_dim), torch.ones(prior.latent_dim)
     if isinstance(prior, BlockPrior):
         content, style = (part.to(prior.variance.device) for part in gaussian_axes(prior.block))
         return torch.cat([content, torch.zeros_like(prior.variance)]), torch.cat([style, prior.variance])

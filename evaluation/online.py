@@ -76,7 +76,7 @@ class OnlineProbe:
         """Classifies and learns from a batch.
 
         Args:
-            views: of which the first is taken; of the first kind, where they are of several.
+            views: of which the first is taken; of the first modality, where they are of several.
             index: the images' places among the labels, shape ``(image,)``.
         """
         features = self._features(views)
@@ -95,7 +95,11 @@ class OnlineProbe:
         return {"probe_accuracy": self._accuracy}
 
     def _features(self, views: Views) -> Tensor:
-        first = views[0] if isinstance(views, Tensor) else {kind: batch[0] for kind, batch in list(views.items())[:1]}
+        first = (
+            views[0]
+            if isinstance(views, Tensor)
+            else {modality: batch[0] for modality, batch in list(views.items())[:1]}
+        )
         with evaluation_mode(self.guide):
             return self.guide.embed(first).as_dict()[self.representation]
 

@@ -55,7 +55,7 @@ def reconstruction_scores(
 
     Raises:
         ValueError: images of another type or shape or none, ``draws`` below 1, or pixels are not modelled, or are of
-            views of several kinds.
+            views of several modalities.
     """
     _check(images)
     with evaluation_mode(model), evaluation_mode(guide):

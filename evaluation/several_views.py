@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pp_simve.evaluation.features import checked_classes
 from pp_simve.evaluation.linear import LinearProbe
+from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
 from pp_simve.inference.guides.base import Guide, evaluation_mode
-from pp_simve.inference.views import ViewPolicy, draw_views
 
 COUNTS = (1, 2, 4, 8)
 """Views of an image tried by default."""
@@ -23,7 +23,7 @@ Labelled = tuple[Tensor, Tensor]
 
 def several_view_scores(
     guide: Guide,
-    policy: ViewPolicy,
+    policy: AugmentationPolicy,
     train: Labelled,
     validation: Labelled,
     test: Labelled,
@@ -67,7 +67,7 @@ def several_view_scores(
 
 @torch.no_grad()
 def contents_of_views(
-    guide: Guide, policy: ViewPolicy, images: Tensor, counts: Sequence[int], generator: torch.Generator
+    guide: Guide, policy: AugmentationPolicy, images: Tensor, counts: Sequence[int], generator: torch.Generator
 ) -> dict[int, Tensor]:
     """Posterior mean of content given the first K of the views drawn of each image, ``(image, content)``, by K.
 

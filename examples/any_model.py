@@ -13,7 +13,7 @@ from pp_simve.evaluation import (
     cluster_scores,
     effective_rank,
     few_label_scores,
-    writing_style,
+    handwriting_style,
 )
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -38,7 +38,7 @@ clusters = cluster_scores(features[0], test)
 print(f"  clusters without labels {clusters['accuracy']:.3f}, NMI {clusters['nmi']:.3f}")
 
 print("style of the writing, R² on test:")
-written = [writing_style(split.images.float() / 255) for split in splits]
+written = [handwriting_style(split.images.float() / 255) for split in splits]
 targets = [torch.stack(list(style.values()), 1) for style in written]
 found = RidgeProbe().fit(features[0], targets[0], features[1], targets[1]).score(features[2], targets[2])
 for name, score in zip(written[0], found.tolist(), strict=True):

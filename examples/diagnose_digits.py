@@ -6,10 +6,10 @@ import torch
 
 from pp_simve.data import load
 from pp_simve.evaluation import for_arviz, posterior, summary
-from pp_simve.evaluation.diagnostics import refine, weigh, weighted_moments
-from pp_simve.evaluation.diagnostics.arviz_versions import arviz
+from pp_simve.evaluation.posterior import refine, weigh, weighted_moments
+from pp_simve.evaluation.posterior.arviz_versions import arviz
 from pp_simve.inference import MLPEncoder, StructuredGuide, WarmupCosine, draw, fit
-from pp_simve.inference.views import draw_views, view_policy
+from pp_simve.inference.augmentations import augmentation_policy, draw_views
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -22,10 +22,10 @@ arguments = parser.parse_args()
 # A fit, as in digits.py.
 digits = load("digits")
 torch.manual_seed(0)
-prior = GaussianPrior(latent=32, style_variance=0.15)
+prior = GaussianPrior(latent_dim=32, style_variance=0.15)
 model = SimVE(prior, Bernoulli(MLPDecoder(32, digits.image_shape, hidden=(256, 512))))
 guide = StructuredGuide(MLPEncoder(digits.image_shape, hidden=(512, 256)), prior)
-policy = view_policy("affine", digits.image_shape)
+policy = augmentation_policy("affine", digits.image_shape)
 fit(model, guide, digits.train.images, policy=policy, epochs=arguments.epochs, lr=2e-3, schedule=WarmupCosine(), seed=0)
 
 # Two views of some unseen images; all that follows is about their posteriors.
@@ -59,5 +59,5 @@ for image in after.khat.argsort()[[0, 1, 2, -3, -2, -1]].tolist():
 
 # The same posterior for ArviZ, with whatever else it can do.
 tree = posterior((model, refined), views, draws=arguments.draws, labels=digits.test.labels[: arguments.images])
-print("\n", summary(tree.isel(image=[0], latent=slice(4)), ["content"]).round(2), sep="")
-arviz().plot_forest(for_arviz(tree.isel(image=slice(3), latent=slice(4))), var_names=["content"])
+print("\n", summary(tree.isel(image=[0], latent_dim=slice(4)), ["content"]).round(2), sep="")
+arviz().plot_forest(for_arviz(tree.isel(image=slice(3), latent_dim=slice(4))), var_names=["content"])

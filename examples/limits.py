@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pp_simve.data import load
 from pp_simve.inference import ELBO, AmortizedGuide, DeltaGuide, Guide, MLPEncoder
-from pp_simve.inference.views import draw_views, view_policy
-from pp_simve.models import AmongImages, Bernoulli, FlatPrior, GaussianPrior, MLPDecoder, SimVE
+from pp_simve.inference.augmentations import augmentation_policy, draw_views
+from pp_simve.models import Bernoulli, FlatPrior, GaussianPrior, InfoNCE, MLPDecoder, SimVE
 
 LATENT = 16
 parser = argparse.ArgumentParser(description=__doc__)
@@ -23,17 +23,17 @@ digits = load("digits")
 torch.manual_seed(0)
 encoder = MLPEncoder(digits.image_shape, hidden=(128,)).double()
 decoder = MLPDecoder(LATENT, digits.image_shape, hidden=(128,)).double()
-policy = view_policy("affine", digits.image_shape)
+policy = augmentation_policy("affine", digits.image_shape)
 views, _ = draw_views(policy, digits.train.images[:128], 2, generator=torch.Generator().manual_seed(0))
 views = views.double()
-group = AmongImages(temperature=0.2)
+group = InfoNCE(temperature=0.2)
 
 
 def same_means(guide: Guide, of: DeltaGuide) -> Guide:
     """The guide with the other's map from features to z."""
     with torch.no_grad():
-        guide.double().recognition.reading.head.weight[:LATENT] = of.reading.head.weight
-        guide.recognition.reading.head.bias[:LATENT] = of.reading.head.bias
+        guide.double().recognition.encoder_head.head.weight[:LATENT] = of.encoder_head.head.weight
+        guide.recognition.encoder_head.head.bias[:LATENT] = of.encoder_head.head.bias
     return guide
 
 

@@ -6,12 +6,12 @@ import math
 import torch
 from matplotlib import pyplot
 
-from pp_simve.config import FitConfig
 from pp_simve.data import load
 from pp_simve.evaluation import judge
 from pp_simve.inference import WarmupCosine, fit
-from pp_simve.inference.views import view_policy
-from pp_simve.recipes import build
+from pp_simve.inference.augmentations import augmentation_policy
+from pp_simve.run.config import FitConfig
+from pp_simve.run.methods import build
 
 METHODS = ("simve", "bridge", "infonce", "simclr", "vicreg", "barlow", "swav", "instance", "simsiam", "byol")
 parser = argparse.ArgumentParser(description=__doc__)
@@ -22,7 +22,7 @@ parser.add_argument("--figure", help="write a picture there")
 arguments = parser.parse_args()
 
 digits = load("digits")
-policy = view_policy("affine", digits.image_shape)
+policy = augmentation_policy("affine", digits.image_shape)
 columns = min(5, len(arguments.methods))
 rows = math.ceil(len(arguments.methods) / columns)
 figure, grid = pyplot.subplots(rows, columns, figsize=(2.6 * columns, 2.9 * rows), layout="constrained", squeeze=False)

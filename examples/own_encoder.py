@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pp_simve.data import load
 from pp_simve.evaluation import judge
 from pp_simve.inference import AmortizedGuide, WarmupCosine, fit
-from pp_simve.inference.views import view_policy
+from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
 
 LATENT = 32
@@ -60,7 +60,7 @@ if __name__ == "__main__":  # the command above imports this file, and must not 
     guide = AmortizedGuide(Small(digits.image_shape), prior)
     print(f"{sum(parameter.numel() for parameter in guide.parameters()):,} parameters in the guide")
 
-    policy = view_policy("affine", digits.image_shape)
+    policy = augmentation_policy("affine", digits.image_shape)
     fit(model, guide, digits.train.images, policy=policy, epochs=arguments.epochs, lr=2e-3, schedule=WarmupCosine())
     scores = judge(guide, policy, digits.train, digits.validation, digits.test, seed=0)
     print(f"class from content: linear {scores['content']['linear']:.3f}, k-NN {scores['content']['knn']:.3f}")

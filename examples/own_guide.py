@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pp_simve.data import load
 from pp_simve.evaluation import judge
 from pp_simve.inference import Guide, MLPEncoder, Representation, WarmupCosine, fit
-from pp_simve.inference.views import view_policy
+from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.models import Bernoulli, MLPDecoder, Prior, SimVE, StudentTPrior, apply_network
 from pp_simve.testing import GuideSuite
 
@@ -70,10 +70,10 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     digits = load("digits")
     torch.manual_seed(0)
-    prior = StudentTPrior(latent=32)
-    model = SimVE(prior, Bernoulli(MLPDecoder(prior.latent, digits.image_shape, hidden=(256, 512))))
+    prior = StudentTPrior(latent_dim=32)
+    model = SimVE(prior, Bernoulli(MLPDecoder(prior.latent_dim, digits.image_shape, hidden=(256, 512))))
     guide = VotingGuide(MLPEncoder(digits.image_shape, hidden=(512, 256)), prior)
-    policy = view_policy("affine", digits.image_shape)
+    policy = augmentation_policy("affine", digits.image_shape)
     fit(model, guide, digits.train.images, policy=policy, epochs=arguments.epochs, lr=2e-3, schedule=WarmupCosine())
     content = judge(guide, policy, digits.train, digits.validation, digits.test, seed=0)["content"]
     print(f"class from content: linear {content['linear']:.3f}, k-NN {content['knn']:.3f}")

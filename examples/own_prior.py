@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pp_simve.data import load
 from pp_simve.evaluation import judge
 from pp_simve.inference import AmortizedGuide, MLPEncoder, WarmupCosine, fit
-from pp_simve.inference.views import view_policy
+from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.models import Bernoulli, ExactPrior, GaussianPrior, MLPDecoder, SimVE
 from pp_simve.testing import PriorSuite
 
@@ -19,11 +19,11 @@ LATENT = 32
 class ClusterPrior(ExactPrior):
     """content ~ 1/K Σ_k N(mean_k, within), style ~ N(0, style_variance), z = content + style; the means are learned."""
 
-    def __init__(self, latent: int, clusters: int = 10, within: float = 0.1, style_variance: float = 0.15) -> None:
-        super().__init__(latent)
+    def __init__(self, latent_dim: int, clusters: int = 10, within: float = 0.1, style_variance: float = 0.15) -> None:
+        super().__init__(latent_dim)
         self.within, self.style_variance = within, style_variance
         # They start close together: far apart, one cluster would take all images and the others never move.
-        self.means = nn.Parameter(0.1 * torch.randn(clusters, latent))
+        self.means = nn.Parameter(0.1 * torch.randn(clusters, latent_dim))
 
     def content(self) -> dist.MixtureSameFamily:
         return self.mixture(torch.zeros_like(self.means[:, 0]), self.means, self.within)
@@ -56,8 +56,8 @@ class ClusterPrior(ExactPrior):
 
 
 class TestClusterPrior(PriorSuite):
-    def make(self, latent: int) -> ClusterPrior:
-        return ClusterPrior(latent, clusters=3)
+    def make(self, latent_dim: int) -> ClusterPrior:
+        return ClusterPrior(latent_dim, clusters=3)
 
 
 if __name__ == "__main__":
@@ -65,7 +65,7 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=150)
     arguments = parser.parse_args()
     digits = load("digits")
-    policy = view_policy("affine", digits.image_shape)
+    policy = augmentation_policy("affine", digits.image_shape)
     for prior_class in (ClusterPrior, GaussianPrior):
         torch.manual_seed(0)
         prior = prior_class(LATENT)

@@ -9,7 +9,7 @@ from pyro.optim import Adam
 
 from pp_simve.data import load
 from pp_simve.inference import AmortizedGuide, MLPEncoder
-from pp_simve.inference.views import draw_views, view_policy
+from pp_simve.inference.augmentations import augmentation_policy, draw_views
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -23,7 +23,7 @@ prior = GaussianPrior(16)
 model = SimVE(prior, Bernoulli(MLPDecoder(16, digits.image_shape, hidden=(256,))))
 guide = AmortizedGuide(MLPEncoder(digits.image_shape, hidden=(256,)), prior)
 
-policy = view_policy("affine", digits.image_shape)
+policy = augmentation_policy("affine", digits.image_shape)
 generator = torch.Generator().manual_seed(0)
 svi = SVI(model, guide, Adam({"lr": 1e-3}), Trace_ELBO())
 for step in range(1, arguments.steps + 1):

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from pp_simve.data import load
-from pp_simve.evaluation.diagnostics import (
+from pp_simve.evaluation.posterior import (
     axes_figure,
     calibrate,
     check_axes,
@@ -18,7 +18,7 @@ from pp_simve.evaluation.diagnostics import (
     weights_figure,
 )
 from pp_simve.inference import AmortizedGuide, MLPEncoder, StructuredGuide, fit
-from pp_simve.inference.views import draw_views, view_policy
+from pp_simve.inference.augmentations import augmentation_policy, draw_views
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -29,13 +29,13 @@ parser.add_argument("--figures", type=Path, help="folder to draw the checks' fig
 arguments = parser.parse_args()
 
 digits = load("digits")
-policy = view_policy("affine", digits.image_shape)
+policy = augmentation_policy("affine", digits.image_shape)
 images = digits.test.images[: arguments.images]
 views, _ = draw_views(policy, images, 2, generator=torch.Generator().manual_seed(1))
 
 for kind in (AmortizedGuide, StructuredGuide):
     torch.manual_seed(0)
-    prior = GaussianPrior(latent=16)
+    prior = GaussianPrior(latent_dim=16)
     model = SimVE(prior, Bernoulli(MLPDecoder(16, digits.image_shape, hidden=(256,))))
     guide = kind(MLPEncoder(digits.image_shape, hidden=(256,)), prior)
     fit(model, guide, digits.train.images, policy=policy, epochs=arguments.epochs, lr=1e-3, seed=0)

@@ -7,9 +7,9 @@ import torch
 
 from pp_simve.data import load
 from pp_simve.evaluation import for_arviz, posterior, psis, stack_chains, summary
-from pp_simve.evaluation.diagnostics.arviz_versions import arviz
+from pp_simve.evaluation.posterior.arviz_versions import arviz
 from pp_simve.inference import AmortizedGuide, MLPEncoder, fit
-from pp_simve.inference.views import view_policy
+from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
 
 IMAGES = 32
@@ -24,10 +24,10 @@ digits = load("digits")
 runs = []
 for seed in range(2):
     torch.manual_seed(seed)
-    prior = GaussianPrior(latent=8)
+    prior = GaussianPrior(latent_dim=8)
     model = SimVE(prior, Bernoulli(MLPDecoder(8, digits.image_shape, hidden=(256,))))
     guide = AmortizedGuide(MLPEncoder(digits.image_shape, hidden=(256,)), prior)
-    policy = view_policy("affine", digits.image_shape)
+    policy = augmentation_policy("affine", digits.image_shape)
     runs.append(fit(model, guide, digits.train.images, policy=policy, epochs=arguments.epochs, lr=2e-3, seed=seed))
 
 images, labels = digits.test.images[:IMAGES], digits.test.labels[:IMAGES]

@@ -6,9 +6,9 @@ import sys
 import torch
 
 from pp_simve.data import load
-from pp_simve.evaluation.diagnostics import distance_to_reference, nuts_reference, refine, weigh
+from pp_simve.evaluation.posterior import distance_to_reference, nuts_reference, refine, weigh
 from pp_simve.inference import AmortizedGuide, MLPEncoder, StructuredGuide, WarmupCosine, draw, fit
-from pp_simve.inference.views import draw_views, view_policy
+from pp_simve.inference.augmentations import augmentation_policy, draw_views
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -20,7 +20,7 @@ parser.add_argument("--steps", type=int, default=200, help="of refinement")
 arguments = parser.parse_args()
 
 digits = load("digits")
-policy = view_policy("affine", digits.image_shape)
+policy = augmentation_policy("affine", digits.image_shape)
 images = digits.test.images[: arguments.images]
 views, _ = draw_views(policy, images, 2, generator=torch.Generator().manual_seed(1))
 
@@ -33,7 +33,7 @@ def show(image: int, chain: int, draw: int, total: int) -> None:
 
 for kind in (AmortizedGuide, StructuredGuide):
     torch.manual_seed(0)
-    prior = GaussianPrior(latent=32)
+    prior = GaussianPrior(latent_dim=32)
     model = SimVE(prior, Bernoulli(MLPDecoder(32, digits.image_shape, hidden=(256, 512))))
     guide = kind(MLPEncoder(digits.image_shape, hidden=(512, 256)), prior)
     fit(

@@ -2,7 +2,6 @@
 
 from pp_simve.inference.checkpoint import CheckpointError, CheckpointFile
 from pp_simve.inference.device import DeviceError
-from pp_simve.inference.draws import Draws, draw
 from pp_simve.inference.encoders import MLPEncoder, ResidualEncoder, ResNet18Encoder
 from pp_simve.inference.guides import (
     AmortizedGuide,
@@ -16,37 +15,39 @@ from pp_simve.inference.guides import (
 from pp_simve.inference.loop import Observer
 from pp_simve.inference.metrics import NonFiniteError
 from pp_simve.inference.objectives import (
+    BYOL,
     ELBO,
     IWAE,
     AnalyticELBO,
-    Bootstrap,
+    BarlowTwins,
     ConsistencyELBO,
-    CrossCorrelation,
+    DecoderFreeELBO,
     DenoisingELBO,
     EntropyEstimate,
     GaussianEntropy,
-    ImpliedELBO,
     InstanceDiscrimination,
     KernelEntropy,
     Objective,
     ProgramError,
-    SwappedPrediction,
+    SwAV,
     VICRegEntropy,
 )
+from pp_simve.inference.sampling import Draws, draw
 from pp_simve.inference.schedules import Cyclic, Geometric, Linear, WarmupCosine
 from pp_simve.inference.svi import Progress, Run, fit
 
 __all__ = [
+    "BYOL",
     "ELBO",
     "IWAE",
     "AmortizedGuide",
     "AnalyticELBO",
-    "Bootstrap",
+    "BarlowTwins",
     "CheckpointError",
     "CheckpointFile",
     "ConsistencyELBO",
-    "CrossCorrelation",
     "Cyclic",
+    "DecoderFreeELBO",
     "DeltaGuide",
     "DenoisingELBO",
     "DeviceError",
@@ -56,7 +57,6 @@ __all__ = [
     "GaussianEntropy",
     "Geometric",
     "Guide",
-    "ImpliedELBO",
     "InstanceDiscrimination",
     "KernelEntropy",
     "Linear",
@@ -72,7 +72,7 @@ __all__ = [
     "ResidualEncoder",
     "Run",
     "StructuredGuide",
-    "SwappedPrediction",
+    "SwAV",
     "VICRegEntropy",
     "WarmupCosine",
     "draw",

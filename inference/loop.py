@@ -13,9 +13,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pp_simve.inference.annealing import annealed_parts
+from pp_simve.inference.data import Source
 from pp_simve.inference.metrics import MetricBuffer
 from pp_simve.inference.schedules import Schedule
-from pp_simve.inference.sources import Source
 from pp_simve.models import Views
 
 # Pyro's checks are on for the first step only: after it they cost time, and would trip over a NaN before the metrics,

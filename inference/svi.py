@@ -14,7 +14,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from pp_simve.inference.augmentations import AugmentationPolicy, Compose, augmentation_policy
 from pp_simve.inference.checkpoint import CheckpointError, CheckpointFile
+from pp_simve.inference.data import Images, MultimodalImages
 from pp_simve.inference.device import (
     DeviceName,
     Precision,
@@ -28,8 +30,6 @@ from pp_simve.inference.loop import Loop, Observer, Plan, random_state_kept
 from pp_simve.inference.metrics import NonFiniteError
 from pp_simve.inference.objectives import ELBO
 from pp_simve.inference.schedules import Schedule, constant
-from pp_simve.inference.sources import Images, Kinds
-from pp_simve.inference.views import Compose, ViewPolicy, view_policy
 from pp_simve.models import network_precision
 
 Pixels = Tensor | np.ndarray[Any, Any]
@@ -66,8 +66,8 @@ class Run:
 
     Attributes:
         model, guide, objective: fitted in place, in evaluation mode.
-        policy: what drew the views; by kind where they are of several.
-        views: of each image in a batch; where they are of several kinds, of each kind.
+        policy: what drew the views; by modality where they are of several.
+        views: of each image in a batch; where they are of several modalities, of each modality.
         history: the terms of each step (of this process, where a fit was resumed).
         steps, total_steps: done and planned; fewer done than planned means the fit was stopped.
         seconds_per_epoch: wall-clock, mean over the epochs done, data and views included.
@@ -77,7 +77,7 @@ class Run:
     model: nn.Module
     guide: Guide
     objective: nn.Module
-    policy: ViewPolicy | dict[str, ViewPolicy]
+    policy: AugmentationPolicy | dict[str, AugmentationPolicy]
     views: int
     history: list[dict[str, float]] = field(repr=False)
     steps: int
@@ -97,7 +97,7 @@ def fit(
     images: Pixels | Mapping[str, Pixels],
     *,
     objective: nn.Module | None = None,
-    policy: ViewPolicy | Mapping[str, ViewPolicy] | None = None,
+    policy: AugmentationPolicy | Mapping[str, AugmentationPolicy] | None = None,
     views: int | None = None,
     batch_size: int = 128,
     epochs: float | None = None,
@@ -120,12 +120,14 @@ def fit(
     Args:
         model, guide: Pyro programs over the same sites, see `SimVE` and `Guide`.
         images: uint8, shape ``(image, channel, height, width)``; kept on the device whole. Where views are of several
-            kinds, such a tensor a kind, all of the same things in the same order (vectors as images of one pixel).
+            modalities, one such tensor per modality, all of the same things in the same order (vectors as images of
+            one pixel).
         objective: see `Objective`; any module from views to named terms with ``loss`` among them will do. Default
             ``ELBO(model, guide)``.
         policy: draws the views; default ``crop`` for grey images, ``crop+colour`` for RGB. Where views are of several
-            kinds, one a kind, and by default every kind as it is.
-        views: views of each image in a batch (J), by default 2; where they are of several kinds, of each kind, and 1.
+            modalities, one per modality, and by default every modality as it is.
+        views: views of each image in a batch (J), by default 2; where they are of several modalities, of each
+            modality, and 1.
         batch_size: images a step, over all devices; an incomplete last batch of an epoch is left out.
         epochs, steps: how long; give one of them (neither means 10 epochs).
         lr: Adam's learning rate.
@@ -279,48 +281,50 @@ def _progress(loop: Loop, rows: list[dict[str, float]], speed: float) -> Progres
 
 def _source(
     images: Pixels | Mapping[str, Pixels],
-    policy: ViewPolicy | Mapping[str, ViewPolicy] | None,
+    policy: AugmentationPolicy | Mapping[str, AugmentationPolicy] | None,
     views: int | None,
     original_first: bool,
-) -> Images | Kinds:
+) -> Images | MultimodalImages:
     """Where views are drawn from.
 
     Raises:
-        FitError: images or views that cannot be, kinds that do not go together.
+        FitError: images or views that cannot be, modalities that do not go together.
     """
-    by_kind = isinstance(images, Mapping)
-    if by_kind and original_first:
-        raise FitError("an objective that compares views with the original image needs images of one kind")
-    each = views if views is not None else 1 if by_kind else 2
+    by_modality = isinstance(images, Mapping)
+    if by_modality and original_first:
+        raise FitError("an objective that compares views with the original image needs images of one modality")
+    each = views if views is not None else 1 if by_modality else 2
     least = 1 + original_first
     if each < least:
         why = ": the objective sees the original image as the first of them" if original_first else ""
         raise FitError(f"views must be at least {least}, got {each}{why}")
     if not isinstance(images, Mapping):
         if isinstance(policy, Mapping):
-            raise FitError(f"policies by kind ({', '.join(policy)}) need images by kind")
+            raise FitError(f"policies by modality ({', '.join(policy)}) need images by modality")
         data = _checked_images(images)
-        drawing = policy or view_policy("crop" if data.shape[1] == 1 else "crop+colour", image_shape(data))
+        drawing = policy or augmentation_policy("crop" if data.shape[1] == 1 else "crop+colour", image_shape(data))
         return Images(data, drawing, each, original_first)
     if policy is not None and (not isinstance(policy, Mapping) or set(policy) - set(images)):
-        raise FitError(f"images are by kind ({', '.join(images)}), so the policy must be, too: {{kind: policy}}")
-    kinds = {}
-    for kind, pixels in images.items():
+        raise FitError(
+            f"images are by modality ({', '.join(images)}), so the policy must be, too: {{modality: policy}}"
+        )
+    modalities = {}
+    for modality, pixels in images.items():
         data = _checked_images(pixels)
-        drawing = (policy or {}).get(kind) or Compose([], image_shape(data))
-        kinds[kind] = Images(data, drawing, each)
-    counts = {kind: len(part) for kind, part in kinds.items()}
+        drawing = (policy or {}).get(modality) or Compose([], image_shape(data))
+        modalities[modality] = Images(data, drawing, each)
+    counts = {modality: len(part) for modality, part in modalities.items()}
     if len(set(counts.values())) != 1:
-        raise FitError(f"images of every kind must be of the same things, got numbers of images {counts}")
-    return Kinds(kinds)
+        raise FitError(f"images of every modality must be of the same things, got numbers of images {counts}")
+    return MultimodalImages(modalities)
 
 
-def _drawing(source: Images | Kinds) -> tuple[ViewPolicy | dict[str, ViewPolicy], int]:
-    """The policy, and views of each kind."""
+def _drawing(source: Images | MultimodalImages) -> tuple[AugmentationPolicy | dict[str, AugmentationPolicy], int]:
+    """The policy, and views of each modality."""
     if isinstance(source, Images):
         return source.policy, source.views
-    kinds = source.kinds
-    return {kind: part.policy for kind, part in kinds.items()}, next(iter(kinds.values())).views
+    modalities = source.modalities
+    return {modality: part.policy for modality, part in modalities.items()}, next(iter(modalities.values())).views
 
 
 def _checked_images(images: Pixels) -> Tensor:

@@ -1,9 +1,9 @@
 """p: content and style priors, likelihoods, decoders and the SimVE program. Nothing of inference lives here."""
 
+from pp_simve.models.contrastive import GroupLikelihood, InfoNCE, NTXent
 from pp_simve.models.decoders import MLPDecoder, ResidualDecoder
-from pp_simve.models.group import AmongImages, AmongViews, GroupLikelihood
-from pp_simve.models.kinds import Views
 from pp_simve.models.likelihoods import Bernoulli, Gaussian, Likelihood
+from pp_simve.models.modalities import Views
 from pp_simve.models.networks import apply_network, network_precision
 from pp_simve.models.priors import (
     AdditivePrior,
@@ -24,8 +24,6 @@ from pp_simve.models.simve import SimVE
 
 __all__ = [
     "AdditivePrior",
-    "AmongImages",
-    "AmongViews",
     "Atoms",
     "Bernoulli",
     "BlockPrior",
@@ -36,9 +34,11 @@ __all__ = [
     "Gaussian",
     "GaussianPrior",
     "GroupLikelihood",
+    "InfoNCE",
     "Likelihood",
     "MLPDecoder",
     "MixturePrior",
+    "NTXent",
     "Prior",
     "QuadraticPrior",
     "ResidualDecoder",

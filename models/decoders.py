@@ -21,10 +21,10 @@ class MLPDecoder(nn.Sequential):
     """
 
     def __init__(
-        self, latent: int, image_shape: tuple[int, int, int], hidden: Sequence[int] = (500, 500, 2000)
+        self, latent_dim: int, image_shape: tuple[int, int, int], hidden: Sequence[int] = (500, 500, 2000)
     ) -> None:
         layers: list[nn.Module] = []
-        width = latent
+        width = latent_dim
         for units in hidden:
             layers += [nn.Linear(width, units), nn.ReLU()]
             width = units
@@ -62,7 +62,7 @@ class ResidualDecoder(nn.Module):
         width: channels of the last block.
     """
 
-    def __init__(self, latent: int, image_shape: tuple[int, int, int], width: int = 32) -> None:
+    def __init__(self, latent_dim: int, image_shape: tuple[int, int, int], width: int = 32) -> None:
         super().__init__()
         channels, height, side = image_shape
         if height != side or side % 4 or side < 16:
@@ -77,7 +77,7 @@ class ResidualDecoder(nn.Module):
             doublings += 1
         widths = [width * 2 ** min(2, doublings - index) for index in range(doublings + 1)]
         self.start = (widths[0], start, start)
-        self.stem = nn.Linear(latent, math.prod(self.start))
+        self.stem = nn.Linear(latent_dim, math.prod(self.start))
         self.blocks = nn.Sequential(*(_UpBlock(*pair) for pair in pairwise(widths)))
         self.head = nn.Conv2d(width, 4 * channels, 3, padding=1)
         with torch.no_grad():

@@ -10,9 +10,9 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pp_simve.models.group import GroupLikelihood
-from pp_simve.models.kinds import Views, kinds_module, split_by_kind, view_and_image_counts
+from pp_simve.models.contrastive import GroupLikelihood
 from pp_simve.models.likelihoods import Likelihood
+from pp_simve.models.modalities import Views, modality_modules, split_by_modality, view_and_image_counts
 from pp_simve.models.priors import Prior
 
 
@@ -26,12 +26,12 @@ class SimVE(PyroModule):
     Which image a view came from may be observed as well, at a site ``group``: with the pixels that is the bridge to
     contrastive methods, without them it is their model.
 
-    Views may be of several kinds, such as an image and its attributes, each with a likelihood of its own: they are then
-    observed at a site ``x_KIND`` in a plate ``view_KIND`` each. A kind may be missing from a batch.
+    Views may be of several modalities, such as an image and its attributes, each with a likelihood of its own: they
+    are then observed at a site ``x_KIND`` in a plate ``view_KIND`` each. A modality may be missing from a batch.
 
     Args:
         prior: over content and style.
-        likelihood: of an image given z, or one for each kind of view; None where pixels are not modelled.
+        likelihood: of an image given z, or one for each modality; None where pixels are not modelled.
         group: of the image's place in the batch given z; None where it is not observed.
     """
 
@@ -43,11 +43,11 @@ class SimVE(PyroModule):
     ) -> None:
         super().__init__()
         self.prior = prior
-        self.likelihood = kinds_module(likelihood) if isinstance(likelihood, Mapping) else likelihood
+        self.likelihood = modality_modules(likelihood) if isinstance(likelihood, Mapping) else likelihood
         self.group = group
 
     def forward(self, views: Views) -> None:
-        """Observes ``views``, shape ``(view, image, channel, height, width)`` or such a tensor a kind, in [0, 1]."""
+        """Observes views, ``(view, image, channel, height, width)`` (or one such tensor per modality), in [0, 1]."""
         prior = self.prior
         count, images = view_and_image_counts(views)
         with pyro.plate("image", images, dim=-1):
@@ -61,44 +61,46 @@ class SimVE(PyroModule):
                     of_group, groups = self.group(z)
                     pyro.sample("group", of_group, obs=groups)
             if self.likelihood is not None and not isinstance(views, Tensor):
-                for kind, of_kind in split_by_kind(z, views):
-                    with pyro.plate(f"view_{kind}", of_kind.shape[-3], dim=-2):
-                        pyro.sample(f"x_{kind}", self.likelihood_of(kind)(of_kind), obs=views[kind])
+                for modality, of_modality in split_by_modality(z, views):
+                    with pyro.plate(f"view_{modality}", of_modality.shape[-3], dim=-2):
+                        pyro.sample(f"x_{modality}", self.likelihood_of(modality)(of_modality), obs=views[modality])
 
-    def likelihood_of(self, kind: str | None = None) -> Likelihood:
-        """The likelihood of views of a kind; without kinds, the only one.
+    def likelihood_of(self, modality: str | None = None) -> Likelihood:
+        """The likelihood of views of a modality; without modalities, the only one.
 
         Raises:
-            ValueError: pixels are not modelled, or not those of that kind.
+            ValueError: pixels are not modelled, or not those of that modality.
         """
         if self.likelihood is None:
             raise ValueError("a SimVE without a likelihood has no images to generate or decode")
-        by_kind: dict[str | None, Any] = {None: self.likelihood}
+        by_modality: dict[str | None, Any] = {None: self.likelihood}
         if isinstance(self.likelihood, nn.ModuleDict):
-            by_kind = dict(self.likelihood.items())
-        if kind not in by_kind:
+            by_modality = dict(self.likelihood.items())
+        if modality not in by_modality:
             known = (
-                "its views are of one kind" if None in by_kind else f"it has those of {', '.join(map(str, by_kind))}"
+                "its views are of one modality"
+                if None in by_modality
+                else f"it has those of {', '.join(map(str, by_modality))}"
             )
-            wanted = "views without a kind" if kind is None else f"kind {kind}"
+            wanted = "views without a modality" if modality is None else f"modality {modality}"
             raise ValueError(f"this SimVE has no likelihood of {wanted}; {known}")
-        found: Likelihood = by_kind[kind]
+        found: Likelihood = by_modality[modality]
         return found
 
     @torch.no_grad()
-    def generate(self, images: int, views: int = 1, kind: str | None = None) -> Tensor:
+    def generate(self, images: int, views: int = 1, modality: str | None = None) -> Tensor:
         """Means of images drawn from the prior, shape ``(view, image, channel, height, width)``.
 
         Args:
             images: how many.
             views: of each image.
-            kind: of the views, where the model has several.
+            modality: of the views, where the model has several.
 
         Raises:
             NotImplementedError: the prior on content is improper (`FlatPrior`).
             ValueError: pixels are not modelled.
         """
-        likelihood = self.likelihood_of(kind)
+        likelihood = self.likelihood_of(modality)
         content = self.prior.content().sample((1, images))
         style = self.prior.style(content).expand((views, images)).sample()
         mean: Tensor = likelihood(self.prior.compose(content, style)).mean

@@ -18,18 +18,18 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from pp_simve.command import STOPPED, WRONG_INPUT, exit_code
-from pp_simve.comparison import comma_separated, is_evaluated, markdown, row
-from pp_simve.config import FitConfig, Text, read_config
 from pp_simve.data import DataShape, load
 from pp_simve.errors import ConfigError
 from pp_simve.evaluate import EvaluateConfig, evaluate_runs
 from pp_simve.inference.checkpoint import write_whole
 from pp_simve.inference.device import choose_device
-from pp_simve.processes import PlannedFit, carry_out
-from pp_simve.recipes import build
-from pp_simve.run_folder import RunFolder
-from pp_simve.viewing import Viewing
+from pp_simve.run.comparison import comma_separated, is_evaluated, markdown, row
+from pp_simve.run.config import FitConfig, Text, read_config
+from pp_simve.run.console import STOPPED, WRONG_INPUT, exit_code
+from pp_simve.run.folder import RunFolder
+from pp_simve.run.methods import build
+from pp_simve.run.processes import PlannedFit, carry_out
+from pp_simve.run.viewing import Viewing
 
 METHODS = "simve,vae,simclr"
 ALIKE = ("views", "policy", "encoder", "modalities")

@@ -23,15 +23,12 @@ from rich.padding import Padding
 from rich.table import Table
 
 import pp_simve
-from pp_simve.command import each_run, exit_code
-from pp_simve.config import Place
 from pp_simve.diagnosing.checks import CHECKS
 from pp_simve.diagnosing.progress import sampling
 from pp_simve.diagnosing.refinement import CHAINS, compared_with_reference, refined
 from pp_simve.diagnosing.subject import Finding, Subject, log_weight_of, views_of
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import posterior
-from pp_simve.fitted import Fitted, load_once
 from pp_simve.inference.checkpoint import write_whole
 from pp_simve.inference.device import choose_device, device_name
 from pp_simve.inference.guides.base import unit_range
@@ -39,8 +36,11 @@ from pp_simve.judgement import JUDGEMENT_SEED
 from pp_simve.report import write_report
 from pp_simve.reporting.tables import plain
 from pp_simve.reporting.trust import Check, Diagnostics
-from pp_simve.run_folder import RunFolder, source_commit
-from pp_simve.viewing import unwrapped
+from pp_simve.run.config import Place
+from pp_simve.run.console import each_run, exit_code
+from pp_simve.run.fitted import Fitted, load_once
+from pp_simve.run.folder import RunFolder, source_commit
+from pp_simve.run.viewing import unwrapped
 
 FILE = "diagnostics.json"
 POSTERIOR = "posterior.nc"

@@ -20,25 +20,25 @@ from rich.console import Console
 from torch import Tensor
 
 import pp_simve
-from pp_simve.command import each_run, exit_code
-from pp_simve.config import Count, Place
 from pp_simve.data import ImageData, Split
 from pp_simve.errors import ConfigError
 from pp_simve.evaluating.evaluators import GENERATION, KNOWS, WHOLE, asked_of_space, fid, fine_tuning
 from pp_simve.evaluating.subject import Effort, NotJudgedError, Subject
 from pp_simve.evaluating.tables import print_evaluation
-from pp_simve.evaluation import judge_kinds
+from pp_simve.evaluation import evaluate_modalities
 from pp_simve.evaluation.disentanglement import PARTS, disentanglement_scores
 from pp_simve.evaluation.style import MEAN
-from pp_simve.fitted import Fitted, Load, load_once
 from pp_simve.inference import Guide
 from pp_simve.inference.checkpoint import write_whole
 from pp_simve.inference.device import choose_device, device_name
-from pp_simve.judgement import images_by_kind, kinds_alone, on_device
-from pp_simve.recipes import Program
+from pp_simve.judgement import images_by_modality, modalities_alone, on_device
 from pp_simve.report import write_report
-from pp_simve.run_folder import RunFolder, source_commit
-from pp_simve.viewing import Viewing
+from pp_simve.run.config import Count, Place
+from pp_simve.run.console import each_run, exit_code
+from pp_simve.run.fitted import Fitted, Load, load_once
+from pp_simve.run.folder import RunFolder, source_commit
+from pp_simve.run.methods import Program
+from pp_simve.run.viewing import Viewing
 
 FILE = "evaluation.json"
 FAILURES = (ArithmeticError, ImportError, OSError, RuntimeError, ValueError)
@@ -133,7 +133,7 @@ def evaluate(
         What was written. With one kind of view ``"knows"``, by representation and by what is asked of it (the table
         `KNOWS`), ``"information"`` by representation, ``"disentanglement"``, ``"several_views"``, ``"generation"`` and,
         where asked for, ``"fine_tuning"``; with several, these but for generation under ``"kinds"`` by kind, and what
-        `judge_kinds` finds across kinds. In the place of what there was nothing to ask about stands
+        `evaluate_modalities` finds across kinds. In the place of what there was nothing to ask about stands
         ``{"skipped": WHY}``, of what failed ``{"error": WHY}``.
 
     Raises:
@@ -180,24 +180,24 @@ def _evaluate_kinds(
     program: Program, viewing: Viewing, splits: Splits, data: ImageData, effort: Effort
 ) -> dict[str, Any]:
     """Views of several kinds: each alone, and across them."""
-    images = images_by_kind(viewing, splits)
+    images = images_by_modality(viewing, splits)
     kinds = {
-        name: evaluate_subject(Subject(alone, None, policy, of_kind, data.attribute_names, False, effort))
-        for name, alone, policy, of_kind in kinds_alone(program.guide, viewing, images, splits)
+        name: evaluate_subject(Subject(alone, None, policy, of_modality, data.attribute_names, False, effort))
+        for name, alone, policy, of_modality in modalities_alone(program.guide, viewing, images, splits)
     }
     return {"kinds": kinds, **_judge_across(program.guide, images, splits)}
 
 
 def _judge_across(guide: Guide, images: Sequence[Mapping[str, Tensor]], splits: Splits) -> dict[str, Any]:
-    """`judge_kinds`; where classes cannot be judged, what it finds without them."""
+    """`evaluate_modalities`; where classes cannot be judged, what it finds without them."""
     train, validation, test = (split.labels for split in splits)
     of_classes = {}
     if train is not None and validation is not None and test is not None:
-        whole = attempt(judge_kinds, guide, *images, (train, validation, test))
+        whole = attempt(evaluate_modalities, guide, *images, (train, validation, test))
         if "error" not in whole:
             return dict(whole)
         of_classes = {"zero_shot": whole, "together": whole}
-    retrieval = attempt(judge_kinds, guide, *images)
+    retrieval = attempt(evaluate_modalities, guide, *images)
     return {"retrieval": retrieval.get("retrieval", retrieval), **of_classes}
 
 

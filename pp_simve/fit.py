@@ -18,8 +18,6 @@ import torch
 import tyro
 from rich.console import Console
 
-from pp_simve.command import STOPPED, exit_code
-from pp_simve.config import FitConfig
 from pp_simve.data import ImageData, load
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import OnlineProbe
@@ -27,13 +25,15 @@ from pp_simve.inference import CheckpointError, Run, WarmupCosine, fit
 from pp_simve.inference.device import choose_device
 from pp_simve.inference.schedules import Schedule, constant
 from pp_simve.judgement import judge_run, print_results, write_figures
-from pp_simve.parts import make_part
-from pp_simve.progress import watched
-from pp_simve.recipes import Program, build
 from pp_simve.report import embed_test, write_report
-from pp_simve.run_folder import RunFolder
-from pp_simve.tracking import TRACKERS, CSVFile, JSONLines, Several, Tracker
-from pp_simve.viewing import Viewing, unwrapped
+from pp_simve.run.config import FitConfig
+from pp_simve.run.console import STOPPED, exit_code
+from pp_simve.run.folder import RunFolder
+from pp_simve.run.methods import Program, build
+from pp_simve.run.parts import make_part
+from pp_simve.run.progress import watched
+from pp_simve.run.tracking import TRACKERS, CSVFile, JSONLines, Several, Tracker
+from pp_simve.run.viewing import Viewing, unwrapped
 
 SCHEDULES: dict[str, Schedule] = {"cosine": WarmupCosine(), "constant": constant}
 
@@ -209,7 +209,7 @@ def _introduction(config: FitConfig, data: ImageData, program: Program, folder: 
     length = f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs"
     return (
         f"{config.method} on {data.name}: {sizes} train / validation / test images, {channels}x{height}x{width}\n"
-        f"{parameters:,} parameters, {config.latent} latents, {config.views} views{kinds} ({config.policy}), {length} "
+        f"{parameters:,} parameters, {config.latent_dim} latents, {config.views} views{kinds} ({config.policy}), {length} "
         f"of batches of {config.batch_size}, seed {config.seed}\n"
         f"run folder: {folder.path}"
     )

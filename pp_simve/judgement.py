@@ -11,12 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from pp_simve.config import FitConfig
 from pp_simve.data import ImageData, Split
 from pp_simve.evaluation import (
     columns_figure,
+    evaluate_modalities,
     judge,
-    judge_kinds,
     loss_figure,
     reconstruction_figure,
     samples_figure,
@@ -25,14 +24,15 @@ from pp_simve.evaluation import (
 from pp_simve.evaluation.bound import bound_terms
 from pp_simve.evaluation.figures import interpolation_figure, traversal_figure
 from pp_simve.evaluation.generation import interpolate, reconstruct, sample, swap, traverse
-from pp_simve.evaluation.kinds import OneKind
+from pp_simve.evaluation.multimodal import SingleModality
 from pp_simve.inference import ELBO, Guide, Run
+from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
 from pp_simve.inference.device import device_name
 from pp_simve.inference.guides.base import unit_range
-from pp_simve.inference.views import ViewPolicy, draw_views
-from pp_simve.recipes import Program
-from pp_simve.run_folder import RunFolder
-from pp_simve.viewing import Viewing, is_vector
+from pp_simve.run.config import FitConfig
+from pp_simve.run.folder import RunFolder
+from pp_simve.run.methods import Program
+from pp_simve.run.viewing import Viewing, is_vector
 
 JUDGEMENT_SEED = 1_000_000  # the same views for every run, whatever its own seed
 JUDGED = ("backbone", "z", "content")  # of a single view, style is what content leaves of z
@@ -81,31 +81,31 @@ def _judge_alone(program: Program, viewing: Viewing, splits: Sequence[Split]) ->
 
 def _judge_kinds(program: Program, viewing: Viewing, splits: Sequence[Split]) -> dict[str, Any]:
     """Views of several kinds: what each knows alone, what they know together, and how they find one another."""
-    images = images_by_kind(viewing, splits)
+    images = images_by_modality(viewing, splits)
     kinds = {
-        kind: judge(alone, policy, *of_kind, seed=JUDGEMENT_SEED, representations=JUDGED)
-        for kind, alone, policy, of_kind in kinds_alone(program.guide, viewing, images, splits)
+        kind: judge(alone, policy, *of_modality, seed=JUDGEMENT_SEED, representations=JUDGED)
+        for kind, alone, policy, of_modality in modalities_alone(program.guide, viewing, images, splits)
     }
     train, validation, test = (split.labels for split in splits)
     labels = None if train is None or validation is None or test is None else (train, validation, test)
-    return {"kinds": kinds, **judge_kinds(program.guide, images[0], images[1], images[2], labels)}
+    return {"kinds": kinds, **evaluate_modalities(program.guide, images[0], images[1], images[2], labels)}
 
 
-def images_by_kind(viewing: Viewing, splits: Sequence[Split]) -> list[dict[str, Tensor]]:
+def images_by_modality(viewing: Viewing, splits: Sequence[Split]) -> list[dict[str, Tensor]]:
     """The images of each split by kind, where views are of several."""
     return [{str(kind): part for kind, part in viewing.images(split).items()} for split in splits]
 
 
-def kinds_alone(
+def modalities_alone(
     guide: Guide, viewing: Viewing, images: Sequence[Mapping[str, Tensor]], splits: Sequence[Split]
-) -> Iterator[tuple[str, Guide, ViewPolicy, tuple[Split, Split, Split]]]:
+) -> Iterator[tuple[str, Guide, AugmentationPolicy, tuple[Split, Split, Split]]]:
     """Each kind as if it were the only one: its name, the guide without the others, its policy and its splits."""
     for kind, policy in viewing.policies.items():
         name = str(kind)
         train, validation, test = (
             Split(part[name], split.labels, split.attributes) for part, split in zip(images, splits, strict=True)
         )
-        yield name, OneKind(guide, name), policy, (train, validation, test)
+        yield name, SingleModality(guide, name), policy, (train, validation, test)
 
 
 def headline(knows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -122,7 +122,7 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
     for kind, knows in judged.items():
         console.print(knowledge_table("test split" if kind is None else f"test split, from {kind} alone", knows))
     if "kinds" in results:
-        console.print(kinds_table(results))
+        console.print(modalities_table(results))
     if results["bound"] is not None:
         measure = f"ELBO of {results['views']} views" + (" of each kind" if "kinds" in results else "")
         no_bound = "" if results["is_bound"] else " (no bound)"
@@ -154,7 +154,7 @@ def knowledge_table(title: str, scores_and_notes: Mapping[str, Any]) -> Table:
     return table
 
 
-def kinds_table(results: Mapping[str, Any]) -> Table:
+def modalities_table(results: Mapping[str, Any]) -> Table:
     """Retrieval of one kind by another, and classes from prompts of another."""
     table = Table(title="test split, across kinds", title_justify="left", title_style="bold")
     for heading in ("from, to", "measure"):

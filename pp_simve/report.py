@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pp_simve.config import read_config
 from pp_simve.data import ImageData
 from pp_simve.errors import ConfigError
-from pp_simve.evaluation.kinds import OneKind
+from pp_simve.evaluation.multimodal import SingleModality
+from pp_simve.inference.augmentations import draw_views
 from pp_simve.inference.checkpoint import write_whole
-from pp_simve.inference.views import draw_views
 from pp_simve.judgement import JUDGEMENT_SEED
-from pp_simve.recipes import Program
 from pp_simve.reporting.embedding import Embedding, umap_points
 from pp_simve.reporting.page import page
 from pp_simve.reporting.pictures import of_one_size
-from pp_simve.run_folder import RunFolder
-from pp_simve.viewing import Viewing, is_vector
+from pp_simve.run.config import read_config
+from pp_simve.run.folder import RunFolder
+from pp_simve.run.methods import Program
+from pp_simve.run.viewing import Viewing, is_vector
 
 MAP = "map.safetensors"
 """What the page draws its map from, kept so that it can be written again without the fitted program and its data."""
@@ -80,18 +80,19 @@ def embed_test(program: Program, viewing: Viewing, data: ImageData, count: int =
     """
     device = next(program.objective.parameters()).device
     images = {
-        kind: of_kind[: max(1, count // len(viewing.policies))] for kind, of_kind in viewing.images(data.test).items()
+        kind: of_modality[: max(1, count // len(viewing.policies))]
+        for kind, of_modality in viewing.images(data.test).items()
     }
     shown = len(next(iter(images.values())))
     found: dict[str, list[Tensor]] = {"z": [], "pictures": []}
     parameters: list[Mapping[str, Tensor]] = []
-    for kind, of_kind in images.items():
+    for kind, of_modality in images.items():
         generator = torch.Generator(device).manual_seed(JUDGEMENT_SEED)
-        views, drawn = draw_views(viewing.policies[kind], of_kind.to(device), 1, generator=generator)
-        guide = program.guide if kind is None else OneKind(program.guide, str(kind))
+        views, drawn = draw_views(viewing.policies[kind], of_modality.to(device), 1, generator=generator)
+        guide = program.guide if kind is None else SingleModality(program.guide, str(kind))
         found["z"].append(guide.embed_batches(views[0]).z.float().cpu())
         # A vector is no picture: the image that it belongs to stands for it.
-        vector = is_vector((of_kind.shape[1], of_kind.shape[2], of_kind.shape[3]))
+        vector = is_vector((of_modality.shape[1], of_modality.shape[2], of_modality.shape[3]))
         found["pictures"].append(data.test.images[:shown] if vector else (255 * views[0]).round().byte().cpu())
         parameters.append({name: values[0].cpu() for name, values in drawn.items()})
     names = list(dict.fromkeys(name for drawn in parameters for name in drawn))

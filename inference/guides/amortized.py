@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pp_simve.inference.guides.base import Guide, Representation
-from pp_simve.inference.guides.reading import Encoder
+from pp_simve.inference.guides.heads import Encoder
 from pp_simve.inference.guides.recognition import Recognition, exact, representation, sample_sites
 from pp_simve.inference.schedules import Schedule
 from pp_simve.models import Prior, Views
@@ -22,7 +22,7 @@ class AmortizedGuide(Guide):
         prior: the model's own prior (the same object), an `ExactPrior`.
         features: the encoder's width, where it has no attribute ``features``.
         scale: factor of the standard deviations of z, or its schedule; towards 0 it becomes `DeltaGuide`.
-        projection: widths of hidden layers between backbone and z, none by default; see `Reading`.
+        projection: widths of hidden layers between backbone and z, none by default; see `EncoderHead`.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class AmortizedGuide(Guide):
     ) -> None:
         super().__init__()
         self.prior = exact(prior, self)
-        self.recognition = Recognition(encoder, prior.latent, features, scale, projection)
+        self.recognition = Recognition(encoder, prior.latent_dim, features, scale, projection)
 
     def forward(self, views: Views) -> None:
         sample_sites(self.prior, self.recognition(views))

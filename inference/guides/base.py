@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pp_simve.models import Views
 
 Features = Tensor | dict[str, Tensor]
-"""Backbone features, ``(..., image, feature)``; by kind where views are of several, each with its own width."""
+"""Backbone features, ``(..., image, feature)``; by modality where views are of several, each with its own width."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Representation:
     """Posterior means of a batch of images, one row an image (or one row a view, see `Guide.posterior`).
 
     Attributes:
-        backbone: the encoder's features, before any latent, shape ``(..., image, feature)``; by kind where views are
-            of several.
+        backbone: the encoder's features, before any latent, shape ``(..., image, feature)``; by modality where views
+            are of several.
         z: mean of the latent an image is decoded from, shape ``(..., image, latent)``.
         content: mean of what an image shares with its other views, shape ``(image, content)``. Zero wide under a prior
             that shares nothing between views.
@@ -50,7 +50,7 @@ class Representation:
         """
         if not isinstance(self.backbone, Tensor):
             raise ValueError(
-                f"the backbones of {', '.join(self.backbone)} are not one tensor; embed one kind at a time"
+                f"the backbones of {', '.join(self.backbone)} are not one tensor; embed one modality at a time"
             )
         return {"backbone": self.backbone, "z": self.z, "content": self.content, "style": self.style}
 
@@ -58,7 +58,7 @@ class Representation:
 class Guide(PyroModule):
     """q(content, style | views): the guide of the SimVE program.
 
-    A guide is called with ``views`` of shape ``(view, image, channel, height, width)``, or by kind, and samples the
+    A guide is called with ``views`` of shape ``(view, image, channel, height, width)``, or by modality, and samples the
     model's sites ``content`` and ``style``, in plates named ``image`` (dim -1) and ``view`` (dim -2). It may use
     auxiliary sites.
 
@@ -77,8 +77,9 @@ class Guide(PyroModule):
     def posterior(self, views: Views) -> Representation:
         """Posterior means given all views of each image: one content an image, one z and style a view.
 
-        Where views are of several kinds, any of them may be missing: content is inferred from those there are, and z
-        and style come in the order of the views' kinds.
+        Where views are of several modalities, any of them may be missing: content is inferred from those there are,
+            and z
+        and style come in the order of the views' modalities.
         """
         raise NotImplementedError(f"{type(self).__name__} must define posterior(views)")
 
@@ -86,16 +87,19 @@ class Guide(PyroModule):
         """Posterior means given one view of each image.
 
         Args:
-            images: shape ``(image, channel, height, width)``; where views are of several kinds, ``{kind: images}``.
+            images: shape ``(image, channel, height, width)``; where views are of several modalities, ``{modality:
+                images}``.
 
         Raises:
-            ValueError: images of more kinds than one; take `posterior`.
+            ValueError: images of more modalities than one; take `posterior`.
         """
         if isinstance(images, Tensor):
             return self.posterior(images.unsqueeze(0)).squeeze_view()
         if len(images) != 1:
-            raise ValueError(f"embed takes one view of each image, got kinds {', '.join(images)}; use posterior(views)")
-        return self.posterior({kind: batch.unsqueeze(0) for kind, batch in images.items()}).squeeze_view()
+            raise ValueError(
+                f"embed takes one view of each image, got modalities {', '.join(images)}; use posterior(views)"
+            )
+        return self.posterior({modality: batch.unsqueeze(0) for modality, batch in images.items()}).squeeze_view()
 
     @torch.no_grad()
     def embed_batches(self, images: Views, batch_size: int = 512) -> Representation:
@@ -138,5 +142,5 @@ def unit_range(images: Views) -> Views: ...
 def unit_range(images: Views) -> Views:
     """uint8 images as float32 in [0, 1]; float images as they are."""
     if not isinstance(images, Tensor):
-        return {kind: unit_range(batch) for kind, batch in images.items()}
+        return {modality: unit_range(batch) for modality, batch in images.items()}
     return images.float().div_(255) if images.dtype == torch.uint8 else images

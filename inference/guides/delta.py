@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pp_simve.inference.guides.base import Features, Guide, Representation
-from pp_simve.inference.guides.reading import Encoder, reading
+from pp_simve.inference.guides.heads import Encoder, encoder_head
 from pp_simve.inference.guides.recognition import exact, representation, sample_sites
 from pp_simve.models import Prior, Views
 
@@ -25,7 +25,7 @@ class DeltaGuide(Guide):
         encoder: maps images ``(batch, channel, height, width)`` to features ``(batch, features)``.
         prior: the model's own prior (the same object), an `ExactPrior`.
         features: the encoder's width, where it has no attribute ``features``.
-        projection: widths of hidden layers between backbone and z, none by default; see `Reading`.
+        projection: widths of hidden layers between backbone and z, none by default; see `EncoderHead`.
         unit_norm: puts z on the unit sphere, as contrastive methods do.
     """
 
@@ -42,16 +42,16 @@ class DeltaGuide(Guide):
     ) -> None:
         super().__init__()
         self.prior = exact(prior, self)
-        self.reading = reading(encoder, prior.latent, features, projection)
+        self.encoder_head = encoder_head(encoder, prior.latent_dim, features, projection)
         self.unit_norm = unit_norm
 
     def _point(self, features: Features) -> Tensor:
-        z: Tensor = self.reading(features)
+        z: Tensor = self.encoder_head(features)
         return functional.normalize(z, dim=-1) if self.unit_norm else z
 
     def forward(self, views: Views) -> None:
-        sample_sites(self.prior, dist.Delta(self._point(self.reading.features(views)), event_dim=1))
+        sample_sites(self.prior, dist.Delta(self._point(self.encoder_head.features(views)), event_dim=1))
 
     def posterior(self, views: Views) -> Representation:
-        features = self.reading.features(views)
+        features = self.encoder_head.features(views)
         return representation(self.prior, features, self._point(features))

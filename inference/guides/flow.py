@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
 from pp_simve.inference.guides.base import Features, Guide, Representation
-from pp_simve.inference.guides.reading import feature_width
+from pp_simve.inference.guides.heads import feature_width
 from pp_simve.inference.guides.recognition import Recognition, exact, representation, sample_sites
 from pp_simve.inference.schedules import Schedule
 from pp_simve.models import Prior, Views
@@ -72,13 +72,13 @@ class FlowGuide(Guide):
         prior: the model's own prior (the same object), an `ExactPrior`, of at least 2 latent dimensions.
         features: the encoder's width, where it has no attribute ``features``.
         scale: factor of the standard deviations of z, or its schedule; towards 0 it becomes `DeltaGuide`.
-        projection: widths of hidden layers between backbone and the Gaussian, none by default; see `Reading`.
+        projection: widths of hidden layers between backbone and the Gaussian, none by default; see `EncoderHead`.
         transforms: coupling layers.
         hidden: widths of the hidden layers of each.
 
     Raises:
         ImportError: zuko is not installed.
-        ValueError: a single latent dimension, or an encoder a kind of view.
+        ValueError: a single latent dimension, or an encoder per modality.
     """
 
     def __init__(
@@ -93,14 +93,14 @@ class FlowGuide(Guide):
         hidden: Sequence[int] = (64,),
     ) -> None:
         super().__init__()
-        if prior.latent < 2:
+        if prior.latent_dim < 2:
             raise ValueError("FlowGuide needs at least 2 latent dimensions: a coupling moves some axes by the others")
         if not isinstance(encoder, nn.Module):
-            raise ValueError("FlowGuide reads views of one kind: its flow knows the features of one encoder")
+            raise ValueError("FlowGuide reads views of one modality: its flow knows the features of one encoder")
         self.prior = exact(prior, self)
-        self.recognition = Recognition(encoder, prior.latent, features, scale, projection)
+        self.recognition = Recognition(encoder, prior.latent_dim, features, scale, projection)
         self.flow = _zuko().flows.MAF(
-            prior.latent,
+            prior.latent_dim,
             context=feature_width(encoder, features),
             transforms=transforms,
             hidden_features=list(hidden),

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from pp_simve.inference.annealing import Annealed
 from pp_simve.inference.guides.base import Features, Representation
-from pp_simve.inference.guides.reading import Encoder, reading
+from pp_simve.inference.guides.heads import Encoder, encoder_head
 from pp_simve.inference.schedules import Schedule
 from pp_simve.models import ExactPrior, Prior, Views
 
@@ -27,20 +27,20 @@ class Recognition(nn.Module):
     """Views → features → N(loc, scale²) over z, diagonal.
 
     Args:
-        encoder: maps ``(batch, channel, height, width)`` to ``(batch, features)``; one a kind of view.
+        encoder: maps ``(batch, channel, height, width)`` to ``(batch, features)``; one per modality.
         latent: dimensions of z.
         features: the encoder's width; by default its attribute ``features``.
         scale: factor of every standard deviation, or its schedule: towards 0 the guide becomes a point.
-        projection: widths of hidden layers between backbone and head, see `Reading`.
+        projection: widths of hidden layers between backbone and head, see `EncoderHead`.
 
     Raises:
-        ValueError: as `reading`; a scale that is not positive.
+        ValueError: as `encoder_head`; a scale that is not positive.
     """
 
     def __init__(
         self,
         encoder: Encoder,
-        latent: int,
+        latent_dim: int,
         features: int | None = None,
         scale: float | Schedule = 1.0,
         projection: Sequence[int] = (),
@@ -51,20 +51,20 @@ class Recognition(nn.Module):
             raise ValueError(
                 f"scale must be positive, got {min(self.scale.ends)}; for a guide without noise take DeltaGuide"
             )
-        self.reading = reading(encoder, 2 * latent, features, projection)
+        self.encoder_head = encoder_head(encoder, 2 * latent_dim, features, projection)
         with torch.no_grad():
             # Softplus of the bias is the scale at the start. The means of an untrained head spread by about 0.1: wider
             # noise than that drowns them, and the decoder first learns to do without z, which takes long to unlearn.
-            for head in self.reading.heads():
-                head.bias[latent:] = float(torch.tensor(START_SCALE).expm1().log())
+            for head in self.encoder_head.heads():
+                head.bias[latent_dim:] = float(torch.tensor(START_SCALE).expm1().log())
 
     def features(self, views: Views) -> Features:
-        """Backbone features of the views, ``(..., view, image, feature)``; by kind where they are of several."""
-        return self.reading.features(views)
+        """Backbone features of the views, ``(..., view, image, feature)``; by modality where they are of several."""
+        return self.encoder_head.features(views)
 
     def latent(self, features: Features) -> dist.Independent:
         """q(z | view) from the backbone's features, batch ``(..., view, image)``, event ``(latent,)``."""
-        loc, raw_scale = self.reading(features).chunk(2, -1)
+        loc, raw_scale = self.encoder_head(features).chunk(2, -1)
         scale = functional.softplus(raw_scale) + SMALLEST_SCALE
         factor = self.scale()
         return dist.Normal(loc, scale if factor == 1 else factor * scale).to_event(1)

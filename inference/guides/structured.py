@@ -8,7 +8,7 @@ import pyro
 from torch import Tensor
 
 from pp_simve.inference.guides.base import Features, Guide, Representation
-from pp_simve.inference.guides.reading import Encoder
+from pp_simve.inference.guides.heads import Encoder
 from pp_simve.inference.guides.recognition import Recognition
 from pp_simve.inference.schedules import Schedule
 from pp_simve.models import ConjugatePrior, GaussianPrior, Prior, Views
@@ -43,7 +43,7 @@ class StructuredGuide(Guide):
         prior: the model's own prior (the same object).
         features: the encoder's width, where it has no attribute ``features``.
         scale: factor of the potentials' standard deviations, or its schedule; towards 0 it becomes `DeltaGuide`.
-        projection: widths of hidden layers between backbone and potentials, none by default; see `Reading`.
+        projection: widths of hidden layers between backbone and potentials, none by default; see `EncoderHead`.
         messages: the prior whose messages are passed. Default: the model's, where it is a `ConjugatePrior`; otherwise a
             `GaussianPrior` of the guide's own, learned.
     """
@@ -60,18 +60,18 @@ class StructuredGuide(Guide):
     ) -> None:
         super().__init__()
         if messages is None:
-            own = GaussianPrior(prior.latent, learn_content=True, learn_style=True)
+            own = GaussianPrior(prior.latent_dim, learn_content=True, learn_style=True)
             messages = prior if isinstance(prior, ConjugatePrior) else own
         ours, theirs = (part.content().event_shape for part in (messages, prior))
-        if messages.latent != prior.latent or ours != theirs:
+        if messages.latent_dim != prior.latent_dim or ours != theirs:
             raise ValueError(
-                f"StructuredGuide passes messages about {messages.latent} latent axes and content of shape "
-                f"{tuple(ours)}, but {type(prior).__name__} has {prior.latent} and {tuple(theirs)}; derive the prior "
+                f"StructuredGuide passes messages about {messages.latent_dim} latent axes and content of shape "
+                f"{tuple(ours)}, but {type(prior).__name__} has {prior.latent_dim} and {tuple(theirs)}; derive the prior "
                 "from ConjugatePrior, or pass messages=... that fit it"
             )
         self.prior = prior
         self.messages = messages
-        self.recognition = Recognition(encoder, prior.latent, features, scale, projection)
+        self.recognition = Recognition(encoder, prior.latent_dim, features, scale, projection)
 
     def potentials(self, features: Features) -> tuple[Tensor, Tensor]:
         """Location and precision of each view's potential, shape ``(..., view, image, latent)`` each."""

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.elbo import checked_weight
-from pp_simve.inference.objectives.tracing import ProgramError, run_pair, site_infer
 from pp_simve.inference.schedules import Schedule
+from pp_simve.inference.tracing import ProgramError, run_pair, site_infer
 from pp_simve.models import QuadraticPrior, SimVE, Views
-from pp_simve.models.kinds import view_and_image_counts
+from pp_simve.models.modalities import view_and_image_counts
 
 
 class AnalyticELBO(Objective):

@@ -29,4 +29,4 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, views: Views) -> dict[str, Tensor]:
-        """Terms for ``views`` of shape ``(view, image, channel, height, width)`` or so by kind, values in [0, 1]."""
+        """Terms of ``views`` of shape ``(view, image, channel, height, width)``, one per modality, values in [0, 1]."""

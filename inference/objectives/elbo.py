@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from pp_simve.inference.annealing import Annealed
 from pp_simve.inference.objectives.base import Objective
-from pp_simve.inference.objectives.tracing import GROUP, checked_pair, densities, run_pair
 from pp_simve.inference.schedules import Schedule
+from pp_simve.inference.tracing import GROUP, checked_pair, densities, run_pair
 from pp_simve.models import Views
-from pp_simve.models.kinds import view_and_image_counts
+from pp_simve.models.modalities import view_and_image_counts
 
 
 class ELBO(Objective):
@@ -68,11 +68,12 @@ class ELBO(Objective):
         """Terms, each a scalar.
 
         Args:
-            views: what the guide sees, shape ``(view, image, channel, height, width)``, or such a tensor a kind.
+            views: what the guide sees, shape ``(view, image, channel, height, width)``, or one such tensor per
+                modality.
             targets: what the model is to explain with it; default: the views.
         """
         if isinstance(views, Mapping) and isinstance(targets, Mapping):
-            targets = {kind: targets[kind] for kind in views}  # z comes in the order of the views
+            targets = {modality: targets[modality] for modality in views}  # z comes in the order of the views
         traces = run_pair(self.model, self.guide, views, targets, self.particles)
         return self._terms(*traces, images=view_and_image_counts(views)[1])
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from pp_simve.inference.objectives.tracing import ProgramError
+from pp_simve.inference.tracing import ProgramError
 from pp_simve.models.priors.messages import LOG_2PI
 
 
@@ -18,7 +18,7 @@ class EntropyEstimate(nn.Module, ABC):
     """Called with z of shape ``(view, image, latent)``: nats per image, summed over its views; a scalar.
 
     An estimate is of all the images that it is given, whatever their number: where several processes share a batch,
-    each is given the z of all (`ImpliedELBO`), so an estimate gathers and scales nothing itself.
+    each is given the z of all (`DecoderFreeELBO`), so an estimate gathers and scales nothing itself.
     """
 
     @abstractmethod

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pp_simve.inference.objectives.base import Objective
-from pp_simve.inference.objectives.tracing import densities, run_pair
+from pp_simve.inference.tracing import densities, run_pair
 from pp_simve.models import Views
-from pp_simve.models.kinds import view_and_image_counts
+from pp_simve.models.modalities import view_and_image_counts
 
 
 class IWAE(Objective):

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pp_simve.inference.objectives.base import Objective
-from pp_simve.inference.objectives.latents import check_observes_nothing, latents_of_views
-from pp_simve.inference.objectives.tracing import ProgramError
+from pp_simve.inference.objectives.embeddings import check_observes_nothing, latents_of_views
+from pp_simve.inference.tracing import ProgramError
 from pp_simve.models import MixturePrior, SimVE, Views
-from pp_simve.models.gathering import gathered
+from pp_simve.models.distributed import gathered
 
 
-class SwappedPrediction(Objective):
+class SwAV(Objective):
     """Σ_{i≠j} E_{q_i(k)}[log p(prototype k | z_j)]: a view tells which prototype another view was assigned to.
 
     The assignments q_i are the densities p(prototype k, z_i), sharpened, and balanced so that over the batch every

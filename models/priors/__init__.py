@@ -6,7 +6,7 @@ from pp_simve.models.priors.base import ConjugatePrior, ExactPrior, Prior, Quadr
 from pp_simve.models.priors.block import BlockPrior
 from pp_simve.models.priors.flat import FlatPrior
 from pp_simve.models.priors.gaussian import GaussianPrior
-from pp_simve.models.priors.prototypes import EmpiricalPrior, MixturePrior
+from pp_simve.models.priors.mixture import EmpiricalPrior, MixturePrior
 from pp_simve.models.priors.standard import StandardPrior
 from pp_simve.models.priors.student import StudentTPrior
 

@@ -22,17 +22,17 @@ class Variance(nn.Module):
         name: what errors call it.
     """
 
-    def __init__(self, value: float | Sequence[float] | Tensor, latent: int, *, learned: bool, name: str) -> None:
+    def __init__(self, value: float | Sequence[float] | Tensor, latent_dim: int, *, learned: bool, name: str) -> None:
         super().__init__()
         variance = torch.as_tensor(value, dtype=torch.get_default_dtype())
-        if variance.ndim > 1 or (variance.ndim == 1 and len(variance) != latent):
+        if variance.ndim > 1 or (variance.ndim == 1 and len(variance) != latent_dim):
             raise ValueError(
-                f"{name} must be one number or one for each of the {latent} latent axes, "
+                f"{name} must be one number or one for each of the {latent_dim} latent axes, "
                 f"got shape {tuple(variance.shape)}"
             )
         if not (torch.isfinite(variance) & (variance > 0)).all():
             raise ValueError(f"{name} must be positive and finite, got {value}")
-        variance = variance.expand(latent).clone()
+        variance = variance.expand(latent_dim).clone()
         self.log: nn.Parameter | None = nn.Parameter(variance.log()) if learned else None
         if not learned:
             self.register_buffer("fixed", variance)
@@ -53,10 +53,10 @@ class AdditivePrior(ConjugatePrior):
     """
 
     def __init__(
-        self, latent: int, style_variance: float | Sequence[float] | Tensor = 0.15, *, learn_style: bool = False
+        self, latent_dim: int, style_variance: float | Sequence[float] | Tensor = 0.15, *, learn_style: bool = False
     ) -> None:
-        super().__init__(latent)
-        self.style_variance = Variance(style_variance, latent, learned=learn_style, name="style_variance")
+        super().__init__(latent_dim)
+        self.style_variance = Variance(style_variance, latent_dim, learned=learn_style, name="style_variance")
 
     def style(self, content: Tensor) -> dist.Independent:
         return dist.Normal(torch.zeros_like(content), self.style_variance().sqrt()).to_event(1)

@@ -22,13 +22,13 @@ class Prior(nn.Module, ABC):
         latent: number of latent dimensions of z.
     """
 
-    latent: int
+    latent_dim: int
 
-    def __init__(self, latent: int) -> None:
+    def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        if latent < 1:
-            raise ValueError(f"latent must be at least 1 dimension, got {latent}")
-        self.latent = latent
+        if latent_dim < 1:
+            raise ValueError(f"latent must be at least 1 dimension, got {latent_dim}")
+        self.latent_dim = latent_dim
 
     @abstractmethod
     def content(self) -> TorchDistribution:

@@ -30,15 +30,15 @@ class BlockPrior(QuadraticPrior):
 
     def __init__(
         self,
-        latent: int,
+        latent_dim: int,
         content: ConjugatePrior | int | None = None,
         style_variance: float = 0.15,
         *,
         variance: float = 1.0,
     ) -> None:
-        super().__init__(latent)
+        super().__init__(latent_dim)
         if content is None:
-            content = max(1, latent // 2)
+            content = max(1, latent_dim // 2)
         if isinstance(content, int):
             content = GaussianPrior(content, style_variance=style_variance)
         if not isinstance(content, ConjugatePrior):
@@ -46,12 +46,12 @@ class BlockPrior(QuadraticPrior):
                 f"the content block needs a ConjugatePrior (content and style from noisy z), "
                 f"got {type(content).__name__}"
             )
-        if content.latent >= latent:
-            raise ValueError(f"the content block must leave axes to style, got {content.latent} of {latent}")
+        if content.latent_dim >= latent_dim:
+            raise ValueError(f"the content block must leave axes to style, got {content.latent_dim} of {latent_dim}")
         if not 0 < variance < float("inf"):
             raise ValueError(f"variance must be positive and finite, got {variance}")
         self.block = content
-        self.register_buffer("variance", torch.full((latent - content.latent,), float(variance)))
+        self.register_buffer("variance", torch.full((latent_dim - content.latent_dim,), float(variance)))
 
     variance: Tensor
 
@@ -64,7 +64,7 @@ class BlockPrior(QuadraticPrior):
             of_block = self.block.content_axes()
         else:
             of_block = torch.full_like(self.variance[:1], not isinstance(self.block, StandardPrior), dtype=torch.bool)
-            of_block = of_block.expand(self.block.latent)
+            of_block = of_block.expand(self.block.latent_dim)
         return torch.cat([of_block, torch.zeros_like(self.variance, dtype=torch.bool)])
 
     def style(self, content: Tensor) -> dist.Independent:
@@ -114,4 +114,4 @@ class BlockPrior(QuadraticPrior):
         return torch.cat([self.block.expected_log_marginal(first, of_first), beside], -1)
 
     def _split(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        return values[..., : self.block.latent], values[..., self.block.latent :]
+        return values[..., : self.block.latent_dim], values[..., self.block.latent_dim :]

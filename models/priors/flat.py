@@ -24,7 +24,7 @@ class FlatPrior(AdditivePrior, QuadraticPrior):
     """
 
     def content(self) -> dist.TorchDistribution:
-        return dist.ImproperUniform(constraints.real_vector, (), (self.latent,))
+        return dist.ImproperUniform(constraints.real_vector, (), (self.latent_dim,))
 
     def content_posterior(self, z: Tensor, precision: Tensor | None = None) -> dist.Independent:
         """N(Σ_j w_j z_j / Σ_j w_j, 1 / Σ_j w_j): the mean of the views' z, variance Σ/J, where z is known."""

@@ -29,15 +29,15 @@ class GaussianPrior(AdditivePrior, QuadraticPrior):
 
     def __init__(
         self,
-        latent: int,
+        latent_dim: int,
         content_variance: float | Sequence[float] | Tensor = 1.0,
         style_variance: float | Sequence[float] | Tensor = 0.15,
         *,
         learn_content: bool = False,
         learn_style: bool = False,
     ) -> None:
-        super().__init__(latent, style_variance, learn_style=learn_style)
-        self.content_variance = Variance(content_variance, latent, learned=learn_content, name="content_variance")
+        super().__init__(latent_dim, style_variance, learn_style=learn_style)
+        self.content_variance = Variance(content_variance, latent_dim, learned=learn_content, name="content_variance")
 
     def content(self) -> dist.Independent:
         scale = self.content_variance().sqrt()

@@ -17,8 +17,8 @@ class StandardPrior(QuadraticPrior):
         latent: dimensions of style and z.
     """
 
-    def __init__(self, latent: int) -> None:
-        super().__init__(latent)
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
         self.register_buffer("one", torch.ones(()), persistent=False)
 
     one: Tensor
@@ -27,7 +27,7 @@ class StandardPrior(QuadraticPrior):
         return dist.Normal(self.one.new_zeros(0), self.one.new_ones(0)).to_event(1)
 
     def style(self, content: Tensor) -> dist.Independent:
-        zeros = self.one.new_zeros(*content.shape[:-1], self.latent)
+        zeros = self.one.new_zeros(*content.shape[:-1], self.latent_dim)
         return dist.Normal(zeros, self.one).to_event(1)
 
     def compose(self, content: Tensor, style: Tensor) -> Tensor:

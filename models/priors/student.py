@@ -23,18 +23,18 @@ class StudentTPrior(Prior):
     """
 
     def __init__(
-        self, latent: int, content_variance: float = 1.0, style_variance: float = 0.15, degrees: float = 4.0
+        self, latent_dim: int, content_variance: float = 1.0, style_variance: float = 0.15, degrees: float = 4.0
     ) -> None:
-        super().__init__(latent)
+        super().__init__(latent_dim)
         for name, value in {"content_variance": content_variance, "style_variance": style_variance}.items():
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {value}")
         if not degrees > 2:
             raise ValueError(f"degrees must be above 2, got {degrees}")
         self.degrees = degrees
-        self.register_buffer("content_scale", torch.full((latent,), float(content_variance)).sqrt())
+        self.register_buffer("content_scale", torch.full((latent_dim,), float(content_variance)).sqrt())
         spread = style_variance * (degrees - 2) / degrees
-        self.register_buffer("style_scale", torch.full((latent,), float(spread)).sqrt())
+        self.register_buffer("style_scale", torch.full((latent_dim,), float(spread)).sqrt())
 
     content_scale: Tensor
     style_scale: Tensor

@@ -14,7 +14,7 @@ class Modalities(ABC):
     """Says what the kinds of view of an image are; a class with this one method works from the command line, too."""
 
     @abstractmethod
-    def kinds(self, split: Split) -> dict[str, Tensor]:
+    def images(self, split: Split) -> dict[str, Tensor]:
         """Images by kind, uint8 (image, channel, height, width), all of the same images in the same order.
 
         A vector is an image of one pixel with many channels.
@@ -30,14 +30,14 @@ class Modalities(ABC):
             labels=None,
             attributes=torch.zeros(1, shape.attributes, dtype=torch.bool) if shape.attributes else None,
         )
-        shapes = {kind: tuple(images.shape[1:]) for kind, images in self.kinds(blank).items()}
+        shapes = {kind: tuple(images.shape[1:]) for kind, images in self.images(blank).items()}
         return {kind: (channels, height, width) for kind, (channels, height, width) in shapes.items()}
 
 
 class Halves(Modalities):
     """``upper`` and ``lower`` half of each image."""
 
-    def kinds(self, split: Split) -> dict[str, Tensor]:
+    def images(self, split: Split) -> dict[str, Tensor]:
         height = split.images.shape[-2]
         if height < 2:
             raise DataError(f"images {height} pixel high have no halves. Take images of 2 pixels or more.")
@@ -48,7 +48,7 @@ class Halves(Modalities):
 class Attributes(Modalities):
     """``image`` and its ``attributes``, each of them black or white in an image of one pixel."""
 
-    def kinds(self, split: Split) -> dict[str, Tensor]:
+    def images(self, split: Split) -> dict[str, Tensor]:
         if split.attributes is None:
             raise DataError("these images have no attributes. Take celeba, or other modalities, such as halves.")
         vectors = split.attributes.to(torch.uint8) * 255

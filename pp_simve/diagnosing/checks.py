@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pp_simve.diagnosing.subject import Finding, Subject, finite, is_mixture, uniformity_rows
-from pp_simve.evaluation.diagnostics import (
+from pp_simve.evaluation.posterior import (
     Uniformity,
     axes_figure,
     calibrate,

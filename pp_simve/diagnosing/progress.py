@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pp_simve.evaluation.diagnostics.reference import ProgressBar
+from pp_simve.evaluation.posterior.reference import ProgressBar
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pp_simve.diagnosing.subject import Finding, Subject, finite
-from pp_simve.evaluation.diagnostics import (
+from pp_simve.evaluation.posterior import (
     Reference,
     WeightCheck,
     distance_to_reference,
@@ -20,11 +20,11 @@ from pp_simve.evaluation.diagnostics import (
     weigh,
     weights_figure,
 )
-from pp_simve.evaluation.diagnostics.batches import image_batches, seeds
-from pp_simve.evaluation.diagnostics.reference import ProgressBar
+from pp_simve.evaluation.posterior.batches import image_batches, seeds
+from pp_simve.evaluation.posterior.reference import ProgressBar
 from pp_simve.inference import Guide, draw
 from pp_simve.models import Views
-from pp_simve.models.kinds import some_images
+from pp_simve.models.modalities import some_images
 from pp_simve.reporting.trust import Check
 
 CHAINS = 4
@@ -133,7 +133,7 @@ def compared_with_reference(subject: Subject, images: int, steps: int, progress:
 def _weights(subject: Subject, guide_for: Callable[[Views], Guide]) -> WeightCheck:
     of_batch = seeds(subject.seed)
     parts = []
-    for _, batch in image_batches(subject.views, subject.model.prior.latent, subject.draws):
+    for _, batch in image_batches(subject.views, subject.model.prior.latent_dim, subject.draws):
         drawn = draw(subject.model, guide_for(batch), batch, subject.draws, seed=next(of_batch))
         parts.append(drawn.log_weight.cpu())
     return weigh(torch.cat(parts, 1))

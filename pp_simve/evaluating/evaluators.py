@@ -155,7 +155,7 @@ def attributes(subject: Subject, name: str) -> dict[str, Any]:
 
 
 def writing(subject: Subject, name: str) -> dict[str, float | None]:
-    """R² of what `writing_style` measures of the images; those without a slant are left out."""
+    """R² of what `handwriting_style` measures of the images; those without a slant are left out."""
     splits: list[Parametrised] = []
     for part, measured in zip(subject.embedded.clean, subject.handwriting, strict=True):
         whole = torch.stack(list(measured.values())).isfinite().all(0)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from pp_simve.data import Split
 from pp_simve.evaluation.content import Labelled
+from pp_simve.evaluation.handwriting import handwriting_style
 from pp_simve.evaluation.judgement import Embedded, Features, embed_splits
 from pp_simve.evaluation.style import Parametrised
-from pp_simve.evaluation.writing import writing_style
 from pp_simve.inference import Guide
-from pp_simve.inference.views import ViewPolicy, draw_views
+from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
 from pp_simve.judgement import JUDGEMENT_SEED
 from pp_simve.models import SimVE
 
@@ -66,7 +66,7 @@ class Subject:
 
     guide: Guide
     model: SimVE | None
-    policy: ViewPolicy
+    policy: AugmentationPolicy
     splits: tuple[Split, Split, Split]
     attribute_names: tuple[str, ...]
     written: bool
@@ -144,7 +144,7 @@ class Subject:
         """
         if not self.written:
             raise NotJudgedError("the images are not known to be of writing")
-        return tuple(writing_style(split.images) for split in self.splits)
+        return tuple(handwriting_style(split.images) for split in self.splits)
 
     @cached_property
     def two_views(self) -> Mapping[str, tuple[Features, Features]]:
@@ -168,7 +168,7 @@ class Subject:
 
 
 @torch.no_grad()
-def two_views(guide: Guide, policy: ViewPolicy, images: Tensor, seed: int) -> tuple[Features, Features]:
+def two_views(guide: Guide, policy: AugmentationPolicy, images: Tensor, seed: int) -> tuple[Features, Features]:
     """Representations of two fresh views of each image, each view embedded by itself; rows are images."""
     generator = torch.Generator(images.device).manual_seed(seed)
     embedded: list[list[Features]] = [[], []]

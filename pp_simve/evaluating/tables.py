@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pp_simve.evaluation.judgement import REPRESENTATIONS
-from pp_simve.judgement import kinds_table
+from pp_simve.judgement import modalities_table
 
 PROBES = {"linear": "linear probe", "mlp": "MLP probe", "knn": "k-NN"}
 CLUSTERS = {"clusters_diag": "clusters, diagonal", "clusters_full": "clusters, full"}
@@ -44,7 +44,7 @@ def print_evaluation(found: Mapping[str, Any], console: Console) -> None:
                 console.print(table)
     if "kinds" in found:
         across = {name: found.get(name, {}) for name in ("retrieval", "zero_shot", "together")}
-        console.print(kinds_table({name: part for name, part in across.items() if "error" not in part}))
+        console.print(modalities_table({name: part for name, part in across.items() if "error" not in part}))
     for words, key in (("not judged", "skipped"), ("failed", "error")):
         where: dict[str, list[tuple[str, ...]]] = {}
         for place, reason in reasons(found, key):

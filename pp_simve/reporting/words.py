@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Iterable
 
-from pp_simve.config import FitConfig
+from pp_simve.run.config import FitConfig
 
 MEASURES = {
     "linear": ("linear probe", "share of test images whose class a linear classifier names; 100 % is perfect"),

@@ -30,9 +30,9 @@ class GuideChecks(ABC):
     def make(self, encoder: nn.Module, prior: Prior) -> Guide:
         """The guide, from the current random state; the encoder has an attribute ``features``."""
 
-    def make_prior(self, latent: int) -> Prior:
+    def make_prior(self, latent_dim: int) -> Prior:
         """The prior it is to work with. A wide one, under which importance weights vary little, checks more."""
-        return GaussianPrior(latent, content_variance=1.0, style_variance=0.5)
+        return GaussianPrior(latent_dim, content_variance=1.0, style_variance=0.5)
 
     def _pair(self, seed: int = 0, dtype: torch.dtype = DOUBLE) -> tuple[SimVE, Guide]:
         """A model and guide over one prior, in evaluation mode."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pp_simve.inference.objectives.tracing import site_infer
+from pp_simve.inference.tracing import site_infer
 from pp_simve.testing.checks import check, close, seeded, skip
 from pp_simve.testing.guide_base import TIGHT, GuideChecks, posterior_of
 from pp_simve.testing.programs import (

@@ -71,7 +71,7 @@ class Answer:
 def answers_of(prior: Prior, values: Values) -> dict[str, Answer]:
     """All that a prior can say of these values."""
     content, style, z, precision = values.content, values.style, values.z, values.precision
-    plates, views, axes = z.shape[:-1], z.shape[-3], (prior.latent,)
+    plates, views, axes = z.shape[:-1], z.shape[-3], (prior.latent_dim,)
     of_content = prior.content().expand(content.shape[:-1])
     of_style = prior.style(content).expand(plates)
     answers = {

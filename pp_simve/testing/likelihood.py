@@ -39,9 +39,9 @@ class TinyDecoder(nn.Module):
         image_shape: ``(channel, height, width)``.
     """
 
-    def __init__(self, latent: int, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, latent_dim: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.hidden = nn.Linear(latent, 5)
+        self.hidden = nn.Linear(latent_dim, 5)
         self.pixels = nn.Linear(5, math.prod(image_shape))
         self.image_shape = image_shape
         self.ran_in: torch.dtype | None = None

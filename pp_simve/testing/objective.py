@@ -96,9 +96,9 @@ class ObjectiveSuite(ABC):
     def make(self, model: SimVE, guide: Guide) -> nn.Module:
         """The objective of that pair."""
 
-    def make_prior(self, latent: int) -> Prior:
+    def make_prior(self, latent_dim: int) -> Prior:
         """The prior of the pair."""
-        return GaussianPrior(latent)
+        return GaussianPrior(latent_dim)
 
     def make_guide(self, encoder: nn.Module, prior: Prior) -> Guide:
         """The guide of the pair."""

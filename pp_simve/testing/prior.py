@@ -39,15 +39,15 @@ class PriorSuite(StateChecks, QuadraticChecks, ConjugateChecks, ExactChecks, Den
 
     def test_five_steps_of_a_fit(self) -> None:
         """Its losses are finite, its parameters move, with the guides that take such a prior."""
-        latent = self.latents[-1]
+        latent_dim = self.latents[-1]
         with seeded():
-            kinds = self._guides(self.make(latent))
+            kinds = self._guides(self.make(latent_dim))
         if not kinds:
             skip("no guide of the package takes it: it is no ExactPrior, and content is bounded or not as wide as z")
         for kind in kinds:
             with seeded():
-                prior = self.make(latent)
-                model = SimVE(prior, Bernoulli(MLPDecoder(latent, IMAGE_SHAPE, hidden=(8,))))
+                prior = self.make(latent_dim)
+                model = SimVE(prior, Bernoulli(MLPDecoder(latent_dim, IMAGE_SHAPE, hidden=(8,))))
                 guide = kind(MLPEncoder(IMAGE_SHAPE, hidden=(8,)), prior)
             check_five_steps(prior, model, guide, IMAGE_SHAPE)
 
@@ -56,26 +56,28 @@ class PriorSuite(StateChecks, QuadraticChecks, ConjugateChecks, ExactChecks, Den
         if isinstance(prior, ExactPrior):
             kinds.append(AmortizedGuide)
         if isinstance(prior, ConjugatePrior):
-            z = torch.zeros(VIEWS, IMAGES, prior.latent)
+            z = torch.zeros(VIEWS, IMAGES, prior.latent_dim)
             prior.remember(z)
             if prior.content_posterior(z, torch.ones_like(z)).has_rsample:
                 kinds.append(StructuredGuide)
         elif not kinds:
             content = prior.content()
-            if content.event_shape == (prior.latent,) and bounds_of(content) == (None, None):
+            if content.event_shape == (prior.latent_dim,) and bounds_of(content) == (None, None):
                 kinds.append(StructuredGuide)
         return kinds
 
     def test_latent_below_one_is_refused(self) -> None:
         """With a ValueError, when the prior is made."""
-        for latent in (0, -1):
+        for latent_dim in (0, -1):
             try:
-                self.make(latent)
+                self.make(latent_dim)
             except ValueError:
                 continue
             except Exception as error:
                 raise AssertionError(
-                    f"make({latent}) raised {type(error).__name__} ({error}), expected a ValueError; call "
+                    f"make({latent_dim}) raised {type(error).__name__} ({error}), expected a ValueError; call "
                     "super().__init__(latent) first, which refuses it"
                 ) from error
-            raise AssertionError(f"make({latent}) gave a prior without axes, expected a ValueError: super().__init__")
+            raise AssertionError(
+                f"make({latent_dim}) gave a prior without axes, expected a ValueError: super().__init__"
+            )

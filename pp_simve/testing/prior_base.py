@@ -26,16 +26,16 @@ class PriorChecks:
     independent_images: ClassVar[bool] = True
     latents: ClassVar[tuple[int, ...]] = (1, 2)
 
-    def make(self, latent: int) -> Prior:
+    def make(self, latent_dim: int) -> Prior:
         """A new prior of that many latent dimensions; where it starts at random, from the current random state."""
         raise NotImplementedError(f"{type(self).__name__} must define make(latent), which returns the prior to check")
 
-    def _made(self, latent: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Prior:
+    def _made(self, latent_dim: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Prior:
         """A prior in evaluation mode that was shown a batch, as guides do."""
         with seeded(seed):
-            prior = self.make(latent).to(dtype)
+            prior = self.make(latent_dim).to(dtype)
             prior.train()
-            prior.remember(torch.randn(2, IMAGES + 2, latent, dtype=dtype))
+            prior.remember(torch.randn(2, IMAGES + 2, latent_dim, dtype=dtype))
         prior.eval()
         content = prior.content()
         check(
@@ -45,9 +45,9 @@ class PriorChecks:
         )
         return prior
 
-    def _exact(self, latent: int, kind: type[Any]) -> Any:
+    def _exact(self, latent_dim: int, kind: type[Any]) -> Any:
         """As `_made`; skips priors of another kind."""
-        prior = self._made(latent)
+        prior = self._made(latent_dim)
         if not isinstance(prior, kind):
             skip(f"{type(prior).__name__} is no {kind.__name__}")
         return prior
@@ -102,8 +102,8 @@ class PriorChecks:
     ) -> Iterator[tuple[Any, Values, Any, Grid]]:
         """A prior, latents of one image, content's posterior and a grid for it, wherever there is one."""
         found = False
-        for latent in self.latents:
-            prior = self._exact(latent, kind)
+        for latent_dim in self.latents:
+            prior = self._exact(latent_dim, kind)
             for count in views:
                 values = self._values(prior, views=count, images=1)
                 posterior = prior.content_posterior(values.z, *([values.precision] if potentials else []))

@@ -41,8 +41,8 @@ class ExactChecks(PriorChecks):
 
     def test_posterior_is_joint_over_marginal(self) -> None:
         """log p(content) + Σ_j log p(z_j | content) − log p(content | z) = log p(z) whatever the content."""
-        for latent in self.latents:
-            prior = self._exact(latent, ExactPrior)
+        for latent_dim in self.latents:
+            prior = self._exact(latent_dim, ExactPrior)
             values = self._values(prior)
             posterior, expected = prior.content_posterior(values.z), prior.log_marginal(values.z)
             with seeded(6):
@@ -62,8 +62,8 @@ class ConjugateChecks(PriorChecks):
 
     def test_style_posterior_is_style_times_potential(self) -> None:
         """A diagonal Gaussian, proportional to p(style | content) N(z(content, style); z, 1/precision)."""
-        for latent in self.latents:
-            prior = self._exact(latent, ConjugatePrior)
+        for latent_dim in self.latents:
+            prior = self._exact(latent_dim, ConjugatePrior)
             values = self._values(prior)
             posterior = prior.style_posterior(values.content, values.z, values.precision)
             check(
@@ -101,8 +101,8 @@ class ConjugateChecks(PriorChecks):
 
     def test_posterior_of_potentials_is_joint_over_marginal(self) -> None:
         """As `test_posterior_is_joint_over_marginal`, with a precision."""
-        for latent in self.latents:
-            prior = self._exact(latent, ConjugatePrior)
+        for latent_dim in self.latents:
+            prior = self._exact(latent_dim, ConjugatePrior)
             values = self._values(prior)
             posterior = prior.content_posterior(values.z, values.precision)
             with seeded(6):
@@ -134,9 +134,9 @@ class QuadraticChecks(PriorChecks):
     def test_expected_marginal_equals_quadrature(self) -> None:
         """E[log p(z_1, z_2)] for Gaussian z by Gauss-Hermite, and log p(z_1, z_2) itself without variance."""
         checked = False
-        for latent in self.latents:
-            prior = self._exact(latent, QuadraticPrior)
-            if latent > 3:
+        for latent_dim in self.latents:
+            prior = self._exact(latent_dim, QuadraticPrior)
+            if latent_dim > 3:
                 continue
             values = self._values(prior, views=2, images=1)
             variance = values.precision.reciprocal()
@@ -145,8 +145,8 @@ class QuadraticChecks(PriorChecks):
                 skip("expected_log_marginal raises TypeError: it has no closed form for these options")
             checked = True
             found, weights = np.polynomial.hermite_e.hermegauss(5)
-            nodes = torch.cartesian_prod(*[torch.as_tensor(found)] * (2 * latent)).reshape(-1, 2, 1, latent)
-            products = torch.cartesian_prod(*[torch.as_tensor(weights) / math.sqrt(2 * math.pi)] * (2 * latent))
+            nodes = torch.cartesian_prod(*[torch.as_tensor(found)] * (2 * latent_dim)).reshape(-1, 2, 1, latent_dim)
+            products = torch.cartesian_prod(*[torch.as_tensor(weights) / math.sqrt(2 * math.pi)] * (2 * latent_dim))
             points = prior.log_marginal(values.z + variance.sqrt() * nodes).squeeze(-1)
             mean = (products.reshape(len(points), -1).prod(-1) * points).sum().reshape(1)
             message = "expected_log_marginal(z, variance), summed over axes, is not the mean of log_marginal"

@@ -23,8 +23,8 @@ class DensityChecks(PriorChecks):
 
     def test_decompose_inverts_compose(self) -> None:
         """Each undoes the other."""
-        for latent in self.latents:
-            prior = self._made(latent)
+        for latent_dim in self.latents:
+            prior = self._made(latent_dim)
             values = self._values(prior, (PARTICLES,))
             again = prior.decompose(values.content, prior.compose(values.content, values.style))
             message = "decompose(content, compose(content, style)) is not style; write one as the inverse of the other"
@@ -37,15 +37,15 @@ class DensityChecks(PriorChecks):
 
     def test_compose_keeps_volume(self) -> None:
         """|det ∂z/∂style| = 1: guides take the density of z for that of style."""
-        for latent in self.latents:
-            prior = self._made(latent)
+        for latent_dim in self.latents:
+            prior = self._made(latent_dim)
             values = self._values(prior, views=1, images=1)
             content, style = values.content, values.style
             jacobian: Any = torch.autograd.functional.jacobian(partial(prior.compose, content), style)
-            matrix = jacobian.reshape(latent, style.shape[-1])
+            matrix = jacobian.reshape(latent_dim, style.shape[-1])
             check(
                 matrix.shape[0] == matrix.shape[1],
-                f"style has {style.shape[-1]} dimensions and z {latent}; expected as many, with unit Jacobian",
+                f"style has {style.shape[-1]} dimensions and z {latent_dim}; expected as many, with unit Jacobian",
             )
             factor = float(matrix.det().abs())
             check(
@@ -61,29 +61,29 @@ class DensityChecks(PriorChecks):
         if not self.proper:
             skip("content is improper, as declared")
         checked = False
-        for latent in self.latents:
-            content = self._made(latent).content()
-            checked |= check_normalised(content, f"content() with latent = {latent}")
+        for latent_dim in self.latents:
+            content = self._made(latent_dim).content()
+            checked |= check_normalised(content, f"content() with latent = {latent_dim}")
         if not checked:
             skip("content has more than two dimensions for every latent in `latents`")
 
     def test_style_density_integrates_to_one(self) -> None:
         """By quadrature, for two contents."""
         checked = False
-        for latent in self.latents:
-            prior = self._made(latent)
+        for latent_dim in self.latents:
+            prior = self._made(latent_dim)
             for content in self._contents(prior, (2, 1, 1), torch.float64):
                 check_style(prior, content)
                 style = prior.style(content).expand((1, 1))
-                checked |= check_normalised(style, f"style(content) with latent = {latent}")
+                checked |= check_normalised(style, f"style(content) with latent = {latent_dim}")
         if not checked:
             skip("style has more than two dimensions for every latent in `latents`")
 
     def test_draws_follow_the_densities(self) -> None:
         """Of content, style and their posteriors, by their distribution functions."""
         checked = False
-        for latent in self.latents:
-            prior = self._made(latent)
+        for latent_dim in self.latents:
+            prior = self._made(latent_dim)
             values = self._values(prior, images=1)
             if self.proper:
                 checked |= check_draws(prior.content(), "content()")

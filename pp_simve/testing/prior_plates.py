@@ -23,11 +23,11 @@ class PlateChecks(PriorChecks):
 
     def test_shapes(self) -> None:
         """Batches are plates, the last dimension is the only event."""
-        for latent in self.latents:
-            prior = self._made(latent)
+        for latent_dim in self.latents:
+            prior = self._made(latent_dim)
             check(
-                prior.latent == latent,
-                f"make({latent}) gave a prior whose attribute latent is {prior.latent}, expected {latent}; "
+                prior.latent_dim == latent_dim,
+                f"make({latent_dim}) gave a prior whose attribute latent is {prior.latent_dim}, expected {latent_dim}; "
                 "pass it on: super().__init__(latent)",
             )
             for leading in ((), (PARTICLES,)):
@@ -57,9 +57,9 @@ class PlateChecks(PriorChecks):
 
     def test_runs_in_the_program(self) -> None:
         """`SimVE` runs with it under Pyro's validation, with and without particles."""
-        for latent in self.latents:
-            prior = self._made(latent, torch.float32)
-            model = SimVE(prior, Bernoulli(nn.Sequential(nn.Linear(latent, 4), nn.Unflatten(-1, (1, 2, 2)))))
+        for latent_dim in self.latents:
+            prior = self._made(latent_dim, torch.float32)
+            model = SimVE(prior, Bernoulli(nn.Sequential(nn.Linear(latent_dim, 4), nn.Unflatten(-1, (1, 2, 2)))))
             views = torch.full((VIEWS, IMAGES, 1, 2, 2), 0.5)
             for leading in ((), (PARTICLES,)):
                 # Without PyroModule's own call, which would leave parameters in Pyro's global store.
@@ -82,7 +82,7 @@ class PlateChecks(PriorChecks):
                         "dimension whose batch the plates can hold; set proper = False where content is improper"
                     ) from error
                 z: Any = trace.nodes["z"]["value"]
-                expected = (*leading, VIEWS, IMAGES, latent)
+                expected = (*leading, VIEWS, IMAGES, latent_dim)
                 check(z.shape == expected, f"z has shape {tuple(z.shape)} in the program, expected {expected}")
 
     def test_batch_equals_loop(self) -> None:

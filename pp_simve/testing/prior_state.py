@@ -15,11 +15,11 @@ class StateChecks(PriorChecks):
 
     def test_keeps_dtype(self) -> None:
         """float64 after .double(), float32 as made: draws and densities."""
-        latent = self.latents[-1]
+        latent_dim = self.latents[-1]
         with seeded():
-            check_no_plain_tensors(self.make(latent))
+            check_no_plain_tensors(self.make(latent_dim))
         for dtype in (torch.float32, torch.float64):
-            prior = self._made(latent, dtype)
+            prior = self._made(latent_dim, dtype)
             values = self._values(prior, dtype=dtype)
             for name, value in self._everything(prior, values).items():
                 if name == "content().log_prob" and not self.proper:
@@ -47,8 +47,8 @@ class StateChecks(PriorChecks):
 
     def test_state_dict_holds_everything(self) -> None:
         """A second prior that loads it says the same, bit for bit."""
-        latent = self.latents[-1]
-        first, second = self._made(latent, seed=0), self._made(latent, seed=1)
+        latent_dim = self.latents[-1]
+        first, second = self._made(latent_dim, seed=0), self._made(latent_dim, seed=1)
         values = self._values(first)
         with seeded(2):
             perturb(first)
@@ -72,8 +72,8 @@ class StateChecks(PriorChecks):
 
     def test_same_seed_same_numbers(self) -> None:
         """Building and drawing depend on torch's seed alone, and densities on nothing random."""
-        latent = self.latents[-1]
-        first, second = self._made(latent), self._made(latent)
+        latent_dim = self.latents[-1]
+        first, second = self._made(latent_dim), self._made(latent_dim)
         values = self._values(first)
         drawn, again = self._drawn(first, values), self._drawn(second, values)
         for name, value in drawn.items():

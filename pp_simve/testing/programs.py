@@ -45,7 +45,7 @@ class TinyEncoder(nn.Sequential):
 
 def tiny_model(prior: Prior) -> SimVE:
     """The program on 4x4 images with a smooth decoder, from the current random state."""
-    decoder = nn.Sequential(nn.Linear(prior.latent, 7), nn.Tanh(), nn.Linear(7, PIXELS), nn.Unflatten(-1, SHAPE))
+    decoder = nn.Sequential(nn.Linear(prior.latent_dim, 7), nn.Tanh(), nn.Linear(7, PIXELS), nn.Unflatten(-1, SHAPE))
     return SimVE(prior, Gaussian(decoder, variance=0.125))
 
 
@@ -156,7 +156,7 @@ class _LinearEncoder(nn.Sequential):
 
 def _linear_model(prior: Prior) -> SimVE:
     """x = W z + b + ε on 2x2 images, W's columns orthogonal, ε ~ N(0, 1): views say little, posteriors are wide."""
-    decoder = nn.Linear(prior.latent, 4)
+    decoder = nn.Linear(prior.latent_dim, 4)
     with torch.no_grad():
         decoder.weight.copy_(torch.linalg.qr(decoder.weight).Q)
     decoder.requires_grad_(False)

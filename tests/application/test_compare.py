@@ -22,12 +22,12 @@ import tyro
 
 from pp_simve import compare, comparison, processes
 from pp_simve.compare import as_flags, parse, planned
-from pp_simve.config import FitConfig
 from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
 from pp_simve.evaluate import EvaluateConfig
-from pp_simve.processes import PlannedFit, carry_out
-from pp_simve.run_folder import RunFolder
+from pp_simve.run.config import FitConfig
+from pp_simve.run.folder import RunFolder
+from pp_simve.run.processes import PlannedFit, carry_out
 
 from .command import SMALL, results, scores, write_npz
 
@@ -391,7 +391,7 @@ def test_the_rows(flags: list[str], labels: list[str]) -> None:
 
 def test_flags_say_all_settings() -> None:
     config = FitConfig(
-        data="npz:a b.npz", data_root=Path("x"), image_size=8, skip_bad=True, method="vae", prior="-odd", latent=3
+        data="npz:a b.npz", data_root=Path("x"), image_size=8, skip_bad=True, method="vae", prior="-odd", latent_dim=3
     )
     config = dataclasses.replace(
         config, lr=1e-5, steps=7, schedule="constant", seed=2, device="cpu", devices=2, precision="32", quiet=True

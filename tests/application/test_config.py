@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pp_simve.config import FitConfig
 from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
+from pp_simve.run.config import FitConfig
 
 texts = st.text(max_size=20)
 counts = st.integers(1, 10**6)
@@ -24,7 +24,7 @@ places = st.text("ab/._- ü", min_size=1, max_size=10).map(Path)
 @st.composite
 def configs(draw: st.DrawFn) -> FitConfig:
     maybe = {
-        **dict.fromkeys(("image_size", "latent", "batch_size", "steps", "views"), counts),
+        **dict.fromkeys(("image_size", "latent_dim", "batch_size", "steps", "views"), counts),
         **dict.fromkeys(
             (
                 "modalities",
@@ -86,14 +86,14 @@ def test_choices_for_digits() -> None:
     entries = chosen("digits", (1, 16, 16))
     assert entries["encoder"] == "mlp(hidden=[512, 256])"
     assert entries["decoder"] == "mlp(hidden=[256, 512])"
-    assert (entries["likelihood"], entries["policy"], entries["latent"]) == ("bernoulli", "affine", 32)
+    assert (entries["likelihood"], entries["policy"], entries["latent_dim"]) == ("bernoulli", "affine", 32)
     assert (entries["epochs"], entries["lr"], entries["batch_size"]) == (150, 2e-3, 128)
 
 
 def test_choices_for_grey_images() -> None:
     entries = chosen("mnist", (1, 28, 28))
     assert (entries["encoder"], entries["decoder"]) == ("mlp", "mlp")
-    assert (entries["likelihood"], entries["policy"], entries["latent"]) == ("bernoulli", "crop", 32)
+    assert (entries["likelihood"], entries["policy"], entries["latent_dim"]) == ("bernoulli", "crop", 32)
     assert (entries["epochs"], entries["lr"], entries["batch_size"]) == (10, 1e-3, 128)
     large = chosen("folder:x", (1, 28, 64))
     assert (large["encoder"], large["decoder"]) == ("residual", "residual")
@@ -102,7 +102,7 @@ def test_choices_for_grey_images() -> None:
 def test_choices_for_colour_images() -> None:
     entries = chosen("cifar10", (3, 32, 32))
     assert (entries["encoder"], entries["decoder"]) == ("residual", "residual")
-    assert (entries["likelihood"], entries["policy"], entries["latent"]) == ("gaussian", "crop+colour", 64)
+    assert (entries["likelihood"], entries["policy"], entries["latent_dim"]) == ("gaussian", "crop+colour", 64)
 
 
 def test_the_decoder_follows_the_encoder() -> None:

@@ -15,8 +15,8 @@ import xarray as xr
 
 from pp_simve import diagnose
 from pp_simve.diagnosing import checks, refinement
-from pp_simve.evaluation.diagnostics import weigh
-from pp_simve.run_folder import RunFolder
+from pp_simve.evaluation.posterior import weigh
+from pp_simve.run.folder import RunFolder
 
 from .command import SMALL
 from .command import run as run_fit

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from pp_simve import judgement
-from pp_simve.config import FitConfig
 from pp_simve.data import DataShape
 from pp_simve.evaluation import judge
-from pp_simve.inference import ELBO, AmortizedGuide, DeltaGuide, ImpliedELBO, KernelEntropy, VICRegEntropy
-from pp_simve.models import AmongImages, AmongViews, Bernoulli, BlockPrior, FlatPrior
-from pp_simve.recipes import METHODS, Program, build
-from pp_simve.run_folder import RunFolder
+from pp_simve.inference import ELBO, AmortizedGuide, DecoderFreeELBO, DeltaGuide, KernelEntropy, VICRegEntropy
+from pp_simve.models import Bernoulli, BlockPrior, FlatPrior, InfoNCE, NTXent
+from pp_simve.run.config import FitConfig
+from pp_simve.run.folder import RunFolder
+from pp_simve.run.methods import METHODS, Program, build
 
 from .command import SMALL, interrupted_at, results, run
 
@@ -40,7 +40,7 @@ def fitted(folder: Path, *arguments: str) -> tuple[dict[str, Any], list[dict[str
 
 
 def built(method: str, **settings: Any) -> Program:
-    narrow: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=[16])", "latent": 6}
+    narrow: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=[16])", "latent_dim": 6}
     return build(FitConfig(method=method, **(narrow | settings)).chosen_for(SHAPE), SHAPE)
 
 
@@ -86,7 +86,7 @@ def test_a_stopped_bridge_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_parts_of_the_recipes() -> None:
     infonce, simclr, vicreg, bridge = (built(method) for method in (*DISCRIMINATIVE, "bridge"))
-    for program, group in {infonce: AmongImages, simclr: AmongViews}.items():
+    for program, group in {infonce: InfoNCE, simclr: NTXent}.items():
         assert type(program.model.group) is group
         assert type(program.model.prior) is FlatPrior
         assert type(program.guide) is DeltaGuide
@@ -96,7 +96,7 @@ def test_the_parts_of_the_recipes() -> None:
         assert program.model.group.unit_norm
         assert program.model.group.width is None
 
-    assert isinstance(vicreg.objective, ImpliedELBO)
+    assert isinstance(vicreg.objective, DecoderFreeELBO)
     assert isinstance(vicreg.objective.entropy, VICRegEntropy)
     assert (vicreg.objective.entropy.variance, vicreg.objective.entropy.covariance) == (25, 1)
     assert isinstance(vicreg.model.prior, FlatPrior)
@@ -106,20 +106,20 @@ def test_the_parts_of_the_recipes() -> None:
 
     assert isinstance(bridge.model.likelihood, Bernoulli)
     assert isinstance(bridge.model.prior, BlockPrior)
-    assert bridge.model.prior.block.latent == 3
-    assert isinstance(bridge.model.group, AmongViews)
+    assert bridge.model.prior.block.latent_dim == 3
+    assert isinstance(bridge.model.group, NTXent)
     assert bridge.model.group.width == 3
     assert isinstance(bridge.objective, ELBO)
     assert (bridge.objective.beta(), bridge.objective.alpha()) == (1, 20)
     assert type(bridge.guide) is AmortizedGuide
 
 
-@pytest.mark.parametrize("latent", [2, 3, 7])
-def test_the_group_of_the_bridge_is_told_from_the_content_block(latent: int) -> None:
-    model = built("bridge", latent=latent).model
+@pytest.mark.parametrize("latent_dim", [2, 3, 7])
+def test_the_group_of_the_bridge_is_told_from_the_content_block(latent_dim: int) -> None:
+    model = built("bridge", latent_dim=latent_dim).model
     assert isinstance(model.prior, BlockPrior)
-    assert isinstance(model.group, AmongViews)
-    assert model.group.width == model.prior.block.latent == int(model.prior.content_axes().sum())
+    assert isinstance(model.group, NTXent)
+    assert model.group.width == model.prior.block.latent_dim == int(model.prior.content_axes().sum())
 
 
 def test_a_group_joins_simve(folder: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_group_joins_simve(folder: Path) -> None:
         terms = row["reconstruction"] + row["content"] + row["style"] + row["entropy"] + row["group"]
         assert row["loss"] == pytest.approx(-terms, rel=1e-5)
     group = RunFolder(folder / "run").program().model.group
-    assert isinstance(group, AmongViews)
+    assert isinstance(group, NTXent)
     assert (group.width, group.temperature) == (4, 0.2)
 
 
@@ -161,7 +161,7 @@ def test_an_entropy_may_be_chosen(entropy: str, kind: type | None, folder: Path)
     for row in rows:
         assert row["loss"] == pytest.approx(-row["agreement"] - 2 * row["entropy"], rel=1e-4, abs=1e-4)
     objective = RunFolder(folder / "run").program().objective
-    assert isinstance(objective, ImpliedELBO)
+    assert isinstance(objective, DecoderFreeELBO)
     assert kind is None or isinstance(objective.entropy, kind)
 
 
@@ -200,12 +200,15 @@ def test_what_else_goes_together(arguments: tuple[str, ...], folder: Path) -> No
         (("--group", "views(width=0)"), "width must be at least 1 axis, got 0"),
         (("--group", "views(width=9)"), "the first 9 axes of z, which has 8"),
         (("--group", "views(heat=1)"), "its options are: temperature, unit_norm, width, learn_temperature"),
-        (("--group", "pp_simve.models:FlatPrior(latent=8)"), "expected a pp_simve.models.group.GroupLikelihood"),
+        (
+            ("--group", "pp_simve.models:FlatPrior(latent_dim=8)"),
+            "expected a pp_simve.models.contrastive.GroupLikelihood",
+        ),
         (("--objective", "elbo(alpha=-1)"), "alpha must not be negative, got -1"),
         (("--method", "vicreg", "--objective", "implied(entropy=vicrag())"), "did you mean 'vicreg'?"),
         (("--method", "vicreg", "--objective", "implied(entropy=3)"), "entropy must be an EntropyEstimate"),
         (
-            ("--method", "vicreg", "--objective", "implied(entropy=flat(latent=8))"),
+            ("--method", "vicreg", "--objective", "implied(entropy=flat(latent_dim=8))"),
             "entropy must be an EntropyEstimate (kernel, logdet, vicreg), got FlatPrior",
         ),
         (("--method", "vicreg", "--batch-size", "1"), "need 2 images in it at least; got 1"),

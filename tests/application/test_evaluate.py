@@ -22,15 +22,15 @@ from pp_simve.data import ImageData, Split, load
 from pp_simve.evaluating import evaluators, subject
 from pp_simve.evaluating.subject import Effort, Subject, two_views
 from pp_simve.evaluating.tables import reasons
-from pp_simve.evaluation import attribute_scores, cluster_scores, judge, judge_kinds, writing_style
+from pp_simve.evaluation import attribute_scores, cluster_scores, evaluate_modalities, handwriting_style, judge
 from pp_simve.evaluation.judgement import embed_splits
 from pp_simve.evaluation.mlp import MLPTraining
+from pp_simve.inference.augmentations import AugmentationPolicy, augmentation_policy
 from pp_simve.inference.guides.amortized import AmortizedGuide
 from pp_simve.inference.guides.base import Representation
-from pp_simve.inference.views import ViewPolicy, view_policy
 from pp_simve.judgement import JUDGEMENT_SEED
-from pp_simve.run_folder import RunFolder
-from pp_simve.viewing import Viewing
+from pp_simve.run.folder import RunFolder
+from pp_simve.run.viewing import Viewing
 
 from .command import SMALL, results, write_npz
 from .command import run as run_fit
@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 REPRESENTATIONS = ("backbone", "z", "content", "style")
 PROBES = ("linear", "mlp", "knn", "few_labels")
 CLUSTERS = ("clusters_diag", "clusters_full")
-PARAMETERS = view_policy("affine", (1, 16, 16)).names
+PARAMETERS = augmentation_policy("affine", (1, 16, 16)).names
 QUICK = Effort(rows=200, restarts=1)
 
 
@@ -152,10 +152,10 @@ def test_every_question_is_answered(fitted: Path) -> None:
         assert set(knows["views"]["angles"]) == {"rotation"}
         assert knows["attributes"] == {"logistic": {"skipped": "the images have no attributes"}}
         assert set(knows["writing"]["ridge"]) == {"mean_r2", "slant", "size", "thickness", "centre_x", "centre_y"}
-        latent = {"active_units"} if name != "backbone" else set()
+        latent_dim = {"active_units"} if name != "backbone" else set()
         of_prior = {"prior_information", "kl_by_axis"} if name == "z" else set()
         common = {"axes", "effective_rank", "alignment", "uniformity", "infonce"}
-        assert set(found["information"][name]) == common | latent | of_prior
+        assert set(found["information"][name]) == common | latent_dim | of_prior
     assert "clusters_full" in found["knows"]["backbone"]["class"]
     assert len(found["information"]["z"]["kl_by_axis"]) == 8
     assert min(found["information"]["z"]["kl_by_axis"]) > -0.01
@@ -183,7 +183,7 @@ def test_spaces_are_those_of_the_test_images(fitted: Path) -> None:
     found = evaluated(fitted, data)
     guide = RunFolder(fitted).program().guide
     train, test = (guide.embed_batches(split.images).as_dict() for split in (data.train, data.test))
-    views = two_views(guide, view_policy("affine", (1, 16, 16)), data.test.images, JUDGEMENT_SEED)
+    views = two_views(guide, augmentation_policy("affine", (1, 16, 16)), data.test.images, JUDGEMENT_SEED)
     assert data.test.labels is not None
     for name in ("z", "content"):
         space = found["information"][name]
@@ -231,11 +231,11 @@ def test_attributes_and_writing_are_read_from_clean_images(fitted: Path) -> None
     assert found["knows"]["z"]["attributes"]["logistic"] == attribute_scores(*rows, ("bright", "always"))
     assert found["knows"]["z"]["attributes"]["logistic"]["always"] == {"balanced_accuracy": None, "auc": None}
     assert found["headline"]["attributes_auc"] == found["knows"]["z"]["attributes"]["logistic"]["mean"]["auc"]
-    assert int(writing_style(named.train.images)["slant"].isnan().sum()) == 1
+    assert int(handwriting_style(named.train.images)["slant"].isnan().sum()) == 1
     assert found["knows"]["backbone"]["writing"]["ridge"]["size"] > 0.3
 
 
-class Painted(ViewPolicy):
+class Painted(AugmentationPolicy):
     """A corner that is lit or not, by a parameter of two values, and a hue that nothing shows."""
 
     names = ("lit", "hue")
@@ -346,7 +346,7 @@ def test_fid_on_request(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["generation"]["reconstruction"]["mse"] > 0
 
 
-class Same(ViewPolicy):
+class Same(AugmentationPolicy):
     """Views that are the image, with a parameter that says nothing."""
 
     names = ("nothing",)
@@ -366,7 +366,7 @@ def test_two_views_are_of_the_same_image(finished_run: Path, monkeypatch: pytest
     for part in two_views(guide, Same(), images, 0):
         for name, values in part.items():
             torch.testing.assert_close(values, clean[name], rtol=1e-4, atol=1e-5)
-    first, second = two_views(guide, view_policy("affine", (1, 16, 16)), images, 0)
+    first, second = two_views(guide, augmentation_policy("affine", (1, 16, 16)), images, 0)
     assert not torch.equal(first["z"], second["z"])
 
 
@@ -529,9 +529,9 @@ def test_retrieval_needs_no_classes(
     def fails_with_labels(guide: Any, train: Any, validation: Any, test: Any, labels: Any = None) -> Any:
         if labels is not None:
             raise ValueError("one class only")
-        return judge_kinds(guide, train, validation, test)
+        return evaluate_modalities(guide, train, validation, test)
 
-    monkeypatch.setattr(evaluate, "judge_kinds", fails_with_labels)
+    monkeypatch.setattr(evaluate, "evaluate_modalities", fails_with_labels)
     monkeypatch.setattr(evaluate, "evaluate_subject", lambda subject: {"knows": {}, "information": {}})
     assert run("run") == 0
     found, before = evaluation(folder / "run"), results(folder / "run")
@@ -592,7 +592,7 @@ def test_images_are_read_once_for_runs_of_the_same(fitted: Path, monkeypatch: py
         roots.append(root)
         return smaller(load(name, root, **options))
 
-    monkeypatch.setattr("pp_simve.fitted.load", counted)
+    monkeypatch.setattr("pp_simve.run.fitted.load", counted)
     monkeypatch.setattr(evaluate, "evaluate_subject", lambda subject: {"knows": {}, "information": {}})
     entries = json.loads((fitted / "config.json").read_text())
     fingerprint = smaller(load("digits")).fingerprint

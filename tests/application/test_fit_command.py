@@ -17,14 +17,14 @@ from PIL import Image
 from rich.console import Console
 
 from pp_simve import judgement
-from pp_simve.config import FitConfig
 from pp_simve.data import load
 from pp_simve.evaluation import content_scores, judge
 from pp_simve.inference import PointGuide, Progress
-from pp_simve.inference.views import view_policy
+from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.models import Gaussian, StandardPrior
-from pp_simve.progress import watched
-from pp_simve.run_folder import RunFolder
+from pp_simve.run.config import FitConfig
+from pp_simve.run.folder import RunFolder
+from pp_simve.run.progress import watched
 
 from .command import SMALL, STEPS, results, run, scores, write_npz
 from .data_fixtures import write_image
@@ -70,7 +70,7 @@ def test_figures_are_pictures(finished_run: Path, name: str) -> None:
 def test_results_are_fractions_with_their_cost(finished_run: Path) -> None:
     entries = results(finished_run)
     assert set(entries["content"]) == {"linear", "knn", "representation"}
-    assert set(entries["style"]) == {"mean_r2", "representation", *view_policy("affine", (1, 16, 16)).names}
+    assert set(entries["style"]) == {"mean_r2", "representation", *augmentation_policy("affine", (1, 16, 16)).names}
     assert entries["content"]["representation"] == "content"
     assert entries["style"]["representation"] == "z"
     for name in ("linear", "knn"):
@@ -175,7 +175,7 @@ def test_colour_images_in_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch
     (path,) = (folder / "runs").iterdir()
     assert path.name.startswith("folder-pictures-simve-")
     config, _ = RunFolder(path).read_settings()
-    assert (config.likelihood, config.policy, config.latent) == ("gaussian", "crop+colour", 64)
+    assert (config.likelihood, config.policy, config.latent_dim) == ("gaussian", "crop+colour", 64)
     assert {"hue", "saturation"} <= set(results(path)["style"])
     loaded = RunFolder(path).program().guide.embed_batches(load("folder:pictures").test.images)
     assert loaded.content.shape[-1] == 64

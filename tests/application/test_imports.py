@@ -59,7 +59,9 @@ def floor(module: str) -> str:
 
 def test_the_modules_are_found() -> None:
     names = modules()
-    assert {"pp_simve", "pp_simve.fit", "pp_simve.models.priors.gaussian", "pp_simve.inference.views"} <= set(names)
+    assert {"pp_simve", "pp_simve.fit", "pp_simve.models.priors.gaussian", "pp_simve.inference.augmentations"} <= set(
+        names
+    )
 
 
 @pytest.mark.parametrize("name", modules())

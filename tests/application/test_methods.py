@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from pp_simve import judgement
-from pp_simve.config import FitConfig
 from pp_simve.data import DataShape
 from pp_simve.evaluation import judge
 from pp_simve.inference import (
@@ -24,14 +23,15 @@ from pp_simve.inference import (
     StructuredGuide,
 )
 from pp_simve.models import BlockPrior, GaussianPrior, StandardPrior
-from pp_simve.recipes import METHODS, Program, build
-from pp_simve.run_folder import RunFolder
+from pp_simve.run.config import FitConfig
+from pp_simve.run.folder import RunFolder
+from pp_simve.run.methods import METHODS, Program, build
 
 from .command import SMALL, results, run
 
 SHAPE = DataShape((1, 8, 8), images=40)
 WITHOUT_PIXELS = ("infonce", "simclr", "clip", "vicreg", "swav", "instance", "barlow", "simsiam", "byol")
-NARROW: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=[16])", "latent": 6}
+NARROW: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=[16])", "latent_dim": 6}
 
 
 def built(method: str, **settings: Any) -> Program:
@@ -91,7 +91,7 @@ def test_every_method_is_made_of_its_parts(method: str) -> None:
     assert inner.model is program.model
     assert inner.guide is program.guide
     assert program.guide.prior is program.model.prior
-    assert program.model.prior.latent == 6
+    assert program.model.prior.latent_dim == 6
 
 
 def test_the_numbers_of_the_methods() -> None:
@@ -113,15 +113,15 @@ def test_the_numbers_of_the_methods() -> None:
     assert iwae.samples == 8
 
 
-@pytest.mark.parametrize(("latent", "shared"), [(2, 1), (6, 3), (7, 3)])
-def test_group_vae_shares_half_of_z_up_to_a_hundredth(latent: int, shared: int) -> None:
-    prior = built("group-vae", latent=latent).model.prior
+@pytest.mark.parametrize(("latent_dim", "shared"), [(2, 1), (6, 3), (7, 3)])
+def test_group_vae_shares_half_of_z_up_to_a_hundredth(latent_dim: int, shared: int) -> None:
+    prior = built("group-vae", latent_dim=latent_dim).model.prior
     assert isinstance(prior, BlockPrior)
     assert isinstance(prior.block, GaussianPrior)
-    assert prior.latent == latent
-    assert prior.block.latent == shared
+    assert prior.latent_dim == latent_dim
+    assert prior.block.latent_dim == shared
     assert prior.block.style_variance().sqrt().tolist() == pytest.approx([0.01] * shared)
-    assert prior.content_axes().tolist() == [True] * shared + [False] * (latent - shared)
+    assert prior.content_axes().tolist() == [True] * shared + [False] * (latent_dim - shared)
 
 
 def test_a_part_named_in_the_settings_comes_before_the_methods() -> None:

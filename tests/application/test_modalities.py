@@ -12,20 +12,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pp_simve.config import FitConfig
 from pp_simve.data import DataError, DataShape, Split
 from pp_simve.data.celeba import HAIR
 from pp_simve.data.modalities import Attributes, Halves
 from pp_simve.errors import ConfigError
-from pp_simve.models import AmongImages, Bernoulli, Gaussian
-from pp_simve.recipes import Program, build
-from pp_simve.run_folder import RunFolder
-from pp_simve.viewing import Viewing
+from pp_simve.models import Bernoulli, Gaussian, InfoNCE
+from pp_simve.run.config import FitConfig
+from pp_simve.run.folder import RunFolder
+from pp_simve.run.methods import Program, build
+from pp_simve.run.viewing import Viewing
 
 from .command import SMALL, interrupted_at, results, run, scores, write_npz
 
 GREY, COLOUR = DataShape((1, 9, 8), images=40), DataShape((3, 8, 8), images=40, attributes=5)
-NARROW: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=[16])", "latent": 6}
+NARROW: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=[16])", "latent_dim": 6}
 
 
 def built(shape: DataShape, **settings: Any) -> Program:
@@ -41,7 +41,7 @@ def some(shape: DataShape, images: int = 4) -> Split:
 
 def test_halves_put_together_are_the_image() -> None:
     split = some(GREY)
-    halves = Halves().kinds(split)
+    halves = Halves().images(split)
     assert {kind: tuple(part.shape) for kind, part in halves.items()} == {"upper": (4, 1, 4, 8), "lower": (4, 1, 5, 8)}
     assert torch.equal(torch.cat(list(halves.values()), -2), split.images)
     assert Halves().shapes(GREY) == {"upper": (1, 4, 8), "lower": (1, 5, 8)}
@@ -51,7 +51,7 @@ def test_halves_put_together_are_the_image() -> None:
 
 def test_attributes_are_pixels_black_or_white() -> None:
     split = some(COLOUR)
-    kinds = Attributes().kinds(split)
+    kinds = Attributes().images(split)
     assert torch.equal(kinds["image"], split.images)
     assert kinds["attributes"].shape == (4, 5, 1, 1)
     assert split.attributes is not None
@@ -65,10 +65,10 @@ def test_clip_is_the_group_among_images_of_two_kinds() -> None:
     for shape, kinds in ((GREY, ["upper", "lower"]), (COLOUR, ["image", "attributes"])):
         program = built(shape, method="clip")
         assert program.model.likelihood is None
-        assert isinstance(program.model.group, AmongImages)
+        assert isinstance(program.model.group, InfoNCE)
         assert isinstance(program.model.group.temperature, Tensor)
         assert float(program.model.group.temperature.detach()) == pytest.approx(0.07)
-        assert list(program.guide.reading.kinds) == kinds
+        assert list(program.guide.encoder_head.kinds) == kinds
 
 
 def test_pictures_and_vectors_have_likelihoods_of_their_own() -> None:
@@ -178,7 +178,7 @@ def test_ones_own_modalities_work_from_the_command_line(folder: Path, monkeypatc
         "class Corners(Modalities):\n"
         "    def __init__(self, size=4):\n"
         "        self.size = size\n"
-        "    def kinds(self, split):\n"
+        "    def images(self, split):\n"
         "        size = self.size\n"
         "        return {'first': split.images[..., :size, :size], 'last': split.images[..., -size:, -size:]}\n"
     )
@@ -194,8 +194,8 @@ def test_ones_own_modalities_work_from_the_command_line(folder: Path, monkeypatc
         (("--modalities", "quarters"), "unknown modalities 'quarters'; did you mean"),
         (("--modalities", "attributes"), "these images have no attributes"),
         (("--modalities", "halves", "--method", "cr-vae"), "needs images of one kind"),
-        (("--modalities", "halves", "--guide", "flow"), "FlowGuide reads views of one kind"),
-        (("--modalities", "pp_simve.models:FlatPrior(latent=2)"), "expected a pp_simve.data.modalities.Modalities"),
+        (("--modalities", "halves", "--guide", "flow"), "FlowGuide reads views of one modality"),
+        (("--modalities", "pp_simve.models:FlatPrior(latent_dim=2)"), "expected a pp_simve.data.modalities.Modalities"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -1,4 +1,4 @@
-"""Parts as options of parts: `block(content=flat(latent=8))`, `elbo(beta=linear(until=0.3))`."""
+"""Parts as options of parts: `block(content=flat(latent_dim=8))`, `elbo(beta=linear(until=0.3))`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pp_simve import judgement
-from pp_simve.config import FitConfig
 from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import judge
@@ -26,9 +25,10 @@ from pp_simve.models import (
     Prior,
     StandardPrior,
 )
-from pp_simve.parts import PRIORS, make_part
-from pp_simve.recipes import Program, build
-from pp_simve.run_folder import RunFolder
+from pp_simve.run.config import FitConfig
+from pp_simve.run.folder import RunFolder
+from pp_simve.run.methods import Program, build
+from pp_simve.run.parts import PRIORS, make_part
 
 from .command import SMALL, run
 
@@ -44,35 +44,35 @@ def box(text: str) -> Box:
     return make_part("box", text, {"box": Box}, Box)
 
 
-def prior(text: str, latent: int = 6) -> Prior:
-    return make_part("prior", text, PRIORS, Prior, latent)
+def prior(text: str, latent_dim: int = 6) -> Prior:
+    return make_part("prior", text, PRIORS, Prior, latent_dim)
 
 
 @pytest.mark.parametrize(
     ("text", "kind", "width"),
     [
-        ("block(content=flat(latent=4))", FlatPrior, 4),
-        ("block(content=standard(latent=2))", StandardPrior, 2),
-        ("block(content=mixture(latent=3, prototypes=5))", MixturePrior, 3),
-        ("block(content=empirical(latent=3, memory=7))", EmpiricalPrior, 3),
-        ("block(content=gaussian(latent=2, style_variance=[0.25, 0.5]))", GaussianPrior, 2),
-        ("block( content = flat( latent = 4 ) )", FlatPrior, 4),
-        ("block(content=pp_simve.models:GaussianPrior(latent=4))", GaussianPrior, 4),
-        ("pp_simve.models:BlockPrior(content=flat(latent=4))", FlatPrior, 4),
-        ("pp_simve.models:BlockPrior(content=pp_simve.models:FlatPrior(latent=4))", FlatPrior, 4),
+        ("block(content=flat(latent_dim=4))", FlatPrior, 4),
+        ("block(content=standard(latent_dim=2))", StandardPrior, 2),
+        ("block(content=mixture(latent_dim=3, prototypes=5))", MixturePrior, 3),
+        ("block(content=empirical(latent_dim=3, memory=7))", EmpiricalPrior, 3),
+        ("block(content=gaussian(latent_dim=2, style_variance=[0.25, 0.5]))", GaussianPrior, 2),
+        ("block( content = flat( latent_dim = 4 ) )", FlatPrior, 4),
+        ("block(content=pp_simve.models:GaussianPrior(latent_dim=4))", GaussianPrior, 4),
+        ("pp_simve.models:BlockPrior(content=flat(latent_dim=4))", FlatPrior, 4),
+        ("pp_simve.models:BlockPrior(content=pp_simve.models:FlatPrior(latent_dim=4))", FlatPrior, 4),
         ("block(content=3)", GaussianPrior, 3),
     ],
 )
 def test_a_prior_within_a_prior(text: str, kind: type[Prior], width: int) -> None:
     made = prior(text)
     assert isinstance(made, BlockPrior)
-    assert made.latent == 6
+    assert made.latent_dim == 6
     assert type(made.block) is kind
-    assert made.block.latent == width
+    assert made.block.latent_dim == width
 
 
 def test_the_options_of_the_inner_part_are_its_own() -> None:
-    made = prior("block(content=gaussian(latent=2, style_variance=[0.25, 0.5], learn_style=True), variance=4)")
+    made = prior("block(content=gaussian(latent_dim=2, style_variance=[0.25, 0.5], learn_style=True), variance=4)")
     assert isinstance(made, BlockPrior)
     assert isinstance(made.block, GaussianPrior)
     assert made.block.style_variance().tolist() == pytest.approx([0.25, 0.5])
@@ -81,10 +81,10 @@ def test_the_options_of_the_inner_part_are_its_own() -> None:
 
 
 def test_parts_nest_as_deep_as_one_likes() -> None:
-    made = prior("block(content=block(latent=4, content=block(latent=2, content=flat(latent=1))))", 8)
+    made = prior("block(content=block(latent_dim=4, content=block(latent_dim=2, content=flat(latent_dim=1))))", 8)
     depths = []
     while isinstance(made, BlockPrior):
-        depths.append(made.latent)
+        depths.append(made.latent_dim)
         made = made.block
     assert depths == [8, 4, 2]
     assert isinstance(made, FlatPrior)
@@ -98,7 +98,7 @@ def test_schedules_are_options_too() -> None:
 
 
 def built(**settings: Any) -> Program:
-    narrow: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=[16])", "latent": 6}
+    narrow: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=[16])", "latent_dim": 6}
     shape = (1, 8, 8)
     return build(FitConfig(**(narrow | settings)).chosen_for(DataShape(shape)), DataShape(shape))
 
@@ -112,7 +112,7 @@ def test_weights_and_scales_of_a_program_may_be_schedules() -> None:
 
 
 def test_a_guide_may_pass_the_messages_of_a_prior_of_its_own() -> None:
-    program = built(prior="student", guide="structured(messages=gaussian(latent=6, learn_style=True))")
+    program = built(prior="student", guide="structured(messages=gaussian(latent_dim=6, learn_style=True))")
     messages = program.guide.get_submodule("messages")
     assert isinstance(messages, GaussianPrior)
     assert messages is not program.model.prior
@@ -121,9 +121,9 @@ def test_a_guide_may_pass_the_messages_of_a_prior_of_its_own() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        "flat(latent=8)",
+        "flat(latent_dim=8)",
         "linear(until=0.3)",
-        "pp_simve.models:GaussianPrior(latent=4)",
+        "pp_simve.models:GaussianPrior(latent_dim=4)",
         "my:Class(",
         "it's my:Class(1)",
         'say "my:Class(1)"',
@@ -148,25 +148,25 @@ def test_any_quoted_text_is_left_alone_beside_a_part_of_ones_own(first: str, sec
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("block(content=flatt(latent=4))", "'flatt'; did you mean 'flat'?"),
-        ("block(content=zzz(latent=4))", "'zzz'. Expected one of: gaussian"),
+        ("block(content=flatt(latent_dim=4))", "'flatt'; did you mean 'flat'?"),
+        ("block(content=zzz(latent_dim=4))", "'zzz'. Expected one of: gaussian"),
         ("block(content=flat(4))", "cannot be read"),
         ("block(content=flat(**{'latent': 4}))", "cannot be read"),
-        ("block(content=flat(latent=4, latent=4))", "cannot be read"),
+        ("block(content=flat(latent_dim=4, latent_dim=4))", "cannot be read"),
         ("block(content=flat)", "cannot be read"),
-        ("block(content=flat(latent=4)(1))", "cannot be read"),
-        ("block(content=flat(latent=4)", "cannot be read"),
+        ("block(content=flat(latent_dim=4)(1))", "cannot be read"),
+        ("block(content=flat(latent_dim=4)", "cannot be read"),
         ("block(content=__import__('os').system('true'))", "cannot be read"),
-        ("block(content=flat(latent=4, tau=1))", "unexpected keyword argument 'tau'"),
-        ("block(content=flat())", "missing a required argument: 'latent'"),
-        ("block(content=flat(latent=4, style_variance=-1))", "style_variance must be positive and finite, got -1"),
-        ("block(content=flat(latent=0))", "latent must be at least 1 dimension, got 0"),
-        ("block(content=flat(latent=6))", "the content block must leave axes to style, got 6 of 6"),
-        ("block(content=student(latent=4))", "needs a ConjugatePrior"),
+        ("block(content=flat(latent_dim=4, tau=1))", "unexpected keyword argument 'tau'"),
+        ("block(content=flat())", "missing a required argument: 'latent_dim'"),
+        ("block(content=flat(latent_dim=4, style_variance=-1))", "style_variance must be positive and finite, got -1"),
+        ("block(content=flat(latent_dim=0))", "latent must be at least 1 dimension, got 0"),
+        ("block(content=flat(latent_dim=6))", "the content block must leave axes to style, got 6 of 6"),
+        ("block(content=student(latent_dim=4))", "needs a ConjugatePrior"),
         ("block(content=linear())", "needs a ConjugatePrior"),
-        ("block(content=no_such_module:Prior(latent=4))", "No module named 'no_such_module'"),
+        ("block(content=no_such_module:Prior(latent_dim=4))", "No module named 'no_such_module'"),
         ("block(content=pp_simve.models:GaussianPrior(4))", "cannot be read"),
-        ("gaussian(style_variance=[flat(latent=4)])", "cannot be read"),
+        ("gaussian(style_variance=[flat(latent_dim=4)])", "cannot be read"),
     ],
 )
 def test_a_nested_part_that_does_not_fit_is_refused_by_its_flag(text: str, words: str) -> None:
@@ -179,7 +179,7 @@ def test_a_nested_part_that_does_not_fit_is_refused_by_its_flag(text: str, words
 
 def test_an_unknown_class_of_ones_own_is_named_with_its_module_and_its_nearest() -> None:
     with pytest.raises(ConfigError, match=r"pp_simve\.models 'GausianPrior'; did you mean 'GaussianPrior'\?"):
-        prior("block(content=pp_simve.models:GausianPrior(latent=4))")
+        prior("block(content=pp_simve.models:GausianPrior(latent_dim=4))")
 
 
 @pytest.mark.parametrize(
@@ -189,10 +189,10 @@ def test_an_unknown_class_of_ones_own_is_named_with_its_module_and_its_nearest()
         ("objective", "elbo(beta=linear(until=2))", "until is a fraction of all steps in (0, 1], got 2"),
         ("objective", "elbo(beta=linear(0.1))", "--objective 'elbo(beta=linear(0.1))' cannot be read"),
         ("objective", "elbo(beta=linear(end=-1))", "beta must not be negative, got -1.0"),
-        ("objective", "elbo(beta=flat(latent=2))", "--objective"),
+        ("objective", "elbo(beta=flat(latent_dim=2))", "--objective"),
         ("guide", "amortized(scale=geometric(end=0))", "start and end must be positive"),
         ("guide", "amortized(scale=linear(start=1, end=0))", "scale must be positive, got 0.0"),
-        ("guide", "structured(messages=gaussian(latent=3))", "about 3 latent axes"),
+        ("guide", "structured(messages=gaussian(latent_dim=3))", "about 3 latent axes"),
     ],
 )
 def test_on_the_command_line_it_is_refused_in_words(
@@ -207,7 +207,7 @@ def test_on_the_command_line_it_is_refused_in_words(
 def test_a_fit_of_nested_parts_can_be_read_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judgement, "judge", partial(judge, min_views=100))
     nested = {
-        "prior": "block(content=pp_simve.models:FlatPrior(latent=3))",
+        "prior": "block(content=pp_simve.models:FlatPrior(latent_dim=3))",
         "objective": "elbo(beta=linear(start=0.1, until=0.3))",
         "guide": "structured(scale=geometric(end=0.5))",
     }

@@ -17,7 +17,7 @@ import pytest
 from pp_simve import judgement
 from pp_simve.evaluation import judge
 from pp_simve.inference.annealing import annealed_parts
-from pp_simve.run_folder import RunFolder
+from pp_simve.run.folder import RunFolder
 
 from .command import SMALL, results, run
 
@@ -44,7 +44,7 @@ class MyPrior(ExactPrior):
         return dist.Normal(zeros, torch.ones_like(zeros)).to_event(1)
 
     def style(self, content):
-        zeros = content.new_zeros(*content.shape[:-1], self.latent)
+        zeros = content.new_zeros(*content.shape[:-1], self.latent_dim)
         return dist.Normal(zeros, self.style_variance**0.5).to_event(1)
 
     def compose(self, content, style):
@@ -279,7 +279,7 @@ def test_a_prior_and_a_guide_from_files_in_the_folder(folder: Path) -> None:
 
 def test_a_prior_inside_ours_and_an_objective_with_a_schedule_inside(folder: Path) -> None:
     parts = {
-        "prior": "block(content=my_priors:MyConjugate(latent=4, style_variance=0.2))",
+        "prior": "block(content=my_priors:MyConjugate(latent_dim=4, style_variance=0.2))",
         "guide": "structured",
         "objective": "my_objectives:Mine(weight=linear(start=0.5, end=0.25))",
     }
@@ -288,7 +288,7 @@ def test_a_prior_inside_ours_and_an_objective_with_a_schedule_inside(folder: Pat
     assert results(folder / "run")["content"]["linear"] > 0
     program: Any = RunFolder(folder / "run").program()
     block = program.model.prior.block
-    assert (type(block).__name__, block.latent) == ("MyConjugate", 4)
+    assert (type(block).__name__, block.latent_dim) == ("MyConjugate", 4)
     assert block.variance.tolist() == pytest.approx([0.2] * 4)
     (weight,) = annealed_parts(program.objective)
     assert weight() == 0.25
@@ -305,7 +305,7 @@ def test_a_prior_inside_ours_and_an_objective_with_a_schedule_inside(folder: Pat
         # The command does not answer yet for content of another width than the messages of the guide are about.
         (["--prior", "my_priors:MyPrior", "--guide", "structured"], "StructuredGuide"),
         (["--prior", "my_priors:MyPrior(width=9)"], "--prior my_priors:MyPrior(width=9): width must be in 1..8, got 9"),
-        (["--prior", "block(content=my_priors:MyPrior(latent=4))"], "needs a ConjugatePrior"),
+        (["--prior", "block(content=my_priors:MyPrior(latent_dim=4))"], "needs a ConjugatePrior"),
         (["--prior", "my_priors:MyPrior", "--objective", "analytic"], "has no closed form"),
         (["--objective", "my_objectives:Mine(wieght=1)"], "unexpected keyword argument 'wieght'"),
     ],

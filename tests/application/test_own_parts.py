@@ -14,7 +14,7 @@ import pytest
 
 from pp_simve import judgement
 from pp_simve.evaluation import judge
-from pp_simve.run_folder import RunFolder
+from pp_simve.run.folder import RunFolder
 
 from .command import SMALL, results, run
 
@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from pp_simve.inference import AmortizedGuide
-from pp_simve.inference.views import ViewPolicy
+from pp_simve.inference.augmentations import AugmentationPolicy
 from pp_simve.models import GaussianPrior, Likelihood, apply_network
 
 
@@ -76,7 +76,7 @@ class Paint(nn.Module):
         return self.layer(z).reshape(-1, *self.image_shape)
 
 
-class Dim(ViewPolicy):
+class Dim(AugmentationPolicy):
     names = ("dimming",)
 
     def __init__(self, image_shape, most=1.0):

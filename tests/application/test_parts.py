@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from pp_simve.errors import ConfigError, unknown_name
 from pp_simve.models import GaussianPrior, MLPDecoder, Prior
-from pp_simve.parts import DECODERS, ENCODERS, GUIDES, LIKELIHOODS, OBJECTIVES, PRIORS, make_part
-from pp_simve.recipes import METHODS
+from pp_simve.run.methods import METHODS
+from pp_simve.run.parts import DECODERS, ENCODERS, GUIDES, LIKELIHOODS, OBJECTIVES, PRIORS, make_part
 
 
 class Box:
@@ -73,7 +73,7 @@ def test_malformed_text_is_refused(text: str) -> None:
 def test_a_user_part_is_imported() -> None:
     part = make_part("prior", "pp_simve.models:GaussianPrior(style_variance=0.5)", {}, Prior, 4)
     assert isinstance(part, GaussianPrior)
-    assert part.latent == 4
+    assert part.latent_dim == 4
 
 
 def test_a_part_of_another_kind_is_refused() -> None:

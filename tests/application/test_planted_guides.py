@@ -51,7 +51,7 @@ class Right(Guide):
         assert isinstance(prior, AdditivePrior)
         self.prior, self.encoder = prior, encoder
         width: Any = encoder.features
-        self.loc, self.raw_scale = nn.Linear(width, prior.latent), nn.Linear(width, prior.latent)
+        self.loc, self.raw_scale = nn.Linear(width, prior.latent_dim), nn.Linear(width, prior.latent_dim)
 
     def features(self, views: Tensor) -> Tensor:
         return apply_network(self.encoder, views, event_dim=3)
@@ -69,10 +69,10 @@ class Right(Guide):
 
     def forward(self, views: Tensor) -> None:
         view_plate = pyro.plate("view", views.shape[0], dim=-2)
-        latent = self.latent(self.features(views))
+        latent_dim = self.latent(self.features(views))
         with pyro.plate("image", views.shape[1], dim=-1):
             with view_plate:
-                z = pyro.sample("z", latent, infer={"is_auxiliary": True})
+                z = pyro.sample("z", latent_dim, infer={"is_auxiliary": True})
             content = pyro.sample("content", self.content(z))
             with view_plate:
                 pyro.sample("style", dist.Delta(self.prior.decompose(content, z), event_dim=1))
@@ -99,9 +99,9 @@ class ContentOfAView(Right):
     """Content is drawn once a view."""
 
     def forward(self, views: Tensor) -> None:
-        latent = self.latent(self.features(views))
+        latent_dim = self.latent(self.features(views))
         with pyro.plate("image", views.shape[1], dim=-1), pyro.plate("view", views.shape[0], dim=-2):
-            z = pyro.sample("z", latent, infer={"is_auxiliary": True})
+            z = pyro.sample("z", latent_dim, infer={"is_auxiliary": True})
             content = pyro.sample("content", self.content(z))
             pyro.sample("style", dist.Delta(self.prior.decompose(content, z), event_dim=1))
 
@@ -139,10 +139,10 @@ class LostJacobian(Right):
 
     def forward(self, views: Tensor) -> None:
         view_plate = pyro.plate("view", views.shape[0], dim=-2)
-        latent = self.latent(self.features(views))
+        latent_dim = self.latent(self.features(views))
         with pyro.plate("image", views.shape[1], dim=-1):
             with view_plate:
-                z = pyro.sample("z", latent, infer={"is_auxiliary": True}).sinh()
+                z = pyro.sample("z", latent_dim, infer={"is_auxiliary": True}).sinh()
             content = pyro.sample("content", self.content(z))
             with view_plate:
                 pyro.sample("style", dist.Delta(self.prior.decompose(content, z), event_dim=1))
@@ -162,9 +162,9 @@ class OwnNoise(Right):
 
 class NumpyNoise(Right):
     def latent(self, features: Tensor) -> dist.TorchDistribution:
-        latent = super().latent(features).base_dist
-        noise = torch.as_tensor(np.random.standard_normal(latent.loc.shape), dtype=latent.loc.dtype)  # noqa: NPY002
-        return dist.Normal(latent.loc + 0.01 * noise, latent.scale).to_event(1)
+        latent_dim = super().latent(features).base_dist
+        noise = torch.as_tensor(np.random.standard_normal(latent_dim.loc.shape), dtype=latent_dim.loc.dtype)  # noqa: NPY002
+        return dist.Normal(latent_dim.loc + 0.01 * noise, latent_dim.scale).to_event(1)
 
 
 class DetachedEncoder(Right):
@@ -242,7 +242,7 @@ class PlainTensor(Right):
 
     def __init__(self, encoder: nn.Module, prior: Prior) -> None:
         super().__init__(encoder, prior)
-        self.shift = torch.randn(prior.latent)
+        self.shift = torch.randn(prior.latent_dim)
 
     def mean(self, features: Tensor) -> Tensor:
         return super().mean(features) + self.shift.to(features.dtype)

@@ -42,11 +42,11 @@ class Right(QuadraticPrior):
 
     centre: Tensor
 
-    def __init__(self, latent: int) -> None:
-        super().__init__(latent)
-        self.register_buffer("centre", torch.randn(latent))
-        self.log_content = nn.Parameter(torch.linspace(-0.5, 0.3, latent))
-        self.log_style = nn.Parameter(torch.linspace(-1.0, 0.2, latent))
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
+        self.register_buffer("centre", torch.randn(latent_dim))
+        self.log_content = nn.Parameter(torch.linspace(-0.5, 0.3, latent_dim))
+        self.log_style = nn.Parameter(torch.linspace(-1.0, 0.2, latent_dim))
 
     def place(self) -> Tensor:
         return self.centre
@@ -169,9 +169,9 @@ class DetachedEverywhere(Right):
 
 
 class ParameterOfNoUse(Right):
-    def __init__(self, latent: int) -> None:
-        super().__init__(latent)
-        self.unused = nn.Parameter(torch.zeros(latent))
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
+        self.unused = nn.Parameter(torch.zeros(latent_dim))
 
 
 class SinglePrecisionAnswer(Right):
@@ -186,7 +186,7 @@ class SinglePrecisionWithin(Right):
 
 class ConstantOfTheDefaultDtype(Right):
     def content(self) -> dist.Independent:
-        return dist.Normal(torch.zeros(self.latent), torch.ones(self.latent)).to_event(1)
+        return dist.Normal(torch.zeros(self.latent_dim), torch.ones(self.latent_dim)).to_event(1)
 
 
 class ConstantOnTheCPU(Right):
@@ -209,17 +209,17 @@ class WeightsByPosition(Right):
 
 
 class PlainTensor(Right):
-    def __init__(self, latent: int) -> None:
-        super().__init__(latent)
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
         centre = self.centre
         del self.centre
         self.centre = centre
 
 
 class BufferThatIsNotSaved(Right):
-    def __init__(self, latent: int) -> None:
-        super().__init__(latent)
-        self.register_buffer("centre", torch.randn(latent), persistent=False)
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
+        self.register_buffer("centre", torch.randn(latent_dim), persistent=False)
 
 
 class PlainMemory(Right):
@@ -256,7 +256,7 @@ class MarginalOfIndependentViews(Right):
 
 class MarginalWithoutConstant(Right):
     def log_marginal(self, z: Tensor, precision: Tensor | None = None) -> Tensor:
-        return super().log_marginal(z, precision) + 0.5 * z.shape[-3] * self.latent * math.log(2 * math.pi)
+        return super().log_marginal(z, precision) + 0.5 * z.shape[-3] * self.latent_dim * math.log(2 * math.pi)
 
 
 class PosteriorOfOneView(Right):
@@ -312,19 +312,19 @@ class NoisyMarginal(Right):
 
 
 class RandomFromNumpy(Right):
-    def __init__(self, latent: int) -> None:
-        super().__init__(latent)
-        self.centre.copy_(torch.as_tensor(np.random.default_rng().normal(size=latent)))
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
+        self.centre.copy_(torch.as_tensor(np.random.default_rng().normal(size=latent_dim)))
 
 
 class LatentOfAnySize(Right):
-    def __init__(self, latent: int) -> None:
-        super().__init__(max(latent, 1))
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(max(latent_dim, 1))
 
 
 class EmpiricalOfTheBatch(EmpiricalPrior):
-    def __init__(self, latent: int) -> None:
-        super().__init__(latent, memory=None)
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim, memory=None)
 
 
 class BrokenInTraining(Right):
@@ -527,7 +527,7 @@ LIKELIHOODS: dict[Callable[[nn.Module], Any], list[str]] = {
 
 
 def prior_suite(part: Callable[[int], Any], **declared: Any) -> PriorSuite:
-    made: PriorSuite = type("Suite", (PriorSuite,), {"make": lambda _, latent: part(latent), **declared})()
+    made: PriorSuite = type("Suite", (PriorSuite,), {"make": lambda _, latent_dim: part(latent_dim), **declared})()
     return made
 
 

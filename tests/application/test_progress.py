@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pp_simve import progress as module
 from pp_simve.inference import Progress
-from pp_simve.progress import watched
+from pp_simve.run.progress import watched
 
 from .command import SMALL, run
 

@@ -34,8 +34,8 @@ from pp_simve.reporting.page import page
 from pp_simve.reporting.pictures import shrunk, sprites, thumbnails
 from pp_simve.reporting.tables import alike, rows_table
 from pp_simve.reporting.trust import Diagnostics
-from pp_simve.run_folder import RunFolder
-from pp_simve.viewing import Viewing
+from pp_simve.run.folder import RunFolder
+from pp_simve.run.viewing import Viewing
 
 from .browser import CHROMIUM, Tab, browser
 from .command import NETWORKS, SMALL, run, write_npz
@@ -381,12 +381,12 @@ def test_an_embedding_has_as_much_of_everything() -> None:
         Embedding(torch.zeros(3, 2), torch.zeros(3, 1, 2, 2, dtype=torch.uint8), labels=torch.zeros(2))
 
 
-@pytest.mark.parametrize("latent", [1, 2, 5])
-def test_principal_axes_are_those_of_most_variance(latent: int) -> None:
-    z = torch.randn(50, latent, dtype=torch.float64) * torch.arange(1, latent + 1)
+@pytest.mark.parametrize("latent_dim", [1, 2, 5])
+def test_principal_axes_are_those_of_most_variance(latent_dim: int) -> None:
+    z = torch.randn(50, latent_dim, dtype=torch.float64) * torch.arange(1, latent_dim + 1)
     points, shares = principal_axes(z)
-    variances = torch.zeros(max(2, latent), dtype=torch.float64)
-    variances[:latent] = torch.linalg.svdvals(z - z.mean(0)).square()
+    variances = torch.zeros(max(2, latent_dim), dtype=torch.float64)
+    variances[:latent_dim] = torch.linalg.svdvals(z - z.mean(0)).square()
     assert points.shape == (50, 2)
     assert torch.allclose(points.square().sum(0), variances[:2], atol=1e-10)
     assert np.allclose(shares, (variances[:2] / variances.sum()).tolist(), atol=1e-10)

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from pp_simve import fit
-from pp_simve.config import FitConfig
-from pp_simve.run_folder import RunFolder
+from pp_simve.run.config import FitConfig
+from pp_simve.run.folder import RunFolder
 
 from .command import SMALL, STEPS, interrupted_at, results, run, scores
 from .data_fixtures import write_image
@@ -142,7 +142,7 @@ def test_resuming_a_finished_run_judges_it_again(finished_run: Path, folder: Pat
     ("flags", "words"),
     [
         (("--lr", "0.5"), ("lr is 0.002 there, 0.5 here",)),
-        (("--latent", "9"), ("latent is 8 there, 9 here",)),
+        (("--latent", "9"), ("latent_dim is 8 there, 9 here",)),
         (("--prior", "flat"), ("prior is None there, 'flat' here",)),
         (("--seed", "3", "--views", "4"), ("seed is 0 there, 3 here", "views is 2 there, 4 here")),
         (("--steps", "20"), (f"steps is {STEPS} there, 20 here",)),

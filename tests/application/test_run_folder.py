@@ -12,10 +12,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from pp_simve import run_folder
-from pp_simve.config import FitConfig
 from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
-from pp_simve.run_folder import RunFolder, source_commit
+from pp_simve.run.config import FitConfig
+from pp_simve.run.folder import RunFolder, source_commit
 
 CONFIG = FitConfig(steps=3).chosen_for(DataShape((1, 8, 8)))
 
@@ -104,7 +104,7 @@ def test_damaged_weights_are_refused(finished_run: Path, tmp_path: Path, damage:
     weights = path / "model.safetensors"
     if damage == "of another program":
         entries = json.loads((path / "config.json").read_text())
-        entries["config"]["latent"] = 9
+        entries["config"]["latent_dim"] = 9
         (path / "config.json").write_text(json.dumps(entries))
     else:
         weights.write_bytes(weights.read_bytes()[:1000] if damage == "truncated" else b"")

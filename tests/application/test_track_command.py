@@ -17,7 +17,7 @@ from .command import SMALL, STEPS, interrupted_at, run
 OWN = """
 import json
 
-from pp_simve.tracking import Tracker
+from pp_simve.run.tracking import Tracker
 
 
 class Diary(Tracker):

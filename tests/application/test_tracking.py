@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from pp_simve.errors import ConfigError
-from pp_simve.parts import make_part
-from pp_simve.run_folder import RunFolder
-from pp_simve.tracking import TRACKERS, CSVFile, JSONLines, Row, Several, TensorBoard, Tracker, WandB, numbers
+from pp_simve.run.folder import RunFolder
+from pp_simve.run.parts import make_part
+from pp_simve.run.tracking import TRACKERS, CSVFile, JSONLines, Row, Several, TensorBoard, Tracker, WandB, numbers
 
 CONFIG = {"data": "digits", "lr": 0.1 + 0.2, "track": ["wandb"]}
 RESULTS = {
@@ -374,7 +374,7 @@ def test_only_those_that_started_are_finished_and_each_once() -> None:
 
 
 OWN = """
-from pp_simve.tracking import Tracker
+from pp_simve.run.tracking import Tracker
 
 
 class Counting(Tracker):

@@ -10,8 +10,8 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from pp_simve.evaluation.diagnostics import rank_uniformity
-from pp_simve.evaluation.diagnostics.bands import rank_among
+from pp_simve.evaluation.posterior import rank_uniformity
+from pp_simve.evaluation.posterior.ranks import rank_among
 
 
 def all_outcomes(rows: int, largest: int) -> Tensor:

@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from pp_simve.evaluation.bound import bound_terms
 from pp_simve.inference import ELBO, AmortizedGuide, MLPEncoder
-from pp_simve.inference.sources import Images
-from pp_simve.inference.views import Parameters, ViewPolicy, draw_views, view_policy
+from pp_simve.inference.augmentations import AugmentationPolicy, Parameters, augmentation_policy, draw_views
+from pp_simve.inference.data import Images
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
 
 SHAPE = (1, 6, 6)
 IMAGES = torch.randint(256, (10, *SHAPE), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
 
 
-class Same(ViewPolicy):
+class Same(AugmentationPolicy):
     """Every view is the image."""
 
     names = ()
@@ -60,7 +60,7 @@ def test_every_image_counts_the_same(batch_size: int, batches: list[int]) -> Non
 
 @pytest.mark.parametrize("views", [1, 3])
 def test_one_batch_is_the_objective_itself(objective: ELBO, views: int) -> None:
-    policy = view_policy("affine", SHAPE)
+    policy = augmentation_policy("affine", SHAPE)
     terms = bound_terms(objective, Images(IMAGES, policy, views), seed=5)
     drawn, _ = draw_views(policy, IMAGES, views, generator=torch.Generator().manual_seed(5))
     torch.manual_seed(5)
@@ -72,7 +72,7 @@ def test_one_batch_is_the_objective_itself(objective: ELBO, views: int) -> None:
 
 
 def test_the_seed_decides(objective: ELBO) -> None:
-    policy = view_policy("affine", SHAPE)
+    policy = augmentation_policy("affine", SHAPE)
     one, again, other = (
         bound_terms(objective, Images(IMAGES, policy, views=2), seed=seed, batch_size=4)["loss"] for seed in (1, 1, 2)
     )
@@ -84,7 +84,7 @@ def test_the_seed_decides(objective: ELBO) -> None:
 def test_nothing_is_left_changed(objective: ELBO, training: bool) -> None:
     objective.train(training)
     before = torch.get_rng_state()
-    bound_terms(objective, Images(IMAGES, view_policy("affine", SHAPE), views=2), seed=0)
+    bound_terms(objective, Images(IMAGES, augmentation_policy("affine", SHAPE), views=2), seed=0)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(module.training == training for module in objective.modules())
     assert all(parameter.grad is None for parameter in objective.parameters())

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pp_simve.evaluation.diagnostics import batches, calibrate, simulate
+from pp_simve.evaluation.posterior import batches, calibrate, simulate
 from pp_simve.inference import AmortizedGuide, DeltaGuide, Draws, PointGuide
 from pp_simve.models import (
-    AmongImages,
     Bernoulli,
     EmpiricalPrior,
     FlatPrior,
     Gaussian,
     GaussianPrior,
+    InfoNCE,
     SimVE,
     StandardPrior,
 )
@@ -43,12 +43,12 @@ class Flatten(nn.Flatten):
         self.features = pixels
 
 
-def program_of_kinds() -> tuple[SimVE, AmortizedGuide, dict[str, Tensor]]:
+def program_of_modalities() -> tuple[SimVE, AmortizedGuide, dict[str, Tensor]]:
     prior = GaussianPrior(2)
     shapes = {"picture": (1, 2, 3), "attributes": (4, 1, 1)}
     decoders = {
-        kind: nn.Sequential(nn.Linear(2, torch.Size(shape).numel()), nn.Unflatten(-1, shape))
-        for kind, shape in shapes.items()
+        modality: nn.Sequential(nn.Linear(2, torch.Size(shape).numel()), nn.Unflatten(-1, shape))
+        for modality, shape in shapes.items()
     }
     likelihoods = {"picture": Gaussian(decoders["picture"], 0.1), "attributes": Bernoulli(decoders["attributes"])}
     guide = AmortizedGuide({"picture": Flatten(6), "attributes": Flatten(4)}, prior)
@@ -77,20 +77,20 @@ def test_simulated_views_follow_the_program() -> None:
 
 
 def test_views_of_several_kinds_and_groups_are_simulated() -> None:
-    model, _, like = program_of_kinds()
+    model, _, like = program_of_modalities()
     views, truth = simulate(model, like, 7, seed=1)
     assert isinstance(views, dict)
-    assert {kind: tuple(batch.shape) for kind, batch in views.items()} == {
+    assert {modality: tuple(batch.shape) for modality, batch in views.items()} == {
         "picture": (2, 7, 1, 2, 3),
         "attributes": (1, 7, 4, 1, 1),
     }
     assert set(views["attributes"].unique().tolist()) <= {0.0, 1.0}
     assert truth.log_likelihood is not None
     assert truth.log_likelihood.shape == truth.z.shape[:3] == (1, 3, 7)
-    by_kind = model.likelihood_of("attributes")(truth.z[0, 2:]).log_prob(views["attributes"])
-    torch.testing.assert_close(truth.log_likelihood[0, 2:], by_kind)
+    by_modality = model.likelihood_of("attributes")(truth.z[0, 2:]).log_prob(views["attributes"])
+    torch.testing.assert_close(truth.log_likelihood[0, 2:], by_modality)
     linear, prior, plain = gaussian_program()
-    grouped = SimVE(prior, plain.likelihood_of(), group=AmongImages())
+    grouped = SimVE(prior, plain.likelihood_of(), group=InfoNCE())
     _, of_grouped = simulate(grouped, draw_views(linear), 5, seed=1)
     assert of_grouped.log_likelihood is not None
     assert of_grouped.log_likelihood.shape == (1, 3, 5)
@@ -179,8 +179,8 @@ def test_notes_say_where_simulated_views_are_unlike_real_ones() -> None:
     assert not calibrate(SimVE(prior, Bernoulli(decoder)), guide, grey.round(), simulations=20, draws=9, seed=1).notes
     of_normals = calibrate(SimVE(prior, Gaussian(decoder, 0.5)), guide, grey, simulations=20, draws=9, seed=1)
     assert "leave [0, 1]" in of_normals.notes["views"]
-    model, of_kinds, views = program_of_kinds()
-    both = calibrate(model, of_kinds, views, simulations=20, draws=9, seed=1)
+    model, of_modalities, views = program_of_modalities()
+    both = calibrate(model, of_modalities, views, simulations=20, draws=9, seed=1)
     assert list(both.notes) == ["picture"]
     assert both.ranks["style"].ranks.shape == (20, 2)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from pp_simve.evaluation.diagnostics import (
+from pp_simve.evaluation.posterior import (
     AxesCheck,
     axes_figure,
     calibrate,

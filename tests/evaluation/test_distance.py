@@ -10,7 +10,7 @@ import torch
 from scipy.stats import norm
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from pp_simve.evaluation.diagnostics import Distance, GaussianClassifier, Reference, distance_to_reference
+from pp_simve.evaluation.posterior import Distance, GaussianClassifier, Reference, distance_to_reference
 from pp_simve.inference import Draws
 
 CHAINS, LENGTH, IMAGES, VIEWS, LATENT = 4, 250, 3, 2, 3

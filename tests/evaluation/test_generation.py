@@ -29,8 +29,8 @@ def linear_program(prior: Prior) -> tuple[SimVE, AmortizedGuide, Tensor, Tensor]
     guide = AmortizedGuide(Flatten(), prior)
     with torch.no_grad():
         decoder[0].weight.copy_(decode)
-        guide.recognition.reading.head.weight[:LATENT] = encode
-        guide.recognition.reading.head.bias.zero_()
+        guide.recognition.encoder_head.head.weight[:LATENT] = encode
+        guide.recognition.encoder_head.head.bias.zero_()
     return SimVE(prior, Gaussian(decoder)), guide, decode, encode
 
 

@@ -39,10 +39,10 @@ def two_views(rows: int, content: Tensor, style: Tensor, seed: int) -> tuple[Ten
     return shared * content.sqrt() + own[0] * style.sqrt(), shared * content.sqrt() + own[1] * style.sqrt()
 
 
-def variances(latent: int, information: float) -> tuple[Tensor, Tensor]:
+def variances(latent_dim: int, information: float) -> tuple[Tensor, Tensor]:
     """Content and style variances, unlike in every axis, with so much mutual information in all."""
-    rho = math.sqrt(1 - math.exp(-2 * information / latent))
-    total = torch.linspace(0.5, 3.0, latent, dtype=torch.float64)
+    rho = math.sqrt(1 - math.exp(-2 * information / latent_dim))
+    total = torch.linspace(0.5, 3.0, latent_dim, dtype=torch.float64)
     return rho * total, (1 - rho) * total
 
 
@@ -124,11 +124,11 @@ def test_known_positions_on_the_sphere() -> None:
     assert uniformity(torch.tensor([[1.0, 0.0], [-3.0, 0.0]]), t=1000.0) == pytest.approx(-4000.0)
 
 
-@pytest.mark.parametrize("latent", [2, 8, 40])
-def test_many_rows_spread_evenly_have_the_uniformity_of_the_sphere(latent: int) -> None:
+@pytest.mark.parametrize("latent_dim", [2, 8, 40])
+def test_many_rows_spread_evenly_have_the_uniformity_of_the_sphere(latent_dim: int) -> None:
     # The mean of exp(2 t cos) over directions is 0F1(; d/2; t²).
-    expected = math.log(scipy.special.hyp0f1(latent / 2, 4.0)) - 4.0
-    assert uniformity(normal(3000, latent, seed=6)) == pytest.approx(expected, abs=0.01)
+    expected = math.log(scipy.special.hyp0f1(latent_dim / 2, 4.0)) - 4.0
+    assert uniformity(normal(3000, latent_dim, seed=6)) == pytest.approx(expected, abs=0.01)
 
 
 @settings(deadline=None)
@@ -185,11 +185,11 @@ def plain_pmi(z: Tensor, other: Tensor, content: Tensor, style: Tensor) -> Tenso
     return both.log_prob(torch.cat([z, other])) - alone.log_prob(z) - alone.log_prob(other)
 
 
-@pytest.mark.parametrize("latent", [1, 2, 5])
-def test_the_gaussian_critic_is_the_log_ratio_of_joint_and_marginals(latent: int) -> None:
-    content = torch.linspace(0.1, 2.0, latent, dtype=torch.float64)
-    style = torch.linspace(1.5, 0.15, latent, dtype=torch.float64)
-    first, second = 2 * normal(6, latent, seed=8), 2 * normal(4, latent, seed=9)
+@pytest.mark.parametrize("latent_dim", [1, 2, 5])
+def test_the_gaussian_critic_is_the_log_ratio_of_joint_and_marginals(latent_dim: int) -> None:
+    content = torch.linspace(0.1, 2.0, latent_dim, dtype=torch.float64)
+    style = torch.linspace(1.5, 0.15, latent_dim, dtype=torch.float64)
+    first, second = 2 * normal(6, latent_dim, seed=8), 2 * normal(4, latent_dim, seed=9)
     scores = GaussianCritic(content, style)(first, second)
     assert scores.shape == (6, 4)
     for i in range(6):
@@ -206,10 +206,10 @@ def test_an_axis_without_content_adds_nothing() -> None:
     assert gaussian_information(content, style) == pytest.approx(gaussian_information(content[:1], style[:1]))
 
 
-@pytest.mark.parametrize("latent", [1, 4, 9])
-def test_the_gaussian_information_is_that_of_the_joint_covariance(latent: int) -> None:
-    content = torch.linspace(0.1, 2.0, latent, dtype=torch.float64)
-    style = torch.linspace(1.5, 0.15, latent, dtype=torch.float64)
+@pytest.mark.parametrize("latent_dim", [1, 4, 9])
+def test_the_gaussian_information_is_that_of_the_joint_covariance(latent_dim: int) -> None:
+    content = torch.linspace(0.1, 2.0, latent_dim, dtype=torch.float64)
+    style = torch.linspace(1.5, 0.15, latent_dim, dtype=torch.float64)
     total = (content + style).diag()
     joint = torch.cat([torch.cat([total, content.diag()], 1), torch.cat([content.diag(), total], 1)])
     expected = float(total.logdet() - joint.logdet() / 2)
@@ -228,9 +228,11 @@ def test_the_gaussian_information_keeps_its_digits_at_both_ends(ratio: float) ->
     assert found == pytest.approx(expected, rel=1e-10, abs=0)
 
 
-def estimates(latent: int, information: float, k: int, batches: int, factor: float = 1.0) -> tuple[float, float, float]:
+def estimates(
+    latent_dim: int, information: float, k: int, batches: int, factor: float = 1.0
+) -> tuple[float, float, float]:
     """Mean and standard error over batches of the bound with k pairs, and the ceiling."""
-    content, style = variances(latent, information)
+    content, style = variances(latent_dim, information)
     critic = GaussianCritic(content * factor, style)
     found = [mutual_information(*two_views(k, content, style, seed), critic) for seed in range(batches)]
     bounds = torch.tensor([one["bound"] for one in found], dtype=torch.float64)
@@ -238,13 +240,13 @@ def estimates(latent: int, information: float, k: int, batches: int, factor: flo
 
 
 @pytest.mark.parametrize("k", [128, 512])
-@pytest.mark.parametrize(("latent", "nats"), [(1, 0.5), (2, 1.0), (8, 1.0), (16, 1.5)])
+@pytest.mark.parametrize(("latent_dim", "nats"), [(1, 0.5), (2, 1.0), (8, 1.0), (16, 1.5)])
 def test_on_samples_from_the_prior_the_bound_is_below_and_close_to_the_information(
-    latent: int, nats: float, k: int
+    latent_dim: int, nats: float, k: int
 ) -> None:
-    content, style = variances(latent, nats)
+    content, style = variances(latent_dim, nats)
     assert gaussian_information(content, style) == pytest.approx(nats)
-    bound, error, ceiling = estimates(latent, nats, k, batches=40)
+    bound, error, ceiling = estimates(latent_dim, nats, k, batches=40)
     assert error < 0.03
     assert bound < nats + 4 * error
     # With exp(pmi) of mean exp(2 I) over pairs, the bound lacks no more than (exp(2 I) − 1) / (2 K) to first order.
@@ -290,8 +292,8 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def mixed(views: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """The same information behind a linear map, an offset, a constant and a repeated feature."""
-    latent = views[0].shape[1]
-    mix = normal(latent, latent, seed=20) @ torch.logspace(-3, 3, latent, dtype=torch.float64).diag()
+    latent_dim = views[0].shape[1]
+    mix = normal(latent_dim, latent_dim, seed=20) @ torch.logspace(-3, 3, latent_dim, dtype=torch.float64).diag()
     first, second = (view @ mix + 10.0 for view in views)
     constant = torch.full((len(first), 1), 0.3, dtype=torch.float64)
     return torch.cat([first, constant, first[:, :1]], dim=1), torch.cat([second, constant, second[:, :1]], dim=1)

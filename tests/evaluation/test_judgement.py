@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pp_simve.evaluation import content_scores, judge
 from pp_simve.evaluation.judgement import embed_views
+from pp_simve.inference.augmentations import AugmentationPolicy, Parameters, augmentation_policy, draw_views
 from pp_simve.inference.guides.base import Guide, Representation, unit_range
-from pp_simve.inference.views import Parameters, ViewPolicy, draw_views, view_policy
 
 CLASSES = 4
 CLASS_PIXELS = [0, 1, 2, 3]
@@ -33,7 +33,7 @@ def split(count: int, seed: int, labelled: bool = True) -> Split:
     return Split(images.to(torch.uint8).view(count, 1, 3, 3), labels if labelled else None)
 
 
-class Tint(ViewPolicy):
+class Tint(AugmentationPolicy):
     """Writes ``tint`` on the last row of pixels; ``secret`` leaves no trace."""
 
     names = ("tint", "secret")
@@ -47,7 +47,7 @@ class Tint(ViewPolicy):
         return images
 
 
-class Still(ViewPolicy):
+class Still(AugmentationPolicy):
     names = ()
 
     def sample(self, count: int, *, generator: torch.Generator) -> Parameters:
@@ -238,7 +238,9 @@ def test_real_views_of_real_images() -> None:
     images, labels = data.data.unsqueeze(1)[..., ::2, ::2], data.targets
     parts = [Split(images[a:b], labels[a:b]) for a, b in ((0, 1000), (1000, 1500), (1500, 2000))]
     pixels = list(range(14 * 14))
-    result = judge(PixelGuide(pixels, pixels), view_policy("affine", (1, 14, 14)), *parts, seed=0, min_views=2000)
+    result = judge(
+        PixelGuide(pixels, pixels), augmentation_policy("affine", (1, 14, 14)), *parts, seed=0, min_views=2000
+    )
     assert result["content"]["linear"] > 0.7
     assert result["content"]["knn"] > 0.65
     assert list(result["z"]) == ["linear", "knn", "mean_r2", "rotation", "scale", "shift_x", "shift_y"]

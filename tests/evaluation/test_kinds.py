@@ -1,4 +1,4 @@
-"""Views of several kinds: what one kind alone tells, and whether it finds the others."""
+"""Views of several modalities: what one modality alone tells, and whether it finds the others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pp_simve.evaluation.content import content_scores
-from pp_simve.evaluation.kinds import OneKind, content_of_kinds, judge_kinds
+from pp_simve.evaluation.multimodal import SingleModality, content_of_modalities, evaluate_modalities
 from pp_simve.evaluation.retrieval import retrieval_scores
 from pp_simve.evaluation.zero_shot import zero_shot_scores
 from pp_simve.inference import AmortizedGuide, MLPEncoder
@@ -23,16 +23,16 @@ def made(images: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(CLASSES, (images,), generator=generator)
     batch = {
-        kind: torch.randint(40, (images, *shape), generator=generator, dtype=torch.uint8)
-        for kind, shape in SHAPES.items()
+        modality: torch.randint(40, (images, *shape), generator=generator, dtype=torch.uint8)
+        for modality, shape in SHAPES.items()
     }
-    for kind, part in batch.items():
-        part.flatten(1)[torch.arange(images), labels] += 150 if kind == "picture" else 200
+    for modality, part in batch.items():
+        part.flatten(1)[torch.arange(images), labels] += 150 if modality == "picture" else 200
     return batch, labels
 
 
 class FirstPixels(Guide):
-    """Content is the mean, over the kinds there are, of each view's first three numbers."""
+    """Content is the mean, over the modalities there are, of each view's first three numbers."""
 
     def __init__(self, shared: bool = True) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class FirstPixels(Guide):
         assert not isinstance(views, Tensor)
         z = torch.cat([batch.flatten(2)[..., :3] for batch in views.values()])
         content = z.mean(0) if self.shared else z[0, :, :0]
-        backbone = {kind: batch.flatten(2) for kind, batch in views.items()}
+        backbone = {modality: batch.flatten(2) for modality, batch in views.items()}
         return Representation(backbone=backbone, z=z, content=content, style=z - z.mean(0))
 
 
@@ -55,17 +55,17 @@ LABELS = (TRAIN_Y, VALIDATION_Y, TEST_Y)
 @pytest.mark.parametrize("batch_size", [7, 100])
 def test_content_is_inferred_from_the_kinds_there_are(shared: bool, batch_size: int) -> None:
     guide = FirstPixels(shared).train()
-    pixels = {kind: unit_range(batch).flatten(1)[:, :3] for kind, batch in TEST.items()}
-    for kinds in (["picture"], ["vector"], ["picture", "vector"]):
-        found = content_of_kinds(guide, {kind: TEST[kind] for kind in kinds}, batch_size)
-        torch.testing.assert_close(found, torch.stack([pixels[kind] for kind in kinds]).mean(0))
+    pixels = {modality: unit_range(batch).flatten(1)[:, :3] for modality, batch in TEST.items()}
+    for modalities in (["picture"], ["vector"], ["picture", "vector"]):
+        found = content_of_modalities(guide, {modality: TEST[modality] for modality in modalities}, batch_size)
+        torch.testing.assert_close(found, torch.stack([pixels[modality] for modality in modalities]).mean(0))
     assert guide.training
 
 
 def test_the_scores_are_those_of_contents_by_hand() -> None:
-    found = judge_kinds(FirstPixels(), TRAIN, VALIDATION, TEST, LABELS)
+    found = evaluate_modalities(FirstPixels(), TRAIN, VALIDATION, TEST, LABELS)
     first = {
-        name: {kind: unit_range(batch).flatten(1)[:, :3] for kind, batch in split.items()}
+        name: {modality: unit_range(batch).flatten(1)[:, :3] for modality, batch in split.items()}
         for name, split in {"train": TRAIN, "validation": VALIDATION, "test": TEST}.items()
     }
     test = first["test"]
@@ -85,17 +85,17 @@ def test_the_scores_are_those_of_contents_by_hand() -> None:
 
 
 def test_without_labels_kinds_are_only_retrieved() -> None:
-    assert list(judge_kinds(FirstPixels(), TRAIN, VALIDATION, TEST)) == ["retrieval"]
+    assert list(evaluate_modalities(FirstPixels(), TRAIN, VALIDATION, TEST)) == ["retrieval"]
 
 
 @pytest.mark.parametrize("prior", [GaussianPrior, StandardPrior])
-@pytest.mark.parametrize("kind", SHAPES)
-def test_one_kind_is_the_guide_without_the_others(kind: str, prior: type[GaussianPrior]) -> None:
+@pytest.mark.parametrize("modality", SHAPES)
+def test_one_kind_is_the_guide_without_the_others(modality: str, prior: type[GaussianPrior]) -> None:
     torch.manual_seed(0)
     encoders = {name: MLPEncoder(shape, hidden=(5 + len(name),)) for name, shape in SHAPES.items()}
     guide = AmortizedGuide(encoders, prior(2))
-    alone = OneKind(guide, kind).embed_batches(TEST[kind], batch_size=30).as_dict()
-    whole = guide.embed_batches({kind: TEST[kind]}, batch_size=100).as_dict()
-    assert alone["backbone"].shape == (100, 5 + len(kind))
+    alone = SingleModality(guide, modality).embed_batches(TEST[modality], batch_size=30).as_dict()
+    whole = guide.embed_batches({modality: TEST[modality]}, batch_size=100).as_dict()
+    assert alone["backbone"].shape == (100, 5 + len(modality))
     for name, values in whole.items():
         torch.testing.assert_close(alone[name], values)

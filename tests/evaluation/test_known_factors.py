@@ -20,8 +20,8 @@ from pp_simve.evaluation import (
     style_scores,
 )
 from pp_simve.evaluation.mlp import MLPTraining
+from pp_simve.inference.augmentations import AugmentationPolicy, Parameters
 from pp_simve.inference.guides.base import Guide, Representation
-from pp_simve.inference.views import Parameters, ViewPolicy
 
 CLASSES, STYLES = 4, 3
 WIDTH = CLASSES + STYLES
@@ -61,7 +61,7 @@ def scores(features: list[Tensor]) -> tuple[dict[str, float], dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "knows_content", "knows_style"),
+    ("modality", "knows_content", "knows_style"),
     [
         ("content", True, False),
         ("style", False, True),
@@ -70,13 +70,15 @@ def scores(features: list[Tensor]) -> tuple[dict[str, float], dict[str, float]]:
         ("noise", False, False),
     ],
 )
-def test_scores_say_who_knows_what(kind: str, knows_content: bool, knows_style: bool) -> None:
+def test_scores_say_who_knows_what(modality: str, knows_content: bool, knows_style: bool) -> None:
     features = []
     for part in SPLITS:
         both = torch.cat([part.content, part.style], dim=1)
         noise = torch.randn(len(both), 7, generator=torch.Generator().manual_seed(len(both)))
         features.append(
-            {"content": part.content, "style": part.style, "both": both, "mixed": both @ MIXING, "noise": noise}[kind]
+            {"content": part.content, "style": part.style, "both": both, "mixed": both @ MIXING, "noise": noise}[
+                modality
+            ]
         )
     of_class, of_style = scores(features)
     for accuracy in of_class.values():
@@ -85,7 +87,7 @@ def test_scores_say_who_knows_what(kind: str, knows_content: bool, knows_style: 
         assert r2 > 0.999 if knows_style else -0.05 < r2 < 0.05
 
 
-class Styled(ViewPolicy):
+class Styled(AugmentationPolicy):
     """Images are content and style, rotated; a view has a style of its own in place of its image's."""
 
     names: ClassVar[tuple[str, ...]] = ("style0", "style1", "style2")

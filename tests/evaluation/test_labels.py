@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.diagnostics import match_prototypes, prototype_use
+from pp_simve.evaluation.posterior import match_prototypes, prototype_use
 from pp_simve.inference import AmortizedGuide
 from pp_simve.models import ConjugatePrior, GaussianPrior
 

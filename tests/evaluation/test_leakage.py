@@ -12,8 +12,8 @@ from torch import Tensor
 from pp_simve.data import Split, load
 from pp_simve.data.splits import copies_note
 from pp_simve.evaluation import KNNProbe, LinearProbe, RidgeProbe, judge
+from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.inference.guides.base import Guide, Representation
-from pp_simve.inference.views import view_policy
 from pp_simve.models import Views
 
 CLASSES = 4
@@ -38,7 +38,7 @@ def split(images: int, seed: int) -> Split:
 
 
 TRAIN, VALIDATION, TEST = split(400, 1), split(150, 2), split(400, 3)
-POLICY = view_policy("affine", (1, CLASSES, CLASSES))
+POLICY = augmentation_policy("affine", (1, CLASSES, CLASSES))
 
 
 def judged(train: Split, validation: Split, test: Split) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.diagnostics import batches, leave_one_view_out
+from pp_simve.evaluation.posterior import batches, leave_one_view_out
 from pp_simve.inference import PointGuide
-from pp_simve.models import AmongViews, SimVE
+from pp_simve.models import NTXent, SimVE
 
 from ..inference.linear_gaussian import (
     CASES,
@@ -24,7 +24,7 @@ from ..inference.linear_gaussian import (
     make_model,
 )
 from .planted_guides import gaussian_program, prior_as_guide, wrong_posterior
-from .test_calibration import program_of_kinds
+from .test_calibration import program_of_modalities
 
 
 def without(views: Tensor, place: int) -> Tensor:
@@ -93,8 +93,8 @@ def test_transforms_are_uniform_for_the_posterior_alone() -> None:
     assert found["right"].pit["energy"].curves == 6
 
 
-def test_views_of_several_kinds() -> None:
-    model, guide, views = program_of_kinds()
+def test_views_of_several_modalities() -> None:
+    model, guide, views = program_of_modalities()
     found = leave_one_view_out(model, guide, views, draws=20, seed=1)
     assert found.score is not None
     assert found.score.shape == (3, 5)
@@ -106,7 +106,7 @@ def test_views_of_several_kinds() -> None:
 def test_groups_are_no_part_of_a_prediction() -> None:
     linear, prior, model = gaussian_program()
     views, guide = draw_views(linear, views=2), wrong_posterior(linear, prior)  # one is left, with nothing to compare
-    grouped = SimVE(prior, model.likelihood_of(), group=AmongViews())
+    grouped = SimVE(prior, model.likelihood_of(), group=NTXent())
     found = [leave_one_view_out(each, guide, views, draws=20, seed=1).score for each in (model, grouped)]
     assert found[0] is not None
     assert found[1] is not None

@@ -44,8 +44,8 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_most_alike_are_those_of_a_full_sort(rows: int, k: int) -> None:
     # Products of small integers are exact, and most of them are tied.
     generator = torch.Generator().manual_seed(rows)
-    kinds: list[tuple[int, torch.dtype]] = [(2, torch.float32), (1000, torch.float64)]
-    for reach, dtype in kinds:
+    modalities: list[tuple[int, torch.dtype]] = [(2, torch.float32), (1000, torch.float64)]
+    for reach, dtype in modalities:
         among = torch.randint(-reach, reach + 1, (rows, 4), generator=generator).to(dtype)
         queries = torch.randint(-reach, reach + 1, (515, 4), generator=generator).to(dtype)
         found = neighbours.most_alike(queries, among, k)

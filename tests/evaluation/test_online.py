@@ -27,10 +27,10 @@ from pp_simve.inference import (
     StructuredGuide,
     fit,
 )
+from pp_simve.inference.augmentations import Compose
 from pp_simve.inference.guides.base import evaluation_mode
 from pp_simve.inference.loop import Loop
 from pp_simve.inference.svi import FitError
-from pp_simve.inference.views import Compose
 from pp_simve.models import Bernoulli, EmpiricalPrior, GaussianPrior, MLPDecoder, SimVE, Views
 from pp_simve.testing.objective import read_backs
 
@@ -69,7 +69,7 @@ GUIDES: dict[str, Callable[[], Guide]] = {
 
 def small_fit(guide: Guide, probe: OnlineProbe | None, images: Tensor = IMAGES, **arguments: Any) -> Run:
     pyro.set_rng_seed(3)
-    model = SimVE(guide.prior, Bernoulli(MLPDecoder(guide.prior.latent, SHAPE, hidden=(16,))))  # type: ignore[arg-type]
+    model = SimVE(guide.prior, Bernoulli(MLPDecoder(guide.prior.latent_dim, SHAPE, hidden=(16,))))  # type: ignore[arg-type]
     defaults = {"batch_size": BATCH, "steps": 7, "lr": 1e-2, "seed": 2, "device": "cpu", "precision": "32"}
     return fit(model, guide, images, observer=probe, **(defaults | arguments))
 
@@ -251,7 +251,7 @@ def test_every_part_gets_its_own_mode_back() -> None:
     assert len(set(before)) == 2
 
 
-def test_views_of_several_kinds_are_read_by_the_first_kind() -> None:
+def test_views_of_several_kinds_are_read_by_the_first_modality() -> None:
     encoders = {"left": MLPEncoder(SHAPE, hidden=(6,)), "right": MLPEncoder((3, 1, 1), hidden=(5,))}
     guide = AmortizedGuide(encoders, GaussianPrior(4))
     probe = OnlineProbe(guide, LABELS)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.diagnostics import (
+from pp_simve.evaluation.posterior import (
     AxesCheck,
     Calibration,
     LeaveOneOut,

@@ -15,9 +15,9 @@ import xarray as xr
 from torch import Tensor
 
 from pp_simve.evaluation import PosteriorFileError, open_posterior, posterior, stack_chains
-from pp_simve.evaluation.diagnostics import groups, storage
+from pp_simve.evaluation.posterior import groups, storage
 from pp_simve.inference import AmortizedGuide, MLPEncoder
-from pp_simve.inference.views import Parameters, ViewPolicy, view_policy
+from pp_simve.inference.augmentations import AugmentationPolicy, Parameters, augmentation_policy
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
 
 SHAPE, LATENT, MANY = (1, 4, 4), 3, 150
@@ -35,7 +35,7 @@ def images(count: int = MANY) -> Tensor:
 
 
 def write(path: Path, **settings: Any) -> xr.DataTree:
-    given = {"policy": view_policy("affine", SHAPE), "draws": 8, "predictive_draws": 3, "labels": range(MANY)}
+    given = {"policy": augmentation_policy("affine", SHAPE), "draws": 8, "predictive_draws": 3, "labels": range(MANY)}
     return posterior(pair(), images(), **{**given, **settings, "to": path})
 
 
@@ -51,7 +51,7 @@ def test_the_file_holds_the_tree_in_memory(numbers: int, tmp_path: Path, monkeyp
     monkeypatch.setattr(groups, "NUMBERS_AT_ONCE", numbers)
     monkeypatch.setattr(storage, "CHUNK_BYTES", 500)
     path = tmp_path / "posterior.nc"
-    settings: dict[str, Any] = {"policy": view_policy("affine", SHAPE), "draws": 8, "labels": range(MANY)}
+    settings: dict[str, Any] = {"policy": augmentation_policy("affine", SHAPE), "draws": 8, "labels": range(MANY)}
     expected = posterior(pair(), images(), **settings, commit="abc")
     written = posterior(pair(), images(), **settings, commit="abc", to=str(path))
     assert written.identical(expected)
@@ -63,14 +63,16 @@ def test_the_file_holds_the_tree_in_memory(numbers: int, tmp_path: Path, monkeyp
 
 def test_kinds_of_view_and_several_chains_are_kept(tmp_path: Path) -> None:
     prior = GaussianPrior(LATENT)
-    kinds = {"picture": SHAPE, "attributes": (5, 1, 1)}
-    model = SimVE(prior, {kind: Bernoulli(MLPDecoder(LATENT, shape, hidden=(4,))) for kind, shape in kinds.items()})
-    guide = AmortizedGuide({kind: MLPEncoder(shape, hidden=(4,)) for kind, shape in kinds.items()}, prior)
-    given = {kind: torch.rand(70, *shape) for kind, shape in kinds.items()}
+    modalities = {"picture": SHAPE, "attributes": (5, 1, 1)}
+    model = SimVE(
+        prior, {modality: Bernoulli(MLPDecoder(LATENT, shape, hidden=(4,))) for modality, shape in modalities.items()}
+    )
+    guide = AmortizedGuide({modality: MLPEncoder(shape, hidden=(4,)) for modality, shape in modalities.items()}, prior)
+    given = {modality: torch.rand(70, *shape) for modality, shape in modalities.items()}
     trees = [posterior((model, guide), given, draws=4, seed=seed, to=tmp_path / f"{seed}.nc") for seed in range(2)]
     expected = posterior((model, guide), given, draws=4)
     assert trees[0].identical(expected)
-    assert trees[0]["constant_data"]["kind"].to_numpy().tolist() == ["picture", "attributes"]
+    assert trees[0]["constant_data"]["modality"].to_numpy().tolist() == ["picture", "attributes"]
     both = stack_chains(trees)
     both.to_netcdf(tmp_path / "both.nc", engine="h5netcdf")
     with open_posterior(tmp_path / "both.nc") as opened:
@@ -129,7 +131,7 @@ def test_memory_does_not_grow_with_images(tmp_path: Path) -> None:
 # Whole or not at all.
 
 
-class FailingSecond(ViewPolicy):
+class FailingSecond(AugmentationPolicy):
     """Views as they are, until the second block of images."""
 
     names = ()

@@ -12,9 +12,9 @@ import xarray as xr
 from torch import Tensor, nn
 
 from pp_simve.evaluation import posterior, psis, stack_chains, summary
-from pp_simve.evaluation.diagnostics import groups
+from pp_simve.evaluation.posterior import groups
 from pp_simve.inference import AmortizedGuide, Guide, MLPEncoder, PointGuide, StructuredGuide, fit
-from pp_simve.inference.views import Compose, Flip, view_policy
+from pp_simve.inference.augmentations import Compose, RandomFlip, augmentation_policy
 from pp_simve.models import (
     Bernoulli,
     BlockPrior,
@@ -214,7 +214,7 @@ def small_pair() -> Pair:
 @pytest.mark.parametrize("numbers", [2**22, 3000])
 def test_images_views_and_labels_line_up_in_any_number_of_parts(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(groups, "NUMBERS_AT_ONCE", numbers)
-    images, policy = many_images(), view_policy("affine", SHAPE)
+    images, policy = many_images(), augmentation_policy("affine", SHAPE)
     index = torch.arange(MANY).flip(0)
     tree = posterior(
         small_pair(), images, policy=policy, draws=20, predictive_draws=3, labels=index + 1000, index=index
@@ -235,7 +235,7 @@ def test_images_views_and_labels_line_up_in_any_number_of_parts(numbers: int, mo
 
 
 def test_seeds_decide_draws_and_views_apart_and_leave_torch_alone() -> None:
-    pair, images, policy = small_pair(), many_images()[:70], view_policy("affine", SHAPE)
+    pair, images, policy = small_pair(), many_images()[:70], augmentation_policy("affine", SHAPE)
 
     def tree(**settings: Any) -> xr.DataTree:
         return posterior(pair, images, **{"policy": policy, "draws": 8, **settings})
@@ -254,7 +254,7 @@ def test_seeds_decide_draws_and_views_apart_and_leave_torch_alone() -> None:
 
 def test_a_run_brings_its_policy_and_number_of_views() -> None:
     model, guide = small_pair()
-    images, policy = many_images(), Compose([Flip()], SHAPE)
+    images, policy = many_images(), Compose([RandomFlip()], SHAPE)
     run = fit(model, guide, images, policy=policy, views=3, steps=2)
     tree = posterior(run, images[:5], draws=4)
     assert tree["observed_data"].sizes["view"] == 3
@@ -276,18 +276,20 @@ def test_views_of_several_kinds_have_variables_of_their_own() -> None:
     torch.manual_seed(0)
     shapes = {"picture": SHAPE, "attributes": (5, 1, 1)}
     prior = GaussianPrior(LATENT)
-    model = SimVE(prior, {kind: Bernoulli(MLPDecoder(LATENT, shape, hidden=(4,))) for kind, shape in shapes.items()})
-    guide = AmortizedGuide({kind: MLPEncoder(shape, hidden=(4,)) for kind, shape in shapes.items()}, prior)
-    images = {kind: torch.rand(70, *shape) for kind, shape in shapes.items()}
-    policy = {"picture": view_policy("affine", SHAPE)}
+    model = SimVE(
+        prior, {modality: Bernoulli(MLPDecoder(LATENT, shape, hidden=(4,))) for modality, shape in shapes.items()}
+    )
+    guide = AmortizedGuide({modality: MLPEncoder(shape, hidden=(4,)) for modality, shape in shapes.items()}, prior)
+    images = {modality: torch.rand(70, *shape) for modality, shape in shapes.items()}
+    policy = {"picture": augmentation_policy("affine", SHAPE)}
     tree = posterior((model, guide), images, policy=policy, views=None, draws=4, predictive_draws=3)
-    assert tree["constant_data"]["kind"].to_numpy().tolist() == ["picture", "attributes"]
+    assert tree["constant_data"]["modality"].to_numpy().tolist() == ["picture", "attributes"]
     assert tree["constant_data"]["rotation_picture"].dims == ("image", "view_picture")
     assert tree["posterior"]["z"].shape == (1, 4, 70, 2, LATENT)
     assert tree["log_likelihood"]["x_attributes"].dims == ("chain", "draw", "image", "view_attributes")
-    for kind, shape in shapes.items():
-        assert tree["posterior_predictive"][f"x_{kind}"].shape == (1, 3, 70, 1, *shape)
-        assert tree["prior_predictive"][f"x_{kind}"].shape == (1, 3, 1, *shape)
+    for modality, shape in shapes.items():
+        assert tree["posterior_predictive"][f"x_{modality}"].shape == (1, 3, 70, 1, *shape)
+        assert tree["prior_predictive"][f"x_{modality}"].shape == (1, 3, 1, *shape)
     np.testing.assert_array_equal(tree["observed_data"]["x_attributes"][:, 0], images["attributes"])
     z = torch.from_numpy(values(tree, "posterior", "z"))
     expected = model.likelihood_of("attributes")(z[:, :, 1]).log_prob(images["attributes"])
@@ -369,15 +371,18 @@ def test_one_draw_and_no_pixels_are_enough() -> None:
         ({"images": torch.zeros(0, *SHAPE)}, r"no images to draw from: their shape is \(0, 1, 2, 4\)"),
         ({"images": torch.zeros(4, 2, 4)}, r"shape \(image, channel, height, width\), or views"),
         ({"images": torch.zeros(4, *SHAPE, dtype=torch.int64)}, "uint8, or float"),
-        ({"images": {}}, "at least one kind"),
+        ({"images": {}}, "at least one modality"),
         ({"images": {"a": torch.zeros(2, *SHAPE), "b": torch.zeros(3, *SHAPE)}}, "numbers of images"),
-        ({"images": {"a": torch.zeros(2, *SHAPE)}}, "likelihood of kind a"),
+        ({"images": {"a": torch.zeros(2, *SHAPE)}}, "likelihood of modality a"),
         ({"views": 2}, "views of the same pixels would count"),
-        ({"views": 0, "policy": Compose([Flip()], SHAPE)}, "views must be at least 1"),
+        ({"views": 0, "policy": Compose([RandomFlip()], SHAPE)}, "views must be at least 1"),
         ({"images": torch.zeros(3, 4, *SHAPE), "views": 2}, "are 3 views already"),
-        ({"images": torch.zeros(3, 4, *SHAPE), "policy": Compose([Flip()], SHAPE)}, "are 3 views already"),
-        ({"policy": {"a": Compose([Flip()], SHAPE)}}, "go together"),
-        ({"images": {"a": torch.zeros(2, *SHAPE)}, "policy": {"b": Compose([Flip()], SHAPE)}}, "policies of b, but no"),
+        ({"images": torch.zeros(3, 4, *SHAPE), "policy": Compose([RandomFlip()], SHAPE)}, "are 3 views already"),
+        ({"policy": {"a": Compose([RandomFlip()], SHAPE)}}, "go together"),
+        (
+            {"images": {"a": torch.zeros(2, *SHAPE)}, "policy": {"b": Compose([RandomFlip()], SHAPE)}},
+            "policies of b, but no",
+        ),
         ({"labels": [1, 2]}, r"labels must be one number an image, shape \(4,\)"),
         ({"labels": ["a", "b", "c", "d"]}, "one number an image"),
         ({"index": torch.zeros(4, 1)}, "index must be one number an image"),
@@ -463,7 +468,7 @@ def test_fits_that_agree_are_told_from_one_that_does_not() -> None:
 
 
 def test_chains_of_other_images_views_or_draws_are_refused() -> None:
-    pair, images, policy = small_pair(), many_images()[:5], view_policy("affine", SHAPE)
+    pair, images, policy = small_pair(), many_images()[:5], augmentation_policy("affine", SHAPE)
 
     def tree(**settings: Any) -> xr.DataTree:
         return posterior(pair, **{"images": images, "policy": policy, "draws": 8, **settings})
@@ -478,7 +483,7 @@ def test_chains_of_other_images_views_or_draws_are_refused() -> None:
         tree(seed=1, images=images.flip(0)),
         tree(seed=1, images=images[:4]),
         tree(seed=1, views=3),
-        tree(seed=1, policy=Compose([Flip()], SHAPE)),
+        tree(seed=1, policy=Compose([RandomFlip()], SHAPE)),
         tree(seed=1, labels=range(5)),
     ):
         with pytest.raises(ValueError, match="tree 2 is not of the images and views of the first"):

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pp_simve.evaluation.diagnostics import STATISTICS, batches, check_predictions, predictive
-from pp_simve.evaluation.diagnostics.image_statistics import contrast, ink, mean, sharpness
+from pp_simve.evaluation.posterior import STATISTICS, batches, check_predictions, predictive
+from pp_simve.evaluation.posterior.image_statistics import contrast, ink, mean, sharpness
 from pp_simve.inference import PointGuide
 from pp_simve.models import Bernoulli, SimVE
 
 from ..inference.linear_gaussian import DOUBLE, PIXEL_VARIANCE, Linear, PotentialEncoder, draw_views
 from .planted_guides import gaussian_program, wrong_posterior
-from .test_calibration import program_of_kinds
+from .test_calibration import program_of_modalities
 
 
 def test_statistics_are_what_they_are_called() -> None:
@@ -96,8 +96,8 @@ def test_points_have_replicates_too() -> None:
     assert set(found.statistics) == set(STATISTICS)
 
 
-def test_views_of_several_kinds() -> None:
-    model, guide, views = program_of_kinds()
+def test_views_of_several_modalities() -> None:
+    model, guide, views = program_of_modalities()
     found = check_predictions(model, guide, views, draws=2000, seed=1)
     assert list(found.statistics)[:4] == [f"picture {name}" for name in STATISTICS]
     assert found.statistics["picture mean"].observed.shape == (2, 5)

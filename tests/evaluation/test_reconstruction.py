@@ -47,7 +47,7 @@ def blind_program(values: Tensor, *, bernoulli: bool, prior: Prior | None = None
     """Pixels independent of z, and a guide that answers the standard prior: its bound is exact."""
     prior = prior or StandardPrior(LATENT)
     guide = AmortizedGuide(Flatten(), prior)
-    head = guide.recognition.reading.head
+    head = guide.recognition.encoder_head.head
     with torch.no_grad():
         head.weight.zero_()
         head.bias[:LATENT] = 0

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.diagnostics import Reference, nuts_reference
-from pp_simve.evaluation.diagnostics.lockstep import Answer, Ask, Lockstep
-from pp_simve.evaluation.diagnostics.mixing import worst_axis
-from pp_simve.evaluation.diagnostics.target import Target
+from pp_simve.evaluation.posterior import Reference, nuts_reference
+from pp_simve.evaluation.posterior.lockstep import Answer, Ask, Lockstep
+from pp_simve.evaluation.posterior.mixing import worst_axis
+from pp_simve.evaluation.posterior.target import Target
 from pp_simve.inference import AmortizedGuide
 from pp_simve.models import EmpiricalPrior, GaussianPrior, Prior, SimVE, StudentTPrior
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pp_simve.evaluation import posterior
-from pp_simve.evaluation.diagnostics import calibrate, nuts_reference, refine, weigh
+from pp_simve.evaluation.posterior import calibrate, nuts_reference, refine, weigh
 from pp_simve.inference import AmortizedGuide, DeltaGuide, FlowGuide, Guide, PointGuide, StructuredGuide, draw
 from pp_simve.inference.guides.recognition import SMALLEST_SCALE
 from pp_simve.models import Bernoulli, Gaussian, GaussianPrior, SimVE, StudentTPrior
@@ -48,7 +48,7 @@ def gaussian_prior() -> GaussianPrior:
 
 def spoil(guide: AmortizedGuide | StructuredGuide) -> None:
     """Half the scale, and means off by a third."""
-    head = guide.recognition.reading.head
+    head = guide.recognition.encoder_head.head
     with torch.no_grad():
         scale = torch.nn.functional.softplus(head.bias[LATENT:]) + SMALLEST_SCALE
         head.bias[LATENT:] = (scale / 2 - SMALLEST_SCALE).expm1().log()

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pp_simve.evaluation import LinearProbe
 from pp_simve.evaluation.several_views import contents_of_views, several_view_scores
+from pp_simve.inference.augmentations import AugmentationPolicy, Parameters, draw_views
 from pp_simve.inference.guides.base import Guide, Representation
-from pp_simve.inference.views import Parameters, ViewPolicy, draw_views
 
 CLASSES = 4
 
@@ -33,7 +33,7 @@ class Mean(Guide):
         )
 
 
-class Noise(ViewPolicy):
+class Noise(AugmentationPolicy):
     """Views are much noisier than the classes are apart."""
 
     names = ("seed",)

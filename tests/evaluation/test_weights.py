@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from pp_simve.evaluation.diagnostics import batches, check_weights, weigh, weighted_moments
-from pp_simve.evaluation.diagnostics.arviz_versions import FEWEST_DRAWS
+from pp_simve.evaluation.posterior import batches, check_weights, weigh, weighted_moments
+from pp_simve.evaluation.posterior.arviz_versions import FEWEST_DRAWS
 from pp_simve.inference import DeltaGuide, PointGuide, StructuredGuide, draw
 from pp_simve.models import SimVE, StudentTPrior
 

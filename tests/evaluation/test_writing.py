@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pp_simve.data import load
 from pp_simve.evaluation import writing
-from pp_simve.evaluation.writing import writing_style
+from pp_simve.evaluation.handwriting import handwriting_style
 
 SIDE = 64
 
@@ -47,7 +47,7 @@ def plain(image: Tensor) -> dict[str, float]:
 def test_equals_loops_over_pixels(shape: tuple[int, int]) -> None:
     images = torch.rand(3, 1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     images[1, :, :, 0] = 0
-    found = writing_style(images)
+    found = handwriting_style(images)
     assert list(found) == ["slant", "size", "thickness", "centre_x", "centre_y"]
     for index, image in enumerate(images[:, 0]):
         expected = plain(image)
@@ -58,7 +58,7 @@ def test_equals_loops_over_pixels(shape: tuple[int, int]) -> None:
 def test_upright_rectangles_have_closed_forms(height: int, width: int) -> None:
     images = torch.zeros(1, 1, SIDE, SIDE)
     images[0, 0, 10 : 10 + height, 20 : 20 + width] = 1
-    found = {name: float(values) for name, values in writing_style(images).items()}
+    found = {name: float(values) for name, values in handwriting_style(images).items()}
     outline = math.pi / 8 * (2 * (height + width) + 4 * (height + width - 1) / math.sqrt(2))
     assert found == pytest.approx(
         {
@@ -97,7 +97,7 @@ def stroke(lean: float, width: float, fine: int = 8) -> Tensor:
 @pytest.mark.parametrize("width", [2.0, 3.5, 6.0])
 @pytest.mark.parametrize("lean", [-45.0, -30.0, -10.0, 0.0, 15.0, 22.5, 40.0])
 def test_slant_and_thickness_of_strokes(lean: float, width: float) -> None:
-    found = writing_style(stroke(lean, width))
+    found = handwriting_style(stroke(lean, width))
     sine, cosine = math.sin(math.radians(lean)), math.cos(math.radians(lean))
     # The second moments of a rectangle turned by the lean.
     slope = (LENGTH**2 - width**2) * sine * cosine / (LENGTH**2 * cosine**2 + width**2 * sine**2)
@@ -112,36 +112,36 @@ def test_slant_and_thickness_of_strokes(lean: float, width: float) -> None:
 def test_thickness_of_a_ring_is_its_width(width: float) -> None:
     x, y = grid(8)
     radius = (x.square() + y.square()).sqrt()
-    found = writing_style(painted((radius - 18).abs() < width / 2, 8))
+    found = handwriting_style(painted((radius - 18).abs() < width / 2, 8))
     # No ends, and all directions alike: no bias of the outline but that of the mean over four, under 1%.
     assert float(found["thickness"]) == pytest.approx(width, rel=0.015)
     assert float(found["size"]) == pytest.approx(math.sqrt(18**2 + width**2 / 4), rel=1e-3)
 
 
 def test_thicker_strokes_are_thicker_and_longer_ones_are_not() -> None:
-    thickness = [float(writing_style(stroke(20, width))["thickness"]) for width in (1.5, 2.0, 3.0, 5.0)]
+    thickness = [float(handwriting_style(stroke(20, width))["thickness"]) for width in (1.5, 2.0, 3.0, 5.0)]
     assert thickness == sorted(thickness)
     tall = torch.zeros(2, 1, SIDE, SIDE)
     tall[0, 0, 20:44, 30:33] = 1
     tall[1, 0, 8:56, 30:33] = 1
-    short, long = writing_style(tall)["thickness"].tolist()
+    short, long = handwriting_style(tall)["thickness"].tolist()
     assert 1 < long / short < 1.1
 
 
 def test_soft_edges_and_faint_ink_are_not_thinner() -> None:
     image = stroke(25, 6)
     soft = torch.nn.functional.avg_pool2d(image, 3, stride=1, padding=1)
-    hard, blurred = (float(writing_style(picture)["thickness"]) for picture in (image, soft))
+    hard, blurred = (float(handwriting_style(picture)["thickness"]) for picture in (image, soft))
     assert blurred == pytest.approx(hard, rel=0.03)
-    for name, values in writing_style(image * 0.1).items():
-        torch.testing.assert_close(values, writing_style(image)[name], rtol=0, atol=1e-10)
+    for name, values in handwriting_style(image * 0.1).items():
+        torch.testing.assert_close(values, handwriting_style(image)[name], rtol=0, atol=1e-10)
 
 
 def test_ink_at_the_border_has_an_outline_there() -> None:
     image = torch.zeros(2, 1, 20, 20)
     image[0, 0, :, :3] = 1
     image[1, 0, :, 8:11] = 1
-    at_border, inside = writing_style(image)["thickness"].tolist()
+    at_border, inside = handwriting_style(image)["thickness"].tolist()
     assert at_border == pytest.approx(inside, abs=1e-12)
 
 
@@ -163,8 +163,8 @@ def sheared(image: Tensor, degrees: float) -> Tensor:
 def test_a_shear_of_real_digits_adds_its_tangent(degrees: float) -> None:
     digits = load("digits").train.images[:12]
     padded = torch.nn.functional.pad(digits, (12, 12, 0, 0)).double()
-    before = writing_style(padded)
-    after = writing_style(torch.stack([sheared(image, degrees) for image in padded[:, 0]]).unsqueeze(1))
+    before = handwriting_style(padded)
+    after = handwriting_style(torch.stack([sheared(image, degrees) for image in padded[:, 0]]).unsqueeze(1))
     expected = torch.deg2rad(before["slant"]).tan() + math.tan(math.radians(degrees))
     torch.testing.assert_close(after["slant"], torch.rad2deg(expected.atan()), rtol=0, atol=1e-9)
     assert before["slant"].std() > 1
@@ -172,10 +172,10 @@ def test_a_shear_of_real_digits_adds_its_tangent(degrees: float) -> None:
 
 def test_bytes_and_floats_agree_and_chunks_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     digits = load("digits").train.images[:10]
-    whole = writing_style(digits)
+    whole = handwriting_style(digits)
     monkeypatch.setattr(writing, "_PIXELS", 3 * 256 + 1)
     for other in (digits, digits.float() / 255):
-        for name, values in writing_style(other).items():
+        for name, values in handwriting_style(other).items():
             assert values.dtype == torch.float64
             assert values.shape == (10,)
             torch.testing.assert_close(values, whole[name], rtol=0, atol=1e-4)
@@ -184,7 +184,7 @@ def test_bytes_and_floats_agree_and_chunks_are_joined(monkeypatch: pytest.Monkey
 def test_thicker_digits_are_thicker() -> None:
     digits = load("digits", image_size=32).train.images[:50].float()
     thicker = torch.nn.functional.max_pool2d(digits, 3, stride=1, padding=1)
-    assert (writing_style(thicker)["thickness"] > writing_style(digits)["thickness"]).all()
+    assert (handwriting_style(thicker)["thickness"] > handwriting_style(digits)["thickness"]).all()
 
 
 def test_blank_images_are_nan_and_a_single_row_has_no_slant() -> None:
@@ -192,7 +192,7 @@ def test_blank_images_are_nan_and_a_single_row_has_no_slant() -> None:
     images[1, 0, 4, 2:9] = torch.rand(7, generator=torch.Generator().manual_seed(0)) + 0.1
     images[2, 0, 2:9, 4] = 1
     images[3, 0, 6, 6] = 1
-    found = writing_style(images)
+    found = handwriting_style(images)
     assert all(values[0].isnan() for values in found.values())
     assert found["slant"].isnan().tolist() == [True, True, False, True]
     for name in ("size", "thickness", "centre_x", "centre_y"):
@@ -218,4 +218,4 @@ GREY = torch.rand(5, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 )
 def test_refuses(message: str, images: Tensor) -> None:
     with pytest.raises(ValueError, match=message):
-        writing_style(images)
+        handwriting_style(images)

@@ -212,7 +212,7 @@ class TableEncoder(nn.Module):
 def set_head(guide: AmortizedGuide | StructuredGuide, scale: Tensor) -> None:
     """Makes the encoder's features the mean and ``scale``, shape ``(latent,)``, the standard deviation."""
     guide.double()
-    head = guide.recognition.reading.head
+    head = guide.recognition.encoder_head.head
     # The head of a structured guide gives the mean of the potential times N(0, 1).
     shrunk = 1 / (1 + scale.square()) if isinstance(guide, StructuredGuide) else torch.ones_like(scale)
     with torch.no_grad():

@@ -85,8 +85,8 @@ class WithoutPixels(ObjectiveSuite):
         "decoder.2.bias",
     )
 
-    def make_prior(self, latent: int) -> Prior:
-        return FlatPrior(latent)
+    def make_prior(self, latent_dim: int) -> Prior:
+        return FlatPrior(latent_dim)
 
     def make_guide(self, encoder: nn.Module, prior: Prior) -> Guide:
         return DeltaGuide(encoder, prior)

@@ -106,7 +106,7 @@ def test_lines_and_ratios_never_turn_back(schedule: Linear | Geometric) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "arguments", "message"),
+    ("modality", "arguments", "message"),
     [
         (Linear, {"until": 0.0}, r"until is a fraction of all steps in \(0, 1\], got 0\.0"),
         (Linear, {"until": 1.5}, r"until is a fraction .* got 1\.5"),
@@ -123,9 +123,9 @@ def test_lines_and_ratios_never_turn_back(schedule: Linear | Geometric) -> None:
         (Cyclic, {"start": -math.inf}, "start must be finite"),
     ],
 )
-def test_impossible_schedules_are_refused(kind: Callable[..., Schedule], arguments: Any, message: str) -> None:
+def test_impossible_schedules_are_refused(modality: Callable[..., Schedule], arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        kind(**arguments)
+        modality(**arguments)
 
 
 # Numbers that follow a schedule.

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from pp_simve.inference import AmortizedGuide, DeltaGuide, Guide, ProgramError, fit
-from pp_simve.inference.objectives.bootstrap import Bootstrap
+from pp_simve.inference.objectives.byol import BYOL
 from pp_simve.models import (
-    AmongImages,
     Bernoulli,
     EmpiricalPrior,
     FlatPrior,
     GaussianPrior,
+    InfoNCE,
     MixturePrior,
     Prior,
     SimVE,
@@ -39,25 +39,25 @@ def make_objective(
     momentum: float | None = None,
     dtype: torch.dtype = DOUBLE,
     projection: Sequence[int] = (),
-) -> Bootstrap:
+) -> BYOL:
     prior = FlatPrior(LATENT)
     guide = DeltaGuide(SmoothEncoder(), prior, projection=projection)
-    return Bootstrap(SimVE(prior), guide, hidden=hidden, momentum=momentum).to(dtype)
+    return BYOL(SimVE(prior), guide, hidden=hidden, momentum=momentum).to(dtype)
 
 
-def guide_of(objective: Bootstrap) -> DeltaGuide:
+def guide_of(objective: BYOL) -> DeltaGuide:
     assert isinstance(objective.guide, DeltaGuide)
     return objective.guide
 
 
-def target_of(objective: Bootstrap) -> DeltaGuide:
+def target_of(objective: BYOL) -> DeltaGuide:
     assert isinstance(objective.target, DeltaGuide)
     return objective.target
 
 
 def embeddings(guide: DeltaGuide, views: Tensor) -> Tensor:
     """z by hand, without a projection: shape ``(view, image, latent)``."""
-    z: Tensor = guide.reading.head(guide.reading.encoder(views.flatten(0, 1))).unflatten(0, views.shape[:2])
+    z: Tensor = guide.encoder_head.head(guide.encoder_head.encoder(views.flatten(0, 1))).unflatten(0, views.shape[:2])
     return z
 
 
@@ -282,9 +282,9 @@ def test_batch_norm_of_the_target_runs_by_itself() -> None:
         for parameter in objective.guide.parameters():
             parameter.add_(torch.randn_like(parameter))
     objective(views)
-    reading = target_of(objective).reading
-    hidden = reading.projection[0](reading.encoder(views.flatten(0, 1))).detach()
-    norms = [guide.reading.projection[1] for guide in (target_of(objective), guide_of(objective))]
+    encoder_head = target_of(objective).encoder_head
+    hidden = encoder_head.projection[0](encoder_head.encoder(views.flatten(0, 1))).detach()
+    norms = [guide.encoder_head.projection[1] for guide in (target_of(objective), guide_of(objective))]
     torch.testing.assert_close(norms[0].running_mean, 0.1 * hidden.mean(0), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(norms[0].running_var, 0.9 + 0.1 * hidden.var(0), rtol=1e-10, atol=1e-10)
     assert not torch.allclose(norms[0].running_mean, norms[1].running_mean)
@@ -305,7 +305,7 @@ def test_the_target_is_not_trained_but_saved() -> None:
     assert not any(name.startswith("target") for name in make_objective().state_dict())
 
 
-def run_steps(objective: Bootstrap, steps: int, seed: int) -> list[Tensor]:
+def run_steps(objective: BYOL, steps: int, seed: int) -> list[Tensor]:
     """Losses of a few gradient steps on views drawn under a seed."""
     generator = torch.Generator().manual_seed(seed)
     losses = []
@@ -415,7 +415,7 @@ def test_a_short_fit_lowers_the_loss(momentum: float | None) -> None:
 )
 def test_a_copy_of_the_guide_under_other_priors_is_a_guide(prior: Prior) -> None:
     """With Pyro's checks on; a guide that draws z is copied as well."""
-    objective = Bootstrap(SimVE(prior), AmortizedGuide(SmoothEncoder(), prior), momentum=0.9)
+    objective = BYOL(SimVE(prior), AmortizedGuide(SmoothEncoder(), prior), momentum=0.9)
     with pyro.validation_enabled(True):
         for _ in range(2):
             objective(draw_views(2, torch.float32))["loss"].backward()
@@ -441,16 +441,16 @@ def test_a_layer_without_units_is_refused() -> None:
 def test_a_model_that_observes_something_is_refused(what: str) -> None:
     prior = FlatPrior(LATENT)
     decoder = nn.Sequential(nn.Linear(LATENT, PIXELS), nn.Unflatten(-1, SHAPE))
-    model = SimVE(prior, Bernoulli(decoder)) if what == "pixels" else SimVE(prior, group=AmongImages())
+    model = SimVE(prior, Bernoulli(decoder)) if what == "pixels" else SimVE(prior, group=InfoNCE())
     with pytest.raises(ValueError, match="it needs a model that observes nothing"):
-        Bootstrap(model, DeltaGuide(SmoothEncoder(), prior))
+        BYOL(model, DeltaGuide(SmoothEncoder(), prior))
 
 
 @pytest.mark.parametrize("momentum", [None, 0.5])
 def test_one_view_of_each_image_is_refused_and_moves_nothing(momentum: float | None) -> None:
     objective = make_objective(momentum=momentum)
     with torch.no_grad():
-        guide_of(objective).reading.head.weight.add_(1.0)
+        guide_of(objective).encoder_head.head.weight.add_(1.0)
     before = states(objective)
     with pytest.raises(ProgramError, match="agreement is between views of an image, so it needs 2 views or more"):
         objective(draw_views(1))
@@ -466,14 +466,14 @@ class TestBootstrap(WithoutPixels):
     without_gradient: ClassVar[Sequence[str]] = ("head.bias", *WithoutPixels.without_gradient)
 
     def make(self, model: SimVE, guide: Guide) -> nn.Module:
-        return Bootstrap(SimVE(model.prior), guide)
+        return BYOL(SimVE(model.prior), guide)
 
 
 class TestBootstrapWithMomentum(TestBootstrap):
     # The targets are of another network, but the predictor has kinks, and finite differences step over one.
 
     def make(self, model: SimVE, guide: Guide) -> nn.Module:
-        return Bootstrap(SimVE(model.prior), guide, momentum=0.9)
+        return BYOL(SimVE(model.prior), guide, momentum=0.9)
 
 
 class TestBootstrapOfALinearPredictor(TestBootstrap):
@@ -481,4 +481,4 @@ class TestBootstrapOfALinearPredictor(TestBootstrap):
     without_gradient: ClassVar[Sequence[str]] = TestBootstrap.without_gradient[1:]
 
     def make(self, model: SimVE, guide: Guide) -> nn.Module:
-        return Bootstrap(SimVE(model.prior), guide, hidden=(), momentum=0.0)
+        return BYOL(SimVE(model.prior), guide, hidden=(), momentum=0.0)

@@ -31,9 +31,9 @@ from pp_simve.inference import (
     StructuredGuide,
     fit,
 )
-from pp_simve.inference.objectives.tracing import run_pair
+from pp_simve.inference.augmentations import AugmentationPolicy
 from pp_simve.inference.svi import FitError
-from pp_simve.inference.views import ViewPolicy
+from pp_simve.inference.tracing import run_pair
 from pp_simve.models import (
     BlockPrior,
     EmpiricalPrior,
@@ -161,7 +161,7 @@ def test_value_and_gradient_of_the_importance_weighted_bound_are_those_of_a_plai
     pair, views = make_pair("gaussian learned"), draw_views(VIEWS)
     assert isinstance(pair.guide, AmortizedGuide)
     with torch.no_grad():  # wide, so that weights differ
-        pair.guide.recognition.reading.head.bias[LATENT:] = 0.5
+        pair.guide.recognition.encoder_head.head.bias[LATENT:] = 0.5
     pyro.set_rng_seed(3)
     terms = IWAE(pair.model, pair.guide, samples=samples)(views)
     pyro.set_rng_seed(3)
@@ -316,7 +316,7 @@ def test_an_axis_below_its_free_bits_has_no_gradient_and_the_others_have_theirs(
     alone = AnalyticELBO(pair.model, pair.guide, beta=0.0)(views)["loss"]
     expected = by_axis[ordered.indices[1:]].sum()
     assert_same_gradients(free - alone, expected, pair)
-    slope = gradients(free - alone, pair)["1.recognition.reading.head.bias"].unflatten(0, (2, LATENT))
+    slope = gradients(free - alone, pair)["1.recognition.encoder_head.head.bias"].unflatten(0, (2, LATENT))
     below = int(ordered.indices[0])
     assert not slope[:, below].any()
     assert bool((slope[:, [axis for axis in range(LATENT) if axis != below]] != 0).all())
@@ -372,18 +372,22 @@ def test_impossible_weights_are_refused(arguments: dict[str, float], message: st
 @pytest.mark.parametrize(
     "schedule", [Linear(0.1, 2.0, until=0.5), Cyclic(0.0, 1.0, cycles=2)], ids=["linear", "cyclic"]
 )
-@pytest.mark.parametrize("kind", [ELBO, AnalyticELBO, ConsistencyELBO, DenoisingELBO], ids=lambda kind: kind.__name__)
-def test_a_schedule_weighs_the_divergence_of_each_step_of_a_fit(kind: Any, schedule: Linear | Cyclic) -> None:
+@pytest.mark.parametrize(
+    "modality", [ELBO, AnalyticELBO, ConsistencyELBO, DenoisingELBO], ids=lambda modality: modality.__name__
+)
+def test_a_schedule_weighs_the_divergence_of_each_step_of_a_fit(modality: Any, schedule: Linear | Cyclic) -> None:
     pair = make_pair("gaussian learned", dtype=torch.float32)
     steps = 10
-    objective = kind(pair.model, pair.guide, beta=schedule)
+    objective = modality(pair.model, pair.guide, beta=schedule)
     run = fit(pair.model, pair.guide, small_images(), objective=objective, steps=steps, batch_size=16, device="cpu")
     weights = []
     for row in run.history:
         beta = schedule(int(row["step"]) - 1, steps)
         weights.append(beta)
-        divergence = row["divergence"] if kind is AnalyticELBO else -(row["content"] + row["style"] + row["entropy"])
-        extra = 0.1 * -row["consistency"] if kind is ConsistencyELBO else 0.0
+        divergence = (
+            row["divergence"] if modality is AnalyticELBO else -(row["content"] + row["style"] + row["entropy"])
+        )
+        extra = 0.1 * -row["consistency"] if modality is ConsistencyELBO else 0.0
         expected = beta * divergence - row["reconstruction"] + extra
         assert row["loss"] == pytest.approx(expected, rel=1e-5, abs=1e-4), row["step"]
     assert len(weights) == steps
@@ -453,10 +457,10 @@ def test_denoising_is_the_elbo_of_the_image_given_its_views(prior: str, beta: fl
     assert_same_gradients(found["loss"], expected, pair)
 
 
-@pytest.mark.parametrize("kind", [ConsistencyELBO, DenoisingELBO], ids=lambda kind: kind.__name__)
-def test_an_image_without_views_is_refused(kind: Any) -> None:
+@pytest.mark.parametrize("modality", [ConsistencyELBO, DenoisingELBO], ids=lambda modality: modality.__name__)
+def test_an_image_without_views_is_refused(modality: Any) -> None:
     pair = make_pair("standard", dtype=torch.float32)
-    objective = kind(pair.model, pair.guide)
+    objective = modality(pair.model, pair.guide)
     assert objective.original_first
     with pytest.raises(ProgramError, match="needs the original image and at least one view"):
         objective(draw_views(1, torch.float32))
@@ -464,7 +468,7 @@ def test_an_image_without_views_is_refused(kind: Any) -> None:
         fit(pair.model, pair.guide, small_images(), objective=objective, views=1, steps=1, batch_size=8, device="cpu")
 
 
-class Paint(ViewPolicy):
+class Paint(AugmentationPolicy):
     """Every view one grey value, drawn anew: nothing of the image is left in it."""
 
     names = ("grey",)
@@ -500,11 +504,11 @@ def is_one_grey(views: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("views", [2, 4])
-@pytest.mark.parametrize("kind", [ConsistencyELBO, DenoisingELBO], ids=lambda kind: kind.__name__)
-def test_a_fit_shows_the_image_itself_first_where_the_objective_asks_for_it(kind: Any, views: int) -> None:
+@pytest.mark.parametrize("modality", [ConsistencyELBO, DenoisingELBO], ids=lambda modality: modality.__name__)
+def test_a_fit_shows_the_image_itself_first_where_the_objective_asks_for_it(modality: Any, views: int) -> None:
     pair, images = make_pair("standard", dtype=torch.float32), small_images(32)
     arguments: dict[str, Any] = {"views": views, "batch_size": 16, "epochs": 1, "policy": Paint(), "device": "cpu"}
-    recorder = FirstRecorder(kind(pair.model, pair.guide))
+    recorder = FirstRecorder(modality(pair.model, pair.guide))
     fit(pair.model, pair.guide, images, objective=recorder, **arguments)
     shown = torch.cat([batch[0] for batch in recorder.seen])
     expected = images.float() / 255
@@ -515,6 +519,6 @@ def test_a_fit_shows_the_image_itself_first_where_the_objective_asks_for_it(kind
     for batch in recorder.seen:
         assert batch.shape == (views, 16, *SHAPE)
         assert is_one_grey(batch[1:]).all()
-    plain = Recorder(kind(pair.model, pair.guide))
+    plain = Recorder(modality(pair.model, pair.guide))
     fit(pair.model, pair.guide, images, objective=plain, **arguments)
     assert all(is_one_grey(batch).all() and len(batch) == views for batch in plain.seen)

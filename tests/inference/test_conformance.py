@@ -12,24 +12,24 @@ from pp_simve.inference import (
     AmortizedGuide,
     AnalyticELBO,
     ConsistencyELBO,
+    DecoderFreeELBO,
     DeltaGuide,
     DenoisingELBO,
     FlowGuide,
     GaussianEntropy,
     Guide,
-    ImpliedELBO,
     PointGuide,
     StructuredGuide,
     VICRegEntropy,
 )
 from pp_simve.models import (
-    AmongImages,
-    AmongViews,
     BlockPrior,
     EmpiricalPrior,
     FlatPrior,
     GaussianPrior,
+    InfoNCE,
     MixturePrior,
+    NTXent,
     Prior,
     SimVE,
     StandardPrior,
@@ -47,35 +47,35 @@ class TestAmortizedGuide(GuideSuite):
 
 
 class TestAmortizedGuideUnderStandardPrior(TestAmortizedGuide):
-    def make_prior(self, latent: int) -> Prior:
-        return StandardPrior(latent)
+    def make_prior(self, latent_dim: int) -> Prior:
+        return StandardPrior(latent_dim)
 
 
 class TestAmortizedGuideUnderFlatPrior(TestAmortizedGuide):
-    def make_prior(self, latent: int) -> Prior:
-        return FlatPrior(latent)
+    def make_prior(self, latent_dim: int) -> Prior:
+        return FlatPrior(latent_dim)
 
 
 class TestAmortizedGuideUnderMixturePrior(TestAmortizedGuide):
     mean_is_exact: ClassVar[bool] = False  # responsibilities are not linear in z
 
-    def make_prior(self, latent: int) -> Prior:
-        return MixturePrior(latent, 3, [0.5, 0.25, 0.25], style_variance=0.5, learn_weights=True)
+    def make_prior(self, latent_dim: int) -> Prior:
+        return MixturePrior(latent_dim, 3, [0.5, 0.25, 0.25], style_variance=0.5, learn_weights=True)
 
 
 class TestAmortizedGuideUnderEmpiricalPrior(TestAmortizedGuide):
     mean_is_exact: ClassVar[bool] = False
 
-    def make_prior(self, latent: int) -> Prior:
-        return EmpiricalPrior(latent, memory=32, style_variance=0.5)
+    def make_prior(self, latent_dim: int) -> Prior:
+        return EmpiricalPrior(latent_dim, memory=32, style_variance=0.5)
 
 
 class TestAmortizedGuideUnderEmpiricalPriorOfTheBatch(TestAmortizedGuide):
     mean_is_exact: ClassVar[bool] = False
     independent_images: ClassVar[bool] = False
 
-    def make_prior(self, latent: int) -> Prior:
-        return EmpiricalPrior(latent, memory=None, style_variance=0.5)
+    def make_prior(self, latent_dim: int) -> Prior:
+        return EmpiricalPrior(latent_dim, memory=None, style_variance=0.5)
 
 
 class TestStructuredGuide(GuideSuite):
@@ -84,18 +84,18 @@ class TestStructuredGuide(GuideSuite):
 
 
 class TestStructuredGuideUnderLearnedPrior(TestStructuredGuide):
-    def make_prior(self, latent: int) -> Prior:
-        return GaussianPrior(latent, 1.0, 0.5, learn_content=True, learn_style=True)
+    def make_prior(self, latent_dim: int) -> Prior:
+        return GaussianPrior(latent_dim, 1.0, 0.5, learn_content=True, learn_style=True)
 
 
 class TestStructuredGuideUnderBlockPrior(TestStructuredGuide):
-    def make_prior(self, latent: int) -> Prior:
-        return BlockPrior(latent, style_variance=0.5)
+    def make_prior(self, latent_dim: int) -> Prior:
+        return BlockPrior(latent_dim, style_variance=0.5)
 
 
 class TestStructuredGuideUnderStudentTPrior(TestStructuredGuide):
-    def make_prior(self, latent: int) -> Prior:
-        return StudentTPrior(latent, style_variance=0.5)
+    def make_prior(self, latent_dim: int) -> Prior:
+        return StudentTPrior(latent_dim, style_variance=0.5)
 
 
 class TestFlowGuide(GuideSuite):
@@ -142,13 +142,13 @@ class TestELBOOfDeltaGuide(TestELBO):
 class TestELBOUnderEmpiricalPriorOfTheBatch(TestELBO):
     additive: ClassVar[bool] = False  # every image is a candidate for the others
 
-    def make_prior(self, latent: int) -> Prior:
-        return EmpiricalPrior(latent, memory=None)
+    def make_prior(self, latent_dim: int) -> Prior:
+        return EmpiricalPrior(latent_dim, memory=None)
 
 
 class TestELBOUnderEmpiricalPrior(TestELBO):
-    def make_prior(self, latent: int) -> Prior:
-        return EmpiricalPrior(latent, memory=32)
+    def make_prior(self, latent_dim: int) -> Prior:
+        return EmpiricalPrior(latent_dim, memory=32)
 
 
 class TestIWAE(ObjectiveSuite):
@@ -195,26 +195,26 @@ class TestBridge(ObjectiveSuite):
     least_views: ClassVar[int] = 2
 
     def make(self, model: SimVE, guide: Guide) -> nn.Module:
-        return ELBO(SimVE(model.prior, model.likelihood, AmongViews()), guide, alpha=2.0)
+        return ELBO(SimVE(model.prior, model.likelihood, NTXent()), guide, alpha=2.0)
 
 
 class TestContrastive(WithoutPixels):
     additive: ClassVar[bool] = False
 
     def make(self, model: SimVE, guide: Guide) -> nn.Module:
-        return ELBO(SimVE(model.prior, group=AmongImages()), guide, beta=0.0)
+        return ELBO(SimVE(model.prior, group=InfoNCE()), guide, beta=0.0)
 
 
 class TestImpliedELBO(TestContrastive):
     def make(self, model: SimVE, guide: Guide) -> nn.Module:
-        return ImpliedELBO(SimVE(model.prior), guide)
+        return DecoderFreeELBO(SimVE(model.prior), guide)
 
 
 class TestImpliedELBOOfVICReg(TestContrastive):
     def make(self, model: SimVE, guide: Guide) -> nn.Module:
-        return ImpliedELBO(SimVE(model.prior), guide, entropy=VICRegEntropy())
+        return DecoderFreeELBO(SimVE(model.prior), guide, entropy=VICRegEntropy())
 
 
 class TestImpliedELBOOfTheDeterminant(TestContrastive):
     def make(self, model: SimVE, guide: Guide) -> nn.Module:
-        return ImpliedELBO(SimVE(model.prior), guide, entropy=GaussianEntropy(0.1))
+        return DecoderFreeELBO(SimVE(model.prior), guide, entropy=GaussianEntropy(0.1))

@@ -19,8 +19,8 @@ from torch.nn import functional
 from pp_simve.inference import (
     ELBO,
     AmortizedGuide,
+    DecoderFreeELBO,
     DeltaGuide,
-    ImpliedELBO,
     KernelEntropy,
     Linear,
     ProgramError,
@@ -28,15 +28,15 @@ from pp_simve.inference import (
 )
 from pp_simve.inference.guides.recognition import sample_sites
 from pp_simve.models import (
-    AmongImages,
-    AmongViews,
     Bernoulli,
     BlockPrior,
     EmpiricalPrior,
     FlatPrior,
     GaussianPrior,
     GroupLikelihood,
+    InfoNCE,
     MixturePrior,
+    NTXent,
     Prior,
     SimVE,
     network_precision,
@@ -46,7 +46,7 @@ from .programs import IMAGES, LATENT, PIXELS, SHAPE, SmoothEncoder, draw_views
 
 DOUBLE = torch.float64
 TEMPERATURE = 0.3
-GROUPS: dict[str, type[GroupLikelihood]] = {"views": AmongViews, "images": AmongImages}
+GROUPS: dict[str, type[GroupLikelihood]] = {"views": NTXent, "images": InfoNCE}
 
 
 class Contrastive(nn.Module):
@@ -65,7 +65,7 @@ class Contrastive(nn.Module):
 
     def embeddings(self, views: Tensor) -> Tensor:
         """The encoder's z, by hand: shape ``(view, image, latent)``."""
-        z: Tensor = self.guide.reading.head(self.guide.reading.encoder(views.flatten(0, 1))).unflatten(
+        z: Tensor = self.guide.encoder_head.head(self.guide.encoder_head.encoder(views.flatten(0, 1))).unflatten(
             0, views.shape[:2]
         )
         return z
@@ -77,7 +77,7 @@ def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
 
 
 def parameters_of(guide: DeltaGuide) -> list[Tensor]:
-    return [*guide.reading.encoder.parameters(), *guide.reading.head.parameters()]
+    return [*guide.encoder_head.encoder.parameters(), *guide.encoder_head.head.parameters()]
 
 
 def assert_equal_with_gradients(ours: Tensor, theirs: Tensor, guide: DeltaGuide) -> None:
@@ -145,19 +145,19 @@ def vicreg(z: Tensor, invariance: float, variance: float, covariance: float, ave
 @pytest.mark.parametrize("temperature", [0.05, 0.5, 2.0])
 def test_among_views_is_simclr(temperature: float) -> None:
     """A sum over an image's two views, so twice NT-Xent, which is a mean over views."""
-    contrastive, views = Contrastive(AmongViews(temperature)), draw_views(2)
+    contrastive, views = Contrastive(NTXent(temperature)), draw_views(2)
     theirs = 2 * nt_xent(contrastive.embeddings(views), temperature)
     assert_equal_with_gradients(contrastive(views), theirs, contrastive.guide)
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.5, 2.0])
 def test_among_images_is_infonce_in_both_directions(temperature: float) -> None:
-    contrastive, views = Contrastive(AmongImages(temperature)), draw_views(2)
+    contrastive, views = Contrastive(InfoNCE(temperature)), draw_views(2)
     theirs = info_nce(contrastive.embeddings(views), temperature)
     assert_equal_with_gradients(contrastive(views), theirs, contrastive.guide)
 
 
-def pairwise(kind: str, z: Tensor, temperature: float) -> Tensor:
+def pairwise(modality: str, z: Tensor, temperature: float) -> Tensor:
     """Losses of every ordered pair of an image's views, the remaining ones left out, by loops: mean over images."""
     u = functional.normalize(z, dim=-1)
     views, images = z.shape[:2]
@@ -165,7 +165,7 @@ def pairwise(kind: str, z: Tensor, temperature: float) -> Tensor:
     for b in range(images):
         for j in range(views):
             for positive in set(range(views)) - {j}:
-                among = [positive] if kind == "images" else range(views)
+                among = [positive] if modality == "images" else range(views)
                 negatives = [u[k, c] for k in among for c in range(images) if c != b]
                 candidates = torch.stack([u[positive, b], *negatives])
                 total = total - (candidates @ u[j, b] / temperature).log_softmax(0)[0]
@@ -173,10 +173,10 @@ def pairwise(kind: str, z: Tensor, temperature: float) -> Tensor:
 
 
 @pytest.mark.parametrize("views", [2, 3, 4])
-@pytest.mark.parametrize("kind", GROUPS)
-def test_more_views_are_asked_for_in_pairs(kind: str, views: int) -> None:
-    contrastive, images = Contrastive(GROUPS[kind](TEMPERATURE)), draw_views(views)
-    theirs = pairwise(kind, contrastive.embeddings(images), TEMPERATURE)
+@pytest.mark.parametrize("modality", GROUPS)
+def test_more_views_are_asked_for_in_pairs(modality: str, views: int) -> None:
+    contrastive, images = Contrastive(GROUPS[modality](TEMPERATURE)), draw_views(views)
+    theirs = pairwise(modality, contrastive.embeddings(images), TEMPERATURE)
     assert_equal_with_gradients(contrastive(images), theirs, contrastive.guide)
 
 
@@ -190,13 +190,13 @@ PRIORS: dict[str, Callable[[], Prior]] = {
 
 @pytest.mark.parametrize("prior", PRIORS)
 def test_the_prior_on_content_makes_no_difference_without_a_weight(prior: str) -> None:
-    contrastive, views = Contrastive(AmongViews(TEMPERATURE), PRIORS[prior]()), draw_views(2)
+    contrastive, views = Contrastive(NTXent(TEMPERATURE), PRIORS[prior]()), draw_views(2)
     theirs = 2 * nt_xent(contrastive.embeddings(views), TEMPERATURE)
     assert_equal_with_gradients(contrastive(views), theirs, contrastive.guide)
 
 
 def test_the_terms_say_what_the_loss_is() -> None:
-    contrastive, views = Contrastive(AmongViews(TEMPERATURE)), draw_views(2)
+    contrastive, views = Contrastive(NTXent(TEMPERATURE)), draw_views(2)
     terms = contrastive.objective(views)
     assert terms.keys() == {"loss", "content", "style", "entropy", "group"}
     assert torch.equal(terms["loss"], -terms["group"])
@@ -213,7 +213,7 @@ class Implied(nn.Module):
         super().__init__()
         prior = FlatPrior(LATENT, style_variance)
         self.guide = guide(SmoothEncoder(), prior)
-        self.objective = ImpliedELBO(SimVE(prior), self.guide, entropy=entropy)  # type: ignore[arg-type]
+        self.objective = DecoderFreeELBO(SimVE(prior), self.guide, entropy=entropy)  # type: ignore[arg-type]
         self.double()
         prior.style_variance.fixed.fill_(style_variance)  # not rounded to float32
 
@@ -233,7 +233,7 @@ def test_the_implied_bound_is_vicreg_up_to_the_flat_priors_constant(spread: floa
     implied = Implied(style_variance, VICRegEntropy(25 / (1 + averaged), 1))
     views = draw_views(2)
     with torch.no_grad():
-        implied.guide.reading.head.weight.mul_(spread)
+        implied.guide.encoder_head.head.weight.mul_(spread)
     z = implied.guide.posterior(views).z
     constant = LATENT / 2 * math.log(4 * math.pi * style_variance)
     theirs = vicreg(z, 25, 25, 1, averaged) + constant
@@ -247,7 +247,7 @@ class SphereGuide(DeltaGuide):
     """A delta guide whose z has unit norm."""
 
     def forward(self, views: Tensor) -> None:
-        z = self.reading(self.reading.features(views))
+        z = self.encoder_head(self.encoder_head.features(views))
         sample_sites(self.prior, dist.Delta(functional.normalize(z, dim=-1), event_dim=1))
 
 
@@ -261,7 +261,7 @@ def test_the_observed_group_is_the_implied_bound_with_kernels(temperature: float
     so their sum is log p(group | z) + 2 log(2B−1) + d/2 log 4πT.
     """
     implied = Implied(temperature / 4, KernelEntropy(temperature, unit_norm=False, chunk=chunk), SphereGuide)
-    contrastive = Contrastive(AmongViews(temperature))
+    contrastive = Contrastive(NTXent(temperature))
     contrastive.guide.load_state_dict(implied.guide.state_dict(), strict=False)
     views = draw_views(2)
     constant = 2 * math.log(2 * IMAGES - 1) + LATENT / 2 * math.log(4 * math.pi * temperature)
@@ -304,16 +304,16 @@ def noisy(contrastive: Contrastive, scale: float, particles: int = 1) -> tuple[E
     """An amortized guide of the delta guide's weights, its loss, and the parameters that both have."""
     prior = contrastive.guide.prior
     guide = AmortizedGuide(SmoothEncoder(), prior, scale=scale).double()
-    guide.recognition.reading.encoder.load_state_dict(contrastive.guide.reading.encoder.state_dict())
+    guide.recognition.encoder_head.encoder.load_state_dict(contrastive.guide.encoder_head.encoder.state_dict())
     with torch.no_grad():
-        guide.recognition.reading.head.weight[:LATENT] = contrastive.guide.reading.head.weight
-        guide.recognition.reading.head.bias[:LATENT] = contrastive.guide.reading.head.bias
-        guide.recognition.reading.head.weight[LATENT:] = 0  # drawn anew for each guide otherwise
+        guide.recognition.encoder_head.head.weight[:LATENT] = contrastive.guide.encoder_head.head.weight
+        guide.recognition.encoder_head.head.bias[:LATENT] = contrastive.guide.encoder_head.head.bias
+        guide.recognition.encoder_head.head.weight[LATENT:] = 0  # drawn anew for each guide otherwise
     group = contrastive.objective.model.group
     objective = ELBO(SimVE(prior, group=group), guide, beta=0, particles=particles).double()  # type: ignore[arg-type]
     return (
         objective,
-        [*guide.recognition.reading.encoder.parameters(), *guide.recognition.reading.head.parameters()],
+        [*guide.recognition.encoder_head.encoder.parameters(), *guide.recognition.encoder_head.head.parameters()],
         guide,
     )
 
@@ -334,17 +334,19 @@ def distances(contrastive: Contrastive, views: Tensor, scale: float, particles: 
     return loss - limit, found - gradients(limit, parameters_of(contrastive.guide))
 
 
-@pytest.mark.parametrize("kind", GROUPS)
-def test_each_draw_of_a_narrow_guide_tends_to_the_contrastive_loss_like_its_scale(kind: str) -> None:
-    contrastive, views = Contrastive(GROUPS[kind](TEMPERATURE)), draw_views(2)
+@pytest.mark.parametrize("modality", GROUPS)
+def test_each_draw_of_a_narrow_guide_tends_to_the_contrastive_loss_like_its_scale(modality: str) -> None:
+    contrastive, views = Contrastive(GROUPS[modality](TEMPERATURE)), draw_views(2)
     found = [distances(contrastive, views, scale, particles=1) for scale in SCALES]
     assert_rate(SCALES[1:], [loss for loss, _ in found[1:]], 1)
     assert_rate(SCALES[1:], [gradient for _, gradient in found[1:]], 1)
     assert found[-1][0].abs() < found[0][0].abs() * 2e-3
 
 
-@pytest.mark.parametrize("kind", GROUPS)
-def test_the_expectation_tends_to_it_like_the_square_of_the_scale(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("modality", GROUPS)
+def test_the_expectation_tends_to_it_like_the_square_of_the_scale(
+    modality: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two particles of opposite noise: each pair is an unbiased estimate of the expectation, odd orders cancel."""
 
     def opposite(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -352,7 +354,7 @@ def test_the_expectation_tends_to_it_like_the_square_of_the_scale(kind: str, mon
         return torch.stack([noise, -noise]) if len(shape) == 4 else noise  # a delta guide's content has no particles
 
     monkeypatch.setattr(torch.distributions.normal, "_standard_normal", opposite)
-    contrastive, views = Contrastive(GROUPS[kind](TEMPERATURE)), draw_views(2)
+    contrastive, views = Contrastive(GROUPS[modality](TEMPERATURE)), draw_views(2)
     found = [distances(contrastive, views, scale, particles=2) for scale in SCALES]
     assert_rate(SCALES, [loss for loss, _ in found], 2)
     assert_rate(SCALES, [gradient for _, gradient in found], 2)
@@ -368,7 +370,7 @@ class Bridge(nn.Module):
         super().__init__()
         prior = GaussianPrior(LATENT)
         decoder = nn.Sequential(nn.Linear(LATENT, 7), nn.Tanh(), nn.Linear(7, PIXELS), nn.Unflatten(-1, SHAPE))
-        group = AmongViews(TEMPERATURE, width=width) if observed else None
+        group = NTXent(TEMPERATURE, width=width) if observed else None
         self.guide = AmortizedGuide(SmoothEncoder(), prior, scale=scale)
         self.objective = ELBO(SimVE(prior, Bernoulli(decoder), group), self.guide, alpha=alpha)
         self.double()
@@ -435,7 +437,7 @@ def test_the_gradient_over_alpha_tends_to_the_groups_like_one_over_alpha() -> No
 
 def test_a_narrow_guide_and_a_large_alpha_together_lead_from_simve_to_infonce() -> None:
     """With scale = 1/α both errors fall like 1/α: the gradient by the encoder is in the end that of NT-Xent."""
-    contrastive, views = Contrastive(AmongViews(TEMPERATURE)), draw_views(2)
+    contrastive, views = Contrastive(NTXent(TEMPERATURE)), draw_views(2)
     limit = gradients(2 * nt_xent(contrastive.embeddings(views), TEMPERATURE), parameters_of(contrastive.guide))
     errors = []
     for alpha in ALPHAS:
@@ -445,7 +447,9 @@ def test_a_narrow_guide_and_a_large_alpha_together_lead_from_simve_to_infonce() 
         bridge.guide.load_state_dict(guide.state_dict(), strict=False)
         head = bridge.guide.recognition
         loss = bridge(views)["loss"]
-        found = torch.autograd.grad(loss, [*head.reading.encoder.parameters(), *head.reading.head.parameters()])
+        found = torch.autograd.grad(
+            loss, [*head.encoder_head.encoder.parameters(), *head.encoder_head.head.parameters()]
+        )
         errors.append(shared(found) / alpha - limit)
     assert_rate(ALPHAS, errors, -1)
     assert errors[-1].abs().max() < 2e-2 * limit.abs().max()
@@ -455,7 +459,7 @@ def test_a_narrower_block_leaves_the_other_axes_to_pixels() -> None:
     bridge, views = Bridge(1e6, width=2), draw_views(2)
     simve = same(0.0, bridge, width=2)
     ours, theirs = (
-        torch.autograd.grad(made(views)["loss"], made.guide.recognition.reading.head.weight)[0]
+        torch.autograd.grad(made(views)["loss"], made.guide.recognition.encoder_head.head.weight)[0]
         for made in (bridge, simve)
     )
     style, style_scale = LATENT - 1, 2 * LATENT - 1
@@ -484,14 +488,14 @@ def test_alpha_may_follow_a_schedule() -> None:
 
 @pytest.mark.parametrize("particles", [1, 3])
 @pytest.mark.parametrize("views", [2, 3])
-@pytest.mark.parametrize("kind", GROUPS)
+@pytest.mark.parametrize("modality", GROUPS)
 @pytest.mark.parametrize("pixels", [True, False], ids=["with pixels", "without"])
-def test_trace_elbo_is_the_same_bit_for_bit(pixels: bool, kind: str, views: int, particles: int) -> None:
+def test_trace_elbo_is_the_same_bit_for_bit(pixels: bool, modality: str, views: int, particles: int) -> None:
     images = draw_views(views)
     with pyro.settings.context(module_local_params=True), pyro.validation_enabled(True):
         decoder = nn.Sequential(nn.Linear(LATENT, PIXELS), nn.Unflatten(-1, SHAPE))
         prior = GaussianPrior(LATENT)
-        model = SimVE(prior, Bernoulli(decoder) if pixels else None, GROUPS[kind](TEMPERATURE)).double()
+        model = SimVE(prior, Bernoulli(decoder) if pixels else None, GROUPS[modality](TEMPERATURE)).double()
         guide = (AmortizedGuide if pixels else DeltaGuide)(SmoothEncoder(), prior).double()
         pyro.set_rng_seed(3)
         ours = ELBO(model, guide, particles=particles, scale=1)(images)["loss"]
@@ -503,12 +507,12 @@ def test_trace_elbo_is_the_same_bit_for_bit(pixels: bool, kind: str, views: int,
     assert torch.equal(gradients(ours, parameters), gradients(theirs, parameters))
 
 
-@pytest.mark.parametrize("kind", GROUPS)
-def test_particles_average_the_group(kind: str) -> None:
+@pytest.mark.parametrize("modality", GROUPS)
+def test_particles_average_the_group(modality: str) -> None:
     """The mean of the particles' own losses, at the z each of them drew."""
     prior = GaussianPrior(LATENT)
     guide = AmortizedGuide(SmoothEncoder(), prior).double()
-    model = SimVE(prior, group=GROUPS[kind](TEMPERATURE)).double()
+    model = SimVE(prior, group=GROUPS[modality](TEMPERATURE)).double()
     views = draw_views(2)
     pyro.set_rng_seed(3)
     found = ELBO(model, guide, beta=0, particles=4)(views)["loss"]
@@ -516,7 +520,7 @@ def test_particles_average_the_group(kind: str) -> None:
     program = pyro.plate("particles", 4, dim=-3)(partial(nn.Module.__call__, guide))
     z: Any = poutine.trace(program).get_trace(views).nodes["z"]["value"]
     assert z.shape == (4, 2, IMAGES, LATENT)
-    expected = torch.stack([pairwise(kind, draw, TEMPERATURE) for draw in z]).mean()
+    expected = torch.stack([pairwise(modality, draw, TEMPERATURE) for draw in z]).mean()
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -556,8 +560,8 @@ def test_extreme_batches_have_finite_losses_and_gradients(
 def test_embeddings_that_are_all_zero_have_finite_gradients(method: str) -> None:
     made = program(method, 0.01).float()
     with torch.no_grad():
-        made.guide.reading.head.weight.zero_()
-        made.guide.reading.head.bias.zero_()
+        made.guide.encoder_head.head.weight.zero_()
+        made.guide.encoder_head.head.bias.zero_()
     loss = made(draw_views(2, torch.float32))
     assert torch.isfinite(loss)
     assert torch.isfinite(gradients(loss, parameters_of(made.guide))).all()
@@ -570,9 +574,9 @@ def test_a_batch_of_thousands_goes_through_in_chunks() -> None:
     assert torch.isfinite(gradients(loss, parameters_of(made.guide))).all()
 
 
-@pytest.mark.parametrize("kind", GROUPS)
-def test_a_single_view_is_refused_in_words(kind: str) -> None:
-    contrastive, views = Contrastive(GROUPS[kind]()), draw_views(1)
+@pytest.mark.parametrize("modality", GROUPS)
+def test_a_single_view_is_refused_in_words(modality: str) -> None:
+    contrastive, views = Contrastive(GROUPS[modality]()), draw_views(1)
     for validated, error in {True: ProgramError, False: ValueError}.items():
         with pyro.validation_enabled(validated), pytest.raises(error, match="needs 2 views or more; got 1"):
             contrastive(views)

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import pp_simve.inference.objectives.correlation as correlation
+import pp_simve.inference.objectives.barlow_twins as correlation
 from pp_simve.inference import DeltaGuide, Guide, ProgramError, fit
-from pp_simve.inference.objectives.correlation import CrossCorrelation
-from pp_simve.models import AmongImages, Bernoulli, FlatPrior, SimVE, network_precision
+from pp_simve.inference.objectives.barlow_twins import BarlowTwins
+from pp_simve.models import Bernoulli, FlatPrior, InfoNCE, SimVE, network_precision
 from pp_simve.testing.objective import read_backs
 
 from .programs import IMAGES, LATENT, PIXELS, SHAPE, SmoothEncoder, WithoutPixels, draw_views, small_images
@@ -34,20 +34,20 @@ class Given(nn.Module):
         return images.flatten(1)[:, :LATENT]
 
 
-def make_objective(redundancy: float = WEIGHT, dtype: torch.dtype = DOUBLE) -> CrossCorrelation:
+def make_objective(redundancy: float = WEIGHT, dtype: torch.dtype = DOUBLE) -> BarlowTwins:
     prior = FlatPrior(LATENT)
     guide = DeltaGuide(SmoothEncoder(), prior)
-    return CrossCorrelation(SimVE(prior), guide, redundancy=redundancy).to(dtype)
+    return BarlowTwins(SimVE(prior), guide, redundancy=redundancy).to(dtype)
 
 
-def of_z(redundancy: float = WEIGHT) -> CrossCorrelation:
+def of_z(redundancy: float = WEIGHT) -> BarlowTwins:
     """An objective whose z are what `as_views` makes views of."""
     prior = FlatPrior(LATENT)
     guide = DeltaGuide(Given(), prior)
     with torch.no_grad():
-        guide.reading.heads()[0].weight.copy_(torch.eye(LATENT))
-        guide.reading.heads()[0].bias.zero_()
-    return CrossCorrelation(SimVE(prior), guide, redundancy=redundancy).double()
+        guide.encoder_head.heads()[0].weight.copy_(torch.eye(LATENT))
+        guide.encoder_head.heads()[0].bias.zero_()
+    return BarlowTwins(SimVE(prior), guide, redundancy=redundancy).double()
 
 
 def as_views(z: Tensor) -> Tensor:
@@ -55,11 +55,11 @@ def as_views(z: Tensor) -> Tensor:
     return torch.cat([z, padding], -1).unflatten(-1, SHAPE)
 
 
-def embeddings(objective: CrossCorrelation, views: Tensor) -> Tensor:
+def embeddings(objective: BarlowTwins, views: Tensor) -> Tensor:
     """z by hand: shape ``(view, image, latent)``."""
     guide = objective.guide
     assert isinstance(guide, DeltaGuide)
-    z: Tensor = guide.reading.head(guide.reading.encoder(views.flatten(0, 1))).unflatten(0, views.shape[:2])
+    z: Tensor = guide.encoder_head.head(guide.encoder_head.encoder(views.flatten(0, 1))).unflatten(0, views.shape[:2])
     return z
 
 
@@ -116,7 +116,7 @@ def test_it_is_the_papers_sum_over_pairs_of_views(views: int, redundancy: float,
 
 def test_the_weight_is_the_papers_by_default() -> None:
     prior = FlatPrior(LATENT)
-    objective = CrossCorrelation(SimVE(prior), DeltaGuide(SmoothEncoder(), prior)).double()
+    objective = BarlowTwins(SimVE(prior), DeltaGuide(SmoothEncoder(), prior)).double()
     terms = objective(draw_views(2))
     torch.testing.assert_close(terms["loss"].detach(), terms["invariance"] + 5e-3 * terms["redundancy"])
 
@@ -171,7 +171,7 @@ def test_constant_embeddings_leave_loss_and_gradient_finite(which: str, dtype: t
     guide = objective.guide
     assert isinstance(guide, DeltaGuide)
     with torch.no_grad():
-        head = guide.reading.heads()[0]
+        head = guide.encoder_head.heads()[0]
         head.weight[: LATENT if which != "some" else 1] = 0
         if which == "zero":
             head.bias.zero_()
@@ -286,9 +286,9 @@ def test_a_weight_out_of_range_is_refused(redundancy: float) -> None:
 def test_a_model_that_observes_something_is_refused(what: str) -> None:
     prior = FlatPrior(LATENT)
     decoder = nn.Sequential(nn.Linear(LATENT, PIXELS), nn.Unflatten(-1, SHAPE))
-    model = SimVE(prior, Bernoulli(decoder)) if what == "pixels" else SimVE(prior, group=AmongImages())
+    model = SimVE(prior, Bernoulli(decoder)) if what == "pixels" else SimVE(prior, group=InfoNCE())
     with pytest.raises(ValueError, match="it needs a model that observes nothing"):
-        CrossCorrelation(model, DeltaGuide(SmoothEncoder(), prior))
+        BarlowTwins(model, DeltaGuide(SmoothEncoder(), prior))
 
 
 def test_one_view_of_each_image_is_refused() -> None:
@@ -312,4 +312,4 @@ class TestCrossCorrelation(WithoutPixels):
     without_gradient: ClassVar[Sequence[str]] = ("head.bias", *WithoutPixels.without_gradient)
 
     def make(self, model: SimVE, guide: Guide) -> nn.Module:
-        return CrossCorrelation(SimVE(model.prior), guide)
+        return BarlowTwins(SimVE(model.prior), guide)

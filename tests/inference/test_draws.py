@@ -7,7 +7,7 @@ import torch
 
 from pp_simve.inference import AmortizedGuide, DeltaGuide, Draws, PointGuide, draw
 from pp_simve.inference import draws as module
-from pp_simve.models import AmongImages, GaussianPrior, SimVE
+from pp_simve.models import GaussianPrior, InfoNCE, SimVE
 
 from .linear_gaussian import (
     CASES,
@@ -110,7 +110,7 @@ def test_without_pixels_there_is_no_joint_and_the_group_is_no_part_of_it() -> No
     assert drawn.log_likelihood is None
     with pytest.raises(ValueError, match="no likelihood"):
         _ = drawn.log_p
-    grouped: Draws = draw(SimVE(prior, group=AmongImages()), guide, views, 2, seed=1)
+    grouped: Draws = draw(SimVE(prior, group=InfoNCE()), guide, views, 2, seed=1)
     torch.testing.assert_close(grouped.log_prior, drawn.log_prior)
 
 

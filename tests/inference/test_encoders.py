@@ -80,7 +80,7 @@ def test_residual_encoder_has_the_size_counted_by_hand() -> None:
     encoder = ResidualEncoder((3, 32, 32))
     assert count(encoder) == expected
     assert encoder.features == 2048
-    head = AmortizedGuide(encoder, GaussianPrior(64)).recognition.reading.head
+    head = AmortizedGuide(encoder, GaussianPrior(64)).recognition.encoder_head.head
     assert count(head) == 2048 * 128 + 128
     assert expected + count(head) == pytest.approx(0.97e6, rel=0.02)
 

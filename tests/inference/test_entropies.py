@@ -13,10 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pp_simve.inference import (
+    DecoderFreeELBO,
     DeltaGuide,
     EntropyEstimate,
     GaussianEntropy,
-    ImpliedELBO,
     KernelEntropy,
     ProgramError,
     VICRegEntropy,
@@ -398,10 +398,10 @@ def test_wrong_options(make: Callable[[], EntropyEstimate], words: str) -> None:
 # The objective they stand in.
 
 
-def implied(**options: Any) -> tuple[ImpliedELBO, DeltaGuide]:
+def implied(**options: Any) -> tuple[DecoderFreeELBO, DeltaGuide]:
     prior = FlatPrior(LATENT)
     guide = DeltaGuide(SmoothEncoder(), prior)
-    objective = ImpliedELBO(SimVE(prior), guide, **options).double()
+    objective = DecoderFreeELBO(SimVE(prior), guide, **options).double()
     return objective, guide
 
 
@@ -426,7 +426,7 @@ def test_the_implied_bound_is_agreement_and_weighted_entropy(weight: float) -> N
 def test_the_implied_bound_refuses_what_it_cannot_do() -> None:
     prior = FlatPrior(LATENT)
     with pytest.raises(ValueError, match="which StudentTPrior does not know"):
-        ImpliedELBO(SimVE(StudentTPrior(LATENT)), DeltaGuide(SmoothEncoder(), prior))
+        DecoderFreeELBO(SimVE(StudentTPrior(LATENT)), DeltaGuide(SmoothEncoder(), prior))
     with pytest.raises(ValueError, match="weight must not be negative, got -1"):
         implied(weight=-1.0)
     with pytest.raises(ValueError, match=r"entropy must be an EntropyEstimate .*, got Linear"):

@@ -208,10 +208,10 @@ def test_an_encoder_of_ones_own_fits() -> None:
     prior = GaussianPrior(LATENT)
     model = SimVE(prior, Bernoulli(MLPDecoder(LATENT, SHAPE, hidden=(8,))))
     guide = AmortizedGuide(Own(), prior, features=6)
-    before = guide.recognition.reading.encoder.layer.weight.clone()
+    before = guide.recognition.encoder_head.encoder.layer.weight.clone()
     run = fit(model, guide, small_images(), batch_size=16, steps=2, device="cpu")
     assert run.finished
-    assert not torch.equal(guide.recognition.reading.encoder.layer.weight, before)
+    assert not torch.equal(guide.recognition.encoder_head.encoder.layer.weight, before)
 
 
 def test_an_objective_of_ones_own_fits() -> None:

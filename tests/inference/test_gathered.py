@@ -24,13 +24,13 @@ from pp_simve.inference import (
     ELBO,
     DeltaGuide,
     GaussianEntropy,
-    ImpliedELBO,
+    DecoderFreeELBO,
     InstanceDiscrimination,
     KernelEntropy,
-    SwappedPrediction,
+    SwAV,
     VICRegEntropy,
 )
-from pp_simve.models import AmongImages, AmongViews, Bernoulli, FlatPrior, GaussianPrior, MixturePrior, SimVE
+from pp_simve.models import InfoNCE, NTXent, Bernoulli, FlatPrior, GaussianPrior, MixturePrior, SimVE
 
 torch.set_num_threads(1)
 folder, rank, world = Path.cwd(), int(sys.argv[1]), int(sys.argv[2])
@@ -56,12 +56,12 @@ def bridge(group):
 
 def implied(entropy):
     prior = FlatPrior(latent)
-    return ImpliedELBO(SimVE(prior), DeltaGuide(encoder(), prior), entropy=entropy, weight=1.5)
+    return DecoderFreeELBO(SimVE(prior), DeltaGuide(encoder(), prior), entropy=entropy, weight=1.5)
 
 
 def swapped(unit_norm, **learned):
     prior = MixturePrior(latent, 5, style_variance=0.1, content_variance=1.0, unit_norm=unit_norm, **learned)
-    return SwappedPrediction(SimVE(prior), DeltaGuide(encoder(), prior, unit_norm=unit_norm))
+    return SwAV(SimVE(prior), DeltaGuide(encoder(), prior, unit_norm=unit_norm))
 
 
 class Particles(nn.Module):
@@ -77,15 +77,15 @@ class Particles(nn.Module):
 
 
 cases = {
-    "images": lambda: contrastive(AmongImages(0.3)),
-    "images, any norm": lambda: contrastive(AmongImages(0.3, unit_norm=False)),
-    "images, learned temperature": lambda: contrastive(AmongImages(0.3, learn_temperature=True)),
-    "images, particles": lambda: Particles(AmongImages(0.3)),
-    "views": lambda: contrastive(AmongViews(0.3)),
-    "views, any norm": lambda: contrastive(AmongViews(0.3, unit_norm=False)),
-    "views, learned temperature": lambda: contrastive(AmongViews(0.3, learn_temperature=True)),
-    "views, particles": lambda: Particles(AmongViews(0.3)),
-    "views, bridge": lambda: bridge(AmongViews(0.3, width=2, learn_temperature=True)),
+    "images": lambda: contrastive(InfoNCE(0.3)),
+    "images, any norm": lambda: contrastive(InfoNCE(0.3, unit_norm=False)),
+    "images, learned temperature": lambda: contrastive(InfoNCE(0.3, learn_temperature=True)),
+    "images, particles": lambda: Particles(InfoNCE(0.3)),
+    "views": lambda: contrastive(NTXent(0.3)),
+    "views, any norm": lambda: contrastive(NTXent(0.3, unit_norm=False)),
+    "views, learned temperature": lambda: contrastive(NTXent(0.3, learn_temperature=True)),
+    "views, particles": lambda: Particles(NTXent(0.3)),
+    "views, bridge": lambda: bridge(NTXent(0.3, width=2, learn_temperature=True)),
     "kernel": lambda: implied(KernelEntropy(0.3)),
     "kernel, any norm, chunks": lambda: implied(KernelEntropy(0.3, unit_norm=False, chunk=5)),
     "logdet": lambda: implied(GaussianEntropy()),

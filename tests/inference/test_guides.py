@@ -202,7 +202,7 @@ def test_a_fresh_guide_starts_at_the_start_scale_where_the_features_are_zero() -
 def test_scale_stays_positive_for_extreme_features() -> None:
     guide = AmortizedGuide(SmoothEncoder(), FlatPrior(LATENT))
     with torch.no_grad():
-        guide.recognition.reading.head.weight.fill_(1e3)
+        guide.recognition.encoder_head.head.weight.fill_(1e3)
     q = guide.recognition.latent(torch.full((1, FEATURES), -1.0))
     assert q.base_dist.scale.min().item() > 0.99 * SMALLEST_SCALE
 

@@ -1,4 +1,4 @@
-"""Views of several kinds, such as a picture and its attributes: the paper's program, with a decoder a kind.
+"""Views of several modalities, such as a picture and its attributes: the paper's program, with a decoder a modality.
 
 Where everything is linear and Gaussian, an image's latents and the pixels of all its views are one dense Gaussian. What
 is expected of the package is read off that Gaussian, whose latents are ordered content, style_1, …, style_J.
@@ -27,18 +27,18 @@ from pp_simve.inference import (
     AmortizedGuide,
     AnalyticELBO,
     ConsistencyELBO,
+    DecoderFreeELBO,
     DeltaGuide,
     DenoisingELBO,
     FlowGuide,
     Guide,
-    ImpliedELBO,
     PointGuide,
     ProgramError,
     StructuredGuide,
 )
-from pp_simve.inference.guides.reading import ModalReading
+from pp_simve.inference.guides.heads import ModalityHeads
 from pp_simve.inference.guides.recognition import SMALLEST_SCALE, START_SCALE
-from pp_simve.models import AmongImages, FlatPrior, Gaussian, GaussianPrior, SimVE
+from pp_simve.models import FlatPrior, Gaussian, GaussianPrior, InfoNCE, SimVE
 
 LATENT, IMAGES = 3, 4
 SHAPES = {"picture": (1, 2, 3), "attributes": (5, 1, 1)}
@@ -65,12 +65,13 @@ def local_parameters() -> Iterator[None]:
     pyro.clear_param_store()
 
 
-# The linear program of several kinds.
+# The linear program of several modalities.
 
 
 @dataclass(frozen=True)
 class Linear:
-    """x = W z + b + ε of one kind, ε ~ N(0, variance), W's columns orthogonal, so that a view's potential is diagonal.
+    """x = W z + b + ε of one modality, ε ~ N(0, variance), W's columns orthogonal, so that a view's potential is
+    diagonal.
 
     Attributes:
         weight: W, shape ``(pixel, latent)``.
@@ -90,21 +91,23 @@ class Linear:
         return self.weight.square().sum(0) / self.variance
 
 
-def make_kinds() -> dict[str, Linear]:
+def make_modalities() -> dict[str, Linear]:
     """From the current random state."""
-    kinds = {}
-    for kind, lengths in {"picture": [1.125, 0.75, 0.5], "attributes": [0.25, 1.5, 0.625]}.items():
-        pixels = math.prod(SHAPES[kind])
+    modalities = {}
+    for modality, lengths in {"picture": [1.125, 0.75, 0.5], "attributes": [0.25, 1.5, 0.625]}.items():
+        pixels = math.prod(SHAPES[modality])
         columns = torch.linalg.qr(torch.randn(pixels, LATENT, dtype=DOUBLE)).Q * torch.tensor(lengths, dtype=DOUBLE)
-        kinds[kind] = Linear(columns, 0.3 * torch.randn(pixels, dtype=DOUBLE), PIXEL_VARIANCE[kind], SHAPES[kind])
-    return kinds
+        modalities[modality] = Linear(
+            columns, 0.3 * torch.randn(pixels, dtype=DOUBLE), PIXEL_VARIANCE[modality], SHAPES[modality]
+        )
+    return modalities
 
 
 class Dense:
-    """The Gaussian over latents and pixels of an image whose views are of these kinds, one after the other."""
+    """The Gaussian over latents and pixels of an image whose views are of these modalities, one after the other."""
 
-    def __init__(self, kinds: Mapping[str, Linear], counts: Mapping[str, int]) -> None:
-        views = [kinds[kind] for kind, count in counts.items() for _ in range(count)]
+    def __init__(self, modalities: Mapping[str, Linear], counts: Mapping[str, int]) -> None:
+        views = [modalities[modality] for modality, count in counts.items() for _ in range(count)]
         rows = []
         for place, linear in enumerate(views):
             row = torch.zeros(len(linear.bias), (1 + len(views)) * LATENT, dtype=DOUBLE)
@@ -137,15 +140,15 @@ def pixels(views: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([view.flatten(1) for batch in views.values() for view in batch], 1)
 
 
-def draw_views(kinds: Mapping[str, Linear], counts: Mapping[str, int], images: int = IMAGES) -> dict[str, Tensor]:
-    """From the program itself, so many views of each kind, in that order."""
+def draw_views(modalities: Mapping[str, Linear], counts: Mapping[str, int], images: int = IMAGES) -> dict[str, Tensor]:
+    """From the program itself, so many views of each modality, in that order."""
     content = torch.randn(images, LATENT, dtype=DOUBLE) * torch.tensor(CONTENT, dtype=DOUBLE).sqrt()
     views = {}
-    for kind, count in counts.items():
-        linear = kinds[kind]
+    for modality, count in counts.items():
+        linear = modalities[modality]
         style = torch.randn(count, images, LATENT, dtype=DOUBLE) * torch.tensor(STYLE, dtype=DOUBLE).sqrt()
         mean = (content + style) @ linear.weight.T + linear.bias
-        views[kind] = (mean + linear.variance**0.5 * torch.randn_like(mean)).unflatten(-1, linear.shape)
+        views[modality] = (mean + linear.variance**0.5 * torch.randn_like(mean)).unflatten(-1, linear.shape)
     return views
 
 
@@ -153,17 +156,17 @@ def make_prior(*, learned: bool = False) -> GaussianPrior:
     return GaussianPrior(LATENT, CONTENT, STYLE, learn_content=learned, learn_style=learned).double()
 
 
-def make_model(prior: GaussianPrior, kinds: Mapping[str, Linear]) -> SimVE:
-    """The program in float64, each kind's decoder set to its map."""
+def make_model(prior: GaussianPrior, modalities: Mapping[str, Linear]) -> SimVE:
+    """The program in float64, each modality's decoder set to its map."""
     likelihoods = {}
-    for kind, linear in kinds.items():
+    for modality, linear in modalities.items():
         decoder = nn.Linear(LATENT, len(linear.bias))
         likelihood = Gaussian(nn.Sequential(decoder, nn.Unflatten(-1, linear.shape)), learned=True).double()
         with torch.no_grad():
             decoder.weight.copy_(linear.weight)
             decoder.bias.copy_(linear.bias)
             likelihood.log_scale.copy_(torch.tensor(0.5 * math.log(linear.variance), dtype=DOUBLE))
-        likelihoods[kind] = likelihood
+        likelihoods[modality] = likelihood
     return SimVE(prior, likelihoods).double()
 
 
@@ -190,16 +193,18 @@ class LinearEncoder(nn.Sequential):
 
 
 def tanh_encoders() -> dict[str, nn.Module]:
-    """One a kind, of different widths."""
-    return {kind: TanhEncoder(shape, 4 + place) for place, (kind, shape) in enumerate(SHAPES.items())}
+    """One a modality, of different widths."""
+    return {modality: TanhEncoder(shape, 4 + place) for place, (modality, shape) in enumerate(SHAPES.items())}
 
 
-def exact_guide(prior: GaussianPrior, kinds: Mapping[str, Linear]) -> StructuredGuide:
+def exact_guide(prior: GaussianPrior, modalities: Mapping[str, Linear]) -> StructuredGuide:
     """The potentials are the likelihoods' own, so that the guide is the posterior."""
-    guide = StructuredGuide({kind: LinearEncoder(linear) for kind, linear in kinds.items()}, prior).double()
-    modal = guide.recognition.reading
-    assert isinstance(modal, ModalReading)
-    for linear, head in zip(kinds.values(), modal.heads(), strict=True):
+    guide = StructuredGuide(
+        {modality: LinearEncoder(linear) for modality, linear in modalities.items()}, prior
+    ).double()
+    modal = guide.recognition.encoder_head
+    assert isinstance(modal, ModalityHeads)
+    for linear, head in zip(modalities.values(), modal.heads(), strict=True):
         scale = linear.precision.rsqrt()
         with torch.no_grad():
             head.weight.zero_()
@@ -211,13 +216,13 @@ def exact_guide(prior: GaussianPrior, kinds: Mapping[str, Linear]) -> Structured
 
 
 @pytest.fixture
-def kinds() -> dict[str, Linear]:
-    return make_kinds()
+def modalities() -> dict[str, Linear]:
+    return make_modalities()
 
 
-def amortized_pair(kinds: Mapping[str, Linear]) -> tuple[SimVE, AmortizedGuide]:
+def amortized_pair(modalities: Mapping[str, Linear]) -> tuple[SimVE, AmortizedGuide]:
     prior = make_prior(learned=True)
-    return make_model(prior, kinds), AmortizedGuide(tanh_encoders(), prior).double()
+    return make_model(prior, modalities), AmortizedGuide(tanh_encoders(), prior).double()
 
 
 def log_weights(model: SimVE, guide: Guide, views: Mapping[str, Tensor], particles: int) -> Tensor:
@@ -242,22 +247,22 @@ def log_weights(model: SimVE, guide: Guide, views: Mapping[str, Tensor], particl
 
 @pytest.mark.parametrize("counts", COUNTS)
 def test_every_draw_of_the_exact_structured_guide_weighs_as_much_as_the_evidence(
-    counts: str, kinds: dict[str, Linear]
+    counts: str, modalities: dict[str, Linear]
 ) -> None:
-    prior, views = make_prior(), draw_views(kinds, COUNTS[counts])
-    model, guide = make_model(prior, kinds), exact_guide(prior, kinds)
-    evidence = Dense(kinds, COUNTS[counts]).evidence(views)
+    prior, views = make_prior(), draw_views(modalities, COUNTS[counts])
+    model, guide = make_model(prior, modalities), exact_guide(prior, modalities)
+    evidence = Dense(modalities, COUNTS[counts]).evidence(views)
     found = log_weights(model, guide, views, particles=50)
     torch.testing.assert_close(found, evidence.expand_as(found), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("counts", COUNTS)
 def test_bounds_of_the_exact_structured_guide_are_the_evidence_whatever_their_samples(
-    counts: str, kinds: dict[str, Linear]
+    counts: str, modalities: dict[str, Linear]
 ) -> None:
-    prior, views = make_prior(), draw_views(kinds, COUNTS[counts])
-    model, guide = make_model(prior, kinds), exact_guide(prior, kinds)
-    evidence = Dense(kinds, COUNTS[counts]).evidence(views)
+    prior, views = make_prior(), draw_views(modalities, COUNTS[counts])
+    model, guide = make_model(prior, modalities), exact_guide(prior, modalities)
+    evidence = Dense(modalities, COUNTS[counts]).evidence(views)
     for objective in (
         ELBO(model, guide),
         ELBO(model, guide, particles=7),
@@ -269,52 +274,54 @@ def test_bounds_of_the_exact_structured_guide_are_the_evidence_whatever_their_sa
                 found = -objective(views)["loss"].detach()
             torch.testing.assert_close(found, evidence.mean(), rtol=0, atol=1e-9)
     for image in range(IMAGES):
-        alone = {kind: batch[:, image : image + 1] for kind, batch in views.items()}
+        alone = {modality: batch[:, image : image + 1] for modality, batch in views.items()}
         found = -ELBO(model, guide)(alone)["loss"].detach()
         torch.testing.assert_close(found, evidence[image], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", SHAPES)
-def test_one_kinds_potentials_a_little_off_fall_short_of_the_evidence(kind: str, kinds: dict[str, Linear]) -> None:
+@pytest.mark.parametrize("modality", SHAPES)
+def test_one_kinds_potentials_a_little_off_fall_short_of_the_evidence(
+    modality: str, modalities: dict[str, Linear]
+) -> None:
     counts, prior = COUNTS["one of each"], make_prior()
-    views = draw_views(kinds, counts)
-    model, guide = make_model(prior, kinds), exact_guide(prior, kinds)
-    part: Any = guide.recognition.reading
+    views = draw_views(modalities, counts)
+    model, guide = make_model(prior, modalities), exact_guide(prior, modalities)
+    part: Any = guide.recognition.encoder_head
     with torch.no_grad():
-        part.kinds[kind].head.bias[:LATENT] += 0.3
-    short = Dense(kinds, counts).evidence(views) - log_weights(model, guide, views, particles=2000).detach()
+        part.modalities[modality].head.bias[:LATENT] += 0.3
+    short = Dense(modalities, counts).evidence(views) - log_weights(model, guide, views, particles=2000).detach()
     assert float(short.mean()) > 0.01
     assert float(short.std()) > 0.01
 
 
 @pytest.mark.parametrize("reverse", ["views", "likelihoods", "encoders"])
-def test_the_order_of_the_kinds_does_not_matter(reverse: str, kinds: dict[str, Linear]) -> None:
+def test_the_order_of_the_kinds_does_not_matter(reverse: str, modalities: dict[str, Linear]) -> None:
     """Nor need model, guide and views have the same one."""
-    reversed_kinds = dict(reversed(kinds.items()))
+    reversed_modalities = dict(reversed(modalities.items()))
     counts, prior = {"picture": 1, "attributes": 1}, make_prior()
-    drawn = draw_views(kinds, counts)
-    evidence, means = Dense(kinds, counts).evidence(drawn), Dense(kinds, counts).posterior_mean(drawn)
+    drawn = draw_views(modalities, counts)
+    evidence, means = Dense(modalities, counts).evidence(drawn), Dense(modalities, counts).posterior_mean(drawn)
     views = dict(reversed(drawn.items())) if reverse == "views" else drawn
-    model = make_model(prior, reversed_kinds if reverse == "likelihoods" else kinds)
-    guide = exact_guide(prior, reversed_kinds if reverse == "encoders" else kinds)
+    model = make_model(prior, reversed_modalities if reverse == "likelihoods" else modalities)
+    guide = exact_guide(prior, reversed_modalities if reverse == "encoders" else modalities)
     with pyro.validation_enabled(True):
         for objective in (ELBO(model, guide), IWAE(model, guide, samples=3)):
             torch.testing.assert_close(-objective(views)["loss"].detach(), evidence.mean(), rtol=0, atol=1e-9)
     found = guide.posterior(views)
     torch.testing.assert_close(found.content.detach(), means[0], rtol=0, atol=1e-10)
     styles = dict(zip(views, found.style.detach(), strict=True))
-    for place, kind in enumerate(counts, start=1):
-        torch.testing.assert_close(styles[kind], means[place], rtol=0, atol=1e-10)
+    for place, modality in enumerate(counts, start=1):
+        torch.testing.assert_close(styles[modality], means[place], rtol=0, atol=1e-10)
 
 
 # The bound of the amortized guide, written out.
 
 
 def recognised(guide: AmortizedGuide, views: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and scale of each view's z, ``(view, image, latent)``, from the parameters of its kind's network."""
+    """Mean and scale of each view's z, ``(view, image, latent)``, from the parameters of its modality's network."""
     state, means, scales = dict(guide.named_parameters()), [], []
-    for kind, batch in views.items():
-        prefix = f"recognition.reading.kinds.{kind}."
+    for modality, batch in views.items():
+        prefix = f"recognition.encoder_head.modalities.{modality}."
         for view in batch:
             hidden = view.flatten(1) @ state[prefix + "encoder.1.weight"].T + state[prefix + "encoder.1.bias"]
             numbers = hidden.tanh() @ state[prefix + "head.weight"].T + state[prefix + "head.bias"]
@@ -331,8 +338,8 @@ def reference_terms(
     z = mean + scale * noise
     state, place = dict(model.named_parameters()), 0
     reconstruction = torch.zeros(z.shape[1], dtype=DOUBLE)
-    for kind, batch in views.items():
-        prefix = f"likelihood.{kind}."
+    for modality, batch in views.items():
+        prefix = f"likelihood.{modality}."
         for view in batch:
             loc = z[place] @ state[prefix + "decoder.0.weight"].T + state[prefix + "decoder.0.bias"]
             density = Normal(loc, state[prefix + "log_scale"].exp()).log_prob(view.flatten(1))
@@ -364,10 +371,10 @@ def assert_same_gradients(ours: dict[str, Tensor | None], theirs: dict[str, Tens
 
 @pytest.mark.parametrize("counts", COUNTS)
 def test_value_terms_and_gradients_of_the_amortized_bound_equal_the_formula(
-    counts: str, kinds: dict[str, Linear]
+    counts: str, modalities: dict[str, Linear]
 ) -> None:
-    model, guide = amortized_pair(kinds)
-    views = draw_views(kinds, COUNTS[counts])
+    model, guide = amortized_pair(modalities)
+    views = draw_views(modalities, COUNTS[counts])
     pyro.set_rng_seed(3)
     z: Any = poutine.trace(guide).get_trace(views).nodes["z"]["value"]
     mean, scale = recognised(guide, views)
@@ -384,16 +391,16 @@ def test_value_terms_and_gradients_of_the_amortized_bound_equal_the_formula(
     torch.testing.assert_close(of_prior, expected["prior"].detach(), rtol=1e-10, atol=1e-10)
     ours, theirs = gradients(terms["loss"], model, guide), gradients(loss, model, guide)
     assert_same_gradients(ours, theirs, 1e-10)
-    # Parts of a kind that is missing are left alone, those of others are not.
+    # Parts of a modality that is missing are left alone, those of others are not.
     for name, found in ours.items():
-        missing = any(f".{kind}." in name for kind in SHAPES if kind not in COUNTS[counts])
+        missing = any(f".{modality}." in name for modality in SHAPES if modality not in COUNTS[counts])
         assert (found is None) == missing, name
 
 
 @pytest.mark.parametrize("counts", ["one of each", "two and one", "pictures alone"])
-def test_the_closed_form_divergence_is_that_of_dense_gaussians(counts: str, kinds: dict[str, Linear]) -> None:
-    model, guide = amortized_pair(kinds)
-    views = draw_views(kinds, COUNTS[counts])
+def test_the_closed_form_divergence_is_that_of_dense_gaussians(counts: str, modalities: dict[str, Linear]) -> None:
+    model, guide = amortized_pair(modalities)
+    views = draw_views(modalities, COUNTS[counts])
     mean, scale = recognised(guide, views)
     divergence = torch.zeros(IMAGES, dtype=DOUBLE)
     for axis in range(LATENT):
@@ -415,11 +422,14 @@ def test_the_closed_form_divergence_is_that_of_dense_gaussians(counts: str, kind
 @pytest.mark.parametrize("counts", COUNTS)
 @pytest.mark.parametrize("guide", [AmortizedGuide, StructuredGuide, PointGuide], ids=lambda guide: guide.__name__)
 def test_value_and_gradients_equal_trace_elbo(
-    guide: type[AmortizedGuide | StructuredGuide | PointGuide], counts: str, particles: int, kinds: dict[str, Linear]
+    guide: type[AmortizedGuide | StructuredGuide | PointGuide],
+    counts: str,
+    particles: int,
+    modalities: dict[str, Linear],
 ) -> None:
     prior = make_prior(learned=True)
-    model, made = make_model(prior, kinds), guide(tanh_encoders(), prior).double()
-    views = draw_views(kinds, COUNTS[counts])
+    model, made = make_model(prior, modalities), guide(tanh_encoders(), prior).double()
+    views = draw_views(modalities, COUNTS[counts])
     with pyro.validation_enabled(True):
         pyro.set_rng_seed(3)
         ours = ELBO(model, made, particles=particles, scale=1)(views)["loss"]
@@ -432,10 +442,10 @@ def test_value_and_gradients_equal_trace_elbo(
 
 @pytest.mark.parametrize("counts", ["one of each", "two and one", "attributes alone"])
 def test_particles_and_the_importance_weighted_bound_average_the_weights_of_pyros_traces(
-    counts: str, kinds: dict[str, Linear]
+    counts: str, modalities: dict[str, Linear]
 ) -> None:
-    model, guide = amortized_pair(kinds)
-    views, samples = draw_views(kinds, COUNTS[counts]), 5
+    model, guide = amortized_pair(modalities)
+    views, samples = draw_views(modalities, COUNTS[counts]), 5
     pyro.set_rng_seed(3)
     weights = log_weights(model, guide, views, samples)
     pyro.set_rng_seed(3)
@@ -449,13 +459,15 @@ def test_particles_and_the_importance_weighted_bound_average_the_weights_of_pyro
         torch.testing.assert_close(terms[name], averaged[name], rtol=1e-12, atol=1e-12)
 
 
-# A kind may be missing.
+# A modality may be missing.
 
 
 @pytest.mark.parametrize("counts", COUNTS)
-def test_content_and_style_are_inferred_from_the_kinds_that_are_there(counts: str, kinds: dict[str, Linear]) -> None:
-    guide, views = exact_guide(make_prior(), kinds), draw_views(kinds, COUNTS[counts])
-    dense = Dense(kinds, COUNTS[counts])
+def test_content_and_style_are_inferred_from_the_kinds_that_are_there(
+    counts: str, modalities: dict[str, Linear]
+) -> None:
+    guide, views = exact_guide(make_prior(), modalities), draw_views(modalities, COUNTS[counts])
+    dense = Dense(modalities, COUNTS[counts])
     means = dense.posterior_mean(views)
     found = guide.posterior(views)
     torch.testing.assert_close(found.content.detach(), means[0], rtol=0, atol=1e-10)
@@ -470,11 +482,11 @@ def test_content_and_style_are_inferred_from_the_kinds_that_are_there(counts: st
 
 @pytest.mark.parametrize("counts", COUNTS)
 def test_the_content_of_an_amortized_guide_weighs_the_views_of_all_kinds_alike(
-    counts: str, kinds: dict[str, Linear]
+    counts: str, modalities: dict[str, Linear]
 ) -> None:
     """The mean of content given z_1..J is Σ_j z_j / (J + style / content variance)."""
-    _, guide = amortized_pair(kinds)
-    views = draw_views(kinds, COUNTS[counts])
+    _, guide = amortized_pair(modalities)
+    views = draw_views(modalities, COUNTS[counts])
     z, _ = recognised(guide, views)
     ratio = torch.tensor(STYLE, dtype=DOUBLE) / torch.tensor(CONTENT, dtype=DOUBLE)
     found = guide.posterior(views)
@@ -484,24 +496,24 @@ def test_the_content_of_an_amortized_guide_weighs_the_views_of_all_kinds_alike(
     torch.testing.assert_close(found.style, z - found.content, rtol=1e-12, atol=1e-12)
 
 
-def test_a_kind_that_joins_changes_what_is_known_of_content(kinds: dict[str, Linear]) -> None:
-    guide, views = exact_guide(make_prior(), kinds), draw_views(kinds, COUNTS["one of each"])
+def test_a_kind_that_joins_changes_what_is_known_of_content(modalities: dict[str, Linear]) -> None:
+    guide, views = exact_guide(make_prior(), modalities), draw_views(modalities, COUNTS["one of each"])
     both = guide.posterior(views).content
-    for kind, batch in views.items():
-        assert float((guide.posterior({kind: batch}).content - both).abs().max().detach()) > 0.1
+    for modality, batch in views.items():
+        assert float((guide.posterior({modality: batch}).content - both).abs().max().detach()) > 0.1
 
 
-@pytest.mark.parametrize("kind", SHAPES)
-def test_images_of_one_kind_are_embedded(kind: str, kinds: dict[str, Linear]) -> None:
-    _, guide = amortized_pair(kinds)
-    batch = draw_views(kinds, {kind: 1}, images=7)[kind]
-    images = {kind: batch[0]}
-    expected = guide.posterior({kind: batch})
+@pytest.mark.parametrize("modality", SHAPES)
+def test_images_of_one_kind_are_embedded(modality: str, modalities: dict[str, Linear]) -> None:
+    _, guide = amortized_pair(modalities)
+    batch = draw_views(modalities, {modality: 1}, images=7)[modality]
+    images = {modality: batch[0]}
+    expected = guide.posterior({modality: batch})
     assert isinstance(expected.backbone, dict)
-    assert list(expected.backbone) == [kind]
+    assert list(expected.backbone) == [modality]
     features = batch[0].flatten(1)
     weights = dict(guide.named_parameters())
-    prefix = f"recognition.reading.kinds.{kind}.encoder.1."
+    prefix = f"recognition.encoder_head.modalities.{modality}.encoder.1."
     backbone = (features @ weights[prefix + "weight"].T + weights[prefix + "bias"]).tanh()
     for size in (2, 7, 512):
         for found in (guide.embed(images).as_dict(), guide.embed_batches(images, batch_size=size).as_dict()):
@@ -519,13 +531,13 @@ def test_bytes_by_kind_are_embedded_as_floats_over_255() -> None:
     assert all(torch.equal(from_bytes[name], value) for name, value in from_floats.items())
 
 
-def test_backbones_are_kept_by_kind(kinds: dict[str, Linear]) -> None:
-    _, guide = amortized_pair(kinds)
-    found = guide.posterior(draw_views(kinds, COUNTS["two and one"]))
+def test_backbones_are_kept_by_modality(modalities: dict[str, Linear]) -> None:
+    _, guide = amortized_pair(modalities)
+    found = guide.posterior(draw_views(modalities, COUNTS["two and one"]))
     assert isinstance(found.backbone, dict)
-    shapes = {kind: tuple(features.shape) for kind, features in found.backbone.items()}
+    shapes = {modality: tuple(features.shape) for modality, features in found.backbone.items()}
     assert shapes == {"picture": (2, IMAGES, 4), "attributes": (1, IMAGES, 5)}
-    with pytest.raises(ValueError, match="the backbones of picture, attributes are not one tensor; embed one kind"):
+    with pytest.raises(ValueError, match="the backbones of picture, attributes are not one tensor; embed one modality"):
         found.as_dict()
 
 
@@ -538,43 +550,49 @@ GUIDES = {
 
 
 @pytest.mark.parametrize("guide", GUIDES)
-def test_views_that_a_guide_cannot_read_are_refused(guide: str, kinds: dict[str, Linear]) -> None:
+def test_views_that_a_guide_cannot_read_are_refused(guide: str, modalities: dict[str, Linear]) -> None:
     make: Any = GUIDES[guide]
     made = make(tanh_encoders(), make_prior()).double()
-    views = draw_views(kinds, COUNTS["one of each"])
-    images = {kind: batch[0] for kind, batch in views.items()}
-    with pytest.raises(ValueError, match=r"one view of each image, got kinds picture, attributes; use posterior"):
+    views = draw_views(modalities, COUNTS["one of each"])
+    images = {modality: batch[0] for modality, batch in views.items()}
+    with pytest.raises(ValueError, match=r"one view of each image, got modalities picture, attributes; use posterior"):
         made.embed(images)
-    with pytest.raises(ValueError, match=r"one view of each image, got kinds picture, attributes; use posterior"):
+    with pytest.raises(ValueError, match=r"one view of each image, got modalities picture, attributes; use posterior"):
         made.embed_batches(images)
     assert made.training
     unknown = views | {"sound": torch.rand(1, IMAGES, 1, 1, 1, dtype=DOUBLE)}
     fewer = views | {"attributes": views["attributes"][:, 1:]}
     for call in (made, made.posterior):
-        with pytest.raises(ValueError, match="views of an unknown kind: sound; known are picture, attributes"):
+        with pytest.raises(ValueError, match="views of an unknown modality: sound; known are picture, attributes"):
             call(unknown)
-        with pytest.raises(ValueError, match="views must be given by kind, a dictionary of picture, attributes"):
+        with pytest.raises(ValueError, match="views must be given by modality, a dictionary of picture, attributes"):
             call(views["picture"])
         with pytest.raises(ValueError, match=r"of the same images, got .* \{'picture': 4, 'attributes': 3\}"):
             call(fewer)
         with pytest.raises(ValueError, match=r"of the same images, got .* \{\}"):
             call({})
     alone = make(TanhEncoder(SHAPES["picture"], 4), make_prior()).double()
-    with pytest.raises(ValueError, match=r"several kinds \(picture, attributes\) need a guide with an encoder for"):
+    with pytest.raises(
+        ValueError, match=r"several modalities \(picture, attributes\) need a guide with an encoder for"
+    ):
         alone.posterior(views)
-    with pytest.raises(ValueError, match=r"several kinds \(picture\) need a guide with an encoder for each kind"):
+    with pytest.raises(
+        ValueError, match=r"several modalities \(picture\) need a guide with an encoder for each modality"
+    ):
         alone.embed({"picture": images["picture"]})
 
 
 def test_encoders_by_kind_must_say_how_wide_they_are() -> None:
     encoders = tanh_encoders()
-    with pytest.raises(ValueError, match="features is the width of one encoder; encoders by kind say it themselves"):
+    with pytest.raises(
+        ValueError, match="features is the width of one encoder; encoders by modality say it themselves"
+    ):
         AmortizedGuide(encoders, make_prior(), features=4)
     with pytest.raises(ValueError, match="Identity has no integer attribute `features`"):
         AmortizedGuide(encoders | {"sound": nn.Identity()}, make_prior())
-    with pytest.raises(ValueError, match="FlowGuide reads views of one kind"):
+    with pytest.raises(ValueError, match="FlowGuide reads views of one modality"):
         FlowGuide(encoders, make_prior())  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="at least one kind"):
+    with pytest.raises(ValueError, match="at least one modality"):
         DeltaGuide({}, make_prior())
 
 
@@ -585,7 +603,7 @@ def test_every_kind_starts_at_the_start_scale_where_the_features_are_zero() -> N
     torch.testing.assert_close(scale, torch.full((3, 1, LATENT), START_SCALE + SMALLEST_SCALE), rtol=1e-3, atol=0)
 
 
-# Objectives of z alone, and those that need one kind.
+# Objectives of z alone, and those that need one modality.
 
 
 def clip(first: Tensor, second: Tensor, temperature: Tensor) -> Tensor:
@@ -597,19 +615,19 @@ def clip(first: Tensor, second: Tensor, temperature: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("order", [("picture", "attributes"), ("attributes", "picture")])
-def test_clip_is_the_program_without_pixels(order: tuple[str, str], kinds: dict[str, Linear]) -> None:
+def test_clip_is_the_program_without_pixels(order: tuple[str, str], modalities: dict[str, Linear]) -> None:
     """Both directions are added, where the paper takes their mean; the temperature is 0.01 + exp(parameter)."""
     prior = FlatPrior(LATENT).double()
-    model = SimVE(prior, group=AmongImages(0.07, learn_temperature=True)).double()
+    model = SimVE(prior, group=InfoNCE(0.07, learn_temperature=True)).double()
     guide = DeltaGuide(tanh_encoders(), prior).double()
-    drawn = draw_views(kinds, COUNTS["one of each"], images=6)
+    drawn = draw_views(modalities, COUNTS["one of each"], images=6)
     with pyro.validation_enabled(True):
-        terms = ELBO(model, guide, beta=0)({kind: drawn[kind] for kind in order})
+        terms = ELBO(model, guide, beta=0)({modality: drawn[modality] for modality in order})
     state = dict(guide.named_parameters())
     projected = []
-    for kind in SHAPES:
-        prefix = f"reading.kinds.{kind}."
-        hidden = drawn[kind][0].flatten(1) @ state[prefix + "encoder.1.weight"].T + state[prefix + "encoder.1.bias"]
+    for modality in SHAPES:
+        prefix = f"encoder_head.modalities.{modality}."
+        hidden = drawn[modality][0].flatten(1) @ state[prefix + "encoder.1.weight"].T + state[prefix + "encoder.1.bias"]
         projected.append(hidden.tanh() @ state[prefix + "head.weight"].T + state[prefix + "head.bias"])
     (excess,) = model.parameters()
     expected = 2 * clip(projected[0], projected[1], 0.01 + excess.exp())
@@ -623,12 +641,12 @@ def test_clip_is_the_program_without_pixels(order: tuple[str, str], kinds: dict[
     assert_same_gradients(ours, theirs, 1e-10)
 
 
-def test_the_agreement_of_two_kinds_is_their_distance(kinds: dict[str, Linear]) -> None:
+def test_the_agreement_of_two_kinds_is_their_distance(modalities: dict[str, Linear]) -> None:
     """Under the flat prior log p(z_1, z_2) = log N(z_1 − z_2; 0, 2Σ)."""
     prior = FlatPrior(LATENT, STYLE).double()
     guide = DeltaGuide(tanh_encoders(), prior).double()
-    views = draw_views(kinds, COUNTS["one of each"])
-    terms = ImpliedELBO(SimVE(prior), guide)(views)
+    views = draw_views(modalities, COUNTS["one of each"])
+    terms = DecoderFreeELBO(SimVE(prior), guide)(views)
     z = guide.posterior(views).z.detach()
     scale = (2 * torch.tensor(STYLE, dtype=DOUBLE)).sqrt()
     expected = Normal(torch.zeros(LATENT, dtype=DOUBLE), scale).log_prob(z[0] - z[1]).sum(-1).mean()
@@ -636,17 +654,17 @@ def test_the_agreement_of_two_kinds_is_their_distance(kinds: dict[str, Linear]) 
 
 
 @pytest.mark.parametrize("objective", [ConsistencyELBO, DenoisingELBO], ids=lambda objective: objective.__name__)
-def test_objectives_of_the_original_image_refuse_several_kinds(
-    objective: type[ConsistencyELBO | DenoisingELBO], kinds: dict[str, Linear]
+def test_objectives_of_the_original_image_refuse_several_modalities(
+    objective: type[ConsistencyELBO | DenoisingELBO], modalities: dict[str, Linear]
 ) -> None:
-    model, guide = amortized_pair(kinds)
-    with pytest.raises(ProgramError, match="compares views with the original image, so it needs views of one kind"):
-        objective(model, guide)(draw_views(kinds, COUNTS["two and one"]))
+    model, guide = amortized_pair(modalities)
+    with pytest.raises(ProgramError, match="compares views with the original image, so it needs views of one modality"):
+        objective(model, guide)(draw_views(modalities, COUNTS["two and one"]))
 
 
-def test_a_model_without_the_guides_kinds_is_refused(kinds: dict[str, Linear]) -> None:
+def test_a_model_without_the_guides_kinds_is_refused(modalities: dict[str, Linear]) -> None:
     prior = make_prior()
-    model = make_model(prior, {"picture": kinds["picture"]})
+    model = make_model(prior, {"picture": modalities["picture"]})
     objective = ELBO(model, AmortizedGuide(tanh_encoders(), prior).double())
-    with pytest.raises(ValueError, match="no likelihood of kind attributes; it has those of picture"):
-        objective(draw_views(kinds, COUNTS["one of each"]))
+    with pytest.raises(ValueError, match="no likelihood of modality attributes; it has those of picture"):
+        objective(draw_views(modalities, COUNTS["one of each"]))

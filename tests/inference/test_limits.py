@@ -311,24 +311,24 @@ def test_a_students_t_of_many_degrees_is_a_gaussian_of_its_variance() -> None:
 
 def linear_reach(guide: Guide) -> list[nn.Parameter]:
     """The parameters that move where z is: the encoder's, and the head's that give the mean."""
-    module = guide.get_submodule("reading" if isinstance(guide, DeltaGuide) else "recognition.reading")
+    module = guide.get_submodule("reading" if isinstance(guide, DeltaGuide) else "recognition.encoder_head")
     return [*module.get_submodule("encoder").parameters(), *module.get_submodule("head").parameters()]
 
 
 def delta_like(guide: AmortizedGuide | PointGuide | StructuredGuide | FlowGuide, prior: Prior) -> DeltaGuide:
     """The point guide with the same encoder and the same means."""
     delta = DeltaGuide(SmoothEncoder(), prior).double()
-    delta.reading.encoder.load_state_dict(guide.recognition.reading.encoder.state_dict())
+    delta.encoder_head.encoder.load_state_dict(guide.recognition.encoder_head.encoder.state_dict())
     with torch.no_grad():
-        delta.reading.head.weight.copy_(guide.recognition.reading.head.weight[:LATENT])
-        delta.reading.head.bias.copy_(guide.recognition.reading.head.bias[:LATENT])
+        delta.encoder_head.head.weight.copy_(guide.recognition.encoder_head.head.weight[:LATENT])
+        delta.encoder_head.head.bias.copy_(guide.recognition.encoder_head.head.bias[:LATENT])
     return delta
 
 
 def widen(guide: AmortizedGuide | PointGuide | StructuredGuide | FlowGuide) -> None:
     """Standard deviations near 1, rather than the small ones a fit starts from."""
     with torch.no_grad():
-        guide.recognition.reading.head.bias[LATENT:] = 0.5
+        guide.recognition.encoder_head.head.bias[LATENT:] = 0.5
 
 
 def without_entropy(model: SimVE, guide_trace: Trace, views: Tensor) -> Tensor:

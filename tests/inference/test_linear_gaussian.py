@@ -89,7 +89,7 @@ def test_potentials_that_are_a_little_off_fall_short_of_the_evidence(case: str, 
     prior = CASES[case].prior()
     model, guide = make_model(prior, linear), exact_structured_guide(prior, linear)
     with torch.no_grad():
-        guide.recognition.reading.head.bias[:LATENT] += 0.3
+        guide.recognition.encoder_head.head.bias[:LATENT] += 0.3
     images = draw_views(linear)
     short = CASES[case].evidence(linear, images) - log_weights(model, guide, images, particles=2000).detach()
     assert float(short.mean()) > 0.01

@@ -22,16 +22,16 @@ from pp_simve.inference import (
     InstanceDiscrimination,
     ProgramError,
     Run,
-    SwappedPrediction,
+    SwAV,
     WarmupCosine,
     fit,
 )
+from pp_simve.inference.augmentations import Compose, RandomFlip
+from pp_simve.inference.data import Images
 from pp_simve.inference.loop import VALIDATED_STEPS, Loop, Plan
 from pp_simve.inference.objectives.prototypes import balanced
-from pp_simve.inference.sources import Images
-from pp_simve.inference.views import Compose, Flip
-from pp_simve.models import AmongViews, EmpiricalPrior, FlatPrior, MixturePrior, Prior, SimVE, network_precision
-from pp_simve.models.priors.prototypes import PrototypePrior
+from pp_simve.models import EmpiricalPrior, FlatPrior, MixturePrior, NTXent, Prior, SimVE, network_precision
+from pp_simve.models.priors.mixture import PrototypePrior
 from pp_simve.testing.guide import GuideSuite
 from pp_simve.testing.objective import ObjectiveSuite, read_backs
 from pp_simve.testing.prior import PriorSuite
@@ -39,7 +39,7 @@ from pp_simve.testing.prior import PriorSuite
 from .programs import FEATURES, IMAGES, LATENT, SHAPE, SmoothEncoder, draw_views, small_images
 
 DOUBLE = torch.float64
-STILL = Compose([Flip(probability=0.0)], SHAPE)
+STILL = Compose([RandomFlip(probability=0.0)], SHAPE)
 
 
 def exact_style(prior: MixturePrior, style_variance: float) -> None:
@@ -47,11 +47,11 @@ def exact_style(prior: MixturePrior, style_variance: float) -> None:
     prior.style_variance.fixed.fill_(style_variance)
 
 
-def swav(prototypes: int = 7, style_variance: float = 0.1, **options: Any) -> SwappedPrediction:
+def swav(prototypes: int = 7, style_variance: float = 0.1, **options: Any) -> SwAV:
     """Unit norm, no noise."""
     prior = MixturePrior(LATENT, prototypes, style_variance=style_variance, unit_norm=True)
     guide = DeltaGuide(SmoothEncoder(), prior, unit_norm=True)
-    objective = SwappedPrediction(SimVE(prior), guide, **options).double()
+    objective = SwAV(SimVE(prior), guide, **options).double()
     exact_style(prior, style_variance)
     return objective
 
@@ -66,7 +66,7 @@ def instances(count: int = 11, style_variance: float = 0.07, momentum: float = 0
 
 
 def mixture_of(objective: nn.Module) -> MixturePrior:
-    assert isinstance(objective, SwappedPrediction | InstanceDiscrimination)
+    assert isinstance(objective, SwAV | InstanceDiscrimination)
     prior = objective.model.prior
     assert isinstance(prior, MixturePrior)
     return prior
@@ -74,7 +74,7 @@ def mixture_of(objective: nn.Module) -> MixturePrior:
 
 def raw_embeddings(guide: Any, views: Tensor) -> Tensor:
     """What the head says, by hand: shape ``(view, image, latent)``."""
-    z: Tensor = guide.reading.head(guide.reading.encoder(views.flatten(0, 1))).unflatten(0, views.shape[:2])
+    z: Tensor = guide.encoder_head.head(guide.encoder_head.encoder(views.flatten(0, 1))).unflatten(0, views.shape[:2])
     return z
 
 
@@ -243,8 +243,8 @@ def plain_log_joint(prior: PrototypePrior, z: Tensor) -> Tensor:
     return torch.stack(joint, -1)
 
 
-def swapped(prior: MixturePrior, **options: Any) -> SwappedPrediction:
-    return SwappedPrediction(SimVE(prior), DeltaGuide(SmoothEncoder(), prior), **options).double()
+def swapped(prior: MixturePrior, **options: Any) -> SwAV:
+    return SwAV(SimVE(prior), DeltaGuide(SmoothEncoder(), prior), **options).double()
 
 
 @pytest.mark.parametrize(("sharpness", "rounds"), [(2.0, 3), (0.7, 1)])
@@ -272,13 +272,13 @@ def test_in_the_end_the_codes_are_responsibilities_balanced(name: str) -> None:
 def test_views_of_several_kinds_predict_one_another() -> None:
     prior = MixturePrior(LATENT, 5, unit_norm=True, style_variance=0.1)
     guide = DeltaGuide({"here": SmoothEncoder(), "there": SmoothEncoder()}, prior, unit_norm=True)
-    objective = SwappedPrediction(SimVE(prior), guide).double()
+    objective = SwAV(SimVE(prior), guide).double()
     exact_style(prior, 0.1)
     views = {"here": draw_views(1), "there": draw_views(1)}
     z = []
-    for kind, images in views.items():
-        reading: Any = guide.reading.get_submodule("kinds")[kind]  # type: ignore[index]
-        z.append(on_sphere(reading.head(reading.encoder(images[0]))))
+    for modality, images in views.items():
+        encoder_head: Any = guide.encoder_head.get_submodule("modalities")[modality]  # type: ignore[index]
+        z.append(on_sphere(encoder_head.head(encoder_head.encoder(images[0]))))
     theirs = swav_loss(torch.stack(z), on_sphere(prior.points), 0.1, 0.05, 3)
     assert_equal_with_gradients(objective(views)["loss"], theirs, objective)
 
@@ -505,9 +505,9 @@ def drawn_z(guide: Guide, views: Tensor) -> Tensor:
 
 def head_by_hand(guide: DeltaGuide, views: Tensor) -> Tensor:
     """Encoder, linear layers each followed by batch norm and ReLU, head: shape ``(view, image, latent)``."""
-    reading: Any = guide.reading
-    hidden = reading.encoder(views.flatten(0, 1))
-    for linear, norm, _ in zip(*[iter(reading.projection)] * 3, strict=True):
+    encoder_head: Any = guide.encoder_head
+    hidden = encoder_head.encoder(views.flatten(0, 1))
+    for linear, norm, _ in zip(*[iter(encoder_head.projection)] * 3, strict=True):
         assert linear.bias is None
         hidden = hidden @ linear.weight.mT
         mean, variance = norm.running_mean, norm.running_var
@@ -515,7 +515,7 @@ def head_by_hand(guide: DeltaGuide, views: Tensor) -> Tensor:
             mean = hidden.mean(0)
             variance = (hidden - mean).square().mean(0)
         hidden = ((hidden - mean) / (variance + norm.eps).sqrt() * norm.weight + norm.bias).clamp(min=0)
-    z: Tensor = (hidden @ reading.head.weight.mT + reading.head.bias).unflatten(0, views.shape[:2])
+    z: Tensor = (hidden @ encoder_head.head.weight.mT + encoder_head.head.bias).unflatten(0, views.shape[:2])
     return z
 
 
@@ -537,9 +537,9 @@ def test_a_delta_guides_z_is_the_projection_of_the_features(
     assert_equal_with_gradients((weights * drawn_z(guide, views)).sum(), (weights * theirs).sum(), guide)
     found = guide.posterior(views)
     close(found.z, theirs)
-    reading: Any = guide.reading
+    encoder_head: Any = guide.encoder_head
     assert isinstance(found.backbone, Tensor)
-    close(found.backbone, reading.encoder(views.flatten(0, 1)).unflatten(0, (2, IMAGES)))
+    close(found.backbone, encoder_head.encoder(views.flatten(0, 1)).unflatten(0, (2, IMAGES)))
     assert found.backbone.shape[-1] == FEATURES
 
 
@@ -550,8 +550,8 @@ def test_a_projection_without_units_is_refused(projection: tuple[int, ...]) -> N
 
 
 class TestMixturePriorOfUnitNorm(PriorSuite):
-    def make(self, latent: int) -> MixturePrior:
-        return MixturePrior(latent, 4, unit_norm=True, style_variance=0.4)
+    def make(self, latent_dim: int) -> MixturePrior:
+        return MixturePrior(latent_dim, 4, unit_norm=True, style_variance=0.4)
 
 
 class TestDeltaGuideOfUnitNorm(GuideSuite):
@@ -580,14 +580,14 @@ class TestSwappedPrediction(ObjectiveSuite):
         "decoder.2.bias",
     )
 
-    def make_prior(self, latent: int) -> Prior:
-        return MixturePrior(latent, 4, unit_norm=True, style_variance=0.1)
+    def make_prior(self, latent_dim: int) -> Prior:
+        return MixturePrior(latent_dim, 4, unit_norm=True, style_variance=0.1)
 
     def make_guide(self, encoder: nn.Module, prior: Prior) -> Guide:
         return DeltaGuide(encoder, prior, unit_norm=True)
 
     def make(self, model: SimVE, guide: Guide) -> nn.Module:
-        return SwappedPrediction(SimVE(model.prior), guide)
+        return SwAV(SimVE(model.prior), guide)
 
 
 # The device, and what could go wrong with numbers.
@@ -632,8 +632,8 @@ def test_extreme_batches_have_finite_losses_and_gradients(
     views = EXTREME.get(batch, EXTREME["as they are"])(draw_views(2, torch.float32))
     with torch.no_grad():
         if batch == "embeddings of zero":
-            objective.guide.reading.head.weight.zero_()
-            objective.guide.reading.head.bias.zero_()
+            objective.guide.encoder_head.head.weight.zero_()
+            objective.guide.encoder_head.head.bias.zero_()
         elif batch == "equal prototypes":
             mixture_of(objective).points[:] = mixture_of(objective).points[0]
     arguments = [torch.arange(views.shape[1])] if objective.indexed else []
@@ -649,9 +649,9 @@ def test_extreme_batches_have_finite_losses_and_gradients(
 # What is refused.
 
 
-def make_swapped(prior: Prior | None = None, **options: Any) -> SwappedPrediction:
+def make_swapped(prior: Prior | None = None, **options: Any) -> SwAV:
     prior = MixturePrior(LATENT) if prior is None else prior
-    return SwappedPrediction(SimVE(prior), DeltaGuide(SmoothEncoder(), prior), **options)
+    return SwAV(SimVE(prior), DeltaGuide(SmoothEncoder(), prior), **options)
 
 
 def make_instances(prior: Prior | None = None, **options: Any) -> InstanceDiscrimination:
@@ -682,11 +682,11 @@ def test_another_prior_has_no_prototypes(make: Callable[[Prior], nn.Module]) -> 
         make(FlatPrior(LATENT))
 
 
-@pytest.mark.parametrize("made", [SwappedPrediction, InstanceDiscrimination])
+@pytest.mark.parametrize("made", [SwAV, InstanceDiscrimination])
 def test_a_program_that_observes_something_is_refused(made: Callable[[SimVE, nn.Module], nn.Module]) -> None:
     prior = MixturePrior(LATENT, learn_prototypes=False)
     with pytest.raises(ValueError, match="is of z alone, so it needs a model that observes nothing"):
-        made(SimVE(prior, group=AmongViews()), DeltaGuide(SmoothEncoder(), prior))
+        made(SimVE(prior, group=NTXent()), DeltaGuide(SmoothEncoder(), prior))
 
 
 def test_a_single_view_has_no_other_to_predict() -> None:

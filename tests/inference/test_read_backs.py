@@ -12,9 +12,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pp_simve.inference import ELBO, AmortizedGuide, ResidualEncoder, WarmupCosine
+from pp_simve.inference.augmentations import POLICIES, augmentation_policy
+from pp_simve.inference.data import Images
 from pp_simve.inference.loop import VALIDATED_STEPS, Loop, Plan
-from pp_simve.inference.sources import Images
-from pp_simve.inference.views import VIEW_POLICIES, view_policy
 from pp_simve.models import Gaussian, GaussianPrior, ResidualDecoder, SimVE, network_precision
 from pp_simve.testing.objective import read_backs
 
@@ -31,7 +31,7 @@ def make_loop(objective: nn.Module, shape: tuple[int, int, int], policy: str, fe
         fetch_every=fetch_every,
     )
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
-    return Loop(fabric, objective, Images(small_images(16, shape), view_policy(policy, shape), views=2), plan)
+    return Loop(fabric, objective, Images(small_images(16, shape), augmentation_policy(policy, shape), views=2), plan)
 
 
 PLANTS: dict[str, Callable[[Tensor], object]] = {
@@ -63,7 +63,7 @@ def test_the_counter_finds_a_planted_read(plant: str) -> None:
 
 
 def test_the_counter_finds_a_read_planted_in_a_step() -> None:
-    class Reading(nn.Module):
+    class EncoderHead(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.ones(()))
@@ -73,7 +73,7 @@ def test_the_counter_finds_a_read_planted_in_a_step() -> None:
             loss.detach().item()
             return {"loss": loss}
 
-    loop = make_loop(Reading(), (1, 8, 8), "affine")
+    loop = make_loop(EncoderHead(), (1, 8, 8), "affine")
     loop.step()
     with read_backs() as found:
         loop.step()
@@ -106,7 +106,7 @@ def test_neither_do_particles_and_a_weight() -> None:
     assert_no_reads(make_loop(objective, (1, 4, 4), "affine"))
 
 
-@pytest.mark.parametrize("policy", VIEW_POLICIES)
+@pytest.mark.parametrize("policy", POLICIES)
 def test_neither_do_convolutions_in_low_precision_under_any_view_policy(policy: str) -> None:
     shape = (3, 16, 16)
     prior = GaussianPrior(3)

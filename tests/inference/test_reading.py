@@ -1,4 +1,4 @@
-"""How views become numbers: backbone, projection head and last layer, of one kind of view or several."""
+"""How views become numbers: backbone, projection head and last layer, of one modality or several."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pp_simve.inference import (
     PointGuide,
     StructuredGuide,
 )
-from pp_simve.inference.guides.reading import ModalReading, Reading, reading
+from pp_simve.inference.guides.heads import EncoderHead, ModalityHeads, encoder_head
 from pp_simve.inference.guides.recognition import SMALLEST_SCALE
 from pp_simve.models import Gaussian, GaussianPrior, Prior, SimVE, network_precision
 from pp_simve.testing.guide import GuideSuite
@@ -49,7 +49,7 @@ class NormByHand:
         return (rows - mean) / (variance + EPSILON).sqrt() * self.weight + self.bias
 
 
-def by_hand(part: Reading, widths: Sequence[int]) -> Callable[[Tensor, bool], Tensor]:
+def by_hand(part: EncoderHead, widths: Sequence[int]) -> Callable[[Tensor, bool], Tensor]:
     """Linear without bias → batch norm → ReLU for each width, then a linear head with one."""
     weights = {name: value.detach().clone() for name, value in part.named_parameters()}
     norms = [NormByHand(part.projection[3 * place + 1]) for place in range(len(widths))]
@@ -66,9 +66,9 @@ def by_hand(part: Reading, widths: Sequence[int]) -> Callable[[Tensor, bool], Te
     return numbers
 
 
-def make_reading(projection: Sequence[int], outputs: int = 6) -> Reading:
+def make_reading(projection: Sequence[int], outputs: int = 6) -> EncoderHead:
     """With norms whose scales and shifts are none of their starting values."""
-    part = Reading(SmoothEncoder(), outputs, projection=projection).double()
+    part = EncoderHead(SmoothEncoder(), outputs, projection=projection).double()
     with torch.no_grad():
         for layer in part.projection:
             if isinstance(layer, nn.BatchNorm1d):
@@ -151,15 +151,15 @@ def test_what_is_saved_is_loaded_statistics_included(head: str) -> None:
 def test_layers_without_units_are_refused(projection: list[int]) -> None:
     message = r"projection is a list of layers' widths, each at least 1, got \[.*\]"
     with pytest.raises(ValueError, match=message):
-        Reading(SmoothEncoder(), 3, projection=projection)
+        EncoderHead(SmoothEncoder(), 3, projection=projection)
     with pytest.raises(ValueError, match=message):
-        ModalReading({"image": SmoothEncoder()}, 3, projection)
+        ModalityHeads({"image": SmoothEncoder()}, 3, projection)
     for make in GUIDES.values():
         with pytest.raises(ValueError, match=message):
             make(SmoothEncoder(), GaussianPrior(LATENT), projection)
 
 
-# Several kinds.
+# Several modalities.
 
 
 class VectorEncoder(nn.Sequential):
@@ -172,57 +172,59 @@ class VectorEncoder(nn.Sequential):
 
 
 def test_each_kind_is_read_by_an_encoder_a_projection_and_a_head_of_its_own() -> None:
-    part = ModalReading({"image": SmoothEncoder(), "vector": VectorEncoder()}, 6, [7]).double()
+    part = ModalityHeads({"image": SmoothEncoder(), "vector": VectorEncoder()}, 6, [7]).double()
     assert [tuple(head.weight.shape) for head in part.heads()] == [(6, 7), (6, 7)]
     views = {"vector": torch.rand(2, IMAGES, 4, 1, 1, dtype=DOUBLE), "image": draw_views(1)}
-    parts: dict[str, Reading] = {}
-    for kind in views:
-        alone = part.kinds[kind]
-        assert isinstance(alone, Reading)
-        parts[kind] = alone
-    formulas = {kind: by_hand(alone, [7]) for kind, alone in parts.items()}
+    parts: dict[str, EncoderHead] = {}
+    for modality in views:
+        alone = part.modalities[modality]
+        assert isinstance(alone, EncoderHead)
+        parts[modality] = alone
+    formulas = {modality: by_hand(alone, [7]) for modality, alone in parts.items()}
     for training in (True, False):
         part.train(training)
         features = part.features(views)
         assert list(features) == ["vector", "image"]
-        for kind, batch in views.items():
-            assert torch.equal(features[kind], parts[kind].features(batch))
-        expected = torch.cat([formulas[kind](features[kind], training) for kind in views])
+        for modality, batch in views.items():
+            assert torch.equal(features[modality], parts[modality].features(batch))
+        expected = torch.cat([formulas[modality](features[modality], training) for modality in views])
         torch.testing.assert_close(part(features), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_a_kind_that_is_missing_leaves_its_statistics_alone() -> None:
-    part = ModalReading({"image": SmoothEncoder(), "vector": VectorEncoder()}, 6, [7]).double()
+    part = ModalityHeads({"image": SmoothEncoder(), "vector": VectorEncoder()}, 6, [7]).double()
     before = {name: value.clone() for name, value in part.state_dict().items()}
     assert part(part.features({"image": draw_views(2)})).shape == (2, IMAGES, 6)
     moved = {name for name, value in part.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {
-        f"kinds.image.projection.1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")
+        f"modalities.image.projection.1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")
     }
 
 
-def test_one_encoder_may_read_several_kinds() -> None:
+def test_one_encoder_may_read_several_modalities() -> None:
     shared = SmoothEncoder()
-    part = ModalReading({"left": shared, "right": shared}, 6).double()
+    part = ModalityHeads({"left": shared, "right": shared}, 6).double()
     views = draw_views(2)
     features = part.features({"left": views[:1], "right": views[1:]})
-    assert torch.equal(torch.cat([features["left"], features["right"]]), Reading(shared, 6).double().features(views))
+    assert torch.equal(
+        torch.cat([features["left"], features["right"]]), EncoderHead(shared, 6).double().features(views)
+    )
     assert len([name for name, _ in part.named_parameters() if "encoder" in name]) == 2
 
 
 def test_encoders_make_the_reading() -> None:
-    assert isinstance(reading(SmoothEncoder(), 3, None, ()), Reading)
-    assert isinstance(reading({"image": SmoothEncoder()}, 3, None, ()), ModalReading)
+    assert isinstance(encoder_head(SmoothEncoder(), 3, None, ()), EncoderHead)
+    assert isinstance(encoder_head({"image": SmoothEncoder()}, 3, None, ()), ModalityHeads)
     plain = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 9))
-    assert isinstance(reading(plain, 3, 9, [4]), Reading)
+    assert isinstance(encoder_head(plain, 3, 9, [4]), EncoderHead)
     with pytest.raises(ValueError, match="Sequential has no integer attribute `features`"):
-        reading(plain, 3, None, ())
+        encoder_head(plain, 3, None, ())
     with pytest.raises(ValueError, match="features is the width of one encoder"):
-        reading({"image": SmoothEncoder()}, 3, FEATURES, ())
-    with pytest.raises(ValueError, match="at least one kind"):
-        reading({}, 3, None, ())
+        encoder_head({"image": SmoothEncoder()}, 3, FEATURES, ())
+    with pytest.raises(ValueError, match="at least one modality"):
+        encoder_head({}, 3, None, ())
     with pytest.raises(ValueError, match="named like variables"):
-        reading({"an image": SmoothEncoder()}, 3, None, ())
+        encoder_head({"an image": SmoothEncoder()}, 3, None, ())
 
 
 # Guides with a projection.
@@ -240,9 +242,9 @@ def make_guide(guide: str, projection: Sequence[int] = (9, 4)) -> Guide:
     return GUIDES[guide](SmoothEncoder(), GaussianPrior(LATENT, learn_style=True), projection).double()
 
 
-def reading_of(guide: Guide) -> Reading:
-    part = guide.reading if isinstance(guide, DeltaGuide) else guide.get_submodule("recognition.reading")
-    assert isinstance(part, Reading)
+def reading_of(guide: Guide) -> EncoderHead:
+    part = guide.encoder_head if isinstance(guide, DeltaGuide) else guide.get_submodule("recognition.encoder_head")
+    assert isinstance(part, EncoderHead)
     return part
 
 

@@ -1,4 +1,4 @@
-"""What a fit draws its views from: images of one kind or of several, and fits to views by kind."""
+"""What a fit draws its views from: images of one modality or of several, and fits to views by modality."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from pp_simve.inference import (
     WarmupCosine,
     fit,
 )
+from pp_simve.inference.augmentations import AugmentationPolicy, augmentation_policy, draw_views
+from pp_simve.inference.data import Images, MultimodalImages
 from pp_simve.inference.loop import VALIDATED_STEPS, Loop, Plan
-from pp_simve.inference.sources import Images, Kinds
 from pp_simve.inference.svi import FitError
-from pp_simve.inference.views import ViewPolicy, draw_views, view_policy
-from pp_simve.models import AmongImages, Bernoulli, FlatPrior, Gaussian, GaussianPrior, MLPDecoder, SimVE
+from pp_simve.models import Bernoulli, FlatPrior, Gaussian, GaussianPrior, InfoNCE, MLPDecoder, SimVE
 from pp_simve.testing.objective import read_backs
 
 LATENT = 3
 SHAPES = {"picture": (1, 4, 4), "attributes": (5, 1, 1)}
 
 
-def noise(kind: str, count: int = 40) -> Tensor:
+def noise(modality: str, count: int = 40) -> Tensor:
     """uint8, the same at every call."""
-    generator = torch.Generator().manual_seed(len(kind))
-    return torch.randint(0, 256, (count, *SHAPES[kind]), dtype=torch.uint8, generator=generator)
+    generator = torch.Generator().manual_seed(len(modality))
+    return torch.randint(0, 256, (count, *SHAPES[modality]), dtype=torch.uint8, generator=generator)
 
 
-def images_by_kind(count: int = 40) -> dict[str, Tensor]:
-    return {kind: noise(kind, count) for kind in SHAPES}
+def images_by_modality(count: int = 40) -> dict[str, Tensor]:
+    return {modality: noise(modality, count) for modality in SHAPES}
 
 
-class Dim(ViewPolicy):
+class Dim(AugmentationPolicy):
     """Darkens by a random part: one draw a view."""
 
     names = ("dimming",)
@@ -59,7 +59,7 @@ class Dim(ViewPolicy):
         return images * (1 - parameters["dimming"]).view(-1, 1, 1, 1)
 
 
-class Still(ViewPolicy):
+class Still(AugmentationPolicy):
     """Changes nothing and draws nothing."""
 
     names = ()
@@ -74,9 +74,11 @@ class Still(ViewPolicy):
 # Drawing.
 
 
-@pytest.mark.parametrize("policy", [Dim(), Still(), view_policy("crop", (1, 4, 4))], ids=["dim", "still", "crop"])
+@pytest.mark.parametrize(
+    "policy", [Dim(), Still(), augmentation_policy("crop", (1, 4, 4))], ids=["dim", "still", "crop"]
+)
 @pytest.mark.parametrize("views", [1, 3])
-def test_images_draw_the_policys_views_of_the_chosen_ones(views: int, policy: ViewPolicy) -> None:
+def test_images_draw_the_policys_views_of_the_chosen_ones(views: int, policy: AugmentationPolicy) -> None:
     images, index = noise("picture"), torch.tensor([7, 0, 39, 7])
     source = Images(images, policy, views)
     assert (len(source), source.views) == (40, views)
@@ -103,16 +105,16 @@ def test_the_original_image_comes_first_where_asked(views: int) -> None:
 @pytest.mark.parametrize("order", [("picture", "attributes"), ("attributes", "picture")])
 def test_kinds_draw_one_after_the_other_from_one_generator(order: tuple[str, str]) -> None:
     views, index = {"picture": 2, "attributes": 1}, torch.tensor([3, 3, 11])
-    source = Kinds({kind: Images(noise(kind), Dim(), views[kind]) for kind in order})
+    source = MultimodalImages({modality: Images(noise(modality), Dim(), views[modality]) for modality in order})
     assert (len(source), source.views) == (40, 3)
     ours, theirs = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
     for _ in range(2):
         drawn = source.draw(index, ours)
         assert tuple(drawn) == order
-        for kind in order:
-            dimming = torch.rand(views[kind] * 3, generator=theirs).view(views[kind], 3, 1, 1, 1)
-            expected = noise(kind)[index].float() / 255 * (1 - dimming)
-            torch.testing.assert_close(drawn[kind], expected, rtol=1e-6, atol=0)
+        for modality in order:
+            dimming = torch.rand(views[modality] * 3, generator=theirs).view(views[modality], 3, 1, 1, 1)
+            expected = noise(modality)[index].float() / 255 * (1 - dimming)
+            torch.testing.assert_close(drawn[modality], expected, rtol=1e-6, atol=0)
 
 
 def test_a_source_moves_to_a_device_with_all_it_says() -> None:
@@ -120,16 +122,16 @@ def test_a_source_moves_to_a_device_with_all_it_says() -> None:
     moved = source.to(torch.device("meta"))
     assert moved.images.device.type == moved.device.type == "meta"
     assert (moved.policy, moved.views, moved.original_first) == (source.policy, 3, True)
-    by_kind = Kinds({"picture": source, "attributes": Images(noise("attributes"), Still(), 1)})
-    everything = by_kind.to(torch.device("meta"))
-    assert {part.images.device.type for part in everything.kinds.values()} == {"meta"}
+    by_modality = MultimodalImages({"picture": source, "attributes": Images(noise("attributes"), Still(), 1)})
+    everything = by_modality.to(torch.device("meta"))
+    assert {part.images.device.type for part in everything.modalities.values()} == {"meta"}
     assert everything.device.type == "meta"
-    assert list(everything.kinds) == ["picture", "attributes"]
+    assert list(everything.modalities) == ["picture", "attributes"]
     assert (len(everything), everything.views) == (40, 4)
     assert source.images.device.type == "cpu"
 
 
-# Fits to views by kind.
+# Fits to views by modality.
 
 
 def make_pair(guide: Callable[..., Any] = AmortizedGuide) -> tuple[SimVE, Any]:
@@ -145,9 +147,9 @@ def make_pair(guide: Callable[..., Any] = AmortizedGuide) -> tuple[SimVE, Any]:
 
 def encoders() -> dict[str, nn.Module]:
     made: dict[str, nn.Module] = {}
-    for kind, shape in SHAPES.items():
-        made[kind] = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 7), nn.Tanh())
-        made[kind].features = 7  # type: ignore[assignment]
+    for modality, shape in SHAPES.items():
+        made[modality] = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 7), nn.Tanh())
+        made[modality].features = 7  # type: ignore[assignment]
     return made
 
 
@@ -166,7 +168,7 @@ def small_fit(
         "fetch_every": 3,
         "objective": None if objective is None else objective(model, made),
     }
-    return fit(model, made, images_by_kind() if images is None else images, **(defaults | arguments))
+    return fit(model, made, images_by_modality() if images is None else images, **(defaults | arguments))
 
 
 def assert_same_parameters(first: Run, second: Run) -> None:
@@ -193,16 +195,18 @@ def test_two_kinds_learn_to_find_one_another() -> None:
     pyro.set_rng_seed(0)
     shown = torch.rand(40, 1)
     images = {
-        kind: (255 * (shown - torch.rand(math.prod(shape))).abs()).to(torch.uint8).view(40, *shape)
-        for kind, shape in SHAPES.items()
+        modality: (255 * (shown - torch.rand(math.prod(shape))).abs()).to(torch.uint8).view(40, *shape)
+        for modality, shape in SHAPES.items()
     }
     prior = FlatPrior(LATENT)
-    model, guide = SimVE(prior, group=AmongImages(0.07, learn_temperature=True)), DeltaGuide(encoders(), prior)
+    model, guide = SimVE(prior, group=InfoNCE(0.07, learn_temperature=True)), DeltaGuide(encoders(), prior)
     objective = ELBO(model, guide, beta=0)
     run = fit(model, guide, images, objective=objective, batch_size=16, steps=300, lr=1e-2, device="cpu")
     assert run.history[0]["loss"] > math.log(16)
     assert run.history[-1]["loss"] < 0.7 * 2 * math.log(16)
-    embedded = [nn.functional.normalize(guide.embed_batches({kind: part}).z, dim=-1) for kind, part in images.items()]
+    embedded = [
+        nn.functional.normalize(guide.embed_batches({modality: part}).z, dim=-1) for modality, part in images.items()
+    ]
     nearest = (embedded[0] @ embedded[1].T).argmax(1)
     assert float((shown[nearest] - shown).abs().mean()) < 0.1
 
@@ -235,31 +239,31 @@ def seen_by_witness(images: Mapping[str, Any], **arguments: Any) -> list[dict[st
 
 def test_by_default_a_batch_has_one_view_of_each_kind_unchanged_and_of_the_same_things() -> None:
     numbers = torch.arange(40, dtype=torch.uint8).view(-1, 1, 1, 1)
-    images = {kind: numbers.expand(-1, *shape) for kind, shape in SHAPES.items()}
+    images = {modality: numbers.expand(-1, *shape) for modality, shape in SHAPES.items()}
     seen = seen_by_witness(images, epochs=2, steps=None)
     assert len(seen) == 4
     for views in seen:
         assert list(views) == list(SHAPES)
         places = (views["picture"][0, :, 0, 0, 0] * 255).round()
         assert len(places.unique()) == 16
-        for kind, batch in views.items():
-            assert batch.shape == (1, 16, *SHAPES[kind])
+        for modality, batch in views.items():
+            assert batch.shape == (1, 16, *SHAPES[modality])
             expected = places.view(1, 16, 1, 1, 1).expand_as(batch) / 255
             torch.testing.assert_close(batch, expected, rtol=1e-6, atol=0)
 
 
 def test_views_are_as_many_of_each_kind_as_asked_by_its_own_policy() -> None:
-    white = {kind: torch.full((40, *shape), 255, dtype=torch.uint8) for kind, shape in SHAPES.items()}
+    white = {modality: torch.full((40, *shape), 255, dtype=torch.uint8) for modality, shape in SHAPES.items()}
     for views in seen_by_witness(white, views=3, policy={"attributes": Dim()}):
-        assert {kind: tuple(batch.shape) for kind, batch in views.items()} == {
-            kind: (3, 16, *shape) for kind, shape in SHAPES.items()
+        assert {modality: tuple(batch.shape) for modality, batch in views.items()} == {
+            modality: (3, 16, *shape) for modality, shape in SHAPES.items()
         }
         assert bool((views["picture"] == 1).all())
         assert len(views["attributes"].unique()) == 3 * 16
 
 
 def test_images_by_kind_may_be_numpy_arrays() -> None:
-    arrays = {kind: images.numpy() for kind, images in images_by_kind().items()}
+    arrays = {modality: images.numpy() for modality, images in images_by_modality().items()}
     assert small_fit(arrays).history == small_fit().history
 
 
@@ -306,12 +310,12 @@ def test_a_checkpoint_of_another_number_of_views_is_refused(tmp_path: Path) -> N
 @pytest.mark.parametrize("particles", [1, 3])
 def test_a_step_over_several_kinds_reads_nothing_back(particles: int, guide: Callable[..., Any]) -> None:
     model, made = make_pair(guide)
-    likelihoods = {kind: model.likelihood_of(kind) for kind in SHAPES}
-    model = SimVE(model.prior, likelihoods, AmongImages(0.07, learn_temperature=True))
+    likelihoods = {modality: model.likelihood_of(modality) for modality in SHAPES}
+    model = SimVE(model.prior, likelihoods, InfoNCE(0.07, learn_temperature=True))
     plan = Plan(batch_size=8, total_steps=100, lr=1e-3, schedule=WarmupCosine(), seed=0, fetch_every=100)
-    source = Kinds(
+    source = MultimodalImages(
         {
-            "picture": Images(noise("picture", 16), view_policy("crop", (1, 4, 4)), 2),
+            "picture": Images(noise("picture", 16), augmentation_policy("crop", (1, 4, 4)), 2),
             "attributes": Images(noise("attributes", 16), Still(), 1),
         }
     )
@@ -335,21 +339,21 @@ def test_a_step_over_several_kinds_reads_nothing_back(particles: int, guide: Cal
         ({"views": 0}, "views must be at least 1, got 0"),
         (
             {"policy": Dim()},
-            r"images are by kind \(picture, attributes\), so the policy must be, too: \{kind: policy\}",
+            r"images are by modality \(picture, attributes\), so the policy must be, too: \{modality: policy\}",
         ),
         (
             {"policy": {"picture": Dim(), "sound": Dim()}},
-            r"images are by kind \(picture, attributes\), so the policy must be, too: \{kind: policy\}",
+            r"images are by modality \(picture, attributes\), so the policy must be, too: \{modality: policy\}",
         ),
         (
             {"images": noise("picture"), "policy": {"picture": Dim()}},
-            r"policies by kind \(picture\) need images by kind",
+            r"policies by modality \(picture\) need images by modality",
         ),
         (
             {"images": {"picture": noise("picture"), "attributes": noise("attributes", 39)}},
             "must be of the same things, got numbers of images {'picture': 40, 'attributes': 39}",
         ),
-        ({"images": {}}, "images of every kind must be of the same things, got numbers of images {}"),
+        ({"images": {}}, "images of every modality must be of the same things, got numbers of images {}"),
         (
             {"images": {"picture": noise("picture"), "attributes": torch.rand(40, 5, 1, 1)}},
             r"images must be uint8 .* got torch.float32 of shape \(40, 5, 1, 1\)",
@@ -361,11 +365,11 @@ def test_a_step_over_several_kinds_reads_nothing_back(particles: int, guide: Cal
         ({"batch_size": 41}, "batch_size is 41, but there are only 40 images to fit"),
         (
             {"objective": ConsistencyELBO, "views": 2},
-            "an objective that compares views with the original image needs images of one kind",
+            "an objective that compares views with the original image needs images of one modality",
         ),
         (
             {"objective": ConsistencyELBO, "views": 1},
-            "needs images of one kind",
+            "needs images of one modality",
         ),
     ],
 )
@@ -375,5 +379,5 @@ def test_images_and_policies_that_do_not_go_together_are_refused(arguments: dict
 
 
 def test_kinds_that_the_guide_does_not_know_are_refused_at_the_first_step() -> None:
-    with pytest.raises(ValueError, match="views of an unknown kind: sound; known are picture, attributes"):
-        small_fit(images_by_kind() | {"sound": noise("attributes")})
+    with pytest.raises(ValueError, match="views of an unknown modality: sound; known are picture, attributes"):
+        small_fit(images_by_modality() | {"sound": noise("attributes")})

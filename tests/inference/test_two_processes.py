@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from pp_simve.inference import AmortizedGuide, CheckpointFile, MLPEncoder, NonFiniteError, fit
-from pp_simve.inference.views import Compose, Flip
+from pp_simve.inference.augmentations import Compose, Flip
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
 
 torch.set_num_threads(1)

@@ -14,22 +14,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from pp_simve.inference.views import (
-    VIEW_POLICIES,
-    Affine,
-    ColourJitter,
+from pp_simve.inference.augmentations import (
+    POLICIES,
+    AugmentationPolicy,
+    ColorJitter,
     Compose,
-    Flip,
-    Grey,
-    ResizedCrop,
-    ViewPolicy,
+    RandomAffine,
+    RandomFlip,
+    RandomGrayscale,
+    RandomResizedCrop,
+    augmentation_policy,
     base,
     draw_views,
-    view_policy,
 )
 
 GREY, RGB, OBLONG = (1, 28, 28), (3, 32, 32), (3, 20, 33)
-NAMED = [(name, shape) for name in VIEW_POLICIES for shape in (GREY, RGB) if (name, shape) != ("crop+colour", GREY)]
+NAMED = [(name, shape) for name in POLICIES for shape in (GREY, RGB) if (name, shape) != ("crop+colour", GREY)]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -47,7 +47,7 @@ def photographs(count: int, shape: tuple[int, ...], seed: int = 0) -> Tensor:
 
 
 def one_by_one(
-    policy: ViewPolicy, images: Tensor, seed: int, reference: Callable[..., Tensor]
+    policy: AugmentationPolicy, images: Tensor, seed: int, reference: Callable[..., Tensor]
 ) -> tuple[Tensor, Tensor]:
     """The policy's views of a batch, and the reference's, which gets each image and its parameters as floats."""
     parameters = policy.sample(len(images), generator=generator(seed))
@@ -95,21 +95,21 @@ def flip_reference(image: Tensor, horizontal_flip: float = 0.0, vertical_flip: f
 @pytest.mark.parametrize("shape", [GREY, RGB, OBLONG, (1, 16, 16)], ids=str)
 class TestPixelByPixel:
     def test_affine(self, shape: tuple[int, int, int], seed: int) -> None:
-        wide = Affine(rotation=(-180, 180), scale=(0.5, 2), shift=(-0.5, 0.5), shear=(-40, 40))
-        for policy in (Affine(), wide):
+        wide = RandomAffine(rotation=(-180, 180), scale=(0.5, 2), shift=(-0.5, 0.5), shear=(-40, 40))
+        for policy in (RandomAffine(), wide):
             views, expected = one_by_one(policy, photographs(32, shape, seed), seed, affine_reference)
             # A pixel's place is known to about 1e-6 of the image's side, and noise has slopes of up to 1 a pixel.
             torch.testing.assert_close(views, expected, atol=2e-5, rtol=0)
 
     @pytest.mark.parametrize("area", [(0.4, 1.0), (0.01, 0.1), (1.0, 1.0)])
     def test_resized_crop(self, shape: tuple[int, int, int], seed: int, area: tuple[float, float]) -> None:
-        policy = ResizedCrop(shape, area=area)
+        policy = RandomResizedCrop(shape, area=area)
         views, expected = one_by_one(policy, photographs(32, shape, seed), seed, crop_reference)
         torch.testing.assert_close(views, expected, atol=1e-5, rtol=0)
 
     @pytest.mark.parametrize("direction", ["horizontal", "vertical"])
     def test_flip(self, shape: tuple[int, int, int], seed: int, direction: Any) -> None:
-        views, expected = one_by_one(Flip(direction), photographs(16, shape, seed), seed, flip_reference)
+        views, expected = one_by_one(RandomFlip(direction), photographs(16, shape, seed), seed, flip_reference)
         assert torch.equal(views, expected)
 
 
@@ -127,11 +127,11 @@ class TestColourByColour:
         ],
     )
     def test_jitter(self, shape: tuple[int, int, int], seed: int, strengths: dict[str, float]) -> None:
-        views, expected = one_by_one(ColourJitter(**strengths), photographs(32, shape, seed), seed, jitter_reference)
+        views, expected = one_by_one(ColorJitter(**strengths), photographs(32, shape, seed), seed, jitter_reference)
         torch.testing.assert_close(views, expected, atol=1e-5, rtol=0)
 
     def test_grey(self, shape: tuple[int, int, int], seed: int) -> None:
-        views, expected = one_by_one(Grey(0.5), photographs(32, shape, seed), seed, grey_reference)
+        views, expected = one_by_one(RandomGrayscale(0.5), photographs(32, shape, seed), seed, grey_reference)
         torch.testing.assert_close(views, expected, atol=1e-6, rtol=0)
 
     def test_all_together(self, shape: tuple[int, int, int], seed: int) -> None:
@@ -140,7 +140,7 @@ class TestColourByColour:
                 image = step(image, **parameters)
             return image
 
-        policy = view_policy("crop+colour", shape)
+        policy = augmentation_policy("crop+colour", shape)
         views, expected = one_by_one(policy, photographs(32, shape, seed), seed, reference)
         torch.testing.assert_close(views, expected, atol=2e-5, rtol=0)
 
@@ -150,7 +150,7 @@ class TestColourByColour:
                 image = step(image, **parameters)
             return image
 
-        policy = view_policy("paper", shape)
+        policy = augmentation_policy("paper", shape)
         views, expected = one_by_one(policy, photographs(32, shape, seed), seed, reference)
         torch.testing.assert_close(views, expected, atol=2e-5, rtol=0)
 
@@ -158,16 +158,16 @@ class TestColourByColour:
 def test_a_hue_shift_of_a_third_of_a_turn_moves_red_to_green_to_blue() -> None:
     red = torch.tensor([0.8, 0.1, 0.1]).view(1, 3, 1, 1)
     neutral = {name: torch.ones(1) for name in ("brightness", "contrast", "saturation")}
-    green = ColourJitter().apply(red, neutral | {"hue": torch.tensor([1 / 3])})
-    blue = ColourJitter().apply(red, neutral | {"hue": torch.tensor([-1 / 3])})
+    green = ColorJitter().apply(red, neutral | {"hue": torch.tensor([1 / 3])})
+    blue = ColorJitter().apply(red, neutral | {"hue": torch.tensor([-1 / 3])})
     torch.testing.assert_close(green.flatten(), torch.tensor([0.1, 0.8, 0.1]))
     torch.testing.assert_close(blue.flatten(), torch.tensor([0.1, 0.1, 0.8]))
 
 
 def test_a_shift_of_one_pixel_moves_right_and_down_and_leaves_zeros() -> None:
     image = torch.arange(1.0, 17.0).view(1, 1, 4, 4) / 16
-    parameters = {name: torch.zeros(1) for name in Affine().names} | {"scale": torch.ones(1)}
-    moved = Affine().apply(image, parameters | {"shift_x": torch.tensor([0.25]), "shift_y": torch.tensor([0.25])})
+    parameters = {name: torch.zeros(1) for name in RandomAffine().names} | {"scale": torch.ones(1)}
+    moved = RandomAffine().apply(image, parameters | {"shift_x": torch.tensor([0.25]), "shift_y": torch.tensor([0.25])})
     expected = torch.zeros_like(image)
     expected[..., 1:, 1:] = image[..., :-1, :-1]
     torch.testing.assert_close(moved, expected)
@@ -205,7 +205,7 @@ def test_the_counters_of_read_backs_count() -> None:
 @pytest.mark.parametrize(("name", "shape"), NAMED)
 class TestEveryNamedPolicy:
     def test_shapes_types_and_range(self, name: str, shape: tuple[int, int, int]) -> None:
-        policy = view_policy(name, shape)
+        policy = augmentation_policy(name, shape)
         images = torch.randint(0, 256, (5, *shape), dtype=torch.uint8, generator=generator())
         before = images.clone()
         views, parameters = draw_views(policy, images, 3, generator=generator())
@@ -218,7 +218,7 @@ class TestEveryNamedPolicy:
         assert torch.equal(images, before)
 
     def test_uint8_and_float_images_give_the_same_views(self, name: str, shape: tuple[int, int, int]) -> None:
-        policy = view_policy(name, shape)
+        policy = augmentation_policy(name, shape)
         images = torch.randint(0, 256, (5, *shape), dtype=torch.uint8, generator=generator())
         floats = images.float() / 255
         before = floats.clone()
@@ -228,7 +228,7 @@ class TestEveryNamedPolicy:
         assert torch.equal(floats, before)
 
     def test_only_the_given_generator_matters(self, name: str, shape: tuple[int, int, int]) -> None:
-        policy = view_policy(name, shape)
+        policy = augmentation_policy(name, shape)
         images = photographs(4, shape)
         state = torch.random.get_rng_state()
         views, parameters = draw_views(policy, images, 2, generator=generator(1))
@@ -240,7 +240,7 @@ class TestEveryNamedPolicy:
         assert not torch.equal(views, others)
 
     def test_views_differ_and_follow_from_their_parameters(self, name: str, shape: tuple[int, int, int]) -> None:
-        policy = view_policy(name, shape)
+        policy = augmentation_policy(name, shape)
         images = photographs(6, shape)
         views, parameters = draw_views(policy, images, 3, generator=generator())
         assert not torch.equal(views[0], views[1])
@@ -249,7 +249,7 @@ class TestEveryNamedPolicy:
             torch.testing.assert_close(views[j], alone)
 
     def test_nothing_is_read_back_from_the_device(self, name: str, shape: tuple[int, int, int]) -> None:
-        policy, images, source = view_policy(name, shape), photographs(4, shape), generator()
+        policy, images, source = augmentation_policy(name, shape), photographs(4, shape), generator()
         with ReadBacks() as read_backs:
             draw_views(policy, images, 2, generator=source)
         assert not read_backs.count
@@ -259,7 +259,7 @@ class TestEveryNamedPolicy:
         assert views.shape == (2, 4, *shape)
 
     def test_parameters_stay_in_range_and_vary(self, name: str, shape: tuple[int, int, int]) -> None:
-        parameters = view_policy(name, shape).sample(4000, generator=generator())
+        parameters = augmentation_policy(name, shape).sample(4000, generator=generator())
         for key, value in parameters.items():
             assert value.std() > 0, key
             if key.endswith("flip") or key == "grey":
@@ -270,11 +270,11 @@ class TestEveryNamedPolicy:
             assert bool(((top + height <= shape[1]) & (left + width <= shape[2])).all())
 
     def test_repr_tells_the_settings(self, name: str, shape: tuple[int, int, int]) -> None:
-        assert "Compose" in repr(view_policy(name, shape))
+        assert "Compose" in repr(augmentation_policy(name, shape))
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
     def test_an_accelerator_draws_the_same_pixels(self, name: str, shape: tuple[int, int, int]) -> None:
-        policy, images = view_policy(name, shape), photographs(8, shape)
+        policy, images = augmentation_policy(name, shape), photographs(8, shape)
         views, parameters = draw_views(policy, images.cuda(), 2, generator=torch.Generator("cuda").manual_seed(0))
         assert views.is_cuda
         assert all(value.is_cuda for value in parameters.values())
@@ -287,7 +287,7 @@ class TestEveryNamedPolicy:
 def test_a_cpu_may_cut_the_batch_anywhere(
     name: str, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, images = view_policy(name, shape), photographs(7, shape)
+    policy, images = augmentation_policy(name, shape), photographs(7, shape)
     whole, _ = draw_views(policy, images, 2, generator=generator())
     monkeypatch.setattr(base, "CPU_PART", 1)
     cut, _ = draw_views(policy, images, 2, generator=generator())
@@ -296,7 +296,7 @@ def test_a_cpu_may_cut_the_batch_anywhere(
 
 @pytest.mark.parametrize(("name", "shape"), NAMED)
 def test_autocast_leaves_views_alone(name: str, shape: tuple[int, int, int]) -> None:
-    policy, images = view_policy(name, shape), photographs(4, shape)
+    policy, images = augmentation_policy(name, shape), photographs(4, shape)
     expected, _ = draw_views(policy, images, 2, generator=generator())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         views, _ = draw_views(policy, images, 2, generator=generator())
@@ -304,14 +304,16 @@ def test_autocast_leaves_views_alone(name: str, shape: tuple[int, int, int]) -> 
 
 
 def test_an_empty_batch_has_empty_views() -> None:
-    views, parameters = draw_views(view_policy("crop+colour", RGB), torch.rand(0, *RGB), 2, generator=generator())
+    views, parameters = draw_views(
+        augmentation_policy("crop+colour", RGB), torch.rand(0, *RGB), 2, generator=generator()
+    )
     assert views.shape == (2, 0, *RGB)
     assert parameters["hue"].shape == (2, 0)
 
 
 def test_frequencies_and_ranges() -> None:
     count = 20_000
-    drawn = view_policy("crop+colour", RGB).sample(count, generator=generator())
+    drawn = augmentation_policy("crop+colour", RGB).sample(count, generator=generator())
     assert drawn["grey"].mean() == pytest.approx(0.2, abs=0.01)
     assert drawn["horizontal_flip"].mean() == pytest.approx(0.5, abs=0.02)
     untouched = (drawn["hue"] == 0) & (drawn["brightness"] == 1) & (drawn["contrast"] == 1) & (drawn["saturation"] == 1)
@@ -320,18 +322,18 @@ def test_frequencies_and_ranges() -> None:
     area = drawn["crop_height"] * drawn["crop_width"] / 32**2
     assert area.min() == pytest.approx(0.3, abs=0.03)
     assert area.max() == 1
-    assert view_policy("paper", RGB).sample(count, generator=generator())["brightness"].max() > 1.7
+    assert augmentation_policy("paper", RGB).sample(count, generator=generator())["brightness"].max() > 1.7
 
 
 def test_boxes_too_wide_for_the_image_are_clamped() -> None:
-    drawn = ResizedCrop((1, 8, 8), area=(1.0, 1.0), ratio=(9.0, 9.0)).sample(50, generator=generator())
+    drawn = RandomResizedCrop((1, 8, 8), area=(1.0, 1.0), ratio=(9.0, 9.0)).sample(50, generator=generator())
     assert drawn["crop_width"].unique().tolist() == [8.0]
     assert drawn["crop_left"].unique().tolist() == [0.0]
     assert drawn["crop_height"].unique().tolist() == [3.0]
     assert drawn["crop_top"].unique().tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 
 
-class Dim(ViewPolicy):
+class Dim(AugmentationPolicy):
     """A user's own policy: nothing but names, sample and apply."""
 
     names = ("dimming",)
@@ -347,7 +349,7 @@ def test_a_users_policy_works_alone_and_composed() -> None:
     images = photographs(4, GREY)
     views, parameters = draw_views(Dim(), images, 3, generator=generator())
     torch.testing.assert_close(views, images * (1 - parameters["dimming"])[..., None, None, None])
-    both = Compose([Compose([Flip()], GREY), Dim()], GREY)
+    both = Compose([Compose([RandomFlip()], GREY), Dim()], GREY)
     assert both.names == ("horizontal_flip", "dimming")
     views, parameters = draw_views(both, images, 2, generator=generator())
     assert set(parameters) == set(both.names)
@@ -372,31 +374,46 @@ def test_a_policy_that_breaks_its_contract_is_named() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Affine(rotation=(20, -20)), "rotation must be (lower, upper), lower first"),
-        (lambda: Affine(scale=(0, 1)), "scale must be (lower, upper)"),
-        (lambda: Affine(shear=(0, float("nan"))), "shear must be (lower, upper)"),
-        (lambda: ResizedCrop(RGB, area=(0.0, 1.0)), "area must be above 0"),
-        (lambda: ResizedCrop(RGB, area=(0.5, 1.5)), "area must be (lower, upper)"),
-        (lambda: ResizedCrop(RGB, ratio=(0.0, 1.0)), "ratio must be above 0"),
-        (lambda: ResizedCrop((3, 0, 32)), "image_shape must be (channel, height, width)"),
-        (lambda: ResizedCrop((32, 32)), "image_shape must be (channel, height, width)"),  # type: ignore[arg-type]
-        (lambda: Flip("diagonal"), "direction must be 'horizontal' or 'vertical'"),  # type: ignore[arg-type]
-        (lambda: Flip(probability=1.5), "probability must be a probability in [0, 1], got 1.5"),
-        (lambda: ColourJitter(brightness=-1), "brightness must be a strength of at least 0, got -1"),
-        (lambda: ColourJitter(hue=0.6), "hue must be a strength in [0, 0.5] turns, got 0.6"),
-        (lambda: Compose([Flip(), Flip()], GREY), "horizontal_flip appears twice"),
-        (lambda: view_policy("crop+color", RGB), "did you mean 'crop+colour'? Known: affine, crop, crop+colour, paper"),
-        (lambda: view_policy("zzz", RGB), "unknown view policy 'zzz'. Known: affine"),
-        (lambda: view_policy("crop+colour", GREY), "needs RGB images, 3 channels, got image_shape (1, 28, 28)"),
-        (lambda: draw_views(Flip(), torch.rand(2, *RGB), 0, generator=generator()), "views must be at least 1, got 0"),
-        (lambda: draw_views(Flip(), torch.rand(*RGB), 2, generator=generator()), "(image, channel, height, width)"),
-        (lambda: draw_views(Flip(), torch.zeros(2, *RGB).long(), 2, generator=generator()), "got torch.int64"),
-        (lambda: draw_views(Flip(), torch.rand(2, *RGB, device="meta"), 2, generator=generator()), "is on cpu and the"),
-        (lambda: draw_views(Grey(), torch.rand(2, *GREY), 2, generator=generator()), "Grey needs RGB images"),
-        (lambda: draw_views(ColourJitter(), torch.rand(2, *GREY), 2, generator=generator()), "ColourJitter needs RGB"),
-        (lambda: Flip().apply(torch.zeros(2, *RGB, dtype=torch.uint8), {}), "draw_views converts uint8"),
+        (lambda: RandomAffine(rotation=(20, -20)), "rotation must be (lower, upper), lower first"),
+        (lambda: RandomAffine(scale=(0, 1)), "scale must be (lower, upper)"),
+        (lambda: RandomAffine(shear=(0, float("nan"))), "shear must be (lower, upper)"),
+        (lambda: RandomResizedCrop(RGB, area=(0.0, 1.0)), "area must be above 0"),
+        (lambda: RandomResizedCrop(RGB, area=(0.5, 1.5)), "area must be (lower, upper)"),
+        (lambda: RandomResizedCrop(RGB, ratio=(0.0, 1.0)), "ratio must be above 0"),
+        (lambda: RandomResizedCrop((3, 0, 32)), "image_shape must be (channel, height, width)"),
+        (lambda: RandomResizedCrop((32, 32)), "image_shape must be (channel, height, width)"),  # type: ignore[arg-type]
+        (lambda: RandomFlip("diagonal"), "direction must be 'horizontal' or 'vertical'"),  # type: ignore[arg-type]
+        (lambda: RandomFlip(probability=1.5), "probability must be a probability in [0, 1], got 1.5"),
+        (lambda: ColorJitter(brightness=-1), "brightness must be a strength of at least 0, got -1"),
+        (lambda: ColorJitter(hue=0.6), "hue must be a strength in [0, 0.5] turns, got 0.6"),
+        (lambda: Compose([RandomFlip(), RandomFlip()], GREY), "horizontal_flip appears twice"),
         (
-            lambda: view_policy("affine", GREY).apply(torch.rand(2, *RGB), {}),
+            lambda: augmentation_policy("crop+color", RGB),
+            "did you mean 'crop+colour'? Known: affine, crop, crop+colour, paper",
+        ),
+        (lambda: augmentation_policy("zzz", RGB), "unknown view policy 'zzz'. Known: affine"),
+        (lambda: augmentation_policy("crop+colour", GREY), "needs RGB images, 3 channels, got image_shape (1, 28, 28)"),
+        (
+            lambda: draw_views(RandomFlip(), torch.rand(2, *RGB), 0, generator=generator()),
+            "views must be at least 1, got 0",
+        ),
+        (
+            lambda: draw_views(RandomFlip(), torch.rand(*RGB), 2, generator=generator()),
+            "(image, channel, height, width)",
+        ),
+        (lambda: draw_views(RandomFlip(), torch.zeros(2, *RGB).long(), 2, generator=generator()), "got torch.int64"),
+        (
+            lambda: draw_views(RandomFlip(), torch.rand(2, *RGB, device="meta"), 2, generator=generator()),
+            "is on cpu and the",
+        ),
+        (
+            lambda: draw_views(RandomGrayscale(), torch.rand(2, *GREY), 2, generator=generator()),
+            "Grey needs RGB images",
+        ),
+        (lambda: draw_views(ColorJitter(), torch.rand(2, *GREY), 2, generator=generator()), "ColorJitter needs RGB"),
+        (lambda: RandomFlip().apply(torch.zeros(2, *RGB, dtype=torch.uint8), {}), "draw_views converts uint8"),
+        (
+            lambda: augmentation_policy("affine", GREY).apply(torch.rand(2, *RGB), {}),
             "must have shape (n, 1, 28, 28), got (2, 3",
         ),
     ],
@@ -408,7 +425,7 @@ def test_errors_say_what_was_wrong(make: Callable[[], object], message: str) -> 
 
 
 def test_a_range_of_one_number_fixes_a_parameter_and_takes_it_off_the_targets() -> None:
-    policy = Affine(rotation=(90.0, 90.0), scale=(1.0, 1.0), shift=(0.0, 0.0))
+    policy = RandomAffine(rotation=(90.0, 90.0), scale=(1.0, 1.0), shift=(0.0, 0.0))
     assert policy.names == ()
     image = torch.rand(1, 1, 8, 8)
     turned = policy.apply(image, policy.sample(1, generator=torch.Generator()))

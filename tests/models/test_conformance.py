@@ -25,122 +25,126 @@ POINTS = [[0.3, -1.0], [1.2, 0.1], [-0.8, 0.7]]
 
 
 class TestGaussianPrior(PriorSuite):
-    def make(self, latent: int) -> GaussianPrior:
-        return GaussianPrior(latent)
+    def make(self, latent_dim: int) -> GaussianPrior:
+        return GaussianPrior(latent_dim)
 
 
 class TestGaussianPriorWithVariancesByAxis(PriorSuite):
-    def make(self, latent: int) -> GaussianPrior:
-        return GaussianPrior(latent, CONTENT_VARIANCES[:latent], STYLE_VARIANCES[:latent])
+    def make(self, latent_dim: int) -> GaussianPrior:
+        return GaussianPrior(latent_dim, CONTENT_VARIANCES[:latent_dim], STYLE_VARIANCES[:latent_dim])
 
 
 class TestGaussianPriorLearned(PriorSuite):
-    def make(self, latent: int) -> GaussianPrior:
+    def make(self, latent_dim: int) -> GaussianPrior:
         return GaussianPrior(
-            latent, CONTENT_VARIANCES[:latent], STYLE_VARIANCES[:latent], learn_content=True, learn_style=True
+            latent_dim,
+            CONTENT_VARIANCES[:latent_dim],
+            STYLE_VARIANCES[:latent_dim],
+            learn_content=True,
+            learn_style=True,
         )
 
 
 class TestFlatPrior(PriorSuite):
     proper = False
 
-    def make(self, latent: int) -> FlatPrior:
-        return FlatPrior(latent)
+    def make(self, latent_dim: int) -> FlatPrior:
+        return FlatPrior(latent_dim)
 
 
 class TestFlatPriorLearned(PriorSuite):
     proper = False
 
-    def make(self, latent: int) -> FlatPrior:
-        return FlatPrior(latent, STYLE_VARIANCES[:latent], learn_style=True)
+    def make(self, latent_dim: int) -> FlatPrior:
+        return FlatPrior(latent_dim, STYLE_VARIANCES[:latent_dim], learn_style=True)
 
 
 class TestMixturePrior(PriorSuite):
-    def make(self, latent: int) -> MixturePrior:
-        return MixturePrior(latent, prototypes=4)
+    def make(self, latent_dim: int) -> MixturePrior:
+        return MixturePrior(latent_dim, prototypes=4)
 
 
 class TestMixturePriorGiven(PriorSuite):
-    def make(self, latent: int) -> MixturePrior:
-        points = [point[:latent] for point in POINTS]
-        return MixturePrior(latent, points, [0.2, 0.3, 0.5], style_variance=0.4, learn_prototypes=False)
+    def make(self, latent_dim: int) -> MixturePrior:
+        points = [point[:latent_dim] for point in POINTS]
+        return MixturePrior(latent_dim, points, [0.2, 0.3, 0.5], style_variance=0.4, learn_prototypes=False)
 
 
 class TestMixturePriorLearned(PriorSuite):
-    def make(self, latent: int) -> MixturePrior:
-        return MixturePrior(latent, 3, [0.2, 0.3, 0.5], learn_weights=True, learn_style=True)
+    def make(self, latent_dim: int) -> MixturePrior:
+        return MixturePrior(latent_dim, 3, [0.2, 0.3, 0.5], learn_weights=True, learn_style=True)
 
 
 class TestEmpiricalPriorWithMemory(PriorSuite):
-    def make(self, latent: int) -> EmpiricalPrior:
-        return EmpiricalPrior(latent, memory=8)
+    def make(self, latent_dim: int) -> EmpiricalPrior:
+        return EmpiricalPrior(latent_dim, memory=8)
 
 
 class TestEmpiricalPriorLearnedWithSmallMemory(PriorSuite):
     """Fewer images remembered than a batch has."""
 
-    def make(self, latent: int) -> EmpiricalPrior:
-        return EmpiricalPrior(latent, memory=3, learn_style=True)
+    def make(self, latent_dim: int) -> EmpiricalPrior:
+        return EmpiricalPrior(latent_dim, memory=3, learn_style=True)
 
 
 class TestEmpiricalPriorOfTheBatch(PriorSuite):
     independent_images = False
 
-    def make(self, latent: int) -> EmpiricalPrior:
-        return EmpiricalPrior(latent, memory=None, learn_style=True)
+    def make(self, latent_dim: int) -> EmpiricalPrior:
+        return EmpiricalPrior(latent_dim, memory=None, learn_style=True)
 
 
 class TestBlockPrior(PriorSuite):
     latents: ClassVar[tuple[int, ...]] = (2, 3)
 
-    def make(self, latent: int) -> BlockPrior:
-        return BlockPrior(latent, variance=1.5)
+    def make(self, latent_dim: int) -> BlockPrior:
+        return BlockPrior(latent_dim, variance=1.5)
 
 
 class TestBlockPriorOfLearnedGaussian(PriorSuite):
     latents: ClassVar[tuple[int, ...]] = (2, 3)
 
-    def make(self, latent: int) -> BlockPrior:
-        return BlockPrior(latent, GaussianPrior(latent - 1, 2.0, 0.3, learn_content=True, learn_style=True))
+    def make(self, latent_dim: int) -> BlockPrior:
+        return BlockPrior(latent_dim, GaussianPrior(latent_dim - 1, 2.0, 0.3, learn_content=True, learn_style=True))
 
 
 class TestBlockPriorOfMixture(PriorSuite):
     latents: ClassVar[tuple[int, ...]] = (2, 3)
 
-    def make(self, latent: int) -> BlockPrior:
-        return BlockPrior(latent, MixturePrior(latent - 1, 3, learn_weights=True))
+    def make(self, latent_dim: int) -> BlockPrior:
+        return BlockPrior(latent_dim, MixturePrior(latent_dim - 1, 3, learn_weights=True))
 
 
 class TestBlockPriorOfMemory(PriorSuite):
     latents: ClassVar[tuple[int, ...]] = (2, 3)
 
-    def make(self, latent: int) -> BlockPrior:
-        return BlockPrior(latent, EmpiricalPrior(latent - 1, memory=8))
+    def make(self, latent_dim: int) -> BlockPrior:
+        return BlockPrior(latent_dim, EmpiricalPrior(latent_dim - 1, memory=8))
 
 
 class TestBlockPriorOfFlat(PriorSuite):
     proper = False
     latents: ClassVar[tuple[int, ...]] = (2, 3)
 
-    def make(self, latent: int) -> BlockPrior:
-        return BlockPrior(latent, FlatPrior(latent - 1))
+    def make(self, latent_dim: int) -> BlockPrior:
+        return BlockPrior(latent_dim, FlatPrior(latent_dim - 1))
 
 
 class TestBlockPriorOfStandard(PriorSuite):
     latents: ClassVar[tuple[int, ...]] = (2, 3)
 
-    def make(self, latent: int) -> BlockPrior:
-        return BlockPrior(latent, StandardPrior(latent - 1))
+    def make(self, latent_dim: int) -> BlockPrior:
+        return BlockPrior(latent_dim, StandardPrior(latent_dim - 1))
 
 
 class TestStandardPrior(PriorSuite):
-    def make(self, latent: int) -> StandardPrior:
-        return StandardPrior(latent)
+    def make(self, latent_dim: int) -> StandardPrior:
+        return StandardPrior(latent_dim)
 
 
 class TestStudentTPrior(PriorSuite):
-    def make(self, latent: int) -> StudentTPrior:
-        return StudentTPrior(latent, content_variance=2.0, degrees=3.0)
+    def make(self, latent_dim: int) -> StudentTPrior:
+        return StudentTPrior(latent_dim, content_variance=2.0, degrees=3.0)
 
 
 class TestBernoulli(LikelihoodSuite):

@@ -15,8 +15,8 @@ from pp_simve.models import MLPDecoder, ResidualDecoder
 Shape = tuple[int, int, int]
 SHAPES: list[Shape] = [(1, 16, 16), (1, 28, 28), (3, 32, 32), (3, 64, 64)]
 DECODERS: dict[str, Callable[[int, Shape], nn.Module]] = {
-    "mlp": lambda latent, shape: MLPDecoder(latent, shape, hidden=(16, 24)),
-    "residual": lambda latent, shape: ResidualDecoder(latent, shape, width=4),
+    "mlp": lambda latent_dim, shape: MLPDecoder(latent_dim, shape, hidden=(16, 24)),
+    "residual": lambda latent_dim, shape: ResidualDecoder(latent_dim, shape, width=4),
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pp_simve.models.gathering import gathered
+from pp_simve.models.distributed import gathered
 
 DOUBLE = torch.float64
 SCRIPT = """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from pp_simve.models.gathering import gathered
+from pp_simve.models.distributed import gathered
 
 torch.set_num_threads(1)
 folder, rank = Path.cwd(), int(sys.argv[1])

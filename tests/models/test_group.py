@@ -13,28 +13,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pp_simve.models import AmongImages, AmongViews, FlatPrior, GaussianPrior, GroupLikelihood, SimVE
+from pp_simve.models import FlatPrior, GaussianPrior, GroupLikelihood, InfoNCE, NTXent, SimVE
 
 DOUBLE = torch.float64
-KINDS: dict[str, type[GroupLikelihood]] = {"views": AmongViews, "images": AmongImages}
+KINDS: dict[str, type[GroupLikelihood]] = {"views": NTXent, "images": InfoNCE}
 IMAGES, LATENT = 4, 5
 
 
-def draw_z(views: int, images: int = IMAGES, latent: int = LATENT) -> Tensor:
-    return torch.randn(views, images, latent, dtype=DOUBLE, requires_grad=True)
+def draw_z(views: int, images: int = IMAGES, latent_dim: int = LATENT) -> Tensor:
+    return torch.randn(views, images, latent_dim, dtype=DOUBLE, requires_grad=True)
 
 
-def candidates_of(kind: str, view: int, image: int, other: int, views: int, images: int) -> list[tuple[int, int]]:
+def candidates_of(modality: str, view: int, image: int, other: int, views: int, images: int) -> list[tuple[int, int]]:
     """(view, image) of all that view ``other`` of the image is to be found among, itself included."""
-    if kind == "images":
+    if modality == "images":
         return [(other, b) for b in range(images)]
     everything = [(j, b) for j in range(views) for b in range(images)]
     return [(j, b) for j, b in everything if b != image or j == other]
 
 
-def by_loops(kind: str, z: Tensor, temperature: float, unit_norm: bool) -> Tensor:
+def by_loops(modality: str, z: Tensor, temperature: float, unit_norm: bool) -> Tensor:
     """Σ over views and their other views of log p(group | z), image by image, with densities written in full."""
-    views, images, latent = z.shape
+    views, images, latent_dim = z.shape
     u = z / z.square().sum(-1, keepdim=True).sqrt() if unit_norm else z
     totals = []
     for b in range(images):
@@ -45,8 +45,8 @@ def by_loops(kind: str, z: Tensor, temperature: float, unit_norm: bool) -> Tenso
                     continue
                 log_density = {
                     place: -(u[j, b] - u[place]).square().sum() / (2 * temperature)
-                    - latent / 2 * math.log(2 * math.pi * temperature)
-                    for place in candidates_of(kind, j, b, other, views, images)
+                    - latent_dim / 2 * math.log(2 * math.pi * temperature)
+                    for place in candidates_of(modality, j, b, other, views, images)
                 }
                 total = total + log_density[other, b] - torch.stack(list(log_density.values())).logsumexp(0)
         totals.append(total)
@@ -62,11 +62,11 @@ def log_prob(group: GroupLikelihood, z: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("unit_norm", [True, False])
 @pytest.mark.parametrize("views", [2, 3, 4])
-@pytest.mark.parametrize("kind", KINDS)
-def test_value_and_gradient_equal_explicit_loops(kind: str, views: int, unit_norm: bool) -> None:
+@pytest.mark.parametrize("modality", KINDS)
+def test_value_and_gradient_equal_explicit_loops(modality: str, views: int, unit_norm: bool) -> None:
     z = draw_z(views)
-    ours = log_prob(KINDS[kind](0.3, unit_norm=unit_norm), z)
-    theirs = by_loops(kind, z, 0.3, unit_norm)
+    ours = log_prob(KINDS[modality](0.3, unit_norm=unit_norm), z)
+    theirs = by_loops(modality, z, 0.3, unit_norm)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
     weights = torch.randn(IMAGES, dtype=DOUBLE)
     (our_gradient,) = torch.autograd.grad(ours @ weights, z)
@@ -78,37 +78,37 @@ def test_value_and_gradient_equal_explicit_loops(kind: str, views: int, unit_nor
 def test_there_are_as_many_candidates_as_stated(views: int) -> None:
     """Equal embeddings make all candidates equally probable: 2B − 1 among two views, B among images."""
     z = torch.ones(views, IMAGES, LATENT, dtype=DOUBLE)
-    for kind, count in {"views": (views * IMAGES - 1) - (views - 2), "images": IMAGES}.items():
-        of_group, groups = KINDS[kind]()(z)
+    for modality, count in {"views": (views * IMAGES - 1) - (views - 2), "images": IMAGES}.items():
+        of_group, groups = KINDS[modality]()(z)
         assert of_group.batch_shape == (views, IMAGES)
         assert of_group.event_shape == groups.shape[2:] == (views - 1,)
         assert groups.dtype == torch.long
         probabilities = of_group.base_dist.probs
         assert ((probabilities > 0).sum(-1) == count).all()
         expected = torch.full((IMAGES,), -views * (views - 1) * math.log(count), dtype=DOUBLE)
-        torch.testing.assert_close(log_prob(KINDS[kind](), z), expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(log_prob(KINDS[modality](), z), expected, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_views_that_agree_alone_are_told_apart_for_certain(kind: str) -> None:
+@pytest.mark.parametrize("modality", KINDS)
+def test_views_that_agree_alone_are_told_apart_for_certain(modality: str) -> None:
     z = torch.eye(IMAGES, dtype=DOUBLE).expand(2, IMAGES, IMAGES)
-    torch.testing.assert_close(log_prob(KINDS[kind](0.01), z), torch.zeros(IMAGES, dtype=DOUBLE))
+    torch.testing.assert_close(log_prob(KINDS[modality](0.01), z), torch.zeros(IMAGES, dtype=DOUBLE))
     wrong = torch.stack([z[0], z[0].roll(1, 0)])
-    assert (log_prob(KINDS[kind](0.01), wrong) < -50).all()
+    assert (log_prob(KINDS[modality](0.01), wrong) < -50).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_images_in_another_order_are_the_same_batch(kind: str) -> None:
+@pytest.mark.parametrize("modality", KINDS)
+def test_images_in_another_order_are_the_same_batch(modality: str) -> None:
     z, order = draw_z(3), torch.tensor([2, 0, 3, 1])
-    group = KINDS[kind]()
+    group = KINDS[modality]()
     torch.testing.assert_close(log_prob(group, z)[order], log_prob(group, z[:, order]), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_only_the_content_block_speaks_of_the_group(kind: str) -> None:
+@pytest.mark.parametrize("modality", KINDS)
+def test_only_the_content_block_speaks_of_the_group(modality: str) -> None:
     z = draw_z(3)
-    ours = log_prob(KINDS[kind](0.3, width=2), z)
-    torch.testing.assert_close(ours, log_prob(KINDS[kind](0.3), z[..., :2]), rtol=0, atol=0)
+    ours = log_prob(KINDS[modality](0.3, width=2), z)
+    torch.testing.assert_close(ours, log_prob(KINDS[modality](0.3), z[..., :2]), rtol=0, atol=0)
     (gradient,) = torch.autograd.grad(ours.sum(), z)
     assert (gradient[..., 2:] == 0).all()
     assert (gradient[..., :2] != 0).all()
@@ -117,16 +117,18 @@ def test_only_the_content_block_speaks_of_the_group(kind: str) -> None:
 def test_norms_matter_only_where_they_are_kept() -> None:
     z = draw_z(2).detach()
     lengths = torch.rand(2, IMAGES, 1, dtype=DOUBLE) + 0.5
-    for kind in KINDS.values():
-        torch.testing.assert_close(log_prob(kind(), z), log_prob(kind(), z * lengths))
-        assert not torch.allclose(log_prob(kind(unit_norm=False), z), log_prob(kind(unit_norm=False), z * lengths))
+    for modality in KINDS.values():
+        torch.testing.assert_close(log_prob(modality(), z), log_prob(modality(), z * lengths))
+        assert not torch.allclose(
+            log_prob(modality(unit_norm=False), z), log_prob(modality(unit_norm=False), z * lengths)
+        )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("modality", KINDS)
 @pytest.mark.parametrize("views", [2, 3])
-def test_each_particle_is_a_batch_of_its_own(kind: str, views: int) -> None:
+def test_each_particle_is_a_batch_of_its_own(modality: str, views: int) -> None:
     z = torch.randn(6, views, IMAGES, LATENT, dtype=DOUBLE)
-    group = KINDS[kind](0.2)
+    group = KINDS[modality](0.2)
     found = log_prob(group, z)
     assert found.shape == (6, IMAGES)
     for particle in range(6):
@@ -136,9 +138,9 @@ def test_each_particle_is_a_batch_of_its_own(kind: str, views: int) -> None:
 # As a site of the program.
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_group_is_a_plain_observation(kind: str) -> None:
-    model = SimVE(GaussianPrior(LATENT), group=KINDS[kind](0.3)).double()
+@pytest.mark.parametrize("modality", KINDS)
+def test_the_group_is_a_plain_observation(modality: str) -> None:
+    model = SimVE(GaussianPrior(LATENT), group=KINDS[modality](0.3)).double()
     with pyro.validation_enabled(True):
         trace = poutine.trace(model).get_trace(torch.rand(3, IMAGES, 1, 4, 4, dtype=DOUBLE))
         trace.compute_log_prob()
@@ -149,7 +151,7 @@ def test_the_group_is_a_plain_observation(kind: str) -> None:
     assert [frame.name for frame in site["cond_indep_stack"]] == ["image", "view"]
     assert site["log_prob"].shape == (3, IMAGES)
     z: Any = trace.nodes["z"]["value"]
-    torch.testing.assert_close(site["log_prob"].sum(0), log_prob(KINDS[kind](0.3), z), rtol=0, atol=0)
+    torch.testing.assert_close(site["log_prob"].sum(0), log_prob(KINDS[modality](0.3), z), rtol=0, atol=0)
     assert "x" not in trace.nodes
 
 
@@ -158,13 +160,13 @@ def test_without_a_group_there_is_no_such_site() -> None:
     assert "group" not in trace.nodes
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_program_has_particles(kind: str) -> None:
+@pytest.mark.parametrize("modality", KINDS)
+def test_the_program_has_particles(modality: str) -> None:
     def program(views: Tensor) -> None:
         with pyro.plate("particles", 7, dim=-3):
             model(views)
 
-    model = SimVE(GaussianPrior(LATENT), group=KINDS[kind]())
+    model = SimVE(GaussianPrior(LATENT), group=KINDS[modality]())
     trace = poutine.trace(program).get_trace(torch.rand(2, IMAGES, 1, 4, 4))
     trace.compute_log_prob()
     assert trace.nodes["group"]["log_prob"].shape == (7, 2, IMAGES)
@@ -172,7 +174,7 @@ def test_the_program_has_particles(kind: str) -> None:
 
 def test_without_pixels_nothing_is_generated() -> None:
     with pytest.raises(ValueError, match="without a likelihood"):
-        SimVE(FlatPrior(LATENT), group=AmongViews()).generate(3)
+        SimVE(FlatPrior(LATENT), group=NTXent()).generate(3)
 
 
 # A temperature that is learned, as CLIP's is.
@@ -190,7 +192,7 @@ def clip(first: Tensor, second: Tensor, log_scale: Tensor) -> Tensor:
 @pytest.mark.parametrize("temperature", [0.012, 0.07, 0.5])
 def test_among_images_with_a_learned_temperature_is_clip(temperature: float) -> None:
     """Both directions added, so twice CLIP's loss; T = 0.01 + exp(p) and t = −log T, so dt/dp = −(T − 0.01)/T."""
-    z, group = draw_z(2), AmongImages(temperature, learn_temperature=True).double()
+    z, group = draw_z(2), InfoNCE(temperature, learn_temperature=True).double()
     ours = -log_prob(group, z).mean()
     found = torch.as_tensor(group.temperature).detach()
     log_scale = (-found.log()).requires_grad_()
@@ -204,24 +206,24 @@ def test_among_images_with_a_learned_temperature_is_clip(temperature: float) -> 
     assert our_slope.abs() > 1e-4
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_learned_starts_as_the_fixed_temperature(kind: str) -> None:
+@pytest.mark.parametrize("modality", KINDS)
+def test_what_is_learned_starts_as_the_fixed_temperature(modality: str) -> None:
     z = draw_z(3)
-    learned = KINDS[kind](0.07, learn_temperature=True).double()
+    learned = KINDS[modality](0.07, learn_temperature=True).double()
     assert isinstance(learned.temperature, Tensor)
     assert learned.temperature.shape == ()
     start = float(learned.temperature.detach())
     assert start == pytest.approx(0.07, rel=1e-6)
-    fixed = KINDS[kind](start)
+    fixed = KINDS[modality](start)
     assert fixed.temperature == start
     assert not list(fixed.parameters())
     assert not fixed.state_dict()
     torch.testing.assert_close(log_prob(learned, z), log_prob(fixed, z), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_slope_by_the_temperature_equals_finite_differences(kind: str) -> None:
-    z, group = draw_z(3), KINDS[kind](0.2, unit_norm=False, learn_temperature=True).double()
+@pytest.mark.parametrize("modality", KINDS)
+def test_the_slope_by_the_temperature_equals_finite_differences(modality: str) -> None:
+    z, group = draw_z(3), KINDS[modality](0.2, unit_norm=False, learn_temperature=True).double()
     (parameter,) = group.parameters()
     (slope,) = torch.autograd.grad(log_prob(group, z).sum(), parameter)
     values = []
@@ -234,7 +236,7 @@ def test_the_slope_by_the_temperature_equals_finite_differences(kind: str) -> No
 
 def test_a_learned_temperature_stays_above_a_hundredth_and_comes_back_from_there() -> None:
     """Pairs that agree ask for ever less, pairs that do not for more: near the floor a slope is left."""
-    group = AmongImages(0.07, learn_temperature=True).double()
+    group = InfoNCE(0.07, learn_temperature=True).double()
     agreeing = (1 + torch.eye(IMAGES, dtype=DOUBLE)).expand(2, IMAGES, IMAGES)  # cosines 6/7 between images
     wrong = torch.stack([agreeing[0], agreeing[0].roll(1, 0)])
     optimizer = torch.optim.Adam(group.parameters(), lr=0.1)
@@ -251,7 +253,7 @@ def test_a_learned_temperature_stays_above_a_hundredth_and_comes_back_from_there
 
 
 def test_a_saved_temperature_is_loaded() -> None:
-    first, second = (AmongViews(start, learn_temperature=True) for start in (0.07, 0.5))
+    first, second = (NTXent(start, learn_temperature=True) for start in (0.07, 0.5))
     second.load_state_dict(first.state_dict())
     assert second.temperature == first.temperature
 
@@ -259,8 +261,8 @@ def test_a_saved_temperature_is_loaded() -> None:
 @pytest.mark.parametrize("temperature", [0.01, 0.005])
 def test_a_learned_temperature_cannot_start_at_its_floor(temperature: float) -> None:
     with pytest.raises(ValueError, match=f"stays above 0.01 and must start there, got {temperature}"):
-        AmongViews(temperature, learn_temperature=True)
-    AmongViews(temperature)
+        NTXent(temperature, learn_temperature=True)
+    NTXent(temperature)
 
 
 # What a subclass is told.
@@ -268,7 +270,7 @@ def test_a_learned_temperature_cannot_start_at_its_floor(temperature: float) -> 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_alone_the_candidates_are_the_views_themselves(training: bool) -> None:
-    class Told(AmongImages):
+    class Told(InfoNCE):
         def _compare(self, z: Tensor, candidates: Tensor, first: int) -> tuple[Tensor, Tensor]:
             assert candidates is z
             assert first == 0
@@ -282,13 +284,13 @@ def test_alone_the_candidates_are_the_views_themselves(training: bool) -> None:
 
 @pytest.mark.parametrize("unit_norm", [True, False])
 @pytest.mark.parametrize("views", [2, 3])
-@pytest.mark.parametrize("kind", KINDS)
-def test_some_images_are_asked_among_all(kind: str, views: int, unit_norm: bool) -> None:
+@pytest.mark.parametrize("modality", KINDS)
+def test_some_images_are_asked_among_all(modality: str, views: int, unit_norm: bool) -> None:
     """Those of one process: the same answers as where every image is asked."""
     z = draw_z(views, images=7).detach()
-    group = KINDS[kind](0.3, unit_norm=unit_norm)
+    group = KINDS[modality](0.3, unit_norm=unit_norm)
     everyone = functional.normalize(z, dim=-1) if unit_norm else z
-    expected = by_loops(kind, z, 0.3, unit_norm)
+    expected = by_loops(modality, z, 0.3, unit_norm)
     for first, images in [(0, 3), (2, 4), (6, 1)]:
         logits, groups = group._compare(everyone[:, first : first + images], everyone, first)
         found = dist.Categorical(logits=logits).to_event(1).log_prob(groups).sum(-2)
@@ -309,9 +311,9 @@ def finite(group: GroupLikelihood, z: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("unit_norm", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
-def test_extreme_batches_have_finite_numbers(kind: str, unit_norm: bool) -> None:
-    group = KINDS[kind](0.01, unit_norm=unit_norm)
+@pytest.mark.parametrize("modality", KINDS)
+def test_extreme_batches_have_finite_numbers(modality: str, unit_norm: bool) -> None:
+    group = KINDS[modality](0.01, unit_norm=unit_norm)
     z = torch.randn(2, 6, 3)
     finite(group, z)
     finite(group, z[:, :2])  # two images
@@ -324,37 +326,37 @@ def test_extreme_batches_have_finite_numbers(kind: str, unit_norm: bool) -> None
     finite(group, 1e-3 * z)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_single_image_can_only_be_itself(kind: str) -> None:
-    assert (finite(KINDS[kind](), torch.randn(3, 1, LATENT)) == 0).all()
+@pytest.mark.parametrize("modality", KINDS)
+def test_a_single_image_can_only_be_itself(modality: str) -> None:
+    assert (finite(KINDS[modality](), torch.randn(3, 1, LATENT)) == 0).all()
 
 
 def test_thousands_of_images() -> None:
-    finite(AmongViews(0.01), torch.randn(2, 1024, 2))
-    finite(AmongImages(0.01), torch.randn(2, 1024, 2))
+    finite(NTXent(0.01), torch.randn(2, 1024, 2))
+    finite(InfoNCE(0.01), torch.randn(2, 1024, 2))
 
 
 # What is refused.
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_single_view_has_nothing_to_be_compared_with(kind: str) -> None:
+@pytest.mark.parametrize("modality", KINDS)
+def test_a_single_view_has_nothing_to_be_compared_with(modality: str) -> None:
     with pytest.raises(ValueError, match="needs 2 views or more; got 1"):
-        KINDS[kind]()(torch.randn(1, 3, LATENT))
+        KINDS[modality]()(torch.randn(1, 3, LATENT))
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
 def test_temperatures_that_are_none(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature must be positive and finite"):
-        AmongViews(temperature)
+        NTXent(temperature)
 
 
 def test_a_block_must_have_axes_and_z_must_have_them() -> None:
     with pytest.raises(ValueError, match="width must be at least 1 axis, got 0"):
-        AmongViews(width=0)
+        NTXent(width=0)
     with pytest.raises(ValueError, match="the first 6 axes of z, which has 5"):
-        AmongViews(width=6)(torch.randn(2, 3, LATENT))
-    AmongViews(width=LATENT)(torch.randn(2, 3, LATENT))
+        NTXent(width=6)(torch.randn(2, 3, LATENT))
+    NTXent(width=LATENT)(torch.randn(2, 3, LATENT))
 
 
 def test_a_zero_vector_is_normalised_to_itself() -> None:
@@ -363,5 +365,5 @@ def test_a_zero_vector_is_normalised_to_itself() -> None:
     z = torch.cat([z, torch.zeros(2, 3, 1, dtype=DOUBLE)], -1)
     zero = z.clone()
     zero[0, 0] = 0
-    of_group, groups = AmongImages()(zero)
+    of_group, groups = InfoNCE()(zero)
     torch.testing.assert_close(of_group.log_prob(groups)[0, 0], torch.tensor(-math.log(3), dtype=DOUBLE))

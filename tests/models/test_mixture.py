@@ -226,7 +226,7 @@ def test_summed_over_content_the_structured_guide_has_the_bound_of_each_prototyp
     model, guide = make_pair(StructuredGuide, prior)
     assert isinstance(guide, StructuredGuide)
     with torch.no_grad():
-        guide.recognition.reading.head.bias[LATENT:] = 0.5  # wide potentials: several prototypes remain possible
+        guide.recognition.encoder_head.head.bias[LATENT:] = 0.5  # wide potentials: several prototypes remain possible
     pyro.set_rng_seed(3)
     losses = torch.stack([enumerated_loss(model, guide, views).detach() for _ in range(250)])
     location, precision = guide.potentials(guide.recognition.features(views))

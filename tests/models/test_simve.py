@@ -27,7 +27,7 @@ def local_parameters() -> Iterator[None]:
 
 
 def make(prior: Prior, likelihood: Callable[[nn.Module], Likelihood] = Bernoulli) -> SimVE:
-    return SimVE(prior, likelihood(MLPDecoder(prior.latent, SHAPE, hidden=(8,))))
+    return SimVE(prior, likelihood(MLPDecoder(prior.latent_dim, SHAPE, hidden=(8,))))
 
 
 def run(model: SimVE, views: Tensor) -> poutine.Trace:

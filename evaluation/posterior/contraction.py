@@ -1,0 +1,194 @@
+"""Axes of latents: what views say of each, and whether all images together fill the prior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import ks_2samp, wasserstein_distance
+from torch import Tensor
+
+from pp_simve.evaluation.posterior.batches import image_batches, seeds
+from pp_simve.inference import Guide, draw
+from pp_simve.inference.guides.base import evaluation_mode
+from pp_simve.inference.loop import random_state_kept
+from pp_simve.models import SimVE, Views
+
+EMPTY = 0.05
+"""Contraction, of either sign, below which an axis counts as empty: its posterior is as wide as its prior."""
+
+SURE = 4.0
+"""Standard errors below 0 at which a contraction is an alarm: by chance of an axis in 30,000."""
+
+PRIOR_DRAWS = 2**14
+"""Draws of the prior that everything is compared with: its variances are then known to 1 %."""
+
+
+@dataclass(frozen=True)
+class AxisCheck:
+    """The axes of one latent (content, style or z), shape ``(axis,)`` each, float64.
+
+    The aggregated posterior is that of all images together, one draw an image: with the right model and the posterior
+    as guide it is the prior itself.
+
+    Attributes:
+        prior_mean, prior_sd: of draws of the prior.
+        contraction: 1 − mean over images of the posterior variance / prior variance: 0 where views say nothing of an
+            axis, 1 where they fix it. Negative it can be for no posterior, if images are what the model says, for what
+            is learned on average makes certain. It cannot see whether certainty is justified: a guide that is too
+            narrow contracts more.
+        contraction_error: its standard error, over images and draws of guide and prior.
+        shift: mean of the aggregated posterior less the prior's, in prior standard deviations.
+        spread: standard deviation of the aggregated posterior, in the prior's. Below 1 images leave parts of the prior
+            empty, where the decoder was never asked; above 1 the prior is too narrow. It cannot see dependence between
+            axes.
+        wasserstein: distance of the two distributions (how far, on average, mass must move) in prior standard
+            deviations.
+        kolmogorov: largest difference of their distribution functions, 0 to 1.
+        p_values: of ``kolmogorov``, by Kolmogorov and Smirnov's two-sample test.
+        level: probability of a false alarm among all axes of all latents.
+        curves: number of those axes.
+    """
+
+    prior_mean: Tensor
+    prior_sd: Tensor
+    contraction: Tensor
+    contraction_error: Tensor
+    shift: Tensor
+    spread: Tensor
+    wasserstein: Tensor
+    kolmogorov: Tensor
+    p_values: Tensor
+    level: float
+    curves: int
+
+    @property
+    def empty(self) -> list[int]:
+        """Axes whose contraction is within `EMPTY` of 0."""
+        return (self.contraction.abs() < EMPTY).nonzero().flatten().tolist()
+
+    @property
+    def wider(self) -> list[int]:
+        """Axes whose contraction is negative by `SURE` standard errors: the guide is wider than the prior."""
+        return (self.contraction < -SURE * self.contraction_error).nonzero().flatten().tolist()
+
+    @property
+    def failing(self) -> list[int]:
+        """Axes whose aggregated posterior is not the prior."""
+        return (self.p_values <= self.level / self.curves).nonzero().flatten().tolist()
+
+    @property
+    def alarm(self) -> bool:
+        """Whether any axis fails or is wider: model and data, or model and guide, do not agree. Empty ones are none."""
+        return bool(self.failing or self.wider)
+
+
+@dataclass(frozen=True)
+class AxesCheck:
+    """The axes of every latent.
+
+    Attributes:
+        latents: by ``content``, ``style`` and ``z``, of those that have axes and a proper prior.
+        notes: why another is missing.
+    """
+
+    latents: Mapping[str, AxisCheck]
+    notes: Mapping[str, str]
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the aggregated posterior of any axis is not the prior, or the guide is wider than the prior."""
+        return any(check.alarm for check in self.latents.values())
+
+
+@torch.no_grad()
+def check_axes(
+    model: SimVE, guide: Guide, views: Views, *, draws: int = 100, seed: int, level: float = 0.01
+) -> AxesCheck:
+    """Compares posteriors of images, and their aggregate, with the prior, an axis at a time.
+
+    Args:
+        views: ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per modality. Style and z are
+            those of one view of each image, the views taking turns.
+        draws: of the guide, at least 2; they give the posterior variances.
+        seed: decides everything; torch's own generators are left as they were.
+        level: probability of a false alarm.
+
+    Raises:
+        ValueError: fewer than two draws, or latents that are NaN.
+    """
+    if draws < 2:
+        raise ValueError(f"contraction has no meaning for fewer than 2 draws, a variance needs as many; got {draws}")
+    of_batch = seeds(seed)
+    prior, notes = _prior_draws(model, next(of_batch))
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in prior}
+    for start, batch in image_batches(views, model.prior.latent_dim, draws):
+        drawn = draw(model, guide, batch, draws, seed=next(of_batch))
+        here = torch.arange(drawn.z.shape[2], device=drawn.z.device)
+        view = (here + start) % drawn.z.shape[1]
+        for name, of_name in parts.items():
+            values: Tensor = getattr(drawn, name)
+            values = (values if name == "content" else values[:, view, here]).double()
+            of_name.append((values.var(0), values[0]))
+    curves = sum(values.shape[-1] for values in prior.values())
+    checks = {}
+    for name, pairs in parts.items():
+        variance, once = (torch.cat([pair[place] for pair in pairs]).cpu() for place in (0, 1))
+        if variance.isnan().any():
+            raise ValueError(f"draws of {name} are NaN; look for what made them in the guide")
+        checks[name] = _compared(prior[name], variance, draws, once, level, curves)
+    return AxesCheck(checks, notes)
+
+
+def _prior_draws(model: SimVE, seed: int) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Draws of each latent that has any axes, shape ``(draw, axis)``, float64 on the CPU."""
+    parameter = next((tensor for tensor in [*model.prior.parameters(), *model.prior.buffers()]), torch.empty(0))
+    notes: dict[str, str] = {}
+    with evaluation_mode(model), random_state_kept(parameter.device):
+        torch.manual_seed(seed)
+        try:
+            content = model.prior.content().sample((1, PRIOR_DRAWS))
+            proper = True
+        except NotImplementedError:
+            proper = False
+            width = model.prior.content().event_shape[0]
+            content = parameter.new_zeros(1, PRIOR_DRAWS, width)
+            for name in ("content", "z"):
+                notes[name] = f"the prior {type(model.prior).__name__} is improper: there is nothing to compare with"
+        style = model.prior.style(content).sample()
+        z = model.prior.compose(content, style)
+    found = {"content": content, "style": style, "z": z} if proper else {"style": style}
+    if not content.shape[-1]:
+        notes["content"] = f"the prior {type(model.prior).__name__} shares nothing between views"
+    return {name: value[0].double().cpu() for name, value in found.items() if value.shape[-1]}, notes
+
+
+def _compared(prior: Tensor, variance: Tensor, draws: int, once: Tensor, level: float, curves: int) -> AxisCheck:
+    """Of prior draws ``(draw, axis)``, posterior variances of so many draws, and one draw, ``(image, axis)`` each."""
+    sd, mean = torch.std_mean(prior, 0)
+    images = len(variance)
+    kept = variance.mean(0) / sd.square()
+    # The spread of a few images' variances may be small by chance; it is at least that of Gaussian draws.
+    of_images = (variance.var(0) / images).sqrt() / sd.square() if images > 1 else torch.zeros_like(sd)
+    of_draws = kept * math.sqrt(2 / (images * (draws - 1)))
+    error = (torch.maximum(of_images, of_draws).square() + kept.square() * 2 / PRIOR_DRAWS).sqrt()
+    distances, tests = [], []
+    for of_prior, of_images in zip(prior.numpy().T, once.numpy().T, strict=True):
+        distances.append(wasserstein_distance(of_prior, of_images))
+        tests.append(ks_2samp(of_prior, of_images, method="asymp"))
+    return AxisCheck(
+        prior_mean=mean,
+        prior_sd=sd,
+        contraction=1 - kept,
+        contraction_error=error,
+        shift=(once.mean(0) - mean) / sd,
+        spread=(once.std(0) if len(once) > 1 else torch.full_like(sd, math.nan)) / sd,
+        wasserstein=torch.from_numpy(np.array(distances)) / sd,
+        kolmogorov=torch.tensor([float(test.statistic) for test in tests], dtype=torch.float64),
+        p_values=torch.tensor([float(test.pvalue) for test in tests], dtype=torch.float64),
+        level=level,
+        curves=curves,
+    )

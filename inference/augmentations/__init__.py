@@ -1,0 +1,24 @@
+"""Views: batched augmentations on the images' device that return each image's parameters, labels of the style tasks.
+
+Pixels in, pixels out: no data sets, no command lines, no networks.
+"""
+
+from pp_simve.inference.augmentations.base import AugmentationPolicy, Compose, ImageShape, Parameters, draw_views
+from pp_simve.inference.augmentations.color import ColorJitter, RandomGrayscale
+from pp_simve.inference.augmentations.geometric import RandomAffine, RandomFlip, RandomResizedCrop
+from pp_simve.inference.augmentations.policies import POLICIES, augmentation_policy
+
+__all__ = [
+    "POLICIES",
+    "AugmentationPolicy",
+    "ColorJitter",
+    "Compose",
+    "ImageShape",
+    "Parameters",
+    "RandomAffine",
+    "RandomFlip",
+    "RandomGrayscale",
+    "RandomResizedCrop",
+    "augmentation_policy",
+    "draw_views",
+]

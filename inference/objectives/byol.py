@@ -1,0 +1,81 @@
+"""Views that predict one another's embeddings, and nothing that keeps images apart."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pp_simve.inference.encoders import normed_layers
+from pp_simve.inference.objectives.base import Objective
+from pp_simve.inference.objectives.embeddings import check_observes_nothing, latents_of_views
+from pp_simve.models import SimVE, Views, apply_network
+
+
+class BYOL(Objective):
+    """Σ_{i≠j} cos(h(z_j), z_i) with z_i held fixed: content is the other view's embedding, predicted by a network h.
+
+    A cosine is, up to a constant, the log density of a von Mises-Fisher distribution around the predicted direction, of
+    concentration 1: a pull without an entropy, so one point for all images is its optimum. The predictor and the
+    targets that carry no gradient are what fits stay away from it by.
+
+    The loss is minus the sum over ordered pairs of views. For two views it is twice that of SimSiam (Chen and He 2021,
+    arXiv 2011.10566, eq. 4), and that of BYOL (Grill et al. 2020, arXiv 2006.07733, eq. 2), 2 − 2 cos in both
+    directions, is 4 + 2 · loss. Terms, sums over an image's ordered pairs of views and means over images:
+    ``agreement`` and ``loss``.
+
+    Args:
+        model: a prior and nothing observed, ``SimVE(prior)``.
+        guide: draws z; without noise in the papers, `DeltaGuide`.
+        hidden: widths of the predictor's layers between z and the predicted z, each with batch norm and ReLU. The norm
+            is over all views of a batch together, where the papers' code takes those of one view at a time.
+        momentum: None takes targets from the guide itself (SimSiam). A number in [0, 1) takes them from a copy of the
+            guide that follows it (BYOL): before each training step a parameter of the copy becomes
+            momentum · its own + (1 − momentum) · the guide's. Batch norm in it sees the same batches, by itself.
+
+    Raises:
+        ValueError: the model observes something; a layer without units; a momentum outside [0, 1).
+        ProgramError: when called with one view of each image.
+    """
+
+    def __init__(
+        self, model: SimVE, guide: nn.Module, *, hidden: Sequence[int] = (64,), momentum: float | None = None
+    ) -> None:
+        super().__init__()
+        check_observes_nothing(model)
+        if any(units < 1 for units in hidden):
+            raise ValueError(f"hidden is a list of the predictor's widths, each at least 1, got {list(hidden)}")
+        if momentum is not None and not 0 <= momentum < 1:
+            raise ValueError(
+                f"momentum must be in [0, 1), or None for targets from the guide itself without a copy, got {momentum}"
+            )
+        self.model = model
+        self.guide = guide
+        latent_dim = model.prior.latent_dim
+        self.predictor = nn.Sequential(
+            *normed_layers(latent_dim, hidden), nn.Linear(hidden[-1] if hidden else latent_dim, latent_dim)
+        )
+        self.momentum = momentum
+        self.target = None if momentum is None else copy.deepcopy(guide).requires_grad_(False)
+
+    def forward(self, views: Views) -> dict[str, Tensor]:
+        z = latents_of_views(self.model, self.guide, views)
+        predicted = functional.normalize(apply_network(self.predictor, z, event_dim=1), dim=-1)
+        targets = functional.normalize(self._targets(views, z), dim=-1)
+        of_others = targets.sum(0) - targets
+        agreement = (predicted * of_others).sum((0, 2)).mean()
+        return {"loss": -agreement, "agreement": agreement.detach()}
+
+    @torch.no_grad()
+    def _targets(self, views: Views, z: Tensor) -> Tensor:
+        """What is to be predicted, without a gradient; z is the guide's own."""
+        if self.target is None or self.momentum is None:
+            return z.detach()
+        if self.training:
+            # BYOL moves it after the optimizer's step. Nothing looks at it from there to here, so this is the same, and
+            # the loop need not know; the first move, of an exact copy, changes nothing.
+            torch._foreach_lerp_(list(self.target.parameters()), list(self.guide.parameters()), 1 - self.momentum)
+        return latents_of_views(self.model, self.target, views)

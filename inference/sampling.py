@@ -1,0 +1,129 @@
+"""Draws of a guide's latents, and what the model and the guide think of each: the ground of all posterior checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor, nn
+
+from pp_simve.inference.guides.base import Guide, evaluation_mode
+from pp_simve.inference.loop import random_state_kept
+from pp_simve.inference.tracing import GROUP, densities, run_pair
+from pp_simve.models import Views
+from pp_simve.models.modalities import view_and_image_counts
+
+PIXELS_AT_ONCE = 2**23
+"""Decoded numbers a pass, over all draws, views and images: 32 MiB in float32, some ten times that with a decoder."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws from q(content, style | views), and their log densities in nats. Views are counted over all modalities.
+
+    Attributes:
+        content: shape ``(draw, image, content)``; zero wide under a prior that shares nothing between views.
+        style: shape ``(draw, view, image, style)``.
+        z: shape ``(draw, view, image, latent)``.
+        log_prior: log p(content, style), shape ``(draw, image)``. Under an improper prior up to a constant.
+        log_likelihood: log p(view | z) of each view, shape ``(draw, view, image)``; None where pixels are not modelled.
+        log_q: log q(content, style | views), shape ``(draw, image)``; None where the guide has no density.
+    """
+
+    content: Tensor
+    style: Tensor
+    z: Tensor
+    log_prior: Tensor
+    log_likelihood: Tensor | None
+    log_q: Tensor | None
+
+    @property
+    def log_p(self) -> Tensor:
+        """log p(views, content, style), shape ``(draw, image)``.
+
+        Raises:
+            ValueError: pixels are not modelled.
+        """
+        if self.log_likelihood is None:
+            raise ValueError("the model has no likelihood: without pixels there is no posterior that draws could fit")
+        return self.log_prior + self.log_likelihood.sum(1)
+
+    @property
+    def log_weight(self) -> Tensor:
+        """log p(views, content, style) − log q(content, style | views), shape ``(draw, image)``.
+
+        Raises:
+            ValueError: pixels are not modelled, or the guide has no density.
+        """
+        if self.log_q is None:
+            raise ValueError("the guide has no density, its draws are points: importance weights mean nothing")
+        return self.log_p - self.log_q
+
+
+@torch.no_grad()
+def draw(model: nn.Module, guide: Guide, views: Views, draws: int, *, seed: int) -> Draws:
+    """Draws of the guide for a batch of images, scored by the model and the guide, in evaluation mode.
+
+    The group's site, which says where an image stood in its batch, is no part of it.
+
+    Args:
+        views: ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per modality.
+        draws: of each image. They are made some at a time, as memory allows; it is the result that may be large.
+        seed: decides them; torch's own generators are left as they were.
+
+    Raises:
+        ValueError: ``draws`` below 1.
+        ProgramError: with Pyro's validation on, for programs that do not fit together.
+    """
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+    batches = [views] if isinstance(views, Tensor) else list(views.values())
+    at_once = max(1, PIXELS_AT_ONCE // max(1, sum(batch.numel() for batch in batches)))
+    with evaluation_mode(model), evaluation_mode(guide), random_state_kept(batches[0].device):
+        torch.manual_seed(seed)
+        parts = [_draw(model, guide, views, min(at_once, draws - start)) for start in range(0, draws, at_once)]
+    return _joined(parts)
+
+
+def _draw(model: nn.Module, guide: Guide, views: Views, draws: int) -> Draws:
+    count, images = view_and_image_counts(views)
+    model_trace, guide_trace = run_pair(model, guide, views, particles=draws)
+    content, style, z = (_value(model_trace, name) for name in ("content", "style", "z"))
+    of_prior: list[Tensor] = []
+    of_pixels: list[Tensor] = []
+    of_guide: list[Tensor] = []
+    for density in densities(model_trace, guide_trace):
+        # Pyro's improper density is a zero on the CPU, wherever the others are.
+        log_prob = density.log_prob.to(z.device)
+        if density.term == "reconstruction":
+            of_pixels.append(_by_view(log_prob, draws))
+        elif density.term != GROUP:
+            by_image = log_prob.sum(-2) if log_prob.ndim > 1 else log_prob
+            (of_prior if density.sign > 0 else of_guide).append(by_image.expand(draws, images))
+    return Draws(
+        content=content.expand(draws, 1, images, content.shape[-1]).squeeze(1),
+        style=style.expand(draws, count, images, style.shape[-1]),
+        z=z.expand(draws, count, images, z.shape[-1]),
+        log_prior=torch.stack(of_prior).sum(0),
+        log_likelihood=torch.cat(of_pixels, 1) if of_pixels else None,
+        log_q=torch.stack(of_guide).sum(0) if guide.has_density else None,
+    )
+
+
+def _value(trace: Trace, site: str) -> Tensor:
+    value: Tensor | None = trace.nodes[site]["value"]
+    assert value is not None
+    return value
+
+
+def _by_view(log_prob: Tensor, draws: int) -> Tensor:
+    return log_prob.expand(draws, *log_prob.shape[-2:])
+
+
+def _joined(parts: list[Draws]) -> Draws:
+    def of(name: str) -> Tensor | None:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else torch.cat(values)
+
+    return Draws(**{field.name: of(field.name) for field in fields(Draws)})  # type: ignore[arg-type]

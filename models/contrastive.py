@@ -1,0 +1,141 @@
+"""The group likelihood: which image of the batch a view came from is an observed variable, too."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pp_simve.models.distributed import gathered
+
+LEAST_TEMPERATURE = 0.01  # of a learned one
+
+
+class GroupLikelihood(nn.Module, ABC):
+    """p(group | z) = softmax over candidates of log N(z; candidate, temperature).
+
+    The batch's own embeddings are the candidates for content, as under an `EmpiricalPrior`; the right one is a view of
+    the same image. Each view is asked once for each other view of its image. In training mode the batch is that of all
+    processes, which must then all be asked; in evaluation mode it is this process's own.
+
+    Args:
+        temperature: the variance around a candidate; the temperature of contrastive losses where z has unit norm.
+        unit_norm: puts z on the unit sphere first, so that candidates compare by cosine.
+        width: how many of the first axes of z speak of the group (the content block); default all.
+        learn_temperature: learns it, from the given start, above 1/100: CLIP (Radford et al. 2021) keeps it there,
+            starting from 0.07.
+    """
+
+    log_excess: nn.Parameter | None
+    """Logarithm of what a learned temperature is above `LEAST_TEMPERATURE`."""
+
+    def __init__(
+        self,
+        temperature: float = 0.5,
+        *,
+        unit_norm: bool = True,
+        width: int | None = None,
+        learn_temperature: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        if learn_temperature and temperature <= LEAST_TEMPERATURE:
+            raise ValueError(
+                f"a learned temperature stays above {LEAST_TEMPERATURE} and must start there, got {temperature}; "
+                "start higher (CLIP: 0.07), or keep it fixed"
+            )
+        if width is not None and width < 1:
+            raise ValueError(f"width must be at least 1 axis, got {width}")
+        self._fixed_temperature = temperature
+        excess = torch.tensor(temperature - LEAST_TEMPERATURE).log() if learn_temperature else None
+        self.log_excess = None if excess is None else nn.Parameter(excess)
+        self.unit_norm = unit_norm
+        self.width = width
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """A number where it is fixed, a scalar tensor with a gradient where it is learned."""
+        # A floor that is added: a clamp would have no gradient below it.
+        return self._fixed_temperature if self.log_excess is None else LEAST_TEMPERATURE + self.log_excess.exp()
+
+    def forward(self, z: Tensor) -> tuple[dist.Independent, Tensor]:
+        """The distribution of the groups of all views, and the groups observed.
+
+        Args:
+            z: shape ``(..., view, image, latent)``; on all processes the same in training mode.
+
+        Returns:
+            Batch ``(..., view, image)``, event ``(view − 1,)``, and indices of that shape.
+
+        Raises:
+            ValueError: a single view, which has no other to be found among candidates; fewer axes than ``width``.
+        """
+        views = z.shape[-3]
+        if views < 2:
+            raise ValueError("the group likelihood compares views of an image, so it needs 2 views or more; got 1")
+        if self.width is not None and self.width > z.shape[-1]:
+            raise ValueError(f"the group likelihood is of the first {self.width} axes of z, which has {z.shape[-1]}")
+        embedded = z if self.width is None else z[..., : self.width]
+        if self.unit_norm:
+            embedded = functional.normalize(embedded, dim=-1)
+        # What is evaluated is judged on one process, which would wait for the others without end.
+        candidates, first = gathered(embedded, dim=-2) if self.training else (embedded, 0)
+        logits, groups = self._compare(embedded, candidates, first)
+        return dist.Categorical(logits=logits).to_event(1), groups
+
+    @abstractmethod
+    def _compare(self, z: Tensor, candidates: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """Logits ``(..., view, image, view − 1, candidate)`` and the right candidates ``(view, image, view − 1)``.
+
+        Args:
+            z: of the images asked about, shape ``(..., view, image, latent)``.
+            candidates: of all images, those included, shape ``(..., view, images of all processes, latent)``; with one
+                process it is ``z`` itself.
+            first: the place of the first image of z among them.
+        """
+
+    def _log_densities(self, z: Tensor, candidates: Tensor) -> Tensor:
+        """log N(z; candidate, temperature) without what all candidates share: ``(..., z, candidate)``."""
+        # A matrix product: differences would need a tensor of (z, candidate, latent).
+        return (z @ candidates.mT - 0.5 * candidates.square().sum(-1).unsqueeze(-2)) / self.temperature
+
+
+class NTXent(GroupLikelihood):
+    """Candidates are all other views of the batch: with two views SimCLR's NT-Xent (Chen et al. 2020), 2B − 1 of them.
+
+    With more, the further views of the image itself are left out.
+    """
+
+    def _compare(self, z: Tensor, candidates: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        views, images = z.shape[-3:-1]
+        among = candidates.shape[-2]
+        flat = z.flatten(-3, -2)
+        logits = self._log_densities(flat, flat if candidates is z else candidates.flatten(-3, -2))
+        place = torch.arange(views * among, device=z.device).view(views, among)
+        asking = place[:, first : first + images]
+        own = asking.reshape(-1, 1) % among == place.flatten() % among
+        asked, right = [], []
+        for offset in range(1, views):
+            other = asking.roll(-offset, 0)
+            left_out = own & (place.flatten() != other.reshape(-1, 1))
+            asked.append(logits.masked_fill(left_out, -torch.inf).unflatten(-2, (views, images)))
+            right.append(other)
+        return torch.stack(asked, -2), torch.stack(right, -1)
+
+
+class InfoNCE(GroupLikelihood):
+    """Candidates are one other view of each image: InfoNCE (van den Oord et al. 2018), B of them, in all directions.
+
+    With two views and a learned temperature it is CLIP's symmetric loss (Radford et al. 2021), whose views are of two
+    modalities: the sum of both directions, where the paper takes their mean.
+    """
+
+    def _compare(self, z: Tensor, candidates: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        views, images = z.shape[-3:-1]
+        asked = [self._log_densities(z, candidates.roll(-offset, -3)) for offset in range(1, views)]
+        right = torch.arange(first, first + images, device=z.device)
+        return torch.stack(asked, -2), right.view(1, images, 1).expand(views, images, views - 1)

@@ -1,0 +1,1 @@
+"""A run: settings, parts by name, methods, the run folder, trackers and the console. No data formats, no page."""

@@ -1,0 +1,191 @@
+"""The folder of a run: settings, metrics, weights, checkpoint, results and figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+import pp_simve
+from pp_simve.data import DataShape
+from pp_simve.errors import ConfigError
+from pp_simve.inference.checkpoint import CheckpointFile, write_whole
+from pp_simve.run.config import FitConfig, read_config
+from pp_simve.run.methods import Program, build
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run, and reading and writing what lies there. Files are written whole or not at all.
+
+    config.json, metrics.jsonl and metrics.csv (a line a step each), model.safetensors, checkpoint.pt, results.json,
+    figures/, report.html and what its map is drawn from, map.safetensors; later evaluation.json, diagnostics.json and
+    posterior.nc.
+    """
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> CheckpointFile:
+        """The state to go on from."""
+        return CheckpointFile(self.path / "checkpoint.pt")
+
+    def create(self, config: FitConfig, shape: DataShape, fingerprint: str) -> list[Path]:
+        """Makes the folder and writes the settings.
+
+        Returns:
+            The folders made for it, innermost first: `discard` takes them away again.
+
+        Raises:
+            ConfigError: the folder exists and has something in it.
+            OSError: it cannot be made.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ConfigError(
+                f"{self.path} exists and is not empty; choose another --out, or go on with --resume {self.path}"
+            )
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        entries = {
+            "version": pp_simve.__version__,
+            "commit": source_commit(),
+            "torch": torch.__version__,
+            "data_fingerprint": fingerprint,
+            "data_shape": dataclasses.asdict(shape),
+            "config": config.to_json(),
+        }
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write_json("config.json", entries)
+        except BaseException as error:
+            self.discard(made)
+            error.add_note(f"the run folder {self.path} was not made")
+            raise
+        return made
+
+    def discard(self, made: Iterable[Path]) -> None:
+        """Removes what `create` and the run made, if the run got no further than its settings."""
+        if self.checkpoint.exists():
+            return
+        made = list(made)
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self.path not in made:
+            self.path.mkdir(exist_ok=True)  # an empty folder that was there before stays
+        for folder in made:
+            with suppress(OSError):  # gone already, or in use by another run
+                folder.rmdir()
+
+    def read_settings(self) -> tuple[FitConfig, str]:
+        """The run's settings and the fingerprint of its data.
+
+        Raises:
+            ConfigError: no run folder, or a damaged one, or one of another version.
+        """
+        entries = self._settings()
+        return FitConfig.from_json(entries["config"]), str(entries["data_fingerprint"])
+
+    def program(self) -> Program:
+        """The fitted program, in evaluation mode.
+
+        Raises:
+            ConfigError: the run has no weights yet, or they are damaged or do not fit its settings.
+        """
+        entries = self._settings()
+        given = entries["data_shape"]
+        program = build(FitConfig.from_json(entries["config"]), DataShape(**given | {"image": tuple(given["image"])}))
+        weights = self.path / "model.safetensors"
+        try:
+            program.objective.load_state_dict(safetensors.torch.load_file(weights))
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{self.path} is not finished: it has no model.safetensors; go on with --resume {self.path}"
+            ) from None
+        except (safetensors.SafetensorError, RuntimeError) as error:
+            raise ConfigError(
+                f"{weights} cannot be loaded ({str(error).splitlines()[0]}); the run folder is damaged"
+            ) from None
+        program.objective.eval()
+        return program
+
+    def write_weights(self, objective: nn.Module) -> None:
+        """Writes the parameters and buffers of model, guide and objective."""
+        # Model and guide share their prior: safetensors wants no two names for the same memory.
+        state = {name: value.detach().cpu().contiguous().clone() for name, value in objective.state_dict().items()}
+        write_whole(self.path / "model.safetensors", safetensors.torch.save(state))
+
+    def append_metrics(self, rows: Iterable[Mapping[str, float]]) -> None:
+        """Adds a line for each step."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """The terms of every step so far."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+    def truncate_metrics(self, steps: int) -> None:
+        """Forgets steps after the checkpoint's, which a resumed run takes again."""
+        kept = "".join(json.dumps(row) + "\n" for row in self.read_metrics() if row["step"] <= steps)
+        write_whole(self.path / "metrics.jsonl", kept.encode())
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Writes results.json; NaN becomes null, which JSON knows."""
+        self._write_json("results.json", _without_nan(results))
+
+    def write_figure(self, name: str, figure: Figure) -> None:
+        """Writes figures/NAME.png."""
+        folder = self.path / "figures"
+        folder.mkdir(exist_ok=True)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi="figure")  # sheets are laid out in whole pixels
+        write_whole(folder / f"{name}.png", picture.getvalue())
+
+    def _settings(self) -> dict[str, Any]:
+        entries = read_config(self.path / "config.json")
+        if missing := {"config", "data_fingerprint", "data_shape"} - set(entries):
+            raise ConfigError(
+                f"{self.path / 'config.json'} lacks {', '.join(sorted(missing))}; the run folder is damaged"
+            )
+        return entries
+
+    def _write_json(self, name: str, entries: Mapping[str, Any]) -> None:
+        write_whole(self.path / name, (json.dumps(entries, indent=2, allow_nan=False) + "\n").encode())
+
+
+def source_commit() -> str | None:
+    """The commit of the package's source, with ``+`` where it was changed since; None outside a git checkout of it."""
+    source = Path(pp_simve.__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        done = subprocess.run(command, cwd=source.parent, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
+    try:
+        # An installed copy may lie inside somebody else's repository, whose commit says nothing about it.
+        git("ls-files", "--error-unmatch", source.name)
+        return git("describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+") or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
