@@ -202,7 +202,7 @@ def _draw_histogram(axes: Axes, uniformity: Uniformity, bins: int) -> None:
 
 def _draw_axes(above: Axes, below: Axes, name: str, check: AxisCheck) -> None:
     contraction = check.contraction.numpy()
-    order = np.argsort(-contraction, modality="stable")
+    order = np.argsort(-contraction, kind="stable")
     place = np.arange(len(order))
     failing = np.isin(order, check.failing)
     words = {"not the prior": check.failing, "wider than prior": check.wider, "empty": check.empty}

@@ -20,11 +20,12 @@ from typing import Any
 import pytest
 import tyro
 
-from pp_simve import compare, comparison, processes
+from pp_simve import compare
 from pp_simve.compare import as_flags, parse, planned
 from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
 from pp_simve.evaluate import EvaluateConfig
+from pp_simve.run import comparison, processes
 from pp_simve.run.config import FitConfig
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.processes import PlannedFit, carry_out

@@ -68,14 +68,14 @@ def test_clip_is_the_group_among_images_of_two_kinds() -> None:
         assert isinstance(program.model.group, InfoNCE)
         assert isinstance(program.model.group.temperature, Tensor)
         assert float(program.model.group.temperature.detach()) == pytest.approx(0.07)
-        assert list(program.guide.encoder_head.kinds) == kinds
+        assert list(program.guide.encoder_head.modalities) == kinds
 
 
 def test_pictures_and_vectors_have_likelihoods_of_their_own() -> None:
     program = built(COLOUR, modalities="attributes")
     assert isinstance(program.model.likelihood_of("image"), Gaussian)
     assert isinstance(program.model.likelihood_of("attributes"), Bernoulli)
-    drawn = program.model.generate(3, views=1, kind="attributes")
+    drawn = program.model.generate(3, views=1, modality="attributes")
     assert drawn.shape == (1, 3, 5, 1, 1)
 
 
@@ -193,7 +193,7 @@ def test_ones_own_modalities_work_from_the_command_line(folder: Path, monkeypatc
     [
         (("--modalities", "quarters"), "unknown modalities 'quarters'; did you mean"),
         (("--modalities", "attributes"), "these images have no attributes"),
-        (("--modalities", "halves", "--method", "cr-vae"), "needs images of one kind"),
+        (("--modalities", "halves", "--method", "cr-vae"), "needs images of one modality"),
         (("--modalities", "halves", "--guide", "flow"), "FlowGuide reads views of one modality"),
         (("--modalities", "pp_simve.models:FlatPrior(latent_dim=2)"), "expected a pp_simve.data.modalities.Modalities"),
     ],

@@ -8,8 +8,8 @@ import re
 import pytest
 from rich.console import Console
 
-from pp_simve import progress as module
 from pp_simve.inference import Progress
+from pp_simve.run import progress as module
 from pp_simve.run.progress import watched
 
 from .command import SMALL, run

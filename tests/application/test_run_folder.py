@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from pp_simve import run_folder
 from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
+from pp_simve.run import folder as run_folder
 from pp_simve.run.config import FitConfig
 from pp_simve.run.folder import RunFolder, source_commit
 
