@@ -209,8 +209,8 @@ def _introduction(config: FitConfig, data: ImageData, program: Program, folder: 
     length = f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs"
     return (
         f"{config.method} on {data.name}: {sizes} train / validation / test images, {channels}x{height}x{width}\n"
-        f"{parameters:,} parameters, {config.latent_dim} latents, {config.views} views{kinds} ({config.policy}), {length} "
-        f"of batches of {config.batch_size}, seed {config.seed}\n"
+        f"{parameters:,} parameters, {config.latent_dim} latents, {config.views} views{kinds} ({config.policy}), "
+        f"{length} of batches of {config.batch_size}, seed {config.seed}\n"
         f"run folder: {folder.path}"
     )
 

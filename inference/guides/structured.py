@@ -66,8 +66,8 @@ class StructuredGuide(Guide):
         if messages.latent_dim != prior.latent_dim or ours != theirs:
             raise ValueError(
                 f"StructuredGuide passes messages about {messages.latent_dim} latent axes and content of shape "
-                f"{tuple(ours)}, but {type(prior).__name__} has {prior.latent_dim} and {tuple(theirs)}; derive the prior "
-                "from ConjugatePrior, or pass messages=... that fit it"
+                f"{tuple(ours)}, but {type(prior).__name__} has {prior.latent_dim} and {tuple(theirs)}; derive the "
+                "prior from ConjugatePrior, or pass messages=... that fit it"
             )
         self.prior = prior
         self.messages = messages

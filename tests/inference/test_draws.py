@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pp_simve.inference import AmortizedGuide, DeltaGuide, Draws, PointGuide, draw
-from pp_simve.inference import sampling as draws as module
+from pp_simve.inference import sampling as module
 from pp_simve.models import GaussianPrior, InfoNCE, SimVE
 
 from .linear_gaussian import (
