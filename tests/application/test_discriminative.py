@@ -200,7 +200,10 @@ def test_what_else_goes_together(arguments: tuple[str, ...], folder: Path) -> No
         (("--group", "views(width=0)"), "width must be at least 1 axis, got 0"),
         (("--group", "views(width=9)"), "the first 9 axes of z, which has 8"),
         (("--group", "views(heat=1)"), "its options are: temperature, unit_norm, width, learn_temperature"),
-        (("--group", "pp_simve.models:FlatPrior(latent=8)"), "expected a pp_simve.models.group.GroupLikelihood"),
+        (
+            ("--group", "pp_simve.models:FlatPrior(latent=8)"),
+            "not a class derived from pp_simve.models.group.GroupLikelihood",
+        ),
         (("--objective", "elbo(alpha=-1)"), "alpha must not be negative, got -1"),
         (("--method", "vicreg", "--objective", "implied(entropy=vicrag())"), "did you mean 'vicreg'?"),
         (("--method", "vicreg", "--objective", "implied(entropy=3)"), "entropy must be an EntropyEstimate"),

@@ -195,7 +195,10 @@ def test_ones_own_modalities_work_from_the_command_line(folder: Path, monkeypatc
         (("--modalities", "attributes"), "these images have no attributes"),
         (("--modalities", "halves", "--method", "cr-vae"), "needs images of one kind"),
         (("--modalities", "halves", "--guide", "flow"), "FlowGuide reads views of one kind"),
-        (("--modalities", "pp_simve.models:FlatPrior(latent=2)"), "expected a pp_simve.data.modalities.Modalities"),
+        (
+            ("--modalities", "pp_simve.models:FlatPrior(latent=2)"),
+            "not a class derived from pp_simve.data.modalities.Modalities",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

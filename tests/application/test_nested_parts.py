@@ -166,6 +166,10 @@ def test_any_quoted_text_is_left_alone_beside_a_part_of_ones_own(first: str, sec
         ("block(content=linear())", "needs a ConjugatePrior"),
         ("block(content=no_such_module:Prior(latent=4))", "No module named 'no_such_module'"),
         ("block(content=pp_simve.models:GaussianPrior(4))", "cannot be read"),
+        ("block(content=os:getpid())", "os:getpid is not a class derived from pp_simve.models.priors.base.Prior or"),
+        ("block(content=pathlib:Path())", "pathlib:Path is not a class derived from"),
+        ("block(content=pp_simve.models:MLPDecoder(latent=4, image_shape=(1, 2, 2)))", "not a class derived from"),
+        ("gaussian(style_variance=pp_simve.inference.schedules:constant(step=0, total=1))", "not a class derived from"),
         ("gaussian(style_variance=[flat(latent=4)])", "cannot be read"),
     ],
 )

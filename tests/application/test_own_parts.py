@@ -23,7 +23,7 @@ import pyro.distributions as dist
 import torch
 from torch import nn
 
-from pp_simve.inference import AmortizedGuide
+from pp_simve.inference import AmortizedGuide, Schedule
 from pp_simve.inference.views import ViewPolicy
 from pp_simve.models import GaussianPrior, Likelihood, apply_network
 
@@ -139,6 +139,14 @@ class Pixels(Likelihood):
         return dist.Normal(apply_network(self.decoder, z, event_dim=1), 1.0)
 
 
+class Wave(Schedule):
+    def __init__(self, height=1.0):
+        self.height = height
+
+    def __call__(self, step, total):
+        return self.height * step / total
+
+
 class Strict(GaussianPrior):
     def __init__(self, latent):
         raise ValueError("latent must be a prime number")
@@ -205,9 +213,9 @@ def test_all_parts_of_ones_own_in_a_command_of_its_own(folder: Path) -> None:
         ("prior", "my_parts:Tight(looseness=1)", "unexpected keyword argument 'looseness'"),
         ("prior", "my_parts:Tight(tightness=-1)", "style_variance must be"),
         ("prior", "my_parts:Strict", "--prior my_parts:Strict: latent must be a prime number"),
-        ("prior", "my_parts:Paint", "missing a required argument: 'image_shape'"),
-        ("prior", "my_parts:Careful", "missing a required argument: 'prior'"),
-        ("likelihood", "my_parts:Square", "it made a Square, expected a pp_simve.models.likelihoods.Likelihood"),
+        ("prior", "my_parts:Paint", "my_parts:Paint is not a class derived from pp_simve.models.priors.base.Prior"),
+        ("prior", "my_parts:Careful", "my_parts:Careful is not a class derived from pp_simve.models.priors.base.Prior"),
+        ("likelihood", "my_parts:Square", "is not a class derived from pp_simve.models.likelihoods.Likelihood"),
         (
             "encoder",
             "my_parts:Square",
