@@ -217,8 +217,8 @@ def test_a_fit_of_nested_parts_can_be_read_back(folder: Path, monkeypatch: pytes
     }
     flags = [word for flag, text in nested.items() for word in (f"--{flag}", text)]
     assert run(*SMALL, "--steps", "3", *flags, "--out", "run", "--quiet") == 0
-    config, _ = RunFolder(folder / "run").read_settings()
+    config, _ = RunFolder(folder / "run").read_settings(trust_parts=True)
     assert {flag: getattr(config, flag) for flag in nested} == nested
-    program = RunFolder(folder / "run").program()
+    program = RunFolder(folder / "run").program(trust_parts=True)
     assert isinstance(program.model.prior, BlockPrior)
     assert isinstance(program.model.prior.block, FlatPrior)

@@ -177,13 +177,14 @@ def _module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("encoder", "my_parts:Named"),
         ("decoder", "my_parts:Paint"),
         ("policy", "my_parts:Dim(most=0.5)"),
+        ("objective", "elbo(beta=my_parts:Wave(height=2))"),
     ],
 )
 def test_a_part_of_ones_own(folder: Path, flag: str, text: str) -> None:
     assert run(*SMALL, f"--{flag}", text, "--out", "run", "--quiet") == 0
-    config, _ = RunFolder(folder / "run").read_settings()
+    config, _ = RunFolder(folder / "run").read_settings(trust_parts=True)
     assert getattr(config, flag) == text
-    program = RunFolder(folder / "run").program()
+    program = RunFolder(folder / "run").program(trust_parts=True)
     if flag == "prior":
         assert program.model.prior.tightness == (0.4 if "0.4" in text else 0.1)
     if flag == "policy":
