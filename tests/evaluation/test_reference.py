@@ -85,10 +85,10 @@ def test_moments_are_those_of_the_posterior_and_of_no_other(guided: bool) -> Non
     views, prior = draw_views(linear, images=images, views=VIEWS), GaussianPrior(LATENT, CONTENT, STYLE)
     model = make_model(prior, linear)
     guide = wide_guide(linear, prior) if guided else None
-    warmup = 50 if guided else 120  # without a guide scales must be learned, too
-    reference = nuts_reference(model, views, guide=guide, draws=100, warmup=warmup, chains=4, seed=1)
-    assert reference.content.shape == (4, 100, images, LATENT)
-    assert reference.style.shape == reference.z.shape == (4, 100, images, VIEWS, LATENT)
+    warmup = 30 if guided else 100  # without a guide scales must be learned, too
+    reference = nuts_reference(model, views, guide=guide, draws=100, warmup=warmup, chains=2, seed=1)
+    assert reference.content.shape == (2, 100, images, LATENT)
+    assert reference.style.shape == reference.z.shape == (2, 100, images, VIEWS, LATENT)
     np.testing.assert_allclose(reference.z, reference.content[..., None, :] + reference.style, atol=1e-12)
     assert (reference.rhat < 1.05).all()
     assert not reference.diverging.any()
@@ -127,7 +127,7 @@ def test_discrete_content_is_summed_out() -> None:
     linear = make_linear()
     views, prior = draw_views(linear, images=1, views=VIEWS), mixture(POINTS, STYLE)
     model = make_model(prior, linear)
-    reference = nuts_reference(model, views, guide=wide_guide(linear, prior), draws=100, warmup=50, chains=4, seed=1)
+    reference = nuts_reference(model, views, guide=wide_guide(linear, prior), draws=100, warmup=30, chains=2, seed=1)
     assert reference.settings["content_summed_out"]
     own = linear.of_pixels(torch.tensor(STYLE, dtype=DOUBLE))
     joint = []
@@ -174,7 +174,7 @@ def test_constrained_content_is_sampled_with_its_jacobian() -> None:
     """Views that say nothing leave the prior, here Gamma(3, 2), whose mean is 1.5 and variance 0.75."""
     model = SimVE(PositivePrior(), Blind())  # type: ignore[arg-type]
     views = torch.zeros(1, 1, 1, 1, 1, dtype=DOUBLE)
-    reference = nuts_reference(model, views, draws=100, warmup=50, chains=4, seed=3)
+    reference = nuts_reference(model, views, draws=100, warmup=40, chains=2, seed=3)
     assert (reference.content > 0).all()
     assert (reference.rhat < 1.05).all()
     error = (0.75 / reference.ess) ** 0.5
@@ -190,14 +190,14 @@ def test_same_seed_same_draws_and_nothing_else_is_touched() -> None:
     state = torch.get_rng_state()
     told: list[tuple[int, int, int]] = []
     runs = [
-        nuts_reference(model, views, draws=8, warmup=8, chains=2, seed=seed, progress=bar)
+        nuts_reference(model, views, draws=4, warmup=4, chains=2, seed=seed, progress=bar)
         for seed, bar in ((1, lambda *at: told.append(at)), (1, None), (2, None))
     ]
     np.testing.assert_array_equal(runs[0].z, runs[1].z)
     np.testing.assert_array_equal(runs[0].leapfrogs, runs[1].leapfrogs)
     assert not np.array_equal(runs[0].z, runs[2].z)
     assert not np.array_equal(runs[0].z[0], runs[0].z[1])  # chains have numbers of their own
-    assert told == [(chain, draw, 16) for chain in range(2) for draw in range(1, 17)]
+    assert told == [(chain, draw, 8) for chain in range(2) for draw in range(1, 9)]
     assert torch.equal(state, torch.get_rng_state())
     assert model.training
     for name, value in model.state_dict().items():
@@ -239,7 +239,7 @@ def test_discrete_content_that_nobody_can_sum_out_is_refused() -> None:
 def test_improper_and_empty_content_are_sampled(case: str) -> None:
     linear = make_linear()
     model = make_model(CASES[case].prior(), linear)
-    reference = nuts_reference(model, draw_views(linear, images=1, views=2), draws=40, warmup=30, chains=2, seed=1)
+    reference = nuts_reference(model, draw_views(linear, images=1, views=2), draws=20, warmup=20, chains=1, seed=1)
     assert reference.content.shape[-1] == (0 if case == "standard" else LATENT)
     assert np.isfinite(reference.z).all()
 
