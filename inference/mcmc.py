@@ -237,7 +237,7 @@ class Whitening:
 
         The covariance is the inverse of −∇² log p, averaged over `CURVATURE_DRAWS` draws: that of the Gaussian closest
         to the posterior, if the draws were the posterior's (Opper and Archambeau 2009). Unlike the covariance of the
-        guide it includes the dependence between axes that the decoder introduces. Directions in which the density is
+        guide it includes the dependence of axes through the decoder. Directions in which the density is
         convex count by the size of their curvature (SoftAbs, Betancourt 2013).
 
         Raises:
@@ -273,23 +273,23 @@ def _curvature(target: Target, points: Tensor) -> Tensor:
 
 
 class Target:
-    """The joint density of images' views and latents, by the model's own program, over unconstrained coordinates.
+    """Log joint density of images' views and latents, by the model's own program, in unconstrained coordinates.
 
     The coordinates of an image are content and then the style of each view; what is constrained is mapped to the reals
-    (biject_to), and the density is that of the coordinates. Where content is discrete it is summed out, and the
-    coordinates are z of each view: log p(views, content, style) − log p(content | z) is the same for every content.
+    (biject_to) and the density includes the Jacobian. Discrete content is summed out: the coordinates are z of each
+    view, and log p(views, z) = log p(views, content, style) − log p(content | z) for any content.
 
     Args:
         model: the program, frozen.
         views: ``(view, image, channel, height, width)``, or so by modality.
 
     Attributes:
-        images: how many.
-        size: coordinates of an image.
+        images: number of images.
+        size: number of coordinates of an image.
         collapsed: whether content is summed out.
 
     Raises:
-        ValueError: content is discrete and the prior does not know it given z, or it depends on the images beside it.
+        ValueError: content is discrete and the prior has no ``content_posterior``, or content depends on the batch.
     """
 
     def __init__(self, model: SimVE, views: Views) -> None:
@@ -300,7 +300,7 @@ class Target:
         if isinstance(model.prior, EmpiricalPrior) and model.prior.memory is None:
             raise ValueError(
                 "under an EmpiricalPrior of the batch an image's posterior depends on the images beside it, and has no "
-                "density of its own to sample; give the prior a memory"
+                "density of its own; give the prior a memory"
             )
         of_content = model.prior.content()
         self.collapsed = is_discrete(of_content)
@@ -308,7 +308,7 @@ class Target:
             if not isinstance(model.prior, ExactPrior):
                 raise ValueError(
                     f"content of {type(model.prior).__name__} is discrete ({type(of_content).__name__}), which NUTS "
-                    "cannot move; derive the prior from ExactPrior, so that content can be summed out given z"
+                    "cannot sample; derive the prior from ExactPrior, so that content can be summed out given z"
                 )
             self.size = self._count * model.prior.latent_dim
             return
@@ -357,7 +357,7 @@ class Target:
         return content, style, of_content.sum(-2) + of_style.sum(-2)
 
     def _around_mode(self, coordinates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The most probable content given z, what style then is, and −log p(content | z)."""
+        """The mode of content given z, the style that follows, and −log p(content | z)."""
         z = self._z(coordinates)
         conditional = self._exact().content_posterior(z)
         content: Tensor = conditional.mode
@@ -372,7 +372,7 @@ class Target:
         held = poutine.condition(program, data={"content": content, "style": style})
         total = style.new_zeros(*points, self.images)
         for density in densities(prune_subsample_sites(poutine.trace(held).get_trace(self.views)), Trace()):
-            if density.term != GROUP:  # where an image stood in its batch is no part of it
+            if density.term != GROUP:  # a site of the batch, not of an image
                 log_prob = density.log_prob.sum(-2) if density.log_prob.ndim > 1 else density.log_prob
                 # Pyro's improper density is a zero on the CPU, wherever the others are.
                 total = total + log_prob.to(total.device)
@@ -391,6 +391,6 @@ class Target:
 
 
 def is_discrete(content: TorchDistribution) -> bool:
-    """Whether it has points of positive probability, among which gradients cannot move."""
+    """Whether a distribution has points of positive probability, between which no gradient leads."""
     support = content.support
     return bool(content.has_enumerate_support or (support is not None and support.is_discrete))
