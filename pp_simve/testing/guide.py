@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pyro
@@ -82,19 +81,29 @@ class GuideSuite(Suite[Pair]):
     def test_sites_are_those_of_the_model(self) -> None:
         """One content an image, one style a view, each a vector, and nothing else that the model does not sample."""
         pair = self._part()
+        prior = pair.model.prior
         for views in (1, VIEWS):
             with must_run(f"the guide on {views} view(s)", PROGRAM), pyro.validation_enabled(True):
                 sites = _sites(pair.guide, tiny_views(views))
             names = {name for name, site in sites.items() if not site_infer(site, "is_auxiliary")}
             check(
                 names == {"content", "style"},
-                f"the guide samples {', '.join(sorted(names)) or 'nothing'}. Expected the sites 'content' and 'style'; "
-                "mark what else it needs with infer={'is_auxiliary': True}",
+                f"the guide samples {', '.join(sorted(names)) or 'nothing'}. Expected content and style; mark others "
+                "by infer={'is_auxiliary': True}",
             )
-            prior = pair.model.prior
-            content, style = prior.content(), prior.style(sites["content"]["value"])
-            _check_site(sites["content"], "content", content.event_shape, {"image": -1})
-            _check_site(sites["style"], "style", style.event_shape, {"image": -1, "view": -2})
+            style = prior.style(sites["content"]["value"])
+            for name, event, plates in (
+                ("content", prior.content().event_shape, {"image": -1}),
+                ("style", style.event_shape, {"image": -1, "view": -2}),
+            ):
+                found = {frame.name: frame.dim for frame in sites[name]["cond_indep_stack"]}
+                check(
+                    found == plates,
+                    f"the site {name!r} is in plates {found}. Expected {plates}: content belongs to an image, outside "
+                    "the plate `view`, style to each of its views",
+                )
+                shape = sites[name]["fn"].event_shape
+                check(shape == event, f"the site {name!r} has event {shape}. Expected {event}, by .to_event(1)")
             value = _elbo(pair, tiny_views(views)).detach()
             check(bool(value.isfinite()), f"the ELBO is {float(value)}. Expected it to be finite; see q's scales")
 
@@ -108,16 +117,13 @@ class GuideSuite(Suite[Pair]):
             check(
                 shape == places,
                 f"under {PARTICLES} particles the site {name!r} has shape {shape} before its event. Expected {places}. "
-                "Count dimensions from the right (dim=-3 is the view's in (..., view, image, latent)), never from the "
-                "left",
+                "Count dimensions from the right: views are -3 in (..., view, image, latent)",
             )
         if self.has_density:
-            z = _latents(pair.model.prior, sites)["z"]
             check(
-                bool((z.std(0) > 1e-8).any(-1).all()),
-                "some images have the same draw in all particles. Expected draws that differ. Sample by pyro.sample "
-                "from distributions, whose batch shape the plates widen, and not from noise of your own; set "
-                "has_density = False if q is a point",
+                bool((_latents(pair.model.prior, sites)["z"].std(0) > 1e-8).any(-1).all()),
+                "some images have the same draw in all particles. Expected draws by pyro.sample, whose batch the plate "
+                "widens, and not from noise of your own; set has_density = False if q is a point",
             )
 
     def test_importance_weights_average_to_the_evidence(self) -> None:
@@ -134,30 +140,22 @@ class GuideSuite(Suite[Pair]):
             pair, views = self._fitted_to_linear_model()
             with torch.no_grad():
                 log_weights, _ = log_weights_and_terms(pair.model, pair.guide, views, samples=5_000)
-                log_likelihood = _log_likelihood_of_prior_draws(pair.model, views, draws=20_000)
-        log_evidence, error_of_evidence = _log_mean(log_likelihood)
-        log_weights = log_weights - log_evidence
-        log_estimate, error = _log_mean(log_weights)
+                log_evidence, error_of_evidence = _log_mean(_log_likelihoods(pair.model, views, draws=20_000))
+        log_estimate, error = _log_mean(log_weights - log_evidence)
         estimate, allowed = log_estimate.exp(), (error.square() + error_of_evidence.square()).sqrt()
-        found = f"{_listed(estimate)} ± {_listed(allowed)} by image"
+        found = ", ".join(f"{value:.3g} ± {by:.2g}" for value, by in zip(estimate, allowed, strict=True))
         check(
             bool(((estimate - 1).abs() < 6 * allowed).all()),
-            f"importance weights p(views, latents) / q(latents | views) average to {found} times the evidence. "
-            "Expected 1: the guide's densities are not those of its draws, or not normalized. Look for a scale used "
-            "in sampling but not in log_prob, poutine.scale or mask, a lost Jacobian of a transformation, an auxiliary "
-            "site that is not in the trace",
+            f"importance weights p(views, latents) / q(latents | views) average to {found} times the evidence of three "
+            "images. Expected 1: the guide's densities are not those of its draws, or not normalized. Look for a scale "
+            "used in sampling but not in log_prob, poutine.scale or mask, a lost Jacobian of a transformation, an "
+            "auxiliary site that is not in the trace",
         )
         check(
             bool((allowed < 0.2).all()),
             f"importance weights vary too much for the check: {found} times the evidence after a short fit. Expected "
-            "errors below 0.2. Either the guide does not train, or its family is far from the posterior: then override "
+            "errors below 0.2: either the guide does not train, or its family is far from the posterior. Then override "
             "make_prior with one of larger style variance",
-        )
-        bound, error = log_weights.mean(0), log_weights.std(0) / len(log_weights) ** 0.5
-        check(
-            bool((bound < 5 * error + 5 * error_of_evidence + 1e-9).all()),
-            f"the mean log weight lies above the evidence, by {_listed(bound)} nats by image. Expected a lower bound; "
-            "see that q's log density covers every site that is drawn",
         )
 
     def test_the_order_of_views_does_not_matter(self) -> None:
@@ -165,10 +163,7 @@ class GuideSuite(Suite[Pair]):
         guide = self._part().guide
         views, order = tiny_views(VIEWS), torch.tensor([2, 0, 1])
         found, again = _posterior(guide, views).as_dict(), _posterior(guide, views[order]).as_dict()
-        remedy = (
-            "depends on the order of views. Expected views to be exchangeable: combine them by sums, means or products "
-            "over the dimension -3, and do not single one out by its index"
-        )
+        remedy = "depends on the order of views. Expected views to be combined by sums or means over the dimension -3"
         for name, value in again.items():
             expected = found[name] if name == "content" else found[name][order]
             close(value, expected, f"posterior(views).{name} {remedy}", *EXACT)
@@ -182,8 +177,8 @@ class GuideSuite(Suite[Pair]):
             skip("independent_images is False")
         guide, views = self._part().guide, tiny_views(VIEWS)
         remedy = (
-            "Expected each image's to depend on its own views only. Look for statistics over the batch: a mean or "
-            "softmax over the dimension -2 of (view, image, latent), batch normalization left in training mode"
+            "Look for statistics over the batch: a mean or softmax over the dimension -2 of (view, image, latent), "
+            "batch normalization left in training mode"
         )
         whole = _posterior(guide, views).as_dict()
         for image in (0, IMAGES - 1):
@@ -209,11 +204,8 @@ class GuideSuite(Suite[Pair]):
         for call, found in {"embed(images)": embedded, "embed_batches(images)": batched}.items():
             for name, value in found.as_dict().items():
                 close(value, expected[name], f"{call}.{name} is another. {remedy}", *EXACT)
-        check(
-            guide.training and not batched.z.requires_grad,
-            "embed_batches left evaluation mode on, or a gradient. Expected the mode the guide was in, no gradient. "
-            + remedy,
-        )
+        left = guide.training and not batched.z.requires_grad
+        check(left, f"embed_batches left evaluation mode on, or a gradient. {remedy}")
 
     def test_content_is_inferred_from_all_views(self) -> None:
         """Any one view replaced gives another content."""
@@ -227,8 +219,7 @@ class GuideSuite(Suite[Pair]):
             moved = (_posterior(guide, changed).content - before).abs().amax(-1)
             check(
                 float(moved[0]) > 1e-9,
-                f"content does not change when view {view} of {VIEWS} is replaced. Expected the posterior given all "
-                "views of an image: combine them by a sum over the dimension -3",
+                f"content does not change when view {view} of {VIEWS} is replaced. Expected the posterior given all",
             )
 
     def test_content_and_style_of_a_representation_compose_z(self) -> None:
@@ -239,8 +230,7 @@ class GuideSuite(Suite[Pair]):
         for views in (1, VIEWS):
             found = _posterior(pair.guide, tiny_views(views))
             message = (
-                "posterior(views).z is not what the prior composes of its content and style. Expected "
-                "z = prior.compose(content, style); take style as prior.decompose(content, z)"
+                "posterior(views).z is not prior.compose(content, style). Take style by prior.decompose(content, z)"
             )
             close(pair.model.prior.compose(found.content, found.style), found.z, message, *EXACT)
 
@@ -259,9 +249,8 @@ class GuideSuite(Suite[Pair]):
             off, error = (values.mean(0) - found[name]).abs(), values.std(0) / len(values) ** 0.5
             check(
                 bool((off <= 5 * error + 1e-9).all()),
-                f"posterior(views).{name} is off the mean of {len(values)} draws of the program by more than 5 "
-                "standard errors. Expected the mean of what forward(views) draws; if it is an approximation by intent, "
-                "set mean_is_exact = False",
+                f"posterior(views).{name} is off the mean of {len(values)} draws of forward(views) by more than 5 "
+                "standard errors; if it is an approximation by intent, set mean_is_exact = False",
             )
 
     # Networks
@@ -313,9 +302,8 @@ class GuideSuite(Suite[Pair]):
             sites = _sites(part.guide, *inputs)
         found = {f"site {name!r}": site["value"] for name, site in sites.items()}
         with seeded():
-            return found | {
-                f"posterior(views).{name}": value for name, value in part.guide.posterior(*inputs).as_dict().items()
-            }
+            means = part.guide.posterior(*inputs).as_dict()
+        return found | {f"posterior(views).{name}": value for name, value in means.items()}
 
     def _loss(self, part: Pair) -> Tensor:
         return _elbo(part, tiny_views())
@@ -393,8 +381,8 @@ def _by_image(sites: Sites) -> Tensor:
     return torch.stack([log_prob.sum(-2) if log_prob.ndim > 1 else log_prob for log_prob in found]).sum(0)
 
 
-def _log_likelihood_of_prior_draws(model: SimVE, views: Tensor, draws: int) -> Tensor:
-    """log p(views | latents) of each draw and image, shape ``(draw, image)``."""
+def _log_likelihoods(model: SimVE, views: Tensor, draws: int) -> Tensor:
+    """log p(views | latents) of draws from the prior, shape ``(draw, image)``."""
     prior, likelihood = model.prior, model.likelihood
     assert likelihood is not None
     try:
@@ -410,21 +398,3 @@ def _log_mean(logs: Tensor) -> tuple[Tensor, Tensor]:
     """log of the mean over the first dimension, and the mean's relative standard error."""
     log_mean = logs.logsumexp(0) - math.log(len(logs))
     return log_mean, (logs - log_mean).exp().std(0) / len(logs) ** 0.5
-
-
-def _check_site(site: Mapping[str, Any], name: str, event: torch.Size, plates: Mapping[str, int]) -> None:
-    found = {frame.name: frame.dim for frame in site["cond_indep_stack"]}
-    check(
-        found == dict(plates),
-        f"the site {name!r} is in plates {found}. Expected {dict(plates)}: content belongs to an image, outside the "
-        "plate `view`, style to each of its views",
-    )
-    check(
-        site["fn"].event_shape == event,
-        f"the site {name!r} has event shape {tuple(site['fn'].event_shape)}. Expected {tuple(event)}, the prior's: one "
-        "vector, by .to_event(1)",
-    )
-
-
-def _listed(values: Tensor) -> str:
-    return ", ".join(f"{value:.3g}" for value in values.tolist())
