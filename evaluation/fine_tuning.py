@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 
 from pp_simve.evaluation.features import Standardiser, checked_classes
 from pp_simve.evaluation.linear import LinearProbe, accuracy
-from pp_simve.inference.guides.base import Guide, evaluation_mode, unit_range
-from pp_simve.inference.loop import random_state_kept
+from pp_simve.inference.guides.base import Guide
+from pp_simve.inference.tools import evaluation_mode, random_state_kept, unit_range
 
 Labelled = tuple[Tensor, Tensor]
 """Images, uint8 ``(image, channel, height, width)``, and their classes ``(image,)``."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pp_simve.evaluation.information import kl_by_axis
 from pp_simve.inference import Guide, draw
-from pp_simve.inference.guides.base import unit_range
+from pp_simve.inference.tools import unit_range
 from pp_simve.models import BlockPrior, GaussianPrior, Prior, SimVE, StandardPrior
 
 

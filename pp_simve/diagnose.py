@@ -29,17 +29,17 @@ from pp_simve.diagnosing.refinement import CHAINS, compared_with_reference, refi
 from pp_simve.diagnosing.subject import Finding, Subject, log_weight_of, views_of
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import posterior
-from pp_simve.inference.checkpoint import write_whole
+from pp_simve.evaluation.posterior.check import Check, Diagnostics
 from pp_simve.inference.device import choose_device, device_name
-from pp_simve.inference.guides.base import unit_range
+from pp_simve.inference.tools import unit_range, write_whole
 from pp_simve.judgement import JUDGEMENT_SEED
 from pp_simve.report import write_report
 from pp_simve.reporting.tables import plain
-from pp_simve.reporting.trust import Check, Diagnostics
 from pp_simve.run.config import Place
 from pp_simve.run.console import each_run, exit_code
 from pp_simve.run.fitted import Fitted, load_once
 from pp_simve.run.folder import RunFolder, source_commit
+from pp_simve.run.trust import announce
 from pp_simve.run.viewing import unwrapped
 
 FILE = "diagnostics.json"
@@ -70,6 +70,9 @@ class DiagnoseConfig:
     """Folder of the data sets, if they are no longer where the run found them."""
     seed: int = JUDGEMENT_SEED
     """Of views and draws; the same for every run, so that runs compare."""
+    trust_parts: bool = False
+    """Import the parts of your own (package.module:Class) that the settings of a run name. Their code runs, so give it
+    only for runs that you trust."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -98,7 +101,10 @@ def diagnose_runs(config: DiagnoseConfig) -> int:
     images = load_once()
 
     def carry_out(path: Path) -> None:
-        fitted = Fitted.read(RunFolder(path), device, images, config.data_root)
+        folder = RunFolder(path)
+        if config.trust_parts:
+            announce(path, folder.read_settings(trust_parts=True)[0], console)
+        fitted = Fitted.read(folder, device, images, config.data_root, trust_parts=config.trust_parts)
         # A fitted pair fits together; what is NaN in it shows in the checks.
         with pyro.validation_enabled(False):
             found = diagnose(fitted, config, console)

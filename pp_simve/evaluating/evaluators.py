@@ -39,8 +39,7 @@ from pp_simve.evaluation.neighbours import KNNProbe
 from pp_simve.evaluation.reconstruction import reconstruction_scores
 from pp_simve.evaluation.several_views import several_view_scores
 from pp_simve.evaluation.style import MEAN, Parametrised, style_scores
-from pp_simve.inference.guides.base import unit_range
-from pp_simve.inference.loop import random_state_kept
+from pp_simve.inference.tools import random_state_kept, unit_range
 from pp_simve.judgement import JUDGEMENT_SEED
 
 OfRepresentation = Callable[[Subject, str], Any]
