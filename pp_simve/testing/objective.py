@@ -227,7 +227,7 @@ class ObjectiveSuite(Suite[Bound]):
         return (tiny_views(dtype=dtype),)
 
     def _outputs(self, part: Bound, *inputs: Tensor) -> dict[str, Tensor]:
-        return {f"the term {name!r}": value for name, value in _terms(part.objective, *inputs).items()}
+        return {f"the term {name!r}": value for name, value in _terms(part.objective, inputs[0]).items()}
 
     def _loss(self, part: Bound) -> Tensor:
         return _terms(part.objective, tiny_views())["loss"]

@@ -128,8 +128,8 @@ class PriorSuite(Suite[Any]):
                     trace = poutine.trace(program(tiny_model(prior).double(), particles)).get_trace(tiny_views(VIEWS))
                     trace.compute_log_prob()
                 shape = (*(() if particles is None else (particles,)), VIEWS, IMAGES, prior.latent_dim)
-                found = tuple(trace.nodes["z"]["value"].shape)
-                check(found == shape, f"z has shape {found} in the program, expected {shape}")
+                z: Any = trace.nodes["z"]["value"]
+                check(z.shape == shape, f"z has shape {tuple(z.shape)} in the program, expected {shape}")
 
     def test_batch_equals_loop(self) -> None:
         """What it computes for an image does not depend on the images beside it."""
@@ -340,7 +340,7 @@ class PriorSuite(Suite[Any]):
         )
         return prior.eval()
 
-    def _priors(self, kind: type[Prior] = Prior) -> Iterator[Any]:
+    def _priors(self, kind: type[Any] = Prior) -> Iterator[Any]:
         """One of each size in `latents`; skips the check where they are of another interface."""
         for latent_dim in self.latents:
             prior = self._made(latent_dim)
