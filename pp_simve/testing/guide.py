@@ -139,8 +139,8 @@ class GuideSuite(Suite[Pair]):
         with seeded():
             pair, views = self._fitted_to_linear_model()
             with torch.no_grad():
-                log_weights, _ = log_weights_and_terms(pair.model, pair.guide, views, samples=10_000)
-                log_evidence, error_of_evidence = _log_mean(_log_likelihoods(pair.model, views, draws=50_000))
+                log_weights, _ = log_weights_and_terms(pair.model, pair.guide, views, samples=5_000)
+                log_evidence, error_of_evidence = _log_mean(_log_likelihoods(pair.model, views, draws=20_000))
         log_estimate, error = _log_mean(log_weights - log_evidence)
         estimate, allowed = log_estimate.exp(), (error.square() + error_of_evidence.square()).sqrt()
         found = ", ".join(f"{value:.3g} ± {by:.2g}" for value, by in zip(estimate, allowed, strict=True))
@@ -312,7 +312,7 @@ class GuideSuite(Suite[Pair]):
         pair = self._part(dtype=torch.float32)
         return [(pair, pair.model, pair.guide, None)]
 
-    def _fitted_to_linear_model(self, steps: int = 150, lr: float = 0.05) -> tuple[Pair, Tensor]:
+    def _fitted_to_linear_model(self, steps: int = 100, lr: float = 0.03) -> tuple[Pair, Tensor]:
         """x = W z + b + ε on 2x2 images, W's columns orthogonal, ε ~ N(0, 1): wide posteriors; and two views to fit."""
         prior = self.make_prior(2)
         encoder = nn.Sequential(nn.Flatten(), nn.Linear(4, FEATURES))
