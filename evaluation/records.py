@@ -89,9 +89,7 @@ def by_name(records: Iterable[Record]) -> dict[str, float]:
     """The defined values under names such as ``z/class/linear/accuracy``, for trackers of experiments."""
     return {
         "/".join(
-            part
-            for part in (one.modality, one.representation, one.task, one.probe, one.target, one.metric)
-            if part
+            part for part in (one.modality, one.representation, one.task, one.probe, one.target, one.metric) if part
         ): one.value
         for one in records
         if one.value is not None
@@ -100,7 +98,7 @@ def by_name(records: Iterable[Record]) -> dict[str, float]:
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     """The records as a table of pandas, a row each; undefined values are NaN. ``to_frame(records).to_csv(...)``."""
-    import pandas as pd  # noqa: PLC0415, half a second that only tables need
+    import pandas as pd
 
     frame = pd.DataFrame(map(dataclasses.asdict, records), columns=[one.name for one in dataclasses.fields(Record)])
     return frame.astype({"value": float})
