@@ -51,7 +51,8 @@ MEASURES = {
     "seconds_per_epoch": Measure("s an epoch", 2),
     "peak_memory_mb": Measure("peak MB", 0),
 }
-"""What varies with the seed. Those with a record are of `python -m pp_simve.evaluate`, and shown where some row has one."""
+"""What varies with the seed. Those with a record are of evaluation.json, and shown where some row has one."""
+COSTS = ("seconds_per_epoch", "peak_memory_mb", "epochs", "batch_size", "parameters")
 CONSTANT = {"representation": "class from", "epochs": "epochs", "batch_size": "batch", "parameters": "parameters"}
 """Headings of what does not."""
 

@@ -49,7 +49,7 @@ MEASURES = (
     Measure("view, {}, R², ridge", "view", "r2", "ridge", 3),
     Measure("view, {}, R², MLP", "view", "r2", "mlp", 3),
     Measure("view, {}, AUC", "view", "auc", "logistic", 3),
-    Measure("view, {}, R² on a circle", "view", "r2", "circular", 3),
+    Measure("view, {}, R² of angle", "view", "r2", "circular", 3),
     Measure("attributes, {}, AUC", "attributes", "auc", "logistic", 3, mean_only=True),
     Measure("attributes, {}, bal. acc.", "attributes", "balanced_accuracy", "logistic", 3, mean_only=True),
     Measure("handwriting, {}, R²", "handwriting", "r2", "ridge", 3),
@@ -61,7 +61,7 @@ MEASURES = (
     Measure("I(z; z') ≥, nats", "information", "infonce_bound", digits=2),
     Measure("  of at most", "information", "infonce_ceiling", digits=2),
     Measure("I(z; z') of prior, nats", "information", "prior_information", digits=2),
-    Measure("KL of axis {}, nats", "information", "kl", digits=2),
+    Measure("KL of axes, {}, nats", "information", "kl_of_axes", digits=2),
 )
 """Of representations, in the order of the rows."""
 
@@ -113,6 +113,10 @@ def print_results(results: Mapping[str, Any], records: Sequence[Record], console
 def representation_table(title: str, records: Iterable[Record]) -> Table:
     """A row a measure, a column a representation."""
     records = [record for record in records if record.task in {measure.task for measure in MEASURES}]
+    kl = [record.value for record in select(records, metric="kl") if record.value is not None]
+    if kl:
+        summary = {"sum": sum(kl), "least": min(kl), "most": max(kl)}
+        records += [Record("information", "kl_of_axes", value, "z", target=name) for name, value in summary.items()]
     columns = [name for name in REPRESENTATIONS if select(records, representation=name)]
     table = _table(title, columns)
     for measure in MEASURES:
@@ -165,7 +169,7 @@ def _table(title: str, columns: Iterable[str]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
