@@ -25,7 +25,7 @@ from pp_simve.run.plan import caption, differences, planned
 from pp_simve.run.processes import carry_out
 
 METHODS = "simve,vae,simclr"
-OWN = ("seed", "out", "resume", "quiet")
+OWN = ("seed", "out", "resume", "trust_parts", "quiet")
 """Settings of a fit that the comparison gives itself."""
 
 
@@ -48,6 +48,9 @@ class CompareConfig:
     """Tabulate runs of different images, views, policies or encoders all the same."""
     evaluate: bool = False
     """Also evaluate the runs that were not (python -m pp_simve.evaluate), and tabulate what that adds."""
+    trust_parts: bool = False
+    """Import parts (package.module:Class) that stored runs name and this command does not. Their code runs, so give it
+    only for runs that you trust; parts that this command names need no such trust."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -122,8 +125,9 @@ def _check_own(config: FitConfig, where: str) -> None:
     for name in OWN:
         if getattr(config, name) != getattr(plain, name):
             raise ConfigError(
-                f"--{name} {getattr(config, name)}{where} is not for a single fit to choose: the comparison gives each "
-                "its seed (--seeds how many) and its folder below --out"
+                f"--{name.replace('_', '-')} {getattr(config, name)}{where} is not for a single fit to choose: the "
+                "comparison gives each its seed (--seeds how many) and its folder below --out, and takes --trust-parts "
+                "and --quiet itself"
             )
 
 
@@ -134,7 +138,7 @@ def run_comparison(config: CompareConfig, settings: Mapping[str, FitConfig], giv
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
-    fits = planned(settings, config.seeds, config.out, say)
+    fits = planned(settings, config.seeds, config.out, say, trust_parts=config.trust_parts)
     differing = differences(fits)
     if differing and not config.mixed:
         raise ConfigError(
@@ -155,9 +159,13 @@ def run_comparison(config: CompareConfig, settings: Mapping[str, FitConfig], giv
         return STOPPED
     runs = {label: [fit.folder.path for fit in fits if fit.label == label and fit.finished] for label in settings}
     if config.evaluate:
-        for path in (path for paths in runs.values() for path in paths if not is_evaluated(path)):
+        for fit in fits:
+            path = fit.folder.path
+            if not fit.finished or is_evaluated(path):
+                continue
             say(f"evaluating {path}")
-            if evaluate_runs(EvaluateConfig((path,), device=next(iter(settings.values())).device, quiet=True)):
+            device = next(iter(settings.values())).device
+            if evaluate_runs(EvaluateConfig((path,), device=device, trust_parts=fit.trust_parts, quiet=True)):
                 failures.append(f"{path} was not evaluated")
     notes = [*(f"not alike: {entry}" for entry in differing), *failures]
     text = write_table(config.out, runs, caption(fits, differing), notes, evaluated=config.evaluate)

@@ -31,6 +31,7 @@ from pp_simve.run.fitted import Fitted, Load, load_once
 from pp_simve.run.folder import RunFolder, source_commit
 from pp_simve.run.scores import evaluate_run
 from pp_simve.run.tables import print_scores
+from pp_simve.run.trust import announce
 
 FILE = "evaluation.json"
 
@@ -54,6 +55,9 @@ class EvaluateConfig:
     """Also train a copy of the encoder on the labels of train, for so many epochs at most (default: do not)."""
     fid_weights: Place = None
     """Also compute FID, with Inception's weights from this file; needs pp_simve[fid] installed (default: do not)."""
+    trust_parts: bool = False
+    """Import the parts of your own (package.module:Class) that the settings of a run name. Their code runs, so give it
+    only for runs that you trust."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -87,8 +91,13 @@ def evaluate_runs(config: EvaluateConfig) -> int:
     images = load_once()
 
     def carry_out(path: Path) -> None:
-        found, records = evaluate(RunFolder(path), device, images, config.data_root, config.effort)
-        write_report(RunFolder(path))
+        folder = RunFolder(path)
+        if config.trust_parts:
+            announce(path, folder.read_settings(trust_parts=True)[0], console)
+        found, records = evaluate(
+            folder, device, images, config.data_root, config.effort, trust_parts=config.trust_parts
+        )
+        write_report(folder)
         settings, seconds = found["settings"], found["seconds"]
         console.print(f"{path}: {settings['method']} on {settings['data']}", markup=False, soft_wrap=True, style="bold")
         print_scores(records, console)
@@ -98,7 +107,13 @@ def evaluate_runs(config: EvaluateConfig) -> int:
 
 
 def evaluate(
-    folder: RunFolder, device: torch.device, images: Load, data_root: Path | None, effort: Effort
+    folder: RunFolder,
+    device: torch.device,
+    images: Load,
+    data_root: Path | None = None,
+    effort: Effort | None = None,
+    *,
+    trust_parts: bool = False,
 ) -> tuple[dict[str, Any], list[Record]]:
     """Evaluates a fitted run in full and writes its evaluation.json; its entries, and the records among them.
 
@@ -108,14 +123,17 @@ def evaluate(
         images: loads the data, from name, root, image size and whether bad images are left out.
         data_root: where the data are, if elsewhere than for the fit.
         effort: how much each evaluator may cost.
+        trust_parts: allows the import of parts of a user's own that the run's settings name.
 
     Raises:
-        ConfigError: a run that is damaged or not finished, or other images than it was fitted to.
+        ConfigError: a run that is damaged or not finished, or other images than it was fitted to; parts that are not
+            trusted.
         DataError: the images cannot be loaded.
         OSError: the file cannot be written.
     """
     started = time.perf_counter()
-    fitted = Fitted.read(folder, device, images, data_root)
+    effort = effort or Effort()
+    fitted = Fitted.read(folder, device, images, data_root, trust_parts=trust_parts)
     data = fitted.data
     records = evaluate_run(fitted.program, fitted.viewing, data, "full", effort)
     found = {

@@ -16,6 +16,7 @@ from pp_simve.run.config import FitConfig, read_config
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.methods import build
 from pp_simve.run.processes import Job
+from pp_simve.run.trust import check_trusted, own_parts_of
 from pp_simve.run.viewing import Viewing
 
 ALIKE = ("views", "policy", "encoder", "modalities")
@@ -32,6 +33,7 @@ class PlannedFit:
         flags: its command line, without where it goes.
         config: its settings, all choices made.
         fingerprint: of its images.
+        trust_parts: whether a stored run may import what its settings name.
     """
 
     label: str
@@ -39,6 +41,7 @@ class PlannedFit:
     flags: tuple[str, ...]
     config: FitConfig
     fingerprint: str
+    trust_parts: bool = False
 
     @property
     def finished(self) -> bool:
@@ -50,12 +53,18 @@ class PlannedFit:
         """The command that fits it, or goes on with it where its folder has settings."""
         command = [sys.executable, "-m", "pp_simve.fit", "--quiet"]
         if (self.folder.path / "config.json").exists():
-            return Job(str(self.folder.path), [*command, f"--resume={self.folder.path}"])
+            command += [f"--resume={self.folder.path}", *(["--trust-parts"] if self.trust_parts else [])]
+            return Job(str(self.folder.path), command)
         return Job(str(self.folder.path), [*command, *self.flags, f"--out={self.folder.path}"])
 
 
 def planned(
-    settings: Mapping[str, FitConfig], seeds: int, out: Path, say: Callable[[str], None] = lambda note: None
+    settings: Mapping[str, FitConfig],
+    seeds: int,
+    out: Path,
+    say: Callable[[str], None] = lambda note: None,
+    *,
+    trust_parts: bool = False,
 ) -> list[PlannedFit]:
     """Every fit of the table, its settings checked as far as they can be before anything is fitted.
 
@@ -64,10 +73,11 @@ def planned(
         seeds: fits of each.
         out: where the run folders are or will be.
         say: is told what a person should know of how the data were loaded.
+        trust_parts: allows stored runs to import what their settings name, beside the parts of ``settings``.
 
     Raises:
         ConfigError: an unknown name, parts that do not go together, labels that make the same folder, a folder that
-            holds something else or a run with other settings.
+            holds something else or a run with other settings, parts of a stored run that are not trusted.
         DataError: the images cannot be used.
     """
 
@@ -89,24 +99,29 @@ def planned(
             folder = RunFolder(out / f"{name}-{seed}")
             config = dataclasses.replace(common, seed=seed)
             if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-                shape, fingerprint = _stored(folder, config)
+                shape, fingerprint = _stored(folder, config, trust_parts, say)
             else:
                 shape, fingerprint = images(config.data, config.data_root, config.image_size, config.skip_bad)
             chosen = config.chosen_for(shape)
             if seed == 0:
                 Viewing.of(chosen, shape)
                 build(chosen, shape)
-            fits.append(PlannedFit(label, folder, as_flags(config), chosen, fingerprint))
+            # What was typed here is trusted, and `_stored` lets nothing else pass without --trust-parts.
+            trusted = trust_parts or bool(own_parts_of(common))
+            fits.append(PlannedFit(label, folder, as_flags(config), chosen, fingerprint, trusted))
     return fits
 
 
-def _stored(folder: RunFolder, asked: FitConfig) -> tuple[DataShape, str]:
+def _stored(
+    folder: RunFolder, asked: FitConfig, trust_parts: bool, say: Callable[[str], None]
+) -> tuple[DataShape, str]:
     """Shape and fingerprint of the data of a run that was started before.
 
     Raises:
-        ConfigError: it is damaged, no run, or one with other settings than those asked for.
+        ConfigError: it is damaged, no run, or one with other settings than those asked for, or it names parts that are
+            neither asked for nor trusted.
     """
-    settings, fingerprint = folder.read_settings()
+    settings, fingerprint = folder.read_settings(trust_parts=True)  # only compared, until `check_trusted` below
     given = read_config(folder.path / "config.json")["data_shape"]
     shape = DataShape(**given | {"image": tuple(given["image"])})
     if different := settings.differences(asked.chosen_for(shape)):
@@ -114,6 +129,9 @@ def _stored(folder: RunFolder, asked: FitConfig) -> tuple[DataShape, str]:
         raise ConfigError(
             f"{folder.path} was started with other settings: {listed}; repeat them, choose another --out, or remove it"
         )
+    check_trusted(folder.path, settings, trust_parts, typed=asked)
+    if names := own_parts_of(settings, typed=asked):
+        say(f"{folder.path}: importing {', '.join(names)} (--trust-parts)")
     return shape, fingerprint
 
 
