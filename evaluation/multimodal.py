@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import permutations
@@ -72,7 +72,7 @@ class ModalitySubject:
     """
 
     guide: Guide
-    splits: Mapping[str, tuple[LabelledImages, LabelledImages, LabelledImages]]
+    splits: Mapping[str, Sequence[LabelledImages]]
     found: list[Record] = field(default_factory=list, compare=False)
     names = ("content",)
     modality = ""

@@ -89,6 +89,8 @@ class Effort:
 class Subject:
     """A guide of views of one modality, and the images that it is evaluated on.
 
+    What the data or the program do not have (classes, attributes, a decoder, ...) raises `NotApplicableError`.
+
     Attributes:
         guide: fitted, on the device of the images.
         model: fitted; None where there is none of these views alone.
@@ -106,7 +108,7 @@ class Subject:
     guide: Guide
     model: SimVE | None
     policy: AugmentationPolicy
-    splits: tuple[LabelledImages, LabelledImages, LabelledImages]
+    splits: Sequence[LabelledImages]
     seed: int = EVALUATION_SEED
     effort: Effort = Effort()
     representations: Sequence[str] = REPRESENTATIONS
@@ -131,12 +133,7 @@ class Subject:
 
     @cached_property
     def views(self) -> list[tuple[Features, dict[str, Tensor]]]:
-        """Representations of fresh views, each embedded by itself, and the views' parameters, of every split.
-
-        Raises:
-            NotApplicableError: views have no parameters.
-            ValueError: a parameter has the name of the mean over parameters.
-        """
+        """Representations of fresh views, each embedded by itself, and the views' parameters, of every split."""
         if not self.policy.names:
             raise NotApplicableError("the augmentation policy has no parameters")
         if MEAN in self.policy.names:
@@ -161,11 +158,7 @@ class Subject:
 
     @property
     def labels(self) -> list[Tensor]:
-        """Classes of the splits.
-
-        Raises:
-            NotApplicableError: there are none.
-        """
+        """Classes of the splits."""
         return labels_of(*(split.labels for split in self.splits))
 
     def labelled(self, name: str) -> list[Labelled]:
@@ -182,11 +175,7 @@ class Subject:
         return [(parts[name], parameters) for parts, parameters in self.views]
 
     def attributed(self, name: str) -> list[tuple[Tensor, Tensor]]:
-        """A representation of the clean images and their attributes, of every split.
-
-        Raises:
-            NotApplicableError: there are none.
-        """
+        """A representation of the clean images and their attributes, of every split."""
         attributes = [getattr(split, "attributes", None) for split in self.splits]
         known = [values for values in attributes if values is not None]
         if len(known) < len(attributes) or not self.attribute_names:
@@ -195,33 +184,21 @@ class Subject:
 
     @cached_property
     def ink(self) -> list[dict[str, Tensor]]:
-        """Slant, size, thickness and place of each image's ink, of every split; NaN where there is none.
-
-        Raises:
-            NotApplicableError: the images are not of handwriting.
-        """
+        """Slant, size, thickness and place of each image's ink, of every split; NaN where there is none."""
         if not self.handwriting:
             raise NotApplicableError("the images are not known to be of handwriting")
         return [handwriting_style(split.images) for split in self.splits]
 
     @property
     def program(self) -> SimVE:
-        """The model.
-
-        Raises:
-            NotApplicableError: there is none.
-        """
+        """The model."""
         if self.model is None:
             raise NotApplicableError("there is no model of views of one modality")
         return self.model
 
     @property
     def decoder(self) -> SimVE:
-        """The model, which has a likelihood.
-
-        Raises:
-            NotApplicableError: it has none.
-        """
+        """The model, which has a likelihood."""
         if self.program.likelihood is None:
             raise NotApplicableError("the program does not model pixels")
         return self.program
@@ -255,11 +232,7 @@ class Subject:
 
 
 def labels_of(*labels: Tensor | None) -> list[Tensor]:
-    """Classes of train, validation and test.
-
-    Raises:
-        NotApplicableError: a split has none.
-    """
+    """Classes of train, validation and test; raises `NotApplicableError` where a split has none."""
     missing = [name for name, of_split in zip(SPLITS, labels, strict=True) if of_split is None]
     if missing:
         raise NotApplicableError(f"no labels in {', '.join(missing)}")

@@ -128,25 +128,19 @@ def evaluate_representations(
         train, validation, test: images, and their classes where they are known.
         level: ``"quick"`` or ``"full"``.
         model: fitted with the guide; without it nothing is decoded, and no KL from the prior computed.
-        seed: decides views, draws and probes. Torch's own generators are neither used nor moved.
-        representations: those evaluated; those of no width are left out.
-        effort: how much each evaluator may cost.
-        attribute_names: of the splits' attributes.
-        handwriting: whether the images are of handwriting: gray, bright on a background of 0.
+        seed, representations, effort, attribute_names, handwriting: as of `Subject`.
 
     Raises:
         ValueError: an unknown representation.
     """
-    splits = (train, validation, test)
-    effort = effort or Effort()
-    subject = Subject(guide, model, policy, splits, seed, effort, representations, attribute_names, handwriting)
-    return evaluate(subject, level)
+    given = (seed, effort or Effort(), representations, attribute_names, handwriting)
+    return evaluate(Subject(guide, model, policy, (train, validation, test), *given), level)
 
 
 def evaluate_modalities(
     guide: Guide,
     policies: Mapping[str, AugmentationPolicy],
-    splits: Mapping[str, tuple[LabelledImages, LabelledImages, LabelledImages]],
+    splits: Mapping[str, Sequence[LabelledImages]],
     **options: Any,
 ) -> list[Record]:
     """Scores of a guide of several modalities: each alone with the others missing, then one from another.
@@ -192,14 +186,12 @@ def attempt(evaluator: Evaluator, subject: Subject | ModalitySubject, name: str)
 # Class, from clean images.
 
 
-def linear(subject: Subject | ModalitySubject, name: str) -> list[Score]:
-    train, validation, test = subject.labelled(name)
-    return [Score("accuracy", LinearProbe().fit(*train, *validation).score(*test))]
+def class_probe(probe: Callable[[], LinearProbe | KNNProbe]) -> Callable[[Subject | ModalitySubject, str], list[Score]]:
+    def scores(subject: Subject | ModalitySubject, name: str) -> list[Score]:
+        train, validation, test = subject.labelled(name)
+        return [Score("accuracy", probe().fit(*train, *validation).score(*test))]
 
-
-def knn(subject: Subject | ModalitySubject, name: str) -> list[Score]:
-    train, validation, test = subject.labelled(name)
-    return [Score("accuracy", KNNProbe().fit(*train, *validation).score(*test))]
+    return scores
 
 
 def mlp(subject: Subject, name: str) -> list[Score]:
@@ -295,7 +287,8 @@ def view_angles(subject: Subject, name: str) -> list[Score]:
 
 
 def attributes(subject: Subject, name: str) -> list[Score]:
-    return _of_targets(attribute_scores(*subject.attributed(name), subject.attribute_names))
+    train, validation, test = subject.attributed(name)
+    return _of_targets(attribute_scores(train, validation, test, subject.attribute_names))
 
 
 def handwriting(subject: Subject, name: str) -> list[Score]:
@@ -310,16 +303,9 @@ def handwriting(subject: Subject, name: str) -> list[Score]:
 # Information, and how a representation fills its space.
 
 
-def width(subject: Subject, name: str) -> list[Score]:
-    return [Score("width", subject.clean[2][name].shape[1])]
-
-
-def active(subject: Subject, name: str) -> list[Score]:
-    return [Score("active_units", active_units(subject.clean[2][name]))]
-
-
-def rank(subject: Subject, name: str) -> list[Score]:
-    return [Score("effective_rank", effective_rank(subject.clean[2][name]))]
+def of_test(metric: str, measure: Callable[[Tensor], float]) -> Callable[[Subject, str], list[Score]]:
+    """A measure of the clean test images' representations."""
+    return lambda subject, name: [Score(metric, measure(subject.clean[2][name]))]
 
 
 def aligned(subject: Subject, name: str) -> list[Score]:
@@ -434,8 +420,8 @@ def zero_shot(subject: ModalitySubject, name: str) -> list[Score]:
 
 WHOLE = ("",)
 EVALUATORS = (
-    Evaluator("class", "accuracy", linear, "linear", quick=True),
-    Evaluator("class", "accuracy", knn, "knn", quick=True),
+    Evaluator("class", "accuracy", class_probe(LinearProbe), "linear", quick=True),
+    Evaluator("class", "accuracy", class_probe(KNNProbe), "knn", quick=True),
     Evaluator("class", "accuracy", mlp, "mlp"),
     Evaluator("few_labels", "accuracy", few_labels, "linear"),
     Evaluator("class", "accuracy", clusters("diag"), "clusters_diag"),
@@ -448,9 +434,9 @@ EVALUATORS = (
     Evaluator("view", "r2", view_angles, "circular"),
     Evaluator("attributes", "auc", attributes, "logistic"),
     Evaluator("handwriting", "r2", handwriting, "ridge"),
-    Evaluator("information", "width", width),
-    Evaluator("information", "active_units", active, of=LATENTS),
-    Evaluator("information", "effective_rank", rank),
+    Evaluator("information", "width", of_test("width", lambda features: features.shape[1])),
+    Evaluator("information", "active_units", of_test("active_units", active_units), of=LATENTS),
+    Evaluator("information", "effective_rank", of_test("effective_rank", effective_rank)),
     Evaluator("information", "alignment", aligned),
     Evaluator("information", "uniformity", uniform),
     Evaluator("information", "infonce_bound", infonce),
@@ -465,8 +451,8 @@ EVALUATORS = (
 ACROSS = (
     Evaluator("retrieval", "recall@1", retrieval, of=("content",), quick=True),
     Evaluator("zero_shot", "accuracy", zero_shot, of=("content",), quick=True),
-    Evaluator("together", "accuracy", linear, "linear", ("content",), quick=True),
-    Evaluator("together", "accuracy", knn, "knn", ("content",), quick=True),
+    Evaluator("together", "accuracy", class_probe(LinearProbe), "linear", ("content",), quick=True),
+    Evaluator("together", "accuracy", class_probe(KNNProbe), "knn", ("content",), quick=True),
 )
 """Of several modalities."""
 

@@ -118,12 +118,8 @@ def evaluate(
     """Evaluates a fitted run in full and writes its evaluation.json; its entries, and the records among them.
 
     Args:
-        folder: of the run.
-        device: where to compute.
-        images: loads the data, from name, root, image size and whether bad images are left out.
-        data_root: where the data are, if elsewhere than for the fit.
+        folder, device, images, data_root, trust_parts: as of `Fitted.read`.
         effort: how much each evaluator may cost.
-        trust_parts: allows the import of parts of a user's own that the run's settings name.
 
     Raises:
         ConfigError: a run that is damaged or not finished, or other images than it was fitted to; parts that are not

@@ -96,18 +96,9 @@ def write_table(
             }
         )
     text = _markdown(rows, title, notes)
-    flat = [
-        {
-            key: part
-            for name, value in row.items()
-            for key, part in (
-                ((f"{name}_mean", value["mean"]), (f"{name}_sd", value["sd"])) if name in shown else ((name, value),)
-            )
-        }
-        for row in rows
-    ]
     write_whole(out / "table.md", text.encode())
-    write_whole(out / "table.csv", pd.DataFrame(flat).to_csv(index=False).encode())
+    # Measures become two columns each, NAME_mean and NAME_sd.
+    write_whole(out / "table.csv", pd.json_normalize(rows, sep="_").convert_dtypes().to_csv(index=False).encode())
     whole = {"title": title, "notes": list(notes), "rows": rows}
     write_whole(out / "table.json", (json.dumps(whole, indent=2, allow_nan=False) + "\n").encode())
     return text

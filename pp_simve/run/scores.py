@@ -26,6 +26,7 @@ QUICK_REPRESENTATIONS = ("backbone", "z", "content")
 HANDWRITING = ("digits", "mnist")
 """Data sets whose images are of handwriting."""
 ALL_MODALITIES = "content of all modalities"
+MEAN_R2 = "mean_r2"
 
 
 def evaluate_run(
@@ -115,9 +116,6 @@ def headline(records: list[Record]) -> dict[str, dict[str, Any]]:
         "content": {**content, "representation": ALL_MODALITIES if together else primary},
         "style": {MEAN_R2: None, **style, "representation": "z"},
     }
-
-
-MEAN_R2 = "mean_r2"
 
 
 def read_scores(path: Path) -> tuple[dict[str, Any], list[Record]]:

@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -241,29 +240,6 @@ def test_a_large_split_is_thinned_at_random() -> None:
     kept = (given.views[0][0]["z"].flatten() * 255).round().int().tolist()
     assert len(set(kept)) == 50
     assert max(kept) > 150
-
-
-def test_real_views_of_real_images() -> None:
-    """The pixels of Fashion-MNIST predict a good part of the class and of affine views."""
-    datasets = pytest.importorskip("torchvision.datasets")
-    root = next(
-        (parent / "shared/data" for parent in Path(__file__).parents if (parent / "shared/data").is_dir()), None
-    )
-    try:
-        data = datasets.FashionMNIST(root, train=False, download=False) if root else None
-    except RuntimeError:
-        data = None
-    if data is None:
-        pytest.skip("Fashion-MNIST is not on this machine")
-    images, labels = data.data.unsqueeze(1)[..., ::2, ::2], data.targets
-    parts = [Pictures(images[a:b], labels[a:b]) for a, b in ((0, 1000), (1000, 1500), (1500, 2000))]
-    pixels, policy = list(range(14 * 14)), augmentation_policy("affine", (1, 14, 14))
-    records = quick(PixelGuide(pixels, pixels), policy, parts, effort=Effort(min_views=2000))
-    assert accuracy(records, "content") > 0.7
-    assert accuracy(records, "content", "knn") > 0.65
-    targets = [record.target for record in select(records, representation="z", task="view")]
-    assert targets == ["mean", "rotation", "scale", "shift_x", "shift_y"]
-    assert r2(records, "z", "shift_x") > 0.5
 
 
 # The full level, on an untrained pair of digits.
