@@ -208,7 +208,7 @@ def test_output_is_plain_lines_where_there_is_no_terminal(folder: Path, capsys: 
     lines = captured.out.splitlines()
     assert lines[0].startswith("simve on digits: ")
     assert any(line.startswith("epoch 0.3/0.3  loss ") and line.endswith(" left") for line in lines)
-    assert any("linear probe, accuracy" in line and "%" in line for line in lines)
+    assert any("class, linear probe" in line and "%" in line for line in lines)
     assert lines[-1] == "run folder: run"
 
 
