@@ -20,8 +20,8 @@ digits = load("digits")  # 1,797 images of 16x16 pixels, split 70/10/20
 torch.manual_seed(arguments.seed)
 
 # p: what the views of an image share has unit variance, what sets a view apart 0.15
-prior = GaussianPrior(arguments.latent_dim, style_variance=0.15)
-model = SimVE(prior, Bernoulli(MLPDecoder(arguments.latent_dim, digits.image_shape, hidden=(256, 512))))
+prior = GaussianPrior(arguments.latent, style_variance=0.15)
+model = SimVE(prior, Bernoulli(MLPDecoder(arguments.latent, digits.image_shape, hidden=(256, 512))))
 
 # q: a Gaussian for each view; content follows exactly
 guide = AmortizedGuide(MLPEncoder(digits.image_shape, hidden=(512, 256)), prior)

@@ -91,7 +91,7 @@ def print_scores(records: Sequence[Record], console: Console) -> None:
         title = f"test split, from {modality} alone" if modality else "test split"
         for table in (representation_table(title, of_modality), program_table(title, of_modality)):
             if table.row_count:
-                console.print(table)
+                console.print(table, "", sep="\n")
     for line in notes(records):
         console.print(line, markup=False, soft_wrap=True)
 
@@ -166,7 +166,9 @@ def digits(value: float | None, count: int | None) -> str:
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
+    )
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)

@@ -133,6 +133,7 @@ def test_the_tables_of_an_evaluation(evaluated: Evaluated) -> None:
     lines = evaluated.out.splitlines()
     assert lines[0] == "run: simve on digits"
     assert "failed" not in evaluated.out
+    assert "…" not in evaluated.out
     assert max(len(line) for line in lines if "not applicable" not in line and "generation" not in line) <= 80
     rank = score(evaluated.records, representation="z", metric="effective_rank")
     assert any("effective rank" in line and f"{rank:.1f}" in line for line in lines)

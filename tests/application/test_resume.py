@@ -205,7 +205,7 @@ def test_a_damaged_checkpoint_is_refused(stopped_run: Path, refused: Refused, da
 
 
 def test_a_checkpoint_of_another_fit_is_refused(stopped_run: Path, refused: Refused) -> None:
-    edit_config(stopped_run, config_latent=9)
+    edit_config(stopped_run, config_latent_dim=9)
     assert "is of another fit" in refused("--resume", str(stopped_run))
 
 
