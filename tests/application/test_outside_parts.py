@@ -8,14 +8,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pp_simve import judgement
-from pp_simve.evaluation import judge
+from pp_simve.evaluation import Effort
 from pp_simve.inference.annealing import annealed_parts
 from pp_simve.run.folder import RunFolder
 
@@ -247,7 +245,7 @@ def _files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (folder / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.setattr(judgement, "judge", partial(judge, min_views=100))
+    monkeypatch.setattr("pp_simve.run.scores.QUICK", Effort(min_views=100))
     importlib.invalidate_caches()
     yield
     for name in written:

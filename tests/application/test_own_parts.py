@@ -5,13 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from pp_simve import judgement
-from pp_simve.evaluation import judge
+from pp_simve.evaluation import Effort
 from pp_simve.run.folder import RunFolder
 
 from .command import SMALL, results, run
@@ -157,7 +155,7 @@ def _module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (folder / "broken_parts.py").write_text("from torch import no_such_thing\n")
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.setattr(judgement, "judge", partial(judge, min_views=100))
+    monkeypatch.setattr("pp_simve.run.scores.QUICK", Effort(min_views=100))
     importlib.invalidate_caches()
     yield
     sys.modules.pop("my_parts", None)
