@@ -59,7 +59,7 @@ def main() -> None:
         return model.fit(train.numpy(), train_y.numpy()).predict(test.numpy())
 
     def knn_ours() -> Tensor:
-        probe = KNNProbe(neighbours=[NEIGHBOURS], metrics=["euclidean"])
+        probe = KNNProbe(neighbors=[NEIGHBOURS], metrics=["euclidean"])
         return probe.fit(train, train_y, train[:1], train_y[:1]).predict(test)
 
     def knn_theirs() -> np.ndarray:

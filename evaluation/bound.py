@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from pp_simve.inference import Guide, draw
 from pp_simve.inference.data import Source
-from pp_simve.inference.guides.base import evaluation_mode
-from pp_simve.inference.loop import random_state_kept
 from pp_simve.inference.objectives.importance import log_mean_weight
+from pp_simve.inference.tools import evaluation_mode, random_state_kept
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from sklearn.metrics.cluster import contingency_matrix
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from pp_simve.evaluation.features import Standardiser, checked_features, checked_labels
+from pp_simve.evaluation.features import Standardizer, checked_features, checked_labels
 
 Covariance = Literal["full", "diag"]
 """Shape of a cluster: any ellipsoid, or one whose axes are the features."""
@@ -79,7 +79,7 @@ class GaussianMixtureClusters:
         self.seed = seed
         self.rows = rows
         self.max_iterations = max_iterations
-        self._standardise: Standardiser | None = None
+        self._standardise: Standardizer | None = None
 
     def fit(self, features: Tensor) -> GaussianMixtureClusters:
         """Fits the mixture to float features of shape ``(row, feature)``.
@@ -95,7 +95,7 @@ class GaussianMixtureClusters:
             raise ValueError(
                 f"{self.clusters} clusters cannot be fitted to {len(features)} rows: give more rows or fewer clusters"
             )
-        self._standardise = Standardiser.of(features)
+        self._standardise = Standardizer.of(features)
         x = _array(self._standardise(features))
         self._mixture = GaussianMixture(
             n_components=min(self.clusters, len(np.unique(x, axis=0))),

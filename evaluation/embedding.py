@@ -13,7 +13,8 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import validate_data
 
 from pp_simve.evaluation.judgement import REPRESENTATIONS
-from pp_simve.inference.guides.base import Guide, unit_range
+from pp_simve.inference.guides.base import Guide
+from pp_simve.inference.tools import unit_range
 
 _IMAGE_DIMS = 4
 

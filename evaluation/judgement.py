@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.content import Labelled, content_scores
-from pp_simve.evaluation.style import MEAN, Parametrised, style_scores
+from pp_simve.evaluation.tasks.classes import Labelled, content_scores
+from pp_simve.evaluation.tasks.view_parameters import MEAN, Parametrised, style_scores
 from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
 from pp_simve.inference.guides.base import Guide
 

@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 
 from pp_simve.evaluation.features import checked_features
 from pp_simve.inference import Guide, draw
-from pp_simve.inference.guides.base import unit_range
+from pp_simve.inference.tools import unit_range
 from pp_simve.models import BlockPrior, GaussianPrior, Prior, SimVE, StandardPrior
 
 

@@ -8,10 +8,11 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.content import content_scores
 from pp_simve.evaluation.retrieval import retrieval_scores
+from pp_simve.evaluation.tasks.classes import content_scores
 from pp_simve.evaluation.zero_shot import zero_shot_scores
-from pp_simve.inference.guides.base import Guide, Representation, evaluation_mode, unit_range
+from pp_simve.inference.guides.base import Guide, Representation
+from pp_simve.inference.tools import evaluation_mode, unit_range
 from pp_simve.models import Views
 
 ImagesByModality = Mapping[str, Tensor]

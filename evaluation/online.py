@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pp_simve.evaluation.judgement import REPRESENTATIONS
-from pp_simve.inference.guides.base import Guide, evaluation_mode
+from pp_simve.inference.guides.base import Guide
+from pp_simve.inference.tools import evaluation_mode
 from pp_simve.models import Views
 
 _SMALLEST_VARIANCE = 1e-8

@@ -10,8 +10,7 @@ from torch import Tensor
 from pp_simve.evaluation.bound import importance_weighted_bound
 from pp_simve.evaluation.generation import reconstruct
 from pp_simve.inference import Guide
-from pp_simve.inference.guides.base import evaluation_mode, unit_range
-from pp_simve.inference.loop import random_state_kept
+from pp_simve.inference.tools import evaluation_mode, random_state_kept, unit_range
 from pp_simve.models import EmpiricalPrior, SimVE
 
 Scores = dict[str, float | dict[str, str] | None]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pp_simve.evaluation.features import checked_features, checked_labels, unit_rows
-from pp_simve.evaluation.linear import accuracy
+from pp_simve.evaluation.probes.scores import accuracy
 from pp_simve.evaluation.retrieval import cosine_blocks, rounding
 
 

@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file under a temporary name beside ``path`` and renames it, so that no half file ever has the name.
-
-    Raises:
-        OSError: the disk is full, the folder not writable, ...; the temporary file is gone and an older file intact.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+from pp_simve.inference.tools import write_whole
 
 
 class CheckpointError(ValueError):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
-from pp_simve.inference.guides.base import unit_range
+from pp_simve.inference.tools import unit_range
 from pp_simve.models import Views
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from pp_simve.inference.annealing import annealed_parts
 from pp_simve.inference.data import Source
 from pp_simve.inference.metrics import MetricBuffer
 from pp_simve.inference.schedules import Schedule
+from pp_simve.inference.tools import random_state_kept
 from pp_simve.models import Views
 
 # Pyro's checks are on for the first step only: after it they cost time, and would trip over a NaN before the metrics,
@@ -190,10 +190,3 @@ class Loop:
             raise ValueError(f"it has no entry {error}") from None
         except (TypeError, RuntimeError) as error:
             raise ValueError(str(error).splitlines()[0]) from None
-
-
-@contextmanager
-def random_state_kept(device: torch.device) -> Iterator[None]:
-    """Puts the global random states, which Pyro draws from, back as they were."""
-    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
-        yield

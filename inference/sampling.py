@@ -8,8 +8,8 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
-from pp_simve.inference.guides.base import Guide, evaluation_mode
-from pp_simve.inference.loop import random_state_kept
+from pp_simve.inference.guides.base import Guide
+from pp_simve.inference.tools import evaluation_mode, random_state_kept
 from pp_simve.inference.tracing import GROUP, densities, run_pair
 from pp_simve.models import Views
 from pp_simve.models.modalities import view_and_image_counts

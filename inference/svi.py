@@ -26,10 +26,11 @@ from pp_simve.inference.device import (
     peak_memory_mb,
 )
 from pp_simve.inference.guides import Guide
-from pp_simve.inference.loop import Loop, Observer, Plan, random_state_kept
+from pp_simve.inference.loop import Loop, Observer, Plan
 from pp_simve.inference.metrics import NonFiniteError
 from pp_simve.inference.objectives import ELBO
 from pp_simve.inference.schedules import Schedule, constant
+from pp_simve.inference.tools import random_state_kept
 from pp_simve.models import network_precision
 
 Pixels = Tensor | np.ndarray[Any, Any]

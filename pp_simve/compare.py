@@ -21,8 +21,8 @@ from rich.console import Console
 from pp_simve.data import DataShape, load
 from pp_simve.errors import ConfigError
 from pp_simve.evaluate import EvaluateConfig, evaluate_runs
-from pp_simve.inference.checkpoint import write_whole
 from pp_simve.inference.device import choose_device
+from pp_simve.inference.tools import write_whole
 from pp_simve.run.comparison import comma_separated, is_evaluated, markdown, row
 from pp_simve.run.config import FitConfig, Text, read_config
 from pp_simve.run.console import STOPPED, WRONG_INPUT, exit_code

@@ -29,13 +29,12 @@ from pp_simve.diagnosing.refinement import CHAINS, compared_with_reference, refi
 from pp_simve.diagnosing.subject import Finding, Subject, log_weight_of, views_of
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import posterior
-from pp_simve.inference.checkpoint import write_whole
+from pp_simve.evaluation.posterior.check import Check, Diagnostics
 from pp_simve.inference.device import choose_device, device_name
-from pp_simve.inference.guides.base import unit_range
+from pp_simve.inference.tools import unit_range, write_whole
 from pp_simve.judgement import JUDGEMENT_SEED
 from pp_simve.report import write_report
 from pp_simve.reporting.tables import plain
-from pp_simve.reporting.trust import Check, Diagnostics
 from pp_simve.run.config import Place
 from pp_simve.run.console import each_run, exit_code
 from pp_simve.run.fitted import Fitted, load_once

@@ -27,10 +27,10 @@ from pp_simve.evaluating.subject import Effort, NotJudgedError, Subject
 from pp_simve.evaluating.tables import print_evaluation
 from pp_simve.evaluation import evaluate_modalities
 from pp_simve.evaluation.disentanglement import PARTS, disentanglement_scores
-from pp_simve.evaluation.style import MEAN
+from pp_simve.evaluation.tasks.view_parameters import MEAN
 from pp_simve.inference import Guide
-from pp_simve.inference.checkpoint import write_whole
 from pp_simve.inference.device import choose_device, device_name
+from pp_simve.inference.tools import write_whole
 from pp_simve.judgement import images_by_modality, modalities_alone, on_device
 from pp_simve.report import write_report
 from pp_simve.run.config import Count, Place

@@ -28,7 +28,7 @@ from pp_simve.evaluation.multimodal import SingleModality
 from pp_simve.inference import ELBO, Guide, Run
 from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
 from pp_simve.inference.device import device_name
-from pp_simve.inference.guides.base import unit_range
+from pp_simve.inference.tools import unit_range
 from pp_simve.run.config import FitConfig
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.methods import Program

@@ -14,7 +14,7 @@ from pp_simve.data import ImageData
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation.multimodal import SingleModality
 from pp_simve.inference.augmentations import draw_views
-from pp_simve.inference.checkpoint import write_whole
+from pp_simve.inference.tools import write_whole
 from pp_simve.judgement import JUDGEMENT_SEED
 from pp_simve.reporting.embedding import Embedding, umap_points
 from pp_simve.reporting.page import page

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from pp_simve.evaluation.posterior.batches import image_batches, seeds
 from pp_simve.inference import Guide, draw
-from pp_simve.inference.guides.base import evaluation_mode
-from pp_simve.inference.loop import random_state_kept
+from pp_simve.inference.tools import evaluation_mode, random_state_kept
 from pp_simve.models import SimVE, Views
 
 EMPTY = 0.05

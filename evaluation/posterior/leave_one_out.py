@@ -15,9 +15,8 @@ from pp_simve.evaluation.posterior.predictive import label, replicates
 from pp_simve.evaluation.posterior.ranks import Uniformity, rank_among, rank_uniformity
 from pp_simve.evaluation.posterior.simulation import without_groups
 from pp_simve.inference import Draws, Guide, draw
-from pp_simve.inference.guides.base import evaluation_mode
-from pp_simve.inference.loop import random_state_kept
 from pp_simve.inference.objectives.importance import log_mean_weight
+from pp_simve.inference.tools import evaluation_mode, random_state_kept
 from pp_simve.models import SimVE, Views
 from pp_simve.models.modalities import view_and_image_counts
 

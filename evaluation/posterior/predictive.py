@@ -11,9 +11,8 @@ from torch import Tensor
 from pp_simve.evaluation.posterior.batches import image_batches, seeds
 from pp_simve.evaluation.posterior.image_statistics import STATISTICS, Statistic, measured
 from pp_simve.inference import Guide, draw
-from pp_simve.inference.guides.base import evaluation_mode
-from pp_simve.inference.loop import random_state_kept
 from pp_simve.inference.sampling import PIXELS_AT_ONCE
+from pp_simve.inference.tools import evaluation_mode, random_state_kept
 from pp_simve.models import SimVE, Views
 from pp_simve.models.modalities import split_by_modality
 

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from pp_simve.evaluation.posterior.chain import Chain, ChainSettings, run_chain
 from pp_simve.evaluation.posterior.coordinates import Whitening
-from pp_simve.evaluation.posterior.frozen import frozen
 from pp_simve.evaluation.posterior.lockstep import Answer, Lockstep
 from pp_simve.evaluation.posterior.mixing import Array, worst_axis
 from pp_simve.evaluation.posterior.target import Target
 from pp_simve.inference import Guide, draw
-from pp_simve.inference.loop import random_state_kept
+from pp_simve.inference.tools import frozen, random_state_kept
 from pp_simve.models import SimVE, Views
 from pp_simve.models.modalities import some_images, view_and_image_counts
 

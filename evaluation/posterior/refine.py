@@ -8,11 +8,10 @@ import pyro
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.posterior.frozen import frozen
 from pp_simve.evaluation.posterior.target import is_discrete
 from pp_simve.inference import ELBO, AmortizedGuide, Guide, StructuredGuide, draw
-from pp_simve.inference.loop import random_state_kept
 from pp_simve.inference.refinement import Family, GaussianLatents, GaussianPotentials, RefinedGuide
+from pp_simve.inference.tools import frozen, random_state_kept
 from pp_simve.models import ExactPrior, SimVE, Views
 
 START_DRAWS = 1000

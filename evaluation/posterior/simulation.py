@@ -12,9 +12,8 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pp_simve.inference.guides.base import evaluation_mode
-from pp_simve.inference.loop import random_state_kept
 from pp_simve.inference.sampling import Draws
+from pp_simve.inference.tools import evaluation_mode, random_state_kept
 from pp_simve.inference.tracing import site_infer
 from pp_simve.models import EmpiricalPrior, SimVE, Views
 from pp_simve.models.modalities import view_and_image_counts

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pp_simve.evaluation.posterior.batches import seeds
 from pp_simve.inference.augmentations import AugmentationPolicy, Parameters, draw_views
-from pp_simve.inference.guides.base import unit_range
 from pp_simve.inference.svi import Pixels
+from pp_simve.inference.tools import unit_range
 from pp_simve.models import Views
 
 IMAGES_A_BLOCK = 64

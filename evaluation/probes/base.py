@@ -38,9 +38,7 @@ class Probe(ABC, Generic[Score]):
 
     _standardize: Standardizer | None = None
 
-    def fit(
-        self: SelfProbe, train_x: Array, train_y: Array, validation_x: Array, validation_y: Array
-    ) -> SelfProbe:
+    def fit(self: SelfProbe, train_x: Array, train_y: Array, validation_x: Array, validation_y: Array) -> SelfProbe:
         """Fits on the train rows and selects hyperparameters on the validation rows.
 
         Args:

@@ -113,9 +113,9 @@ class AttributeProbe(Probe[Tensor]):
             x, y, softplus, start, self.penalties, self.max_iterations, self.tolerance
         ):
             log_odds = validation_x @ weight.T + bias
-            loss = binary_cross_entropy_with_logits(
-                log_odds.double(), validation_y.double(), reduction="none"
-            ).mean(dim=0)
+            loss = binary_cross_entropy_with_logits(log_odds.double(), validation_y.double(), reduction="none").mean(
+                dim=0
+            )
             better = loss < least
             least = torch.where(better, loss, least)
             self.penalty = torch.where(better, penalty, self.penalty)

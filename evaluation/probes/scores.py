@@ -12,7 +12,7 @@ def accuracy(predicted: Tensor, labels: Tensor) -> float:
 
 
 def balanced_accuracy(predicted: Tensor, positive: Tensor) -> Tensor:
-    """Mean of sensitivity and specificity of each column of bool tensors ``(row, column)``, float64; NaN without both."""
+    """Mean of sensitivity and specificity of bool tensors ``(row, column)`` by column, float64; NaN without both."""
     right = predicted == positive
     sensitivity = (right & positive).sum(dim=0).double() / positive.sum(dim=0)
     specificity = (right & ~positive).sum(dim=0).double() / (~positive).sum(dim=0)

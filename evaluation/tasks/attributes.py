@@ -57,7 +57,9 @@ def attribute_scores(
     balanced = torch.full((len(names),), torch.nan, dtype=torch.float64, device=test_x.device)
     area = balanced.clone()
     if varies.any():
-        log_odds = AttributeProbe().fit(train_x, train_y[:, varies], validation_x, validation_y[:, varies]).predict(test_x)
+        log_odds = (
+            AttributeProbe().fit(train_x, train_y[:, varies], validation_x, validation_y[:, varies]).predict(test_x)
+        )
         prior = torch.logit(train_y[:, varies].double().mean(dim=0))
         balanced[varies] = balanced_accuracy(log_odds > prior, test_y[:, varies])
         area[varies] = roc_auc(log_odds, test_y[:, varies])

@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 from pp_simve.evaluation.features import Standardizer
 from pp_simve.evaluation.probes import LinearProbe, accuracy
 from pp_simve.evaluation.tasks.several_views import ImagesAndClasses
-from pp_simve.inference.guides.base import Guide, evaluation_mode, unit_range
-from pp_simve.inference.loop import random_state_kept
+from pp_simve.inference.guides.base import Guide
+from pp_simve.inference.tools import evaluation_mode, random_state_kept, unit_range
 
 
 class Classifier(nn.Module):

@@ -10,7 +10,8 @@ from torch import Tensor
 from pp_simve.evaluation.features import checked_classes
 from pp_simve.evaluation.probes import LinearProbe
 from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
-from pp_simve.inference.guides.base import Guide, evaluation_mode
+from pp_simve.inference.guides.base import Guide
+from pp_simve.inference.tools import evaluation_mode
 
 COUNTS = (1, 2, 4, 8)
 """Views per image tried by default."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, overload
+from typing import ClassVar
 
 import torch
 from pyro.nn import PyroModule
-from torch import Tensor, nn
+from torch import Tensor
 
+from pp_simve.inference.tools import evaluation_mode, unit_range
 from pp_simve.models import Views
 
 Features = Tensor | dict[str, Tensor]
@@ -120,27 +120,3 @@ def _chunks(images: Views, size: int) -> Iterator[Views]:
         return
     for parts in zip(*(torch.split(batch, size) for batch in images.values()), strict=True):
         yield dict(zip(images, parts, strict=True))
-
-
-@contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """A module in evaluation mode; afterwards each of its parts is in the mode it was in, frozen ones too."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(modes[module])
-        for part, mode in modes.items():
-            part.training = mode
-
-
-@overload
-def unit_range(images: Tensor) -> Tensor: ...
-@overload
-def unit_range(images: Views) -> Views: ...
-def unit_range(images: Views) -> Views:
-    """uint8 images as float32 in [0, 1]; float images as they are."""
-    if not isinstance(images, Tensor):
-        return {modality: unit_range(batch) for modality, batch in images.items()}
-    return images.float().div_(255) if images.dtype == torch.uint8 else images

@@ -20,7 +20,7 @@ from pp_simve.evaluation.posterior import (
     ranks_figure,
     weights_figure,
 )
-from pp_simve.reporting.trust import Check
+from pp_simve.evaluation.posterior.check import Check
 
 PREDICTIVE_DRAWS = 1000
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

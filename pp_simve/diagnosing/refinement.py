@@ -21,11 +21,11 @@ from pp_simve.evaluation.posterior import (
     weights_figure,
 )
 from pp_simve.evaluation.posterior.batches import image_batches, seeds
+from pp_simve.evaluation.posterior.check import Check
 from pp_simve.evaluation.posterior.reference import ProgressBar
 from pp_simve.inference import Guide, draw
 from pp_simve.models import Views
 from pp_simve.models.modalities import some_images
-from pp_simve.reporting.trust import Check
 
 CHAINS = 4
 REFERENCE_DRAWS = 200

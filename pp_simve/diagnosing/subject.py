@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pp_simve.evaluation.posterior import Uniformity, WeightCheck, weigh
+from pp_simve.evaluation.posterior.check import FIGURES, Check
 from pp_simve.inference import Guide
 from pp_simve.models import Atoms, SimVE, Views
-from pp_simve.reporting.trust import FIGURES, Check
 
 
 @dataclass(frozen=True)

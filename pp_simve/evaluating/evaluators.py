@@ -15,32 +15,29 @@ import torch
 from torch import Tensor
 
 from pp_simve.evaluating.subject import NotJudgedError, Subject
-from pp_simve.evaluation.attributes import attribute_scores
-from pp_simve.evaluation.circular import angle_scores
 from pp_simve.evaluation.clustering import Covariance, cluster_scores
 from pp_simve.evaluation.features import checked_features
-from pp_simve.evaluation.few_labels import few_label_scores
-from pp_simve.evaluation.fine_tuning import fine_tuned_scores
 from pp_simve.evaluation.frechet import frechet_distance, inception_features
 from pp_simve.evaluation.generation import sample
 from pp_simve.evaluation.information import (
     CanonicalCritic,
-    active_units,
     alignment,
     effective_rank,
     gaussian_information,
     mutual_information,
     uniformity,
 )
-from pp_simve.evaluation.latent_axes import axis_divergence, gaussian_axes
-from pp_simve.evaluation.linear import LinearProbe
-from pp_simve.evaluation.mlp import MLPProbe, MLPRegressionProbe, MLPTraining
-from pp_simve.evaluation.neighbours import KNNProbe
+from pp_simve.evaluation.latent_axes import active_units, axis_divergence, gaussian_axes
+from pp_simve.evaluation.probes.knn import KNNProbe
+from pp_simve.evaluation.probes.logistic import LinearProbe
+from pp_simve.evaluation.probes.mlp import MLPProbe, MLPRegressionProbe, MLPTraining
 from pp_simve.evaluation.reconstruction import reconstruction_scores
-from pp_simve.evaluation.several_views import several_view_scores
-from pp_simve.evaluation.style import MEAN, Parametrised, style_scores
-from pp_simve.inference.guides.base import unit_range
-from pp_simve.inference.loop import random_state_kept
+from pp_simve.evaluation.tasks.attributes import attribute_scores
+from pp_simve.evaluation.tasks.few_labels import few_label_scores
+from pp_simve.evaluation.tasks.fine_tuning import fine_tuned_scores
+from pp_simve.evaluation.tasks.several_views import several_view_scores
+from pp_simve.evaluation.tasks.view_parameters import MEAN, Parametrised, angle_scores, style_scores
+from pp_simve.inference.tools import random_state_kept, unit_range
 from pp_simve.judgement import JUDGEMENT_SEED
 
 OfRepresentation = Callable[[Subject, str], Any]

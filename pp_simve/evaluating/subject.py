@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pp_simve.data import Split
-from pp_simve.evaluation.content import Labelled
 from pp_simve.evaluation.handwriting import handwriting_style
 from pp_simve.evaluation.judgement import Embedded, Features, embed_splits
-from pp_simve.evaluation.style import Parametrised
+from pp_simve.evaluation.tasks.classes import Labelled
+from pp_simve.evaluation.tasks.view_parameters import Parametrised
 from pp_simve.inference import Guide
 from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
 from pp_simve.judgement import JUDGEMENT_SEED

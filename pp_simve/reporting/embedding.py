@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pp_simve.errors import ConfigError
-from pp_simve.inference.checkpoint import write_whole
+from pp_simve.inference.tools import write_whole
 from pp_simve.reporting.pictures import thumbnails
 
 NEIGHBOURS = 15

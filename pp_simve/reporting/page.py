@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pp_simve.evaluation.posterior.check import FIGURES as CHECKED
+from pp_simve.evaluation.posterior.check import Diagnostics
 from pp_simve.reporting import evaluated
 from pp_simve.reporting import sections as of
 from pp_simve.reporting.embedding import Embedding
@@ -12,8 +14,7 @@ from pp_simve.reporting.looks import SCRIPT, STYLE
 from pp_simve.reporting.map import map_section
 from pp_simve.reporting.markup import Markup, tag
 from pp_simve.reporting.tables import plain
-from pp_simve.reporting.trust import FIGURES as CHECKED
-from pp_simve.reporting.trust import Diagnostics, trust_section
+from pp_simve.reporting.trust import trust_section
 
 ALLOWED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """What a browser may load: nothing that is not in the page."""

@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pp_simve.evaluation.posterior.check import Cell
 from pp_simve.reporting import words
 from pp_simve.reporting.markup import Markup, joined, number, tag
 
 FRACTIONS = ("linear", "knn", "accuracy", "balanced_accuracy", "recall", "chance")
-
-Cell = float | str | bool | None
-"""What stands in a table: a number, a word, yes or no, or nothing."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from torch import nn
 import pp_simve
 from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
-from pp_simve.inference.checkpoint import CheckpointFile, write_whole
+from pp_simve.inference.checkpoint import CheckpointFile
+from pp_simve.inference.tools import write_whole
 from pp_simve.run.config import FitConfig, read_config
 from pp_simve.run.methods import Program, build
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from pp_simve.errors import ConfigError
-from pp_simve.inference.checkpoint import write_whole
+from pp_simve.inference.tools import write_whole
 from pp_simve.run.folder import RunFolder
 
 Row = Mapping[str, float]

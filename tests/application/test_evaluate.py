@@ -24,7 +24,7 @@ from pp_simve.evaluating.subject import Effort, Subject, two_views
 from pp_simve.evaluating.tables import reasons
 from pp_simve.evaluation import attribute_scores, cluster_scores, evaluate_modalities, handwriting_style, judge
 from pp_simve.evaluation.judgement import embed_splits
-from pp_simve.evaluation.mlp import MLPTraining
+from pp_simve.evaluation.probes.mlp import MLPTraining
 from pp_simve.inference.augmentations import AugmentationPolicy, augmentation_policy
 from pp_simve.inference.guides.amortized import AmortizedGuide
 from pp_simve.inference.guides.base import Representation

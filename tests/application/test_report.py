@@ -24,6 +24,7 @@ from PIL import Image
 
 from pp_simve.data import ImageData, load
 from pp_simve.errors import ConfigError
+from pp_simve.evaluation.posterior.check import Diagnostics
 from pp_simve.report import MAP, embed_test, write_report
 from pp_simve.reporting.curves import loss_panels, thinned, ticks
 from pp_simve.reporting.embedding import Embedding, principal_axes, umap_points
@@ -33,7 +34,6 @@ from pp_simve.reporting.markup import tag
 from pp_simve.reporting.page import page
 from pp_simve.reporting.pictures import shrunk, sprites, thumbnails
 from pp_simve.reporting.tables import alike, rows_table
-from pp_simve.reporting.trust import Diagnostics
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.viewing import Viewing
 

@@ -8,8 +8,8 @@ from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 from torch import Tensor
 
 from pp_simve.evaluation import attributes
-from pp_simve.evaluation.attributes import attribute_scores, roc_auc
-from pp_simve.evaluation.linear import PENALTIES
+from pp_simve.evaluation.probes.logistic import PENALTIES
+from pp_simve.evaluation.tasks.attributes import attribute_scores, roc_auc
 
 NAMES = ["easy", "rare", "noisy", "hidden"]
 Split = tuple[Tensor, Tensor]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pp_simve.evaluation import RidgeProbe
-from pp_simve.evaluation.circular import angle_scores
+from pp_simve.evaluation.tasks.view_parameters import angle_scores
 
 Split = tuple[Tensor, dict[str, Tensor]]
 

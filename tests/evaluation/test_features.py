@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pp_simve.evaluation import KNNProbe, LinearProbe, RidgeProbe
-from pp_simve.evaluation.features import Standardiser
+from pp_simve.evaluation.features import Standardizer
 
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(12) % 2
@@ -88,7 +88,7 @@ def test_scoring_refuses_other_widths_and_lengths(probe: Classifier) -> None:
 
 def test_standardised_train_rows_have_mean_0_and_variance_1() -> None:
     x = X * torch.tensor([1e-25, 1.0, 1e25]) + torch.tensor([0.0, 300.0, 0.0])
-    z = Standardiser.of(x)(x)
+    z = Standardizer.of(x)(x)
     torch.testing.assert_close(z.mean(0), torch.zeros(3), atol=2e-4, rtol=0)
     torch.testing.assert_close(z.square().mean(0), torch.ones(3), atol=1e-4, rtol=0)
 
@@ -96,6 +96,6 @@ def test_standardised_train_rows_have_mean_0_and_variance_1() -> None:
 @pytest.mark.parametrize("value", [0.0, 0.1, -1234.567])
 def test_constant_features_stay_constant(value: float) -> None:
     x = torch.full((1001, 1), value)
-    standardise = Standardiser.of(x)
+    standardise = Standardizer.of(x)
     assert standardise.scale.tolist() == [1.0]
     assert standardise(x).abs().max() <= 1e-6 * max(1.0, abs(value))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pp_simve.evaluation import LinearProbe, few_labels
-from pp_simve.evaluation.few_labels import few_label_scores
+from pp_simve.evaluation.tasks.few_labels import few_label_scores
 
 Split = tuple[Tensor, Tensor]
 

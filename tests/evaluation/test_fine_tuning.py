@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pp_simve.evaluation import LinearProbe, fine_tuning
-from pp_simve.evaluation.fine_tuning import fine_tuned_scores
+from pp_simve.evaluation.tasks.fine_tuning import fine_tuned_scores
 from pp_simve.inference import AmortizedGuide
 from pp_simve.models import StandardPrior
 

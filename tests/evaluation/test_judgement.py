@@ -11,7 +11,8 @@ from torch import Tensor
 from pp_simve.evaluation import content_scores, judge
 from pp_simve.evaluation.judgement import embed_views
 from pp_simve.inference.augmentations import AugmentationPolicy, Parameters, augmentation_policy, draw_views
-from pp_simve.inference.guides.base import Guide, Representation, unit_range
+from pp_simve.inference.guides.base import Guide, Representation
+from pp_simve.inference.tools import unit_range
 
 CLASSES = 4
 CLASS_PIXELS = [0, 1, 2, 3]

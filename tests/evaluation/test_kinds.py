@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.content import content_scores
 from pp_simve.evaluation.multimodal import SingleModality, content_of_modalities, evaluate_modalities
 from pp_simve.evaluation.retrieval import retrieval_scores
+from pp_simve.evaluation.tasks.classes import content_scores
 from pp_simve.evaluation.zero_shot import zero_shot_scores
 from pp_simve.inference import AmortizedGuide, MLPEncoder
-from pp_simve.inference.guides.base import Guide, Representation, unit_range
+from pp_simve.inference.guides.base import Guide, Representation
+from pp_simve.inference.tools import unit_range
 from pp_simve.models import GaussianPrior, StandardPrior, Views
 
 CLASSES = 3

@@ -19,7 +19,7 @@ from pp_simve.evaluation import (
     mutual_information,
     style_scores,
 )
-from pp_simve.evaluation.mlp import MLPTraining
+from pp_simve.evaluation.probes.mlp import MLPTraining
 from pp_simve.inference.augmentations import AugmentationPolicy, Parameters
 from pp_simve.inference.guides.base import Guide, Representation
 

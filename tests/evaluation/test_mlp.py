@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pp_simve.evaluation import LinearProbe, RidgeProbe
-from pp_simve.evaluation.mlp import MLPProbe, MLPRegressionProbe, MLPTraining
+from pp_simve.evaluation.probes.mlp import MLPProbe, MLPRegressionProbe, MLPTraining
 
 SMALL = MLPTraining(hidden=7, decays=(0.5, 30.0, 0.0), learning_rate=0.01, batch_size=32, epochs=12, patience=3, seed=5)
 

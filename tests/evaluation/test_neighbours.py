@@ -24,7 +24,7 @@ def two_classes(rows: int, seed: int, offset: float = 0.0) -> tuple[Tensor, Tens
 def test_equals_scikit_learn(k: int, metric: str) -> None:
     x, y = two_classes(300, seed=1)
     test_x, test_y = two_classes(200, seed=2)
-    probe = KNNProbe(neighbours=[k], metrics=[metric]).fit(x, y, x[:20], y[:20])
+    probe = KNNProbe(neighbors=[k], metrics=[metric]).fit(x, y, x[:20], y[:20])
     oracle = KNeighborsClassifier(k, metric=metric).fit(x.numpy(), y.numpy())
     np.testing.assert_array_equal(probe.predict(test_x), oracle.predict(test_x.numpy()))
     assert probe.score(test_x, test_y) == pytest.approx(oracle.score(test_x.numpy(), test_y.numpy()))
@@ -64,7 +64,7 @@ def test_the_best_may_all_be_in_one_block_or_among_the_rows_left_over() -> None:
 def test_far_from_the_origin_float32_still_tells_neighbours_apart() -> None:
     x, y = two_classes(300, seed=5, offset=1000.0)
     test_x, _ = two_classes(100, seed=6, offset=1000.0)
-    probe = KNNProbe(neighbours=[5], metrics=["euclidean"]).fit(x.float(), y, x.float(), y)
+    probe = KNNProbe(neighbors=[5], metrics=["euclidean"]).fit(x.float(), y, x.float(), y)
     oracle = KNeighborsClassifier(5).fit(x.numpy(), y.numpy())
     assert (probe.predict(test_x.float()).numpy() == oracle.predict(test_x.numpy())).mean() >= 0.98
 
@@ -72,7 +72,7 @@ def test_far_from_the_origin_float32_still_tells_neighbours_apart() -> None:
 def test_a_tied_vote_goes_to_the_nearest_voter() -> None:
     x = torch.tensor([[0.0], [3.0], [4.0], [5.0]])
     y = torch.tensor([9, 2, 2, 9])
-    probe = KNNProbe(neighbours=[4], metrics=["euclidean"]).fit(x, y, x, y)
+    probe = KNNProbe(neighbors=[4], metrics=["euclidean"]).fit(x, y, x, y)
     assert probe.predict(torch.tensor([[1.0], [3.4]])).tolist() == [9, 2]
 
 
@@ -89,7 +89,7 @@ def test_k_and_metric_are_chosen_on_validation() -> None:
     # One mislabelled row a cluster: a single neighbour repeats the mistake.
     x = torch.tensor([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]])
     y = torch.tensor([0, 0, 1, 1, 1, 0])
-    probe = KNNProbe(neighbours=[1, 3], metrics=["euclidean"]).fit(
+    probe = KNNProbe(neighbors=[1, 3], metrics=["euclidean"]).fit(
         x, y, torch.tensor([[0.25], [5.25]]), torch.tensor([0, 1])
     )
     assert probe.k == 3
@@ -98,7 +98,7 @@ def test_k_and_metric_are_chosen_on_validation() -> None:
 def test_k_is_limited_to_the_train_rows() -> None:
     x = torch.tensor([[0.0], [1.0], [1.1]])
     y = torch.tensor([0, 1, 1])
-    probe = KNNProbe(neighbours=[50, 100]).fit(x, y, x, y)
+    probe = KNNProbe(neighbors=[50, 100]).fit(x, y, x, y)
     assert probe.k == 3
     assert probe.predict(x).tolist() == [1, 1, 1]
 
@@ -106,7 +106,7 @@ def test_k_is_limited_to_the_train_rows() -> None:
 def test_zero_rows_have_a_cosine() -> None:
     x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     y = torch.tensor([0, 1, 2])
-    probe = KNNProbe(neighbours=[1], metrics=["cosine"]).fit(x, y, x, y)
+    probe = KNNProbe(neighbors=[1], metrics=["cosine"]).fit(x, y, x, y)
     assert probe.predict(torch.tensor([[3.0, 0.1], [0.1, 3.0]])).tolist() == [1, 2]
 
 
@@ -119,6 +119,6 @@ def test_shuffled_labels_score_chance() -> None:
 
 def test_refuses_bad_choices() -> None:
     with pytest.raises(ValueError, match="neighbours must be one or more numbers >= 1"):
-        KNNProbe(neighbours=[0])
+        KNNProbe(neighbors=[0])
     with pytest.raises(ValueError, match="metrics must be among"):
         KNNProbe(metrics=["manhattan"])

@@ -28,9 +28,9 @@ from pp_simve.inference import (
     fit,
 )
 from pp_simve.inference.augmentations import Compose
-from pp_simve.inference.guides.base import evaluation_mode
 from pp_simve.inference.loop import Loop
 from pp_simve.inference.svi import FitError
+from pp_simve.inference.tools import evaluation_mode
 from pp_simve.models import Bernoulli, EmpiricalPrior, GaussianPrior, MLPDecoder, SimVE, Views
 from pp_simve.testing.objective import read_backs
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pp_simve.inference import CheckpointError, CheckpointFile
-from pp_simve.inference.checkpoint import write_whole
+from pp_simve.inference.tools import write_whole
 
 STATE: dict[str, Any] = {"weights": torch.arange(300.0), "nested": [{"steps": 3, "name": "a"}], "none": None}
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pp_simve.inference import AmortizedGuide, Guide, PointGuide, Representation
-from pp_simve.inference.guides.base import unit_range
 from pp_simve.inference.guides.recognition import SMALLEST_SCALE, START_SCALE
+from pp_simve.inference.tools import unit_range
 from pp_simve.models import FlatPrior, GaussianPrior, StandardPrior, network_precision
 
 from .programs import FEATURES, GUIDES, IMAGES, LATENT, PIXELS, PRIORS, SHAPE, SmoothEncoder, draw_views, make_pair

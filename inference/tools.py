@@ -1,0 +1,79 @@
+"""Small tools that every room uses: pixel range, modes and gradients of modules, random state, whole files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+
+from pp_simve.models import Views
+
+
+@overload
+def unit_range(images: Tensor) -> Tensor: ...
+@overload
+def unit_range(images: Views) -> Views: ...
+def unit_range(images: Views) -> Views:
+    """uint8 images as float32 in [0, 1]; float images as they are."""
+    if not isinstance(images, Tensor):
+        return {modality: unit_range(batch) for modality, batch in images.items()}
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """A module in evaluation mode; afterwards each of its parts is in the mode it was in, frozen ones too."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(modes[module])
+        for part, mode in modes.items():
+            part.training = mode
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Modules in evaluation mode, whose parameters take no gradient; afterwards all is as it was."""
+    wanted = {parameter: parameter.requires_grad for module in modules for parameter in module.parameters()}
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(evaluation_mode(module))
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter, gradient in wanted.items():
+                parameter.requires_grad_(gradient)
+
+
+@contextmanager
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """Puts the global random states, which Pyro draws from, back as they were."""
+    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
+        yield
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file under a temporary name beside ``path`` and renames it, so that no half file ever has the name.
+
+    Raises:
+        OSError: the disk is full, the folder not writable, ...; the temporary file is gone and an older file intact.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
