@@ -49,9 +49,11 @@ class LinearProbe(ClassProbe):
     def _fit(self, x: Tensor, y: Tensor, validation_x: Tensor, validation_y: Tensor) -> None:
         targets = one_hot(y, len(self.classes))
         start = targets.double().mean(0).log()
+        # One curvature for all classes: the sums of weights over classes, which only the penalty bends, then stay 0.
+        curvature = torch.full_like(start, 1 / len(self.classes))
         self.validation_score = -1.0
         for penalty, weight, bias in penalty_path(
-            x, targets, _log_sum_exp, start, self.penalties, self.max_iterations, self.tolerance
+            x, targets, _log_sum_exp, start, curvature, self.penalties, self.max_iterations, self.tolerance
         ):
             score = accuracy((validation_x @ weight.T + bias).argmax(dim=1), validation_y)
             if score > self.validation_score:
@@ -105,12 +107,13 @@ class AttributeProbe(Probe[Tensor]):
         return y, checked_attributes(validation_y, validation_x, "validation", width=y.shape[1])
 
     def _fit(self, x: Tensor, y: Tensor, validation_x: Tensor, validation_y: Tensor) -> None:
-        start = torch.logit(y.double().mean(dim=0))
+        share = y.double().mean(dim=0)
+        start = torch.logit(share)
         least = torch.full_like(start, torch.inf)
         self.penalty, self.bias = torch.zeros_like(start), start.to(x.dtype)
         self.weight = x.new_zeros(y.shape[1], x.shape[1])
         for penalty, weight, bias in penalty_path(
-            x, y, softplus, start, self.penalties, self.max_iterations, self.tolerance
+            x, y, softplus, start, share * (1 - share), self.penalties, self.max_iterations, self.tolerance
         ):
             log_odds = validation_x @ weight.T + bias
             loss = binary_cross_entropy_with_logits(log_odds.double(), validation_y.double(), reduction="none").mean(
@@ -152,6 +155,7 @@ def penalty_path(
     targets: Tensor,
     log_normalizer: Callable[[Tensor], Tensor],
     start: Tensor,
+    curvature: Tensor,
     penalties: Sequence[float],
     max_iterations: int,
     tolerance: float,
@@ -166,6 +170,7 @@ def penalty_path(
         targets: y, ``(row, output)``: one-hot classes or bool attributes.
         log_normalizer: A, from logits ``(output, row)`` to ``(…, row)``, summed over the first dimension.
         start: of the biases, ``(output,)``, float64, the solution for W = 0.
+        curvature: of A at that solution in each output, ``(output,)``, float64.
         penalties: strongest first.
         max_iterations: per penalty.
         tolerance: L-BFGS stops where no gradient entry is larger, in coordinates whose curvature is at most about 1.
@@ -180,14 +185,14 @@ def penalty_path(
     columns = torch.cat([(x @ axes.to(x.dtype)).T, x.new_ones(1, len(x))])
     spectrum = torch.cat([spectrum.clamp_min(0), spectrum.new_ones(1)])
     moments = (columns @ targets.to(x.dtype)).T.double() / len(x)
-    share = moments[:, -1:]
+    unpenalized = curvature.unsqueeze(1) * spectrum
     weight = torch.cat([x.new_zeros(len(start), x.shape[1]), start.to(x.dtype).unsqueeze(1)], dim=1)
     for penalty in penalties:
         penalized = torch.full_like(spectrum, penalty)
         penalized[-1] = 0
-        curvature = share * (1 - share) * spectrum + penalized
-        floor = torch.finfo(x.dtype).eps * curvature.amax(dim=1, keepdim=True)
-        length = curvature.clamp_min(floor).rsqrt().to(x.dtype)
+        total = unpenalized + penalized
+        floor = torch.finfo(x.dtype).eps * total.amax(dim=1, keepdim=True)
+        length = total.clamp_min(floor).rsqrt().to(x.dtype)
         weight = _minimize(columns, moments, log_normalizer, penalized, weight, length, max_iterations, tolerance)
         yield penalty, weight[:, :-1] @ axes.T.to(x.dtype), weight[:, -1].clone()
 
