@@ -41,7 +41,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     second = checked_features(second.to(first.device), "second")
     if first.shape[1] != second.shape[1]:
         raise ValueError(
-            f"first and second must be features of one kind, got {first.shape[1]} and {second.shape[1]} columns"
+            f"first and second must be features of one network, got {first.shape[1]} and {second.shape[1]} columns"
         )
     (first_mean, first_factor), (second_mean, second_factor) = _mean_and_factor(first), _mean_and_factor(second)
     between = (first_mean - second_mean).square().sum()
