@@ -95,6 +95,8 @@ def checked_targets(targets: Array, features: Tensor, name: str, width: int | No
 
 
 def _check_finite(values: Tensor, name: str) -> None:
+    if values.sum().isfinite():  # the usual case, in one pass; a sum that overflows is examined below
+        return
     bad = (~values.isfinite()).any(dim=1).nonzero().flatten()
     if len(bad):
         shown = ", ".join(str(row) for row in bad[:_SHOWN_ROWS].tolist()) + (", …" if len(bad) > _SHOWN_ROWS else "")
@@ -126,7 +128,9 @@ class Standardizer:
     @classmethod
     def of(cls, features: Tensor) -> Standardizer:
         """The statistics of ``features``, shape ``(row, feature)``; computed in float64."""
-        scale, mean = torch.std_mean(features.double(), dim=0, correction=0)
+        wide = features.double()
+        mean = wide.mean(dim=0)
+        scale = torch.linalg.vector_norm(wide - mean, dim=0) / len(features) ** 0.5
         constant = scale <= 8 * torch.finfo(features.dtype).eps * mean.abs()
         return cls(mean.to(features.dtype), torch.where(constant, 1.0, scale).to(features.dtype))
 
