@@ -25,8 +25,8 @@ _FLOOR = 1e-2
 collapsing onto a few rows."""
 
 _TOLERANCE = 1e-4
-"""Gain of log likelihood per row, in nats, at which a fit ends. Scikit-learn's default, ten times more, stops on plateaus
-that elongated clusters pass through after k-means has cut them across."""
+"""Gain of log likelihood per row, in nats, at which a fit ends. Scikit-learn's default, ten times more, stops on the
+plateaus that elongated clusters pass through after k-means has cut them across."""
 
 
 class GaussianMixtureClusters:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ UNSEEN = -1
 """Position of a validation class that train lacks: it equals no prediction."""
 
 Score = TypeVar("Score", float, Tensor)
-SelfProbe = TypeVar("SelfProbe", bound="Probe")  # type: ignore[type-arg]
 
 
 class Probe(ABC, Generic[Score]):
@@ -38,7 +37,7 @@ class Probe(ABC, Generic[Score]):
 
     _standardize: Standardizer | None = None
 
-    def fit(self: SelfProbe, train_x: Array, train_y: Array, validation_x: Array, validation_y: Array) -> SelfProbe:
+    def fit(self, train_x: Array, train_y: Array, validation_x: Array, validation_y: Array) -> Self:
         """Fits on the train rows and selects hyperparameters on the validation rows.
 
         Args:

@@ -141,9 +141,8 @@ class MLPRegressionProbe(RegressionProbe):
 class _Networks(nn.Module):
     """Perceptrons with one hidden layer side by side: relu(x · weight + bias) · out_weight + out_bias.
 
-    Args:
-        weight, bias, out_weight, out_bias: shapes ``(network, feature, hidden)``, ``(network, 1, hidden)``, ``(network,
-            hidden, output)`` and ``(network, 1, output)``.
+    Shapes ``(network, feature, hidden)``, ``(network, 1, hidden)``, ``(network, hidden, output)``, ``(network, 1,
+    output)``.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, out_weight: Tensor, out_bias: Tensor) -> None:
