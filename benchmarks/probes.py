@@ -78,7 +78,7 @@ def main() -> None:
                 accuracies = [float((part == test_y).double().mean()) for part in (found, expected)]
                 scores = [f"{a:.4f}" for a in accuracies] + [f"{abs(accuracies[0] - accuracies[1]):.4f}"]
             mine, other = (statistics.median(pair[place][1] for pair in rounds) for place in (0, 1))
-            print(f"| {name} | {' | '.join(scores)} | {mine:.2f} | {other:.2f} | {mine / other:.2f} |", flush=True)
+            print(f"| {name} | {' | '.join(scores)} | {mine:.3f} | {other:.3f} | {mine / other:.1f} |", flush=True)
 
 
 def timed(call: Callable[[], Tensor | np.ndarray]) -> tuple[Tensor | np.ndarray, float]:

@@ -130,7 +130,7 @@ class Standardizer:
         """The statistics of ``features``, shape ``(row, feature)``; computed in float64."""
         wide = features.double()
         mean = wide.mean(dim=0)
-        scale = torch.linalg.vector_norm(wide - mean, dim=0) / len(features) ** 0.5
+        scale = (wide - mean).square_().mean(dim=0).sqrt()
         constant = scale <= 8 * torch.finfo(features.dtype).eps * mean.abs()
         return cls(mean.to(features.dtype), torch.where(constant, 1.0, scale).to(features.dtype))
 

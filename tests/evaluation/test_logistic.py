@@ -94,12 +94,12 @@ def attributes(rows: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def test_the_attribute_probe_is_scikit_learns_attribute_by_attribute() -> None:
     (x, y), (validation_x, validation_y), (test_x, test_y) = (attributes(n, s) for s, n in enumerate((150, 200, 300)))
-    probe = AttributeProbe(max_iterations=2000, tolerance=1e-8).fit(x, y, validation_x, validation_y)
+    probe = AttributeProbe(PENALTIES[:5], max_iterations=2000, tolerance=1e-7).fit(x, y, validation_x, validation_y)
     log_odds = probe.predict(test_x).numpy()
     rows, validation_rows, test_rows = (standardized(x, part) for part in (x, validation_x, test_x))
     for column in range(4):
         losses = {}
-        for penalty in PENALTIES:
+        for penalty in PENALTIES[:5]:
             oracle = LogisticRegression(C=1 / (len(x) * penalty), tol=1e-9, max_iter=10_000).fit(rows, y[:, column])
             losses[penalty] = log_loss(validation_y[:, column], oracle.predict_proba(validation_rows)), oracle
         penalty, (_, oracle) = min(losses.items(), key=lambda item: item[1][0])
