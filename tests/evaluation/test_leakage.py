@@ -87,11 +87,11 @@ def test_what_is_chosen_is_chosen_on_validation_alone() -> None:
     assert VALIDATION.labels is not None
     x, y = TRAIN.images.flatten(1).float(), TRAIN.labels
     other = VALIDATION.images.flatten(1).float()
-    right = KNNProbe(neighbours=(1, 50), metrics=("euclidean",)).fit(x, y, other, VALIDATION.labels)
+    right = KNNProbe(neighbors=(1, 50), metrics=("euclidean",)).fit(x, y, other, VALIDATION.labels)
     # Rows of train themselves, each with the label of its nearest row: a validation that asks for k = 1.
     labels = shuffled(TRAIN, 7).labels
     assert labels is not None
-    near = KNNProbe(neighbours=(1, 50), metrics=("euclidean",)).fit(x, labels, x, labels)
+    near = KNNProbe(neighbors=(1, 50), metrics=("euclidean",)).fit(x, labels, x, labels)
     assert right.k == 50
     assert near.k == 1
 
