@@ -59,5 +59,5 @@ for image in after.khat.argsort()[[0, 1, 2, -3, -2, -1]].tolist():
 
 # The same posterior for ArviZ, with whatever else it can do.
 tree = posterior((model, refined), views, draws=arguments.draws, labels=digits.test.labels[: arguments.images])
-print("\n", summary(tree.isel(image=[0], latent_dim=slice(4)), ["content"]).round(2), sep="")
-arviz().plot_forest(for_arviz(tree.isel(image=slice(3), latent_dim=slice(4))), var_names=["content"])
+print("\n", summary(tree.isel(image=[0], latent=slice(4)), ["content"]).round(2), sep="")
+arviz().plot_forest(for_arviz(tree.isel(image=slice(3), latent=slice(4))), var_names=["content"])

@@ -126,12 +126,12 @@ def summary(
     if not 0 < probability < 1:
         raise ValueError(f"probability must be between 0 and 1, got {probability}")
     chains = tree[group].sizes.get("chain", 1)
-    interval = {"ci_prob": probability, "ci_modality": "hdi"} if takes_trees() else {"hdi_prob": probability}
+    interval = {"ci_prob": probability, "ci_kind": "hdi"} if takes_trees() else {"hdi_prob": probability}
     table = arviz().summary(
         for_arviz(tree),
         var_names=list(names or known),
         group=group,
-        modality="stats" if chains == 1 else "all",
+        kind="stats" if chains == 1 else "all",
         round_to="none",
         **interval,
     )

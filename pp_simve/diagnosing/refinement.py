@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pp_simve.diagnosing.subject import Finding, Subject, finite
 from pp_simve.evaluation.posterior import (
     Reference,
     WeightCheck,
@@ -23,6 +22,7 @@ from pp_simve.evaluation.posterior import (
 from pp_simve.evaluation.posterior.batches import image_batches, seeds
 from pp_simve.evaluation.posterior.check import Check
 from pp_simve.evaluation.posterior.reference import ProgressBar
+from pp_simve.evaluation.posterior.suite import Finding, Subject, finite
 from pp_simve.inference import Guide, draw
 from pp_simve.models import Views
 from pp_simve.models.modalities import some_images
@@ -72,7 +72,7 @@ def refined(subject: Subject, steps: int) -> Finding:
         "alarm": None,
         "how": "What the encoder loses by answering all images with one network: each image's variational parameters "
         "were improved by themselves, the model as it is. It is worth it where k̂ falls below its threshold.",
-        "blind": "what the family of the guide cannot express, however it is refined.",
+        "limitations": "what the family of the guide cannot express, however it is refined.",
         "rows": {"columns": ["measure", "before", "after"], "rows": measures, "measures": True},
     }
     return Finding(check, {"": weights_figure(after, subject.pictures)})
@@ -117,7 +117,7 @@ def compared_with_reference(subject: Subject, images: int, steps: int, progress:
         "alarm": accuracy - 2 * error > DISTINGUISHED,
         "how": f"Hamiltonian Monte Carlo draws the exact posteriors of {images} images, the model fixed; a classifier "
         f"tries to tell its draws from the guide's. {_of_reference(reference)}",
-        "blind": "modes that no chain found, and images beyond these.",
+        "limitations": "modes that no chain found, and images beyond these.",
         "rows": {
             "columns": ["measure", *summaries],
             "rows": [
