@@ -14,8 +14,8 @@ import torch
 import xarray as xr
 
 from pp_simve import diagnose
-from pp_simve.diagnosing import checks, refinement
-from pp_simve.evaluation.posterior import weigh
+from pp_simve.diagnosing import refinement
+from pp_simve.evaluation.posterior import suite, weigh
 from pp_simve.run.folder import RunFolder
 
 from .command import SMALL
@@ -65,7 +65,7 @@ def fitted(finished_run: Path, folder: Path) -> Path:
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Few replicates, and no figures but where a test is about them: they take most of the time."""
-    monkeypatch.setattr(checks, "PREDICTIVE_DRAWS", 800)
+    monkeypatch.setattr(suite, "PREDICTIVE_DRAWS", 800)
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr(RunFolder, "write_figure", lambda *arguments: None)
 
@@ -86,7 +86,7 @@ def test_a_run_gets_its_posterior_checks_figures_and_a_section(
     assert found["notes"] == []
     for check in found["checks"]:
         assert check["how"]
-        assert check["blind"]
+        assert check["limitations"]
         assert check["alarm"] in (True, False)
         assert check["rows"]["rows"]
     shown = capsys.readouterr().out
@@ -137,7 +137,7 @@ def test_points_have_no_weights_and_the_rest_runs(folder: Path, capsys: pytest.C
     found = diagnostics(path)
     assert names(found) == ["predictions", "left-out", "axes"]
     assert len(found["notes"]) == 3
-    for note, name in zip(found["notes"], ["k̂", "the gap", "simulation-based calibration"], strict=True):
+    for note, name in zip(found["notes"], ["k̂", "gap", "simulation-based calibration"], strict=True):
         assert note.startswith(f"No {name}")
         assert "PointGuide are points" in note
     assert "no meaning" in capsys.readouterr().out

@@ -6,17 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.posterior import batches, leave_one_view_out
-from pp_simve.inference import PointGuide
+from pp_simve.evaluation.posterior import leave_one_view_out
 from pp_simve.models import NTXent, SimVE
 
 from ..inference.linear_gaussian import (
     CASES,
     CONTENT,
-    LATENT,
     QUADRATIC,
     STYLE,
-    PotentialEncoder,
     draw_views,
     exact_structured_guide,
     gaussian_evidence,
@@ -24,7 +21,6 @@ from ..inference.linear_gaussian import (
     make_model,
 )
 from .planted_guides import gaussian_program, prior_as_guide, wrong_posterior
-from .test_calibration import program_of_modalities
 
 
 def without(views: Tensor, place: int) -> Tensor:
@@ -93,16 +89,6 @@ def test_transforms_are_uniform_for_the_posterior_alone() -> None:
     assert found["right"].pit["energy"].curves == 6
 
 
-def test_views_of_several_modalities() -> None:
-    model, guide, views = program_of_modalities()
-    found = leave_one_view_out(model, guide, views, draws=20, seed=1)
-    assert found.score is not None
-    assert found.score.shape == (3, 5)
-    assert found.score.isfinite().all()
-    assert found.pit["picture mean"].names == ("picture mean of view 0", "picture mean of view 1")
-    assert found.pit["attributes ink"].names == ("attributes ink of view 0",)
-
-
 def test_groups_are_no_part_of_a_prediction() -> None:
     linear, prior, model = gaussian_program()
     views, guide = draw_views(linear, views=2), wrong_posterior(linear, prior)  # one is left, with nothing to compare
@@ -111,39 +97,3 @@ def test_groups_are_no_part_of_a_prediction() -> None:
     assert found[0] is not None
     assert found[1] is not None
     assert torch.equal(found[0], found[1])
-
-
-def test_points_have_transforms_but_no_scores() -> None:
-    linear, prior, model = gaussian_program()
-    guide = PointGuide(PotentialEncoder(linear), prior).double()
-    found = leave_one_view_out(model, guide, draw_views(linear), draws=20, seed=1)
-    assert found.score is None
-    assert found.error is None
-    assert found.mean_score is None
-    assert found.pit["mean"].ranks.shape == (4, 3)
-
-
-def test_parts_and_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    linear, prior, model = gaussian_program()
-    views, guide = draw_views(linear, images=5), wrong_posterior(linear, prior, factor=0.9)
-    state = torch.get_rng_state()
-    monkeypatch.setattr(batches, "NUMBERS_AT_ONCE", 2 * 20 * len(views) * LATENT)
-    found = [leave_one_view_out(model, guide, views, draws=20, seed=seed).score for seed in (1, 1, 2)]
-    assert found[0] is not None
-    assert found[1] is not None
-    assert found[2] is not None
-    assert found[0].shape == (3, 5)
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
-    assert torch.equal(state, torch.get_rng_state())
-
-
-def test_bad_input_is_refused() -> None:
-    linear, prior, model = gaussian_program()
-    views, guide = draw_views(linear), wrong_posterior(linear, prior)
-    with pytest.raises(ValueError, match="at least 2, got 1"):
-        leave_one_view_out(model, guide, views[:1], seed=1)
-    with pytest.raises(ValueError, match="2 draws and a statistic"):
-        leave_one_view_out(model, guide, views, draws=1, seed=1)
-    with pytest.raises(ValueError, match="no likelihood"):
-        leave_one_view_out(SimVE(prior), guide, views, seed=1)

@@ -15,7 +15,8 @@ import xarray as xr
 from torch import Tensor
 
 from pp_simve.evaluation import PosteriorFileError, open_posterior, posterior, stack_chains
-from pp_simve.evaluation.posterior import groups, storage
+from pp_simve.evaluation.posterior import storage
+from pp_simve.evaluation.posterior import tree as trees
 from pp_simve.inference import AmortizedGuide, MLPEncoder
 from pp_simve.inference.augmentations import AugmentationPolicy, Parameters, augmentation_policy
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
@@ -48,7 +49,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("numbers", [2**22, 2000])
 def test_the_file_holds_the_tree_in_memory(numbers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "NUMBERS_AT_ONCE", numbers)
+    monkeypatch.setattr(trees, "NUMBERS_AT_ONCE", numbers)
     monkeypatch.setattr(storage, "CHUNK_BYTES", 500)
     path = tmp_path / "posterior.nc"
     settings: dict[str, Any] = {"policy": augmentation_policy("affine", SHAPE), "draws": 8, "labels": range(MANY)}

@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from pp_simve.evaluation import posterior, psis, stack_chains, summary
-from pp_simve.evaluation.posterior import groups
+from pp_simve.evaluation.posterior import tree as trees
 from pp_simve.inference import AmortizedGuide, Guide, MLPEncoder, PointGuide, StructuredGuide, fit
 from pp_simve.inference.augmentations import Compose, RandomFlip, augmentation_policy
 from pp_simve.models import (
@@ -213,7 +213,7 @@ def small_pair() -> Pair:
 
 @pytest.mark.parametrize("numbers", [2**22, 3000])
 def test_images_views_and_labels_line_up_in_any_number_of_parts(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "NUMBERS_AT_ONCE", numbers)
+    monkeypatch.setattr(trees, "NUMBERS_AT_ONCE", numbers)
     images, policy = many_images(), augmentation_policy("affine", SHAPE)
     index = torch.arange(MANY).flip(0)
     tree = posterior(
@@ -306,7 +306,8 @@ def with_prior(prior: Prior) -> tuple[Pair, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("prior", "reason"), [(lambda: FlatPrior(LATENT), "improper"), (lambda: EmpiricalPrior(LATENT), "images' own")]
+    ("prior", "reason"),
+    [(lambda: FlatPrior(LATENT), "improper"), (lambda: EmpiricalPrior(LATENT, memory=None), "images' own")],
 )
 def test_priors_that_cannot_be_drawn_from_have_no_groups(prior: Callable[[], Prior], reason: str) -> None:
     pair, views = with_prior(prior())
