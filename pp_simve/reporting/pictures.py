@@ -20,7 +20,7 @@ _PICTURES_IN_MEMORY = 256
 
 def shrunk(picture: bytes, limit: int) -> bytes:
     """A PNG file of at most ``limit`` bytes: the file itself, or with 256 colours, or with ever fewer pixels."""
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    image = Image.open(io.BytesIO(picture), formats=("PNG",)).convert("RGB")
     while len(picture) > limit and min(image.size) > 1:
         picture = _png(image)
         image = image.resize((max(1, image.width * 4 // 5), max(1, image.height * 4 // 5)), Image.Resampling.LANCZOS)
