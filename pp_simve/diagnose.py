@@ -136,7 +136,7 @@ def diagnose_run(fitted: Fitted, config: DiagnoseConfig, console: Console) -> Di
     if config.reference:
         checks["reference"] = partial(_reference, config=config, console=console)
 
-    def announce(name: str) -> AbstractContextManager[object]:
+    def status(name: str) -> AbstractContextManager[object]:
         return nullcontext() if name == "reference" else console.status(name)  # which has a bar of its own
 
     diagnosis = diagnose(
@@ -154,7 +154,7 @@ def diagnose_run(fitted: Fitted, config: DiagnoseConfig, console: Console) -> Di
         to=folder.path / POSTERIOR,
         configuration=fitted.config.to_json(),
         commit=source_commit(),
-        announce=announce,
+        announce=status,
     )
     settings = {name: value for name, value in asdict(config).items() if name in SETTINGS}
     diagnostics: Diagnostics = {

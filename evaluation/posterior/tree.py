@@ -291,7 +291,8 @@ class _Sampler:
 
     @property
     def _shares_content(self) -> bool:
-        return bool(self.model.prior.content().event_shape[0])
+        prior = self.model.prior
+        return prior.depends_on_batch or bool(prior.content().event_shape[0])  # without a batch there is no content
 
     def _latents(self, content: Tensor, style: Tensor, z: Tensor, images: tuple[str, ...]) -> Variables:
         """Latents of one chain; ``images`` is the dimension between draws and views, if any."""
