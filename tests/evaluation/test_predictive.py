@@ -56,7 +56,7 @@ def predictive_sd(linear: Linear, length: float) -> float:
     return float((posterior[0, 0] * length**2 + PIXEL_VARIANCE * length).sqrt())
 
 
-def test_overall_is_of_the_mean_and_gathers_around_a_half() -> None:
+def test_p_values_are_conservative() -> None:
     linear, prior, model = gaussian_program()
     views, guide = draw_views(linear, images=200), wrong_posterior(linear, prior)
     right = check_predictions(model, guide, views, draws=900, seed=1)
@@ -64,9 +64,6 @@ def test_overall_is_of_the_mean_and_gathers_around_a_half() -> None:
     # Conservative: latents come from the view, so that its own statistic is rarely far out.
     of_views = right.statistics["mean"].p_values
     assert float((of_views - 0.5).abs().mean()) < 0.22  # of uniform ones 0.25
-    shifted = check_predictions(model, wrong_posterior(linear, prior, shift=1.0), views, draws=900, seed=1)
-    assert shifted.alarm
-    assert min(check.overall for check in shifted.statistics.values()) == pytest.approx(2 / 901)
 
 
 def test_ties_count_as_halves() -> None:
