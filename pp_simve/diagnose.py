@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-import pyro
 import torch
 import tyro
 from rich.console import Console
@@ -104,9 +103,7 @@ def diagnose_runs(config: DiagnoseConfig) -> int:
         if config.trust_parts:
             announce(path, folder.read_settings(trust_parts=True)[0], console)
         fitted = Fitted.read(folder, device, images, config.data_root, trust_parts=config.trust_parts)
-        # A fitted pair fits together; what is NaN in it shows in the checks.
-        with pyro.validation_enabled(False):
-            found = diagnose_run(fitted, config, console)
+        found = diagnose_run(fitted, config, console)
         console.print(
             f"{path}: {fitted.config.method} on {fitted.data.name}", markup=False, soft_wrap=True, style="bold"
         )

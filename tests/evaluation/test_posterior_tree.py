@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pp_simve.evaluation import posterior, psis, stack_chains, summary
 from pp_simve.evaluation.posterior import tree as trees
-from pp_simve.inference import AmortizedGuide, Guide, MLPEncoder, PointGuide, StructuredGuide, fit
+from pp_simve.inference import AmortizedGuide, Guide, PointGuide, StructuredGuide, fit
 from pp_simve.inference.augmentations import Compose, RandomFlip, augmentation_policy
 from pp_simve.models import (
     Bernoulli,
@@ -45,6 +45,7 @@ from ..inference.linear_gaussian import (
     make_linear,
     make_model,
 )
+from .planted_guides import program_of_modalities
 
 Pair = tuple[SimVE, Guide]
 
@@ -272,20 +273,15 @@ def test_a_pair_without_a_policy_takes_each_image_as_its_view() -> None:
     assert tree["observed_data"].identical(posterior(small_pair(), images.numpy(), draws=4)["observed_data"])
 
 
-def test_views_of_several_kinds_have_variables_of_their_own() -> None:
-    torch.manual_seed(0)
-    shapes = {"picture": SHAPE, "attributes": (5, 1, 1)}
-    prior = GaussianPrior(LATENT)
-    model = SimVE(
-        prior, {modality: Bernoulli(MLPDecoder(LATENT, shape, hidden=(4,))) for modality, shape in shapes.items()}
-    )
-    guide = AmortizedGuide({modality: MLPEncoder(shape, hidden=(4,)) for modality, shape in shapes.items()}, prior)
+def test_modalities_have_variables_of_their_own() -> None:
+    model, guide, _ = program_of_modalities()
+    shapes = {"picture": (1, 2, 3), "attributes": (4, 1, 1)}
     images = {modality: torch.rand(70, *shape) for modality, shape in shapes.items()}
-    policy = {"picture": augmentation_policy("affine", SHAPE)}
+    policy = {"picture": augmentation_policy("affine", shapes["picture"])}
     tree = posterior((model, guide), images, policy=policy, views=None, draws=4, predictive_draws=3)
     assert tree["constant_data"]["modality"].to_numpy().tolist() == ["picture", "attributes"]
     assert tree["constant_data"]["rotation_picture"].dims == ("image", "view_picture")
-    assert tree["posterior"]["z"].shape == (1, 4, 70, 2, LATENT)
+    assert tree["posterior"]["z"].shape == (1, 4, 70, 2, model.prior.latent_dim)
     assert tree["log_likelihood"]["x_attributes"].dims == ("chain", "draw", "image", "view_attributes")
     for modality, shape in shapes.items():
         assert tree["posterior_predictive"][f"x_{modality}"].shape == (1, 3, 70, 1, *shape)
