@@ -53,6 +53,9 @@ for kind in (AmortizedGuide, StructuredGuide):
     for check in diagnosis.checks:
         verdict = {True: "alarm", False: "no alarm", None: ""}[check["alarm"]]
         print(f"  {check['title']:30} {check['value']:8.2f} {check['unit']}  {verdict}")
+        if check["name"] == "axes":
+            for latent, axes, empty, contraction, *_ in check["rows"]["rows"]:
+                print(f"    {latent}: {axes} axes, {empty} empty, mean contraction {contraction:.2f}")
     for note in diagnosis.notes:
         print(f"  {note}")
     if arguments.figures:
