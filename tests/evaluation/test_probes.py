@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.features import Standardizer
+from pp_simve.evaluation.probes.base import Standardizer
 from pp_simve.evaluation.probes import (
     AttributeProbe,
     KNNProbe,
