@@ -70,7 +70,7 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[np.float32]:
-        """Features, float32, shape ``(image, feature)``; raises `ValueError` as `fit`, or for another shape than in it."""
+        """Features, float32, ``(image, feature)``; raises `ValueError` as `fit`, or for images of another shape."""
         return self._features(self._images(X, reset=False))
 
     def _images(self, X: ArrayLike, *, reset: bool) -> NDArray[Any]:

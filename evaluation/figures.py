@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.utils import make_grid
 
 Pictures = Tensor | NDArray[Any]
 """Float in [0, 1], shape ``(..., channel, height, width)``, 1 or 3 channels."""
@@ -210,8 +209,8 @@ def _grid(cells: NDArray[np.float64], titles: Sequence[str], labels: Sequence[st
     """
     rows, columns, height, width = cells.shape[:4]
     gap = max(1, round(0.05 * width))
-    pictures = torch.from_numpy(cells).flatten(0, 1).movedim(-1, 1)
-    canvas = make_grid(pictures, nrow=columns, padding=gap, pad_value=1.0).movedim(0, -1)
+    padded = np.pad(cells, ((0, 0), (0, 0), (gap, 0), (gap, 0), (0, 0)), constant_values=1.0)
+    canvas = padded.transpose(0, 2, 1, 3, 4).reshape(rows * (height + gap), columns * (width + gap), 3)
     scale = max(1, round(_CELL / width))
     left, right, bottom, top = _MARGINS
     size = scale * canvas.shape[1], scale * canvas.shape[0]
@@ -219,7 +218,7 @@ def _grid(cells: NDArray[np.float64], titles: Sequence[str], labels: Sequence[st
     figure = Figure(figsize=(whole[0] / _DPI, whole[1] / _DPI), dpi=_DPI)
     corner, share = (left / whole[0], bottom / whole[1]), (size[0] / whole[0], size[1] / whole[1])
     axes = figure.add_axes((*corner, *share))
-    axes.imshow(canvas.numpy(), aspect="auto", interpolation="nearest")
+    axes.imshow(canvas, aspect="auto", interpolation="nearest")
     axes.set_xticks(gap + (width - 1) / 2 + np.arange(columns) * (width + gap), titles)
     axes.set_yticks(gap + (height - 1) / 2 + np.arange(rows) * (height + gap), labels or [""] * rows)
     axes.tick_params(length=0, labelsize=8, top=True, labeltop=True, bottom=False, labelbottom=False)
