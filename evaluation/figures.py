@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -248,7 +249,5 @@ def _draw_term(axes: Axes, steps: NDArray[np.float64], values: NDArray[np.float6
 
 def _moving_average(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     """Mean of the finite values up to ``width`` places either side; NaN where ``values`` is."""
-    finite, window = np.isfinite(values), np.ones(2 * width + 1)
-    total = np.convolve(np.where(finite, values, 0.0), window)[width : width + len(values)]
-    count = np.convolve(finite.astype(float), window)[width : width + len(values)]
-    return np.where(finite, total / np.maximum(count, 1), np.nan)
+    mean = pd.Series(values).rolling(2 * width + 1, center=True, min_periods=1).mean()
+    return np.where(np.isfinite(values), mean, np.nan)
