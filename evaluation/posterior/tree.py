@@ -20,7 +20,7 @@ from pp_simve.evaluation.posterior.groups import Drawing, Variables, named
 from pp_simve.evaluation.posterior.viewing import Viewing, modalities
 from pp_simve.inference import Guide, Run
 from pp_simve.inference.augmentations import AugmentationPolicy
-from pp_simve.inference.svi import Pixels
+from pp_simve.inference.data import Pixels
 from pp_simve.models import SimVE
 from pp_simve.models.modalities import some_images, view_and_image_counts
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pp_simve.evaluation.posterior.batches import seeds
 from pp_simve.inference.augmentations import AugmentationPolicy, Parameters, draw_views
-from pp_simve.inference.svi import Pixels
+from pp_simve.inference.data import Pixels
 from pp_simve.inference.tools import unit_range
 from pp_simve.models import Views
 

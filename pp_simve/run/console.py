@@ -10,7 +10,7 @@ from rich.console import Console
 from pp_simve.data import DataError
 from pp_simve.errors import ConfigError
 from pp_simve.inference import CheckpointError, DeviceError, NonFiniteError, ProgramError
-from pp_simve.inference.svi import FitError
+from pp_simve.inference.plan import FitError
 
 STOPPED = 130  # what shells use for "ended by Ctrl-C"
 WRONG_INPUT = 2

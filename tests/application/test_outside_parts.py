@@ -16,7 +16,7 @@ import pytest
 
 from pp_simve import judgement
 from pp_simve.evaluation import judge
-from pp_simve.inference.annealing import annealed_parts
+from pp_simve.inference.schedules import annealed_parts
 from pp_simve.run.folder import RunFolder
 
 from .command import SMALL, results, run
@@ -170,7 +170,7 @@ class Styleless(MyGuide):
 
 OBJECTIVES = '''
 from pp_simve.inference import ELBO, Objective
-from pp_simve.inference.annealing import Annealed
+from pp_simve.inference.schedules import Annealed
 
 
 class Mine(Objective):

@@ -29,7 +29,7 @@ from pp_simve.inference import (
 )
 from pp_simve.inference.augmentations import Compose
 from pp_simve.inference.loop import Loop
-from pp_simve.inference.svi import FitError
+from pp_simve.inference.plan import FitError
 from pp_simve.inference.tools import evaluation_mode
 from pp_simve.models import Bernoulli, EmpiricalPrior, GaussianPrior, MLPDecoder, SimVE, Views
 from pp_simve.testing.objective import read_backs
@@ -314,7 +314,7 @@ def test_a_representation_without_width_is_refused() -> None:
 
 def test_fewer_labels_than_images_are_refused_before_the_fit() -> None:
     guide = made("multilayer")
-    with pytest.raises(FitError, match="OnlineProbe knows 40 images by their index, but there are 48 to fit"):
+    with pytest.raises(FitError, match="OnlineProbe was made for 40 images, by their index, but there are 48 to fit"):
         small_fit(guide, OnlineProbe(guide, LABELS[:40]))
 
 

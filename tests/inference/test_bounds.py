@@ -32,7 +32,7 @@ from pp_simve.inference import (
     fit,
 )
 from pp_simve.inference.augmentations import AugmentationPolicy
-from pp_simve.inference.svi import FitError
+from pp_simve.inference.plan import FitError
 from pp_simve.inference.tracing import run_pair
 from pp_simve.models import (
     BlockPrior,

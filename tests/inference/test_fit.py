@@ -28,7 +28,7 @@ from pp_simve.inference import (
     WarmupCosine,
     fit,
 )
-from pp_simve.inference.svi import FitError
+from pp_simve.inference.plan import FitError
 from pp_simve.models import Bernoulli, Gaussian, GaussianPrior, MLPDecoder, ResidualDecoder, SimVE
 
 from .programs import LATENT, PIXELS, SHAPE, Pair, make_pair, small_images

@@ -600,7 +600,7 @@ def test_a_training_step_reads_nothing_back(make: Callable[[int], nn.Module], pr
     objective = make(16).float()
     plan = Plan(batch_size=8, total_steps=100, lr=1e-2, schedule=WarmupCosine(), seed=0, fetch_every=100)
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
-    loop = Loop(fabric, objective, Images(small_images(16), STILL, views=2), plan)
+    loop = Loop(fabric, objective, Images(small_images(16), STILL, n_views=2), plan)
     with network_precision(precision):
         for _ in range(VALIDATED_STEPS):
             loop.step()

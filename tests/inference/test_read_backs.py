@@ -31,7 +31,7 @@ def make_loop(objective: nn.Module, shape: tuple[int, int, int], policy: str, fe
         fetch_every=fetch_every,
     )
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
-    return Loop(fabric, objective, Images(small_images(16, shape), augmentation_policy(policy, shape), views=2), plan)
+    return Loop(fabric, objective, Images(small_images(16, shape), augmentation_policy(policy, shape), n_views=2), plan)
 
 
 PLANTS: dict[str, Callable[[Tensor], object]] = {

@@ -29,7 +29,7 @@ from pp_simve.inference import (
     StructuredGuide,
     fit,
 )
-from pp_simve.inference.annealing import Annealed, annealed_parts
+from pp_simve.inference.schedules import Annealed, annealed_parts
 from pp_simve.inference.guides.recognition import Recognition
 from pp_simve.inference.schedules import Schedule
 from pp_simve.models import FlatPrior

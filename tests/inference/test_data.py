@@ -29,7 +29,7 @@ from pp_simve.inference import (
 from pp_simve.inference.augmentations import AugmentationPolicy, augmentation_policy, draw_views
 from pp_simve.inference.data import Images, MultimodalImages
 from pp_simve.inference.loop import VALIDATED_STEPS, Loop, Plan
-from pp_simve.inference.svi import FitError
+from pp_simve.inference.plan import FitError
 from pp_simve.models import Bernoulli, FlatPrior, Gaussian, GaussianPrior, InfoNCE, MLPDecoder, SimVE
 from pp_simve.testing.objective import read_backs
 
