@@ -13,7 +13,7 @@ from pp_simve.evaluation.retrieval import retrieval_scores
 from pp_simve.evaluation.zero_shot import zero_shot_scores
 from pp_simve.inference.guides.base import Guide, Representation
 from pp_simve.inference.tools import evaluation_mode, unit_range
-from pp_simve.models import Views
+from pp_simve.models.modalities import PlainViews as Views
 
 ImagesByModality = Mapping[str, Tensor]
 """Images by modality, uint8 ``(image, channel, height, width)``, of the same things."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from pp_simve.evaluation.judgement import REPRESENTATIONS
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.tools import evaluation_mode
-from pp_simve.models import Views
+from pp_simve.models.modalities import PlainViews as Views
 
 _SMALLEST_VARIANCE = 1e-8
 """Added to variances, so that a feature that never varies stays 0."""

@@ -20,6 +20,7 @@ from pp_simve.inference.augmentations import (
 )
 from pp_simve.inference.plan import FitError
 from pp_simve.inference.tools import unit_range
+from pp_simve.models import PlainViews
 
 Pixels = Tensor | np.ndarray[Any, Any]
 
@@ -40,7 +41,7 @@ class Source(Protocol):
     def to(self, device: torch.device) -> Source:
         """The same source on a device."""
 
-    def draw(self, index: Tensor, generator: torch.Generator) -> Tensor | dict[str, Tensor]:
+    def draw(self, index: Tensor, generator: torch.Generator) -> PlainViews:
         """Views of the images at those places, float32 in [0, 1], without reading from the device."""
 
 

@@ -15,13 +15,13 @@ from pp_simve.inference.metrics import MetricBuffer
 from pp_simve.inference.plan import Plan
 from pp_simve.inference.schedules import annealed_parts
 from pp_simve.inference.tools import random_state_kept
-from pp_simve.models import ViewsLike
+from pp_simve.models import PlainViews
 
 # Pyro's checks are on for the first step only: they cost time, and would raise for a NaN before the metrics, which name
 # its step and term, are fetched.
 VALIDATED_STEPS = 1
 
-Observer = Callable[[ViewsLike, Tensor], Mapping[str, Tensor]]
+Observer = Callable[[PlainViews, Tensor], Mapping[str, Tensor]]
 """Observer of a fit: called after each step with its views and the images' places in the data, ``(image,)``, returns
 finite scalars by name, the same names each time, which are kept with the objective's terms.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pp_simve.inference.guides.base import Features, Guide, Representation
 from pp_simve.inference.guides.recognition import sample_sites
 from pp_simve.inference.guides.structured import sample_from_potentials
-from pp_simve.models import ConjugatePrior, ExactPrior, Prior, ViewsLike
+from pp_simve.models import ConjugatePrior, ExactPrior, PlainViews, Prior
 
 Images = slice | list[int]
 """Which images of the batch."""
@@ -146,11 +146,11 @@ class RefinedGuide(Guide):
     elbo_error: Tensor
     moved: Tensor
 
-    def __init__(self, views: ViewsLike, backbone: Features, family: Family) -> None:
+    def __init__(self, views: PlainViews, backbone: Features, family: Family) -> None:
         super().__init__()
         self.views, self.backbone, self.family = views, backbone, family
 
-    def forward(self, views: ViewsLike) -> None:
+    def forward(self, views: PlainViews) -> None:
         """As `Guide.forward`.
 
         Raises:
@@ -158,7 +158,7 @@ class RefinedGuide(Guide):
         """
         self.family.sample(self._places(views))
 
-    def posterior(self, views: ViewsLike) -> Representation:
+    def posterior(self, views: PlainViews) -> Representation:
         images = self._places(views)
         z, content, style = self.family.means(images)
         backbone = self.backbone
@@ -169,7 +169,7 @@ class RefinedGuide(Guide):
         )
         return Representation(backbone=some, z=z, content=content.squeeze(0), style=style)
 
-    def _places(self, views: ViewsLike) -> Images:
+    def _places(self, views: PlainViews) -> Images:
         """Where the images stand in the batch; an image that stands there twice is taken for the last of them."""
         if views is self.views or _same(views, self.views):
             return ALL
@@ -185,7 +185,7 @@ class RefinedGuide(Guide):
         return found
 
 
-def _same(ours: ViewsLike, theirs: ViewsLike) -> bool:
+def _same(ours: PlainViews, theirs: PlainViews) -> bool:
     if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
         return _equal(ours, theirs)
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
@@ -193,7 +193,7 @@ def _same(ours: ViewsLike, theirs: ViewsLike) -> bool:
     return False
 
 
-def _keys(views: ViewsLike) -> list[bytes]:
+def _keys(views: PlainViews) -> list[bytes]:
     """The pixels of all views of each image, with their modalities, shapes and type."""
     modalities = {"": views} if isinstance(views, Tensor) else dict(views)
     heads = [
@@ -211,7 +211,7 @@ def _equal(ours: Tensor, theirs: Tensor) -> bool:
     return ours.dtype == theirs.dtype and ours.device == theirs.device and torch.equal(ours, theirs)
 
 
-def _shapes(views: ViewsLike) -> str:
+def _shapes(views: PlainViews) -> str:
     if isinstance(views, Tensor):
         return f"shape {tuple(views.shape)}"
     return ", ".join(f"{modality} {tuple(batch.shape)}" for modality, batch in views.items())

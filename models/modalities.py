@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+PlainViews = Tensor | Mapping[str, Tensor]
+"""Views as programs are called with them: ``(view, image, channel, height, width)``, or one tensor per modality."""
+
 
 class Views:
     """A batch of views of images: one tensor, or one for each modality, each ``(view, image, channel, height, width)``.
@@ -38,7 +41,7 @@ class Views:
 
     plain: Tensor | dict[str, Tensor]
 
-    def __init__(self, views: Tensor | Mapping[str, Tensor]) -> None:
+    def __init__(self, views: PlainViews) -> None:
         self._parts: Mapping[str | None, Tensor]
         if isinstance(views, Tensor):
             self.plain = views
@@ -132,7 +135,7 @@ class Views:
         return f"Views({shapes.get(None, shapes)})"
 
 
-ViewsLike = Views | Tensor | Mapping[str, Tensor]
+ViewsLike = Views | PlainViews
 """What `Views.of` takes: a tensor ``(view, image, channel, height, width)``, one for each modality, or `Views`."""
 
 

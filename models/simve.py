@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyro
 import torch
@@ -73,14 +74,14 @@ class SimVE(PyroModule):
         """
         if self.likelihood is None:
             raise ValueError("a SimVE without a likelihood has no images to generate or decode")
-        several = isinstance(self.likelihood, nn.ModuleDict)
-        if several and modality is not None and modality in self.likelihood:
-            found: Likelihood = self.likelihood[modality]
-            return found
-        if not several and modality is None:
-            only: Likelihood = self.likelihood
-            return only
-        known = f"it has those of {', '.join(self.likelihood)}" if several else "its views are of one modality"
+        several = self.likelihood if isinstance(self.likelihood, nn.ModuleDict) else None
+        found: Any = self.likelihood if several is None and modality is None else None
+        if several is not None and modality is not None and modality in several:
+            found = several[modality]
+        if found is not None:
+            likelihood: Likelihood = found
+            return likelihood
+        known = "its views are of one modality" if several is None else f"it has those of {', '.join(several)}"
         wanted = "views without a modality" if modality is None else f"modality {modality}"
         raise ValueError(f"this SimVE has no likelihood of {wanted}; {known}")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pp_simve.models import Views
+from pp_simve.models.modalities import PlainViews as Views
 from pp_simve.models.modalities import some_images, view_and_image_counts
 
 NUMBERS_AT_ONCE = 2**22

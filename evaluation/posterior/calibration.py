@@ -12,7 +12,8 @@ from pp_simve.evaluation.posterior.batches import images_at_once, seeds
 from pp_simve.evaluation.posterior.ranks import Uniformity, rank_among, rank_uniformity
 from pp_simve.evaluation.posterior.simulation import simulate
 from pp_simve.inference import Draws, Guide, draw
-from pp_simve.models import SimVE, Views
+from pp_simve.models import SimVE
+from pp_simve.models.modalities import PlainViews as Views
 
 Quantity = Callable[[Draws], Tensor]
 """A scalar of latents and views, from draws to shape ``(draw, image)``; it may use any of `Draws`' but ``log_q``."""

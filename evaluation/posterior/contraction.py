@@ -14,7 +14,8 @@ from torch import Tensor
 from pp_simve.evaluation.posterior.batches import image_batches, seeds
 from pp_simve.inference import Guide, draw
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
-from pp_simve.models import SimVE, Views
+from pp_simve.models import SimVE
+from pp_simve.models.modalities import PlainViews as Views
 
 EMPTY = 0.05
 """Contraction, of either sign, below which an axis counts as empty: its posterior is as wide as its prior."""

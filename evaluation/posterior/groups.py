@@ -15,7 +15,8 @@ from pp_simve.evaluation.posterior.batches import NUMBERS_AT_ONCE
 from pp_simve.evaluation.posterior.viewing import alone_or_by_modality, modalities
 from pp_simve.inference import Draws, Guide, draw
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
-from pp_simve.models import EmpiricalPrior, Likelihood, SimVE, Views
+from pp_simve.models import EmpiricalPrior, Likelihood, SimVE
+from pp_simve.models.modalities import PlainViews as Views
 from pp_simve.models.modalities import split_by_modality, view_and_image_counts
 
 Variables = dict[str, tuple[tuple[str, ...], np.ndarray[Any, Any]]]

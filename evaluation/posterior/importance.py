@@ -11,7 +11,8 @@ from torch import Tensor
 from pp_simve.evaluation.posterior.arviz_versions import FEWEST_DRAWS, psis
 from pp_simve.evaluation.posterior.batches import image_batches, seeds
 from pp_simve.inference import Guide, draw
-from pp_simve.models import SimVE, Views
+from pp_simve.models import SimVE
+from pp_simve.models.modalities import PlainViews as Views
 
 TOLERATED_SHARE = 0.05
 """Images with k̂ above the threshold that are no alarm: k̂ is an estimate, and some images are always odd."""

@@ -16,7 +16,8 @@ from pp_simve.evaluation.posterior.ranks import Uniformity, rank_among, rank_uni
 from pp_simve.evaluation.posterior.simulation import without_groups
 from pp_simve.inference import Draws, Guide, draw
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
-from pp_simve.models import SimVE, Views
+from pp_simve.models import SimVE
+from pp_simve.models.modalities import PlainViews as Views
 from pp_simve.models.modalities import view_and_image_counts
 
 

@@ -13,7 +13,8 @@ from pp_simve.evaluation.posterior.image_statistics import STATISTICS, Statistic
 from pp_simve.inference import Guide, draw
 from pp_simve.inference.sampling import PIXELS_AT_ONCE
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
-from pp_simve.models import SimVE, Views
+from pp_simve.models import SimVE
+from pp_simve.models.modalities import PlainViews as Views
 from pp_simve.models.modalities import split_by_modality
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pp_simve.evaluation.posterior.batches import image_batches, seeds
 from pp_simve.inference import Guide, draw
-from pp_simve.models import Atoms, ExactPrior, SimVE, Views
+from pp_simve.models import Atoms, ExactPrior, SimVE
+from pp_simve.models.modalities import PlainViews as Views
 
 USED = 0.1
 """Share of the images, in units of 1 / K, below which one of K prototypes counts as unused."""

@@ -20,7 +20,8 @@ from pp_simve.evaluation.posterior.mixing import Array, worst_axis
 from pp_simve.evaluation.posterior.target import Target
 from pp_simve.inference import Guide, draw
 from pp_simve.inference.tools import frozen, random_state_kept
-from pp_simve.models import SimVE, Views
+from pp_simve.models import SimVE
+from pp_simve.models.modalities import PlainViews as Views
 from pp_simve.models.modalities import some_images, view_and_image_counts
 
 GUIDE_DRAWS = 100

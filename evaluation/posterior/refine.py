@@ -12,7 +12,8 @@ from pp_simve.evaluation.posterior.target import is_discrete
 from pp_simve.inference import ELBO, AmortizedGuide, Guide, StructuredGuide, draw
 from pp_simve.inference.refinement import Family, GaussianLatents, GaussianPotentials, RefinedGuide
 from pp_simve.inference.tools import frozen, random_state_kept
-from pp_simve.models import ExactPrior, SimVE, Views
+from pp_simve.models import ExactPrior, SimVE
+from pp_simve.models.modalities import PlainViews as Views
 
 START_DRAWS = 1000
 """Of a guide of another modality, for the moments of z."""

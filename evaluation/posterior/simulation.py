@@ -15,7 +15,8 @@ from torch import Tensor
 from pp_simve.inference.sampling import Draws
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
 from pp_simve.inference.tracing import site_infer
-from pp_simve.models import EmpiricalPrior, SimVE, Views
+from pp_simve.models import EmpiricalPrior, SimVE
+from pp_simve.models.modalities import PlainViews as Views
 from pp_simve.models.modalities import view_and_image_counts
 
 

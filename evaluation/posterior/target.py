@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pp_simve.inference.tracing import GROUP, PLATES, densities
-from pp_simve.models import EmpiricalPrior, ExactPrior, SimVE, Views
+from pp_simve.models import EmpiricalPrior, ExactPrior, SimVE
+from pp_simve.models.modalities import PlainViews as Views
 from pp_simve.models.modalities import view_and_image_counts
 
 

@@ -13,7 +13,7 @@ from pp_simve.evaluation.posterior.batches import seeds
 from pp_simve.inference.augmentations import AugmentationPolicy, Parameters, draw_views
 from pp_simve.inference.data import Pixels
 from pp_simve.inference.tools import unit_range
-from pp_simve.models import Views
+from pp_simve.models.modalities import PlainViews as Views
 
 IMAGES_A_BLOCK = 64
 """Images whose views are drawn at once. Fixed, so that views do not depend on what else is computed from them."""

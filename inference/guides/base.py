@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pp_simve.inference.tools import evaluation_mode, unit_range
-from pp_simve.models import ViewsLike
+from pp_simve.models import PlainViews
 from pp_simve.models.modalities import map_modalities
 
 Features = Tensor | dict[str, Tensor]
@@ -75,11 +76,11 @@ class Guide(PyroModule):
     has_density: ClassVar[bool] = True
     amortized: ClassVar[bool] = True
 
-    def forward(self, views: ViewsLike) -> None:
+    def forward(self, views: PlainViews) -> None:
         """Samples ``content``, ``(..., 1, image, content)``, and ``style``, ``(..., view, image, style)``."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(views)")
 
-    def posterior(self, views: ViewsLike) -> Representation:
+    def posterior(self, views: PlainViews) -> Representation:
         """Posterior means given all views of each image: one content an image, one z and style a view.
 
         Where views are of several modalities, any of them may be missing: content is inferred from those given, and z
@@ -120,5 +121,8 @@ def _chunks(images: ImagesLike, size: int) -> Iterator[ImagesLike]:
     """Float images, ``size`` at a time."""
     n_images = len(images if isinstance(images, Tensor) else next(iter(images.values())))
     for start in range(0, max(1, n_images), size):
-        here = slice(start, start + size)
-        yield map_modalities(lambda batch, here=here: unit_range(batch[here]), images)
+        yield map_modalities(partial(_part, start=start, size=size), images)
+
+
+def _part(batch: Tensor, start: int, size: int) -> Tensor:
+    return unit_range(batch[start : start + size])

@@ -24,7 +24,7 @@ from pp_simve.evaluation.posterior.batches import image_batches, seeds
 from pp_simve.evaluation.posterior.check import Check
 from pp_simve.evaluation.posterior.reference import ProgressBar
 from pp_simve.inference import Guide, draw
-from pp_simve.models import Views
+from pp_simve.models.modalities import PlainViews as Views
 from pp_simve.models.modalities import some_images
 
 CHAINS = 4

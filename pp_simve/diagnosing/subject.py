@@ -15,7 +15,8 @@ from torch import Tensor
 from pp_simve.evaluation.posterior import Uniformity, WeightCheck, weigh
 from pp_simve.evaluation.posterior.check import FIGURES, Check
 from pp_simve.inference import Guide
-from pp_simve.models import Atoms, SimVE, Views
+from pp_simve.models import Atoms, SimVE
+from pp_simve.models.modalities import PlainViews as Views
 
 
 @dataclass(frozen=True)

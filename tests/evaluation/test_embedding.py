@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from pp_simve.evaluation.embedding import Embedding
 from pp_simve.inference import AmortizedGuide, Guide, MLPEncoder, Representation, ResidualEncoder, fit
-from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE, StandardPrior, Views
+from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE, StandardPrior
+from pp_simve.models.modalities import PlainViews as Views
 
 SHAPE = (1, 8, 8)
 

@@ -13,7 +13,8 @@ from pp_simve.evaluation.zero_shot import zero_shot_scores
 from pp_simve.inference import AmortizedGuide, MLPEncoder
 from pp_simve.inference.guides.base import Guide, Representation
 from pp_simve.inference.tools import unit_range
-from pp_simve.models import GaussianPrior, StandardPrior, Views
+from pp_simve.models import GaussianPrior, StandardPrior
+from pp_simve.models.modalities import PlainViews as Views
 
 CLASSES = 3
 SHAPES = {"picture": (1, 2, 3), "vector": (4, 1, 1)}

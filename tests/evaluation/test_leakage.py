@@ -14,7 +14,7 @@ from pp_simve.data.splits import copies_note
 from pp_simve.evaluation import KNNProbe, LinearProbe, RidgeProbe, judge
 from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.inference.guides.base import Guide, Representation
-from pp_simve.models import Views
+from pp_simve.models.modalities import PlainViews as Views
 
 CLASSES = 4
 

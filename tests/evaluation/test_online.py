@@ -31,7 +31,8 @@ from pp_simve.inference.augmentations import Compose
 from pp_simve.inference.loop import Loop
 from pp_simve.inference.plan import FitError
 from pp_simve.inference.tools import evaluation_mode
-from pp_simve.models import Bernoulli, EmpiricalPrior, GaussianPrior, MLPDecoder, SimVE, Views
+from pp_simve.models import Bernoulli, EmpiricalPrior, GaussianPrior, MLPDecoder, SimVE
+from pp_simve.models.modalities import PlainViews as Views
 from pp_simve.testing.objective import read_backs
 
 SHAPE = (1, 8, 8)

@@ -171,7 +171,7 @@ def test_free_means_and_variances_learn_that_bound_and_no_more(linear: Linear) -
 
 
 def test_a_linear_amortized_guide_learns_less_than_a_structured_one(linear: Linear) -> None:
-    """From one view alone the posterior mean given all views cannot be computed: an encoder stays below even free means."""
+    """One view does not determine the posterior mean given all: an encoder stays below even free means."""
     prior = gaussian_prior()
     images = draw_views(linear, images=16)
     best = mean_field(linear, images, CONTENT, STYLE)
