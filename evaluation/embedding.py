@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags
 from sklearn.utils.validation import validate_data
 
-from pp_simve.evaluation.judgement import REPRESENTATIONS
+from pp_simve.evaluation.records import REPRESENTATIONS
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.tools import unit_range
 

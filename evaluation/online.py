@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.judgement import REPRESENTATIONS
+from pp_simve.evaluation.records import REPRESENTATIONS
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.tools import evaluation_mode
 from pp_simve.models.modalities import PlainViews as Views
