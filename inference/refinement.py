@@ -18,7 +18,7 @@ from pp_simve.inference.mcmc import is_discrete
 from pp_simve.inference.objectives import ELBO
 from pp_simve.inference.sampling import draw
 from pp_simve.inference.tools import frozen, random_state_kept
-from pp_simve.models import ConjugatePrior, ExactPrior, PlainViews, Prior, SimVE
+from pp_simve.models import ConjugatePrior, ExactPrior, PlainViews, Prior, SimVE, Views, ViewsLike
 
 START_DRAWS = 1000
 """Of a guide whose z is not Gaussian, for the moments of z."""
@@ -227,8 +227,8 @@ def refine(
             raise ValueError(f"{name} must be at least {least}, got {number}")
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be positive and finite, got {lr}")
-    model.likelihood_of(None if isinstance(views, Tensor) else next(iter(views)))  # raises if there is none
-    like = views if isinstance(views, Tensor) else next(iter(views.values()))
+    model.likelihood_of(Views.of(views).modalities[0])  # raises if there is none
+    like = Views.of(views).tensors()[0]
     numbers = torch.Generator().manual_seed(seed)
     seeds = [int(torch.randint(2**62, (1,), generator=numbers)) for _ in range(5)]
 
@@ -292,18 +292,16 @@ def _family(model: SimVE, guide: Guide, views: PlainViews, seed: int) -> Family:
     return GaussianLatents(model.prior, z.mean(0), scale)
 
 
-def _keys(views: PlainViews) -> list[bytes]:
+def _keys(views: ViewsLike) -> list[bytes]:
     """The pixels of all views of each image, with their modalities, shapes and type."""
-    modalities = {"": views} if isinstance(views, Tensor) else dict(views)
-    heads = [f"{name} {batch.dtype} {batch.shape[:1]} {batch.shape[2:]}".encode() for name, batch in modalities.items()]
-    arrays = [batch.detach().cpu().transpose(0, 1).contiguous().numpy() for batch in modalities.values()]
+    views = Views.of(views)
+    heads = [f"{name} {batch.dtype} {batch.shape[:1]} {batch.shape[2:]}".encode() for name, batch in views.items()]
+    arrays = [batch.detach().cpu().transpose(0, 1).contiguous().numpy() for batch in views.tensors()]
     return [
         b"".join(part for head, array in zip(heads, arrays, strict=True) for part in (head, array[image].tobytes()))
-        for image in range(len(arrays[0]))
+        for image in range(views.n_images)
     ]
 
 
 def _shapes(views: PlainViews) -> str:
-    if isinstance(views, Tensor):
-        return f"shape {tuple(views.shape)}"
-    return ", ".join(f"{modality} {tuple(batch.shape)}" for modality, batch in views.items())
+    return ", ".join(f"{modality or 'shape'} {tuple(batch.shape)}" for modality, batch in Views.of(views).items())
