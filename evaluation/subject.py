@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pp_simve.evaluation.handwriting import handwriting_style
-from pp_simve.evaluation.mlp import MLPTraining
+from pp_simve.evaluation.probes.mlp import MLPTraining
 from pp_simve.evaluation.records import MEAN, REPRESENTATIONS, Record
 from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
 from pp_simve.inference.guides.base import Guide

@@ -15,36 +15,34 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.attributes import attribute_scores
-from pp_simve.evaluation.circular import angle_scores
 from pp_simve.evaluation.clustering import Covariance, cluster_scores
 from pp_simve.evaluation.disentanglement import PARTS, disentanglement_scores
 from pp_simve.evaluation.features import checked_features
-from pp_simve.evaluation.few_labels import few_label_scores
-from pp_simve.evaluation.fine_tuning import fine_tuned_scores
 from pp_simve.evaluation.frechet import frechet_distance, inception_features
 from pp_simve.evaluation.generation import sample
 from pp_simve.evaluation.information import (
     CanonicalCritic,
-    active_units,
     alignment,
     effective_rank,
     gaussian_information,
     mutual_information,
     uniformity,
 )
-from pp_simve.evaluation.latent_axes import axis_divergence, gaussian_axes
-from pp_simve.evaluation.linear import LinearProbe
-from pp_simve.evaluation.mlp import MLPProbe, MLPRegressionProbe
+from pp_simve.evaluation.latent_axes import active_units, axis_divergence, gaussian_axes
 from pp_simve.evaluation.multimodal import ModalitySubject, SingleModality
-from pp_simve.evaluation.neighbours import KNNProbe
+from pp_simve.evaluation.probes.knn import KNNProbe
+from pp_simve.evaluation.probes.logistic import LinearProbe
+from pp_simve.evaluation.probes.mlp import MLPProbe, MLPRegressionProbe
 from pp_simve.evaluation.reconstruction import reconstruction_scores
 from pp_simve.evaluation.records import FAILED, MEAN, NOT_APPLICABLE, REPRESENTATIONS, Record, score
 from pp_simve.evaluation.retrieval import retrieval_scores
-from pp_simve.evaluation.several_views import several_view_scores
-from pp_simve.evaluation.style import MEAN as MEAN_R2
-from pp_simve.evaluation.style import style_scores
 from pp_simve.evaluation.subject import EVALUATION_SEED, Effort, LabelledImages, NotApplicableError, Subject
+from pp_simve.evaluation.tasks.attributes import attribute_scores
+from pp_simve.evaluation.tasks.few_labels import few_label_scores
+from pp_simve.evaluation.tasks.fine_tuning import fine_tuned_scores
+from pp_simve.evaluation.tasks.several_views import several_view_scores
+from pp_simve.evaluation.tasks.view_parameters import MEAN as MEAN_R2
+from pp_simve.evaluation.tasks.view_parameters import angle_scores, style_scores
 from pp_simve.evaluation.zero_shot import zero_shot_scores
 from pp_simve.inference.augmentations import AugmentationPolicy
 from pp_simve.inference.guides.base import Guide

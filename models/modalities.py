@@ -109,15 +109,16 @@ class Views:
             return zip(self._parts, (z,), strict=True)
         return zip(self._parts, z.split([len(batch) for batch in self._parts.values()], -3), strict=True)
 
-    def tensor(self) -> Tensor:
-        """The tensor of views without named modalities.
+    def tensor(self, modality: str | None = None) -> Tensor:
+        """The tensor of a modality; without a name, of views without modalities.
 
         Raises:
-            ValueError: views by modality.
+            ValueError: there are no such views.
         """
-        if isinstance(self.plain, Tensor):
-            return self.plain
-        raise ValueError(f"views of a single modality, one tensor, are needed here, got modalities {self._names()}")
+        if modality not in self._parts:
+            wanted = "views without modalities, one tensor," if modality is None else f"views of modality {modality}"
+            raise ValueError(f"{wanted} are needed here, got modalities {self._names()}")
+        return self._parts[modality]
 
     def check_known(self, modalities: Iterable[str]) -> None:
         """Raises ValueError for a modality that is none of ``modalities``, or for views not given by modality."""
@@ -161,19 +162,3 @@ def modality_modules(parts: Mapping[str, nn.Module]) -> nn.ModuleDict:
             f"modalities of views are named like variables ('image', 'attributes'), got {', '.join(wrong)}"
         )
     return nn.ModuleDict(dict(parts))
-
-
-def view_and_image_counts(views: ViewsLike) -> tuple[int, int]:
-    """`Views.n_views` and `Views.n_images`."""
-    views = Views.of(views)
-    return views.n_views, views.n_images
-
-
-def some_images(views: ViewsLike, which: slice | list[int]) -> Tensor | dict[str, Tensor]:
-    """The views of some of the images, which a list may repeat."""
-    return Views.of(views)[which].plain
-
-
-def split_by_modality(z: Tensor, views: ViewsLike) -> Iterator[tuple[str, Tensor]]:
-    """As `Views.split`, for views by modality."""
-    return ((str(modality), part) for modality, part in Views.of(views).split(z))

@@ -43,6 +43,9 @@ class GaussianPrior(AdditivePrior, QuadraticPrior):
         scale = self.content_variance().sqrt()
         return dist.Normal(torch.zeros_like(scale), scale).to_event(1)
 
+    def axis_variances(self) -> tuple[Tensor, Tensor]:
+        return self.content_variance(), self.style_variance()
+
     def content_axes(self) -> Tensor:
         """Axes of z with more content than style variance: bool, shape ``(latent,)``."""
         return self.content_variance() > self.style_variance()

@@ -1,2 +1,2 @@
-"""What the command `diagnose` asks of a fitted pair, and how it says what it found.
-The checks are those of `pp_simve.evaluation.posterior`; their results become entries of diagnostics.json."""
+"""Checks of the command `diagnose` that run on demand (refinement, NUTS) and their progress bar.
+The others are in `pp_simve.evaluation.posterior.suite`."""

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from pp_simve.diagnosing.subject import Finding, Subject, finite
 from pp_simve.evaluation.posterior import (
     Reference,
     WeightCheck,
@@ -21,10 +20,10 @@ from pp_simve.evaluation.posterior import (
 )
 from pp_simve.evaluation.posterior.batches import image_batches, seeds
 from pp_simve.evaluation.posterior.check import Check
+from pp_simve.evaluation.posterior.suite import Finding, Subject, finite
 from pp_simve.inference import Guide, draw
 from pp_simve.inference.mcmc import ProgressBar
-from pp_simve.models.modalities import PlainViews as Views
-from pp_simve.models.modalities import some_images
+from pp_simve.models import PlainViews, Views
 
 CHAINS = 4
 REFERENCE_DRAWS = 200
@@ -40,7 +39,7 @@ def refined(subject: Subject, steps: int) -> Finding:
     """Bound, importance weights and predictions before and after some steps on per-image variational parameters."""
     before = subject.weights
 
-    def better(views: Views) -> Guide:
+    def better(views: PlainViews) -> Guide:
         return refine(subject.model, subject.guide, views, steps=steps, seed=subject.seed)
 
     after = _weights(subject, better)
@@ -71,7 +70,7 @@ def refined(subject: Subject, steps: int) -> Finding:
         "alarm": None,
         "how": "The amortization gap: each image's variational parameters were optimized separately, with the model "
         "fixed. Refinement is worth its time where k̂ falls below its threshold.",
-        "blind": "the gap of the guide's family, which refinement does not close.",
+        "limitations": "the gap of the guide's family, which refinement does not close.",
         "rows": {"columns": ["measure", "before", "after"], "rows": measures, "measures": True},
     }
     return Finding(check, {"": weights_figure(after, subject.pictures)})
@@ -85,7 +84,7 @@ def compared_with_reference(subject: Subject, images: int, steps: int, progress:
         steps: of refinement; 0 for none.
         progress: called after each draw of NUTS.
     """
-    views = some_images(subject.views, slice(images))
+    views = Views.of(subject.views)[slice(images)].plain
     reference = nuts_reference(
         subject.model,
         views,
@@ -116,7 +115,7 @@ def compared_with_reference(subject: Subject, images: int, steps: int, progress:
         "alarm": accuracy - 2 * error > DISTINGUISHED,
         "how": f"NUTS samples the posteriors of {images} images with the model fixed; a classifier is trained to "
         f"distinguish its draws from the guide's. {_of_reference(reference)}",
-        "blind": "modes that no chain found, and other images.",
+        "limitations": "modes that no chain found, and other images.",
         "rows": {
             "columns": ["measure", *summaries],
             "rows": [
@@ -129,7 +128,7 @@ def compared_with_reference(subject: Subject, images: int, steps: int, progress:
     return Finding(check, {})
 
 
-def _weights(subject: Subject, guide_for: Callable[[Views], Guide]) -> WeightCheck:
+def _weights(subject: Subject, guide_for: Callable[[PlainViews], Guide]) -> WeightCheck:
     of_batch = seeds(subject.seed)
     parts = []
     for _, batch in image_batches(subject.views, subject.model.prior.latent_dim, subject.draws):

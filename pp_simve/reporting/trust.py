@@ -26,7 +26,7 @@ def trust_section(diagnostics: Diagnostics | None, figures: Mapping[str, bytes])
     if alarms:
         lead = f"{len(alarms)} of {judged} checks with a verdict raise an alarm: {', '.join(alarms)}."
     else:
-        lead = f"None of {judged} checks with a verdict raises an alarm; what they cannot see may still be wrong."
+        lead = f"None of {judged} checks with a verdict raises an alarm; see their limitations."
     left = dict(figures)
     cards = [_card(check, _taken(left, f"{FIGURES}{check.get('name')}")) for check in checks]
     settings = {
@@ -50,12 +50,18 @@ def _card(check: Check, figures: Mapping[str, bytes]) -> Markup:
     alarm, rows, value = check.get("alarm"), check.get("rows"), check.get("value")
     verdict, look = {True: ("alarm", "bad"), False: ("no alarm", "good"), None: ("no verdict", "open")}[alarm]
     unit = check.get("unit")
+    limitations = check.get("limitations", check.get("blind", "not stated"))  # "blind" in files of earlier versions
     shown = f"{plain(value)} {unit}" if unit and value is not None else "–" if value is None else plain(value)
     parts = [
         tag("h3", check.get("title", "a check")),
         tag("p", tag("span", verdict, class_=f"verdict {look}"), " ", number(value, shown), class_="found"),
         tag("p", check.get("how", ""), class_="how"),
-        tag("p", tag("strong", "Cannot see: "), check.get("blind", "not said"), class_="how"),
+        tag(
+            "p",
+            tag("strong", "Limitations: "),
+            limitations,
+            class_="how",
+        ),
     ]
     if figures:
         parts.append(

@@ -23,7 +23,7 @@ from pp_simve import evaluate
 from pp_simve.data import ImageData, Split, load
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import Effort, suite
-from pp_simve.evaluation.mlp import MLPTraining
+from pp_simve.evaluation.probes.mlp import MLPTraining
 from pp_simve.evaluation.records import FAILED, REPRESENTATIONS, Record, score, select
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.scores import read_scores

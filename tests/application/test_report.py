@@ -531,7 +531,7 @@ CHECKS: Diagnostics = {
             "unit": "of images above 0.7",
             "alarm": True,
             "how": "Below 0.7 is good.",
-            "blind": "modes that no draw reached",
+            "limitations": "modes that no draw reached",
             "rows": {
                 "columns": ["image", "k̂", "a bound of many nats", "class", "counts", "sure"],
                 "rows": [[17, 1.31, -12999.25, "a word & more", 3, True], [4, None, -0.5, "b", 1500, False]],
@@ -544,7 +544,7 @@ CHECKS: Diagnostics = {
             "unit": None,
             "alarm": False,
             "how": "Near 0 is good.",
-            "blind": "what more draws close",
+            "limitations": "what more draws close",
         },
         {
             "name": "overlap",
@@ -553,7 +553,7 @@ CHECKS: Diagnostics = {
             "unit": None,
             "alarm": None,
             "how": "How many.",
-            "blind": "several axes together",
+            "limitations": "several axes together",
             "rows": None,
         },
         {
@@ -563,7 +563,7 @@ CHECKS: Diagnostics = {
             "unit": "nats",
             "alarm": None,
             "how": "Nothing.",
-            "blind": "everything",
+            "limitations": "everything",
             "rows": {"columns": ["a", "b"], "rows": []},
         },
     ],
@@ -733,8 +733,8 @@ def test_checks_of_the_posterior_are_shown_with_their_verdicts(simve: RunFolder)
     found = read(simve)
     text = found.sections["trust"]
     assert "1 of 2 checks with a verdict raise an alarm: PSIS k̂." in text
-    assert "alarm 0.312 of images above 0.7Below 0.7 is good.Cannot see: modes that no draw reached" in text
-    assert "no alarm 6.4Near 0 is good.Cannot see: what more draws close" in text
+    assert "alarm 0.312 of images above 0.7Below 0.7 is good.Limitations: modes that no draw reached" in text
+    assert "no alarm 6.4Near 0 is good.Limitations: what more draws close" in text
     assert "no verdict 9 of 16 axesHow many." in text
     assert "no verdict –Nothing." in text
     assert "Label switching has no meaning here." in text
@@ -759,7 +759,7 @@ def test_no_alarm_is_no_proof(simve: RunFolder) -> None:
     quiet = [check for check in CHECKS["checks"] if not check["alarm"]]
     (simve.path / "diagnostics.json").write_text(json.dumps({"checks": quiet, "notes": [], "settings": {}}))
     text = read(simve).sections["trust"]
-    assert "None of 1 checks with a verdict raises an alarm; what they cannot see may still be wrong." in text
+    assert "None of 1 checks with a verdict raises an alarm; see their limitations." in text
 
 
 @pytest.mark.parametrize(

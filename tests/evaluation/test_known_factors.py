@@ -20,7 +20,7 @@ from pp_simve.evaluation import (
     score,
     style_scores,
 )
-from pp_simve.evaluation.mlp import MLPTraining
+from pp_simve.evaluation.probes.mlp import MLPTraining
 from pp_simve.inference.augmentations import AugmentationPolicy, Parameters
 from pp_simve.inference.guides.base import Guide, Representation
 

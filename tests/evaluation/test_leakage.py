@@ -14,7 +14,7 @@ from pp_simve.data.splits import copies_note
 from pp_simve.evaluation import Effort, KNNProbe, LinearProbe, RidgeProbe, evaluate_representations
 from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.inference.guides.base import Guide, Representation
-from pp_simve.models.modalities import PlainViews as Views
+from pp_simve.models import PlainViews
 
 CLASSES = 4
 
@@ -22,7 +22,7 @@ CLASSES = 4
 class Pixels(Guide):
     """Every representation is the image."""
 
-    def posterior(self, views: Views) -> Representation:
+    def posterior(self, views: PlainViews) -> Representation:
         assert isinstance(views, Tensor)
         pixels = views.flatten(2)
         return Representation(backbone=pixels, z=pixels, content=pixels.mean(0), style=pixels)
@@ -87,11 +87,11 @@ def test_what_is_chosen_is_chosen_on_validation_alone() -> None:
     assert VALIDATION.labels is not None
     x, y = TRAIN.images.flatten(1).float(), TRAIN.labels
     other = VALIDATION.images.flatten(1).float()
-    right = KNNProbe(neighbours=(1, 50), metrics=("euclidean",)).fit(x, y, other, VALIDATION.labels)
+    right = KNNProbe(neighbors=(1, 50), metrics=("euclidean",)).fit(x, y, other, VALIDATION.labels)
     # Rows of train themselves, each with the label of its nearest row: a validation that asks for k = 1.
     labels = shuffled(TRAIN, 7).labels
     assert labels is not None
-    near = KNNProbe(neighbours=(1, 50), metrics=("euclidean",)).fit(x, labels, x, labels)
+    near = KNNProbe(neighbors=(1, 50), metrics=("euclidean",)).fit(x, labels, x, labels)
     assert right.k == 50
     assert near.k == 1
 

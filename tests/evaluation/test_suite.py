@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pp_simve.data import Split, load
 from pp_simve.evaluation import attribute_scores, cluster_scores, content_scores, evaluate_representations, suite
-from pp_simve.evaluation.mlp import MLPTraining
+from pp_simve.evaluation.probes.mlp import MLPTraining
 from pp_simve.evaluation.records import FAILED, NOT_APPLICABLE, REPRESENTATIONS, Record, score, select
 from pp_simve.evaluation.subject import EVALUATION_SEED, Effort, NotApplicableError, Subject
 from pp_simve.inference import AmortizedGuide, MLPEncoder

@@ -105,7 +105,11 @@ def test_z_is_split_in_the_order_of_the_views(
             r"views of every modality must be of the same images, .* \{'a': 4, 'b': 5\}",
         ),
         (lambda: Views.of({}), r"views of every modality must be of the same images, got .* \{\}"),
-        (lambda: Views.of(draw(picture=1)).tensor(), "a single modality, one tensor, are needed here, got .* picture"),
+        (
+            lambda: Views.of(draw(picture=1)).tensor(),
+            "views without modalities, one tensor, are needed here, got .* picture",
+        ),
+        (lambda: Views.of(draw(picture=1)).tensor("sound"), "views of modality sound are needed here, got .* picture"),
         (
             lambda: Views.of({name: torch.rand(1, 2) for name in ("sound", "picture", "smell")}).check_known(SHAPES),
             "views of an unknown modality: sound, smell; known are picture, attributes",

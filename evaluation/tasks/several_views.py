@@ -1,4 +1,4 @@
-"""Content from several views: whether more views of an image say more of its class."""
+"""Class from several views: whether content inferred from more views of an image predicts its class better."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ import torch
 from torch import Tensor
 
 from pp_simve.evaluation.features import checked_classes
-from pp_simve.evaluation.linear import LinearProbe
+from pp_simve.evaluation.probes import LinearProbe
 from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.tools import evaluation_mode
 
 COUNTS = (1, 2, 4, 8)
-"""Views of an image tried by default."""
+"""Views per image tried by default."""
 
 _VIEWS_IN_MEMORY = 1024
 
-Labelled = tuple[Tensor, Tensor]
+ImagesAndClasses = tuple[Tensor, Tensor]
 """Images, uint8 ``(image, channel, height, width)``, and their classes ``(image,)``."""
 
 
 def several_view_scores(
     guide: Guide,
     policy: AugmentationPolicy,
-    train: Labelled,
-    validation: Labelled,
-    test: Labelled,
+    train: ImagesAndClasses,
+    validation: ImagesAndClasses,
+    test: ImagesAndClasses,
     *,
     seed: int,
     counts: Sequence[int] = COUNTS,
 ) -> dict[str, float]:
-    """Accuracy on test, as a fraction, of a linear probe of content inferred from K fresh views of each image.
+    """Test accuracy of `LinearProbe` on content inferred from K fresh views of each image.
 
-    One probe each K, fitted on train and chosen on validation, whose contents are inferred from as many views. The
+    One probe per K, fitted on train and selected on validation, whose contents are inferred from as many views. The
     views of a smaller K are among those of a larger one.
 
     Args:
         guide: on the device of the images.
-        policy: what draws the views.
+        policy: draws the views.
         train, validation, test: images and classes.
-        seed: decides the views, a stream a split. Torch's own generators are neither used nor moved.
-        counts: K.
+        seed: of the views, one stream per split. Torch's global generators are neither used nor changed.
+        counts: values of K.
 
     Returns:
-        By the decimal of K.
+        Accuracies by the decimal of K.
 
     Raises:
         ValueError: counts below 1, contents that are not finite, or a single train class.
@@ -54,16 +54,17 @@ def several_view_scores(
         raise ValueError(f"counts must be one or more numbers >= 1, got {counts}")
     checked_classes(train[1])
     seeds = torch.randint(2**62, (3,), generator=torch.Generator().manual_seed(seed)).tolist()
-    contents = [
-        contents_of_views(guide, policy, images, counts, torch.Generator(images.device).manual_seed(of_split))
-        for (images, _), of_split in zip((train, validation, test), seeds, strict=True)
-    ]
-    labels = train[1], validation[1], test[1]
-    found = {}
-    for count in counts:
-        fitted, chosen, judged = ((part[count], of_part) for part, of_part in zip(contents, labels, strict=True))
-        found[str(count)] = LinearProbe().fit(*fitted, *chosen).score(*judged)
-    return found
+    contents, labels = [], []
+    for (images, of_split), split_seed in zip((train, validation, test), seeds, strict=True):
+        generator = torch.Generator(images.device).manual_seed(split_seed)
+        contents.append(contents_of_views(guide, policy, images, counts, generator))
+        labels.append(of_split)
+    return {
+        str(count): LinearProbe()
+        .fit(contents[0][count], labels[0], contents[1][count], labels[1])
+        .score(contents[2][count], labels[2])
+        for count in counts
+    }
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pp_simve.data import load
-from pp_simve.evaluation import writing
+from pp_simve.evaluation import handwriting
 from pp_simve.evaluation.handwriting import handwriting_style
 
 SIDE = 64
@@ -173,7 +173,7 @@ def test_a_shear_of_real_digits_adds_its_tangent(degrees: float) -> None:
 def test_bytes_and_floats_agree_and_chunks_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     digits = load("digits").train.images[:10]
     whole = handwriting_style(digits)
-    monkeypatch.setattr(writing, "_PIXELS", 3 * 256 + 1)
+    monkeypatch.setattr(handwriting, "_PIXELS", 3 * 256 + 1)
     for other in (digits, digits.float() / 255):
         for name, values in handwriting_style(other).items():
             assert values.dtype == torch.float64
