@@ -23,10 +23,9 @@ from rich.padding import Padding
 from rich.table import Table
 
 import pp_simve
-from pp_simve.diagnosing.progress import sampling
-from pp_simve.diagnosing.refinement import CHAINS, compared_with_reference, refined
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation.posterior.check import FIGURES, Check, Diagnostics
+from pp_simve.evaluation.posterior.optional_checks import CHAINS, compared_with_reference, refined
 from pp_simve.evaluation.posterior.suite import CHECKS, Finding, Subject, diagnose
 from pp_simve.evaluation.subject import EVALUATION_SEED
 from pp_simve.inference.device import choose_device, device_name
@@ -37,6 +36,7 @@ from pp_simve.run.config import Place
 from pp_simve.run.console import each_run, exit_code
 from pp_simve.run.fitted import Fitted, load_once
 from pp_simve.run.folder import RunFolder, source_commit
+from pp_simve.run.sampling_progress import sampling
 from pp_simve.run.trust import announce
 from pp_simve.run.viewing import unwrapped
 

@@ -142,8 +142,8 @@ def check_predictions(
                 parts.setdefault(label(modality, name), []).append((observed[name], replicated[name]))
     checks = {}
     for name, pairs in parts.items():
-        observed = torch.cat([pair[0] for pair in pairs], 1)
-        checks[name] = _checked(name, observed, torch.cat([pair[1] for pair in pairs], 2), each)
+        values = torch.cat([pair[0] for pair in pairs], 1)
+        checks[name] = _checked(name, values, torch.cat([pair[1] for pair in pairs], 2), each)
     return PredictiveCheck(checks, draws)
 
 

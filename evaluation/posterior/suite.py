@@ -285,7 +285,7 @@ def calibration(subject: Subject) -> Finding:
 
 def predictions(subject: Subject) -> Finding:
     """Posterior predictive checks."""
-    draws = PREDICTIVE_DRAWS * len(dict(Views.of(subject.views).items()))  # more statistics need smaller p-values
+    draws = PREDICTIVE_DRAWS * len(Views.of(subject.views).modalities)  # more statistics need smaller p-values
     found = check_predictions(subject.model, subject.guide, subject.views, draws=draws, seed=subject.seed)
     check: Check = {
         "name": "predictions",
