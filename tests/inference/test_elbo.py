@@ -13,6 +13,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pp_simve.inference import ELBO, ProgramError
+from pp_simve.models import Views
 
 from .programs import GUIDES, IMAGES, PRIORS, FaultyGuide, Pair, draw_views, make_pair
 
@@ -193,6 +194,18 @@ def test_a_mean_field_guide_without_auxiliary_sites_is_a_guide_too() -> None:
     terms = ELBO(pair.model, guide)(draw_views(2))
     assert set(terms) == {"loss", "reconstruction", "content", "style"}
     assert_bit_equal(Pair(pair.model, guide, pair.prior), draw_views(2), particles=1)  # type: ignore[arg-type]
+
+
+def test_programs_are_called_with_plain_views_whatever_wraps_them() -> None:
+    """A user's guide and model take tensors."""
+    pair, views = make_pair(), draw_views(2)
+    for guide in (FaultyGuide("none"), pair.guide):
+        losses = []
+        for given in (views, Views.of(views)):
+            pyro.set_rng_seed(3)
+            losses.append(ELBO(pair.model, guide)(given)["loss"])
+        assert torch.equal(*losses)
+    assert torch.equal(pair.guide.posterior(Views.of(views)).z, pair.guide.posterior(views).z)
 
 
 def test_a_model_with_a_global_parameter_is_refused_under_validation() -> None:
