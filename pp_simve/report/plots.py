@@ -130,11 +130,12 @@ def map_of(embedding: Embedding) -> Map | None:
         columns[f"color{place}"] = coloring.colors
     for layout, at in enumerate(places):
         columns |= {f"x{layout}": at[:, 0].tolist(), f"y{layout}": at[:, 1].tolist()}
+    spans = points.amax(0) - points.amin(0)
     plot = figure(
         name="map",
         sizing_mode="scale_width",
-        width=700,
-        height=560,
+        width=900,
+        height=int(min(max(float(900 * spans[1] / spans[0]), 450), 800)),
         match_aspect=True,
         tools="pan,wheel_zoom,box_zoom,reset",
         active_drag=None,

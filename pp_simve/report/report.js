@@ -18,8 +18,15 @@ const choose = () => {
     for (const part of document.querySelectorAll(`[data-${name}]`)) part.hidden = part.dataset[name] != (chosen(name) ?? 0);
 };
 
+/* Bokeh shows a view where a mouse points at it; a tap points and leaves at once, and then clicks. */
+const point = event => {
+  const at = {isPrimary: true, clientX: event.clientX, clientY: event.clientY, bubbles: true, composed: true, view: window};
+  event.composedPath()[0].dispatchEvent(new PointerEvent("pointermove", at));
+};
+
 Promise.all(Object.entries(items).map(([id, item]) => Bokeh.embed.embed_item(item, id))).then(() => {
   paint();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
+  document.getElementById("map-plot")?.addEventListener("click", point);
   for (const select of document.querySelectorAll("#map select")) select.addEventListener("change", choose);
 });

@@ -90,7 +90,7 @@ def _table(task: str, modality: str, records: Sequence[Record]) -> Table:
             spreads = [at.get((probe, "sd", target, name)) for name in representations]
             cells = [_cell(record, spread) for record, spread in zip(found, spreads, strict=True)]
             if any(value is not None for value, _ in cells):
-                rows.append((_spaced(target), cells))
+                rows.append((words.TARGETS.get(task, "{}").format(_spaced(target)), cells))
         name, hint = words.metric(metric)
         title = ", ".join(part for part in (words.PROBES.get(probe, _spaced(probe)), name) if part)
         if len(rows) == 1:

@@ -80,6 +80,9 @@ TASKS = {
 }
 """Tasks of score records: a heading, how to read the scores, and their limitations."""
 
+TARGETS = {"few_labels": "labels per class: {}", "several_views": "views: {}"}
+"""Rows of tasks whose targets are numbers."""
+
 PROBES = {
     "linear": "linear probe",
     "mlp": "MLP",

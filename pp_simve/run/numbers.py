@@ -9,6 +9,9 @@ from typing import Any
 FRACTIONS = ("accuracy", "balanced_accuracy", "linear", "knn", "recall", "chance", "chance_balanced")
 """Metrics shown in per cent, without what follows an ``@``."""
 
+COUNTS = ("axes", "active_units", "images", "median_rank")
+"""Metrics without decimals where they are whole."""
+
 
 def plain(value: Any) -> str:
     """A number of at most three significant digits, or words."""
@@ -20,13 +23,13 @@ def plain(value: Any) -> str:
 
 
 def score(metric: str, value: float | None) -> str:
-    """A score by its metric: fractions in per cent, others to three decimals or, from ten on, to one."""
+    """A score by its metric: fractions in per cent, counts whole, others to three decimals or, from ten on, to one."""
     if value is None:
         return "–"
     if metric.partition("@")[0] in FRACTIONS:
         return f"{100 * value:.1f} %"
-    if value == int(value) and abs(value) >= 1:
-        return _minus(f"{int(value):,}")
+    if metric in COUNTS and value == int(value):
+        return f"{int(value):,}"
     return _minus(f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3f}")
 
 
