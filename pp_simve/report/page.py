@@ -96,6 +96,8 @@ def page(
     shown = {name: file for name, file in (figures or {}).items() if not (name == "loss" and curves)}
     order = [*(name for name in words.FIGURES if name in shown), *(name for name in shown if name not in words.FIGURES)]
     addresses = {name: _address(shown[name]) for name in order}
+    of_checks = {name: file for name, file in addresses.items() if name.startswith(OF_CHECKS)}
+    checks, other_figures = _checks(diagnostics, of_checks)
     library, script = plots.library(), (FOLDER / "report.js").read_text()
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
@@ -111,13 +113,15 @@ def page(
         settings=settings,
         config=settings.get("config", {}),
         results=results,
+        tiles=scores.tiles(results or {}, found),
         tasks=scores.by_task(found),
         without_records=found == [] and (results is not None or evaluation is not None),
         map=drawn,
         embedded=embedding is not None,
         curves=curves,
-        pictures={name: file for name, file in addresses.items() if not name.startswith(OF_CHECKS)},
-        checks=_checks(diagnostics, {name: file for name, file in addresses.items() if name.startswith(OF_CHECKS)}),
+        pictures={name: file for name, file in addresses.items() if name not in of_checks},
+        checks=checks,
+        other_figures=other_figures,
         diagnostics=diagnostics,
         costs=_costs(results or {}),
         flags=_flags,
@@ -130,21 +134,39 @@ def page(
     )
 
 
-def _checks(diagnostics: Mapping[str, Any] | None, figures: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The checks with their figures, addresses by name, and their tables with numbers as text; then other figures."""
+def _checks(
+    diagnostics: Mapping[str, Any] | None, figures: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The checks with their figures, addresses by name, and the numbers of their tables as text; and other figures.
+
+    Raises:
+        ConfigError: diagnostics.json is damaged.
+    """
+    try:
+        checks = [_check(check) for check in (diagnostics or {}).get("checks", [])]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _damaged("diagnostics.json", error) from error
     left = dict(figures)
-    checks = []
-    for check in (diagnostics or {}).get("checks", []):
-        name = f"{OF_CHECKS}{check.get('name')}"
-        own = {key: left.pop(key) for key in list(left) if key == name or key.startswith(f"{name}-")}
-        table = check.get("rows")
-        rows = [] if table is None else table["rows"]
-        by_column = [numbers.aligned(column) for column in zip(*rows, strict=True)]
-        measures = table is not None and table.get("measures", False)
-        texts = [numbers.aligned(row) for row in rows] if measures else list(zip(*by_column, strict=True))
-        limitations = check.get("limitations", check.get("blind", "not stated"))
-        checks.append({**check, "limitations": limitations, "figures": own, "texts": texts})
-    return [*checks, {"figures": left}] if left else checks
+    for check in checks:
+        name = f"{OF_CHECKS}{check['name']}"
+        check["figures"] = {key: left.pop(key) for key in list(left) if key == name or key.startswith(f"{name}-")}
+    return checks, left
+
+
+def _check(check: Mapping[str, Any]) -> dict[str, Any]:
+    table = check.get("rows") or {"columns": [], "rows": []}
+    if table.get("measures"):
+        texts = [numbers.aligned(row) for row in table["rows"]]
+    else:
+        columns = [numbers.aligned(column) for column in zip(*table["rows"], strict=True)]
+        texts = [list(row) for row in zip(*columns, strict=True)]
+    return {
+        **{key: check[key] for key in ("name", "title", "value", "alarm", "how")},
+        "unit": check.get("unit"),
+        "limitations": check.get("limitations", check.get("blind", "not stated")),
+        "columns": table["columns"],
+        "rows": [list(zip(row, shown, strict=True)) for row, shown in zip(table["rows"], texts, strict=True)],
+    }
 
 
 def _costs(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -175,8 +197,12 @@ def _entries(path: Path) -> dict[str, Any] | None:
         if not isinstance(found, dict):
             raise ValueError("no JSON object")
     except ValueError as error:
-        raise ConfigError(f"{path} is damaged ({error}); delete it, or run the command again that wrote it") from error
+        raise _damaged(path, error) from error
     return found
+
+
+def _damaged(file: Path | str, error: Exception) -> ConfigError:
+    return ConfigError(f"{file} is damaged ({error}); delete it, or run the command again that wrote it")
 
 
 def _address(picture: bytes, limit: int = FIGURE_BYTES) -> str:

@@ -193,7 +193,9 @@ def curves_of(history: Sequence[Mapping[str, float]]) -> list[Curve]:
             toolbar_location=None,
             y_range=Range1d(bottom - margin, top + margin),
         )
-        source = ColumnDataSource({"step": at, "mean": mean, "low": low, "high": high})
+        source = ColumnDataSource(
+            {"step": at.tolist(), "mean": mean.tolist(), "low": low.tolist(), "high": high.tolist()}
+        )
         plot.varea("step", "low", "high", source=source, fill_color=ACCENT, fill_alpha=0.25)
         line = plot.line("step", "mean", source=source, line_color=ACCENT, line_width=2)
         plot.scatter("step", "mean", source=source, color=ACCENT, size=6 if len(finite) == 1 else 0)

@@ -107,12 +107,15 @@ METRICS = {
     "psnr": ("PSNR, dB", "higher is better"),
     "bits_per_dim": ("bits per dimension", "an upper bound; comparable between models of the same images only"),
     "fid": ("FID", "lower is better; compare equal numbers of images"),
-    "axes": ("axes", "width of the representation"),
+    "fid_images": ("images for FID", "test images, and as many samples"),
+    "width": ("width", "number of axes"),
     "active_units": ("active axes", "whose posterior mean differs between images"),
     "effective_rank": ("effective rank", "entropy of the singular values (RankMe)"),
     "alignment": ("alignment of two views", "mean squared distance on the sphere: 0 if equal, 2 if unrelated"),
     "uniformity": ("uniformity", "more negative is more even on the sphere"),
-    "infonce": ("mutual information by InfoNCE", "a lower bound, at most its ceiling"),
+    "infonce_bound": ("mutual information by InfoNCE", "a lower bound, at most its ceiling"),
+    "infonce_ceiling": ("ceiling of InfoNCE", "log of the number of pairs"),
+    "infonce_pairs": ("pairs of views for InfoNCE", ""),
     "prior_information": ("mutual information under the fitted prior", "a property of the program, not of the data"),
     "content_keeps_class": ("class kept by content", "above chance, relative to z"),
     "content_lacks_views": ("view absent from content", "1 − mean R² relative to z"),
@@ -120,6 +123,9 @@ METRICS = {
     "style_lacks_class": ("class absent from style", "1 − share of the class relative to z"),
 }
 """Metrics of score records and of results.json: a name and how to read it."""
+
+CHANCE = {"accuracy": "chance", "balanced_accuracy": "chance_balanced", "recall": "chance"}
+"""Metrics whose chance level may stand beside them, without what follows an ``@``."""
 
 TERMS = {
     "loss": "what is minimized; lower is better",

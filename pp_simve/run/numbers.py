@@ -9,7 +9,7 @@ from typing import Any
 FRACTIONS = ("accuracy", "balanced_accuracy", "linear", "knn", "recall", "chance", "chance_balanced")
 """Metrics shown in per cent, without what follows an ``@``."""
 
-COUNTS = ("axes", "active_units", "images", "median_rank")
+COUNTS = ("width", "active_units", "infonce_pairs", "fid_images", "median_rank", "epoch", "epochs", "short_classes")
 """Metrics without decimals where they are whole."""
 
 
