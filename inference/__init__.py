@@ -33,7 +33,7 @@ from pp_simve.inference.objectives import (
     VICRegEntropy,
 )
 from pp_simve.inference.sampling import Draws, draw
-from pp_simve.inference.schedules import Cyclic, Geometric, Linear, WarmupCosine
+from pp_simve.inference.schedules import Cyclic, Geometric, Linear, Schedule, WarmupCosine
 from pp_simve.inference.svi import Progress, Run, fit
 
 __all__ = [
@@ -71,6 +71,7 @@ __all__ = [
     "ResNet18Encoder",
     "ResidualEncoder",
     "Run",
+    "Schedule",
     "StructuredGuide",
     "SwAV",
     "VICRegEntropy",

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-Schedule = Callable[[int, int], float]
 
+class Schedule(ABC):
+    """A number for each step of a fit.
 
-def constant(step: int, total: int) -> float:
-    """No schedule: the factor is 1 at every step."""
-    return 1.0
+    Derive from it for a schedule that the command line can name (``package.module:Class``). In Python any function of
+    ``(step, total steps)`` works as well.
+    """
+
+    @abstractmethod
+    def __call__(self, step: int, total: int) -> float:
+        """The value at a step, counted from 0, of ``total``."""
 
 
 @dataclass(frozen=True)
-class WarmupCosine:
+class Constant(Schedule):
+    """No schedule: the factor is 1 at every step."""
+
+    def __call__(self, step: int, total: int) -> float:
+        return 1.0
+
+
+constant = Constant()
+
+
+@dataclass(frozen=True)
+class WarmupCosine(Schedule):
     """Linear from 0 to 1 over the first steps, then half a cosine down to 0.
 
     Args:
@@ -36,7 +52,7 @@ class WarmupCosine:
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(Schedule):
     """From ``start`` to ``end`` in a straight line, and ``end`` from then on (warm-up of β: Bowman et al. 2016).
 
     Args:
@@ -58,7 +74,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Geometric:
+class Geometric(Schedule):
     """From ``start`` to ``end`` by equal ratios, which suits scales that go towards zero.
 
     Args:
@@ -82,7 +98,7 @@ class Geometric:
 
 
 @dataclass(frozen=True)
-class Cyclic:
+class Cyclic(Schedule):
     """``cycles`` times: from ``start`` to ``end`` in a straight line, then ``end`` for a while (Fu et al. 2019).
 
     Args:

@@ -29,12 +29,13 @@ from pp_simve.run.console import STOPPED, WRONG_INPUT, exit_code
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.methods import build
 from pp_simve.run.processes import PlannedFit, carry_out
+from pp_simve.run.trust import check_trusted, own_parts_of
 from pp_simve.run.viewing import Viewing
 
 METHODS = "simve,vae,simclr"
 ALIKE = ("views", "policy", "encoder", "modalities")
 """Settings that runs of one table have in common, beside the images themselves."""
-OWN = ("seed", "out", "resume", "quiet")
+OWN = ("seed", "out", "resume", "trust_parts", "quiet")
 """Settings of a fit that the comparison gives itself."""
 
 
@@ -57,6 +58,9 @@ class CompareConfig:
     """Tabulate runs of different images, views, policies or encoders all the same."""
     evaluate: bool = False
     """Also evaluate the runs that were not (python -m pp_simve.evaluate), and tabulate what that adds."""
+    trust_parts: bool = False
+    """Import parts (package.module:Class) that stored runs name and this command does not. Their code runs, so give it
+    only for runs that you trust; parts that this command names need no such trust."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -131,8 +135,9 @@ def _check_own(config: FitConfig, where: str) -> None:
     for name in OWN:
         if getattr(config, name) != getattr(plain, name):
             raise ConfigError(
-                f"--{name} {getattr(config, name)}{where} is not for a single fit to choose: the comparison gives each "
-                "its seed (--seeds how many) and its folder below --out"
+                f"--{name.replace('_', '-')} {getattr(config, name)}{where} is not for a single fit to choose: the "
+                "comparison gives each its seed (--seeds how many) and its folder below --out, and takes --trust-parts "
+                "and --quiet itself"
             )
 
 
@@ -143,7 +148,7 @@ def run_comparison(config: CompareConfig, settings: Mapping[str, FitConfig], giv
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
-    fits = planned(settings, config.seeds, config.out, say)
+    fits = planned(settings, config.seeds, config.out, say, trust_parts=config.trust_parts)
     differing = differences(fits)
     if differing and not config.mixed:
         raise ConfigError(
@@ -164,9 +169,13 @@ def run_comparison(config: CompareConfig, settings: Mapping[str, FitConfig], giv
         return STOPPED
     of_labels = {label: [fit.folder.path for fit in fits if fit.label == label and fit.finished] for label in settings}
     if config.evaluate:
-        for path in (path for paths in of_labels.values() for path in paths if not is_evaluated(path)):
+        for fit in fits:
+            path = fit.folder.path
+            if not fit.finished or is_evaluated(path):
+                continue
             say(f"evaluating {path}")
-            if evaluate_runs(EvaluateConfig((path,), device=next(iter(settings.values())).device, quiet=True)):
+            device = next(iter(settings.values())).device
+            if evaluate_runs(EvaluateConfig((path,), device=device, trust_parts=fit.trust_parts, quiet=True)):
                 failures.append(f"{path} was not evaluated")
     rows = [row(label, paths, evaluated=config.evaluate) for label, paths in of_labels.items()]
     notes = [*(f"not alike: {entry}" for entry in differing), *failures]
@@ -181,7 +190,12 @@ def run_comparison(config: CompareConfig, settings: Mapping[str, FitConfig], giv
 
 
 def planned(
-    settings: Mapping[str, FitConfig], seeds: int, out: Path, say: Callable[[str], None] = lambda note: None
+    settings: Mapping[str, FitConfig],
+    seeds: int,
+    out: Path,
+    say: Callable[[str], None] = lambda note: None,
+    *,
+    trust_parts: bool = False,
 ) -> list[PlannedFit]:
     """Every fit of the table, its settings checked as far as they can be before anything is fitted.
 
@@ -190,10 +204,11 @@ def planned(
         seeds: fits of each.
         out: where the run folders are or will be.
         say: is told what a person should know of how the data were loaded.
+        trust_parts: allows stored runs to import what their settings name, beside the parts of ``settings``.
 
     Raises:
         ConfigError: an unknown name, parts that do not go together, labels that make the same folder, a folder that
-            holds something else or a run with other settings.
+            holds something else or a run with other settings, parts of a stored run that are not trusted.
         DataError: the images cannot be used.
     """
 
@@ -215,24 +230,29 @@ def planned(
             folder = RunFolder(out / f"{name}-{seed}")
             config = dataclasses.replace(common, seed=seed)
             if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-                shape, fingerprint = _stored(folder, config)
+                shape, fingerprint = _stored(folder, config, trust_parts, say)
             else:
                 shape, fingerprint = images(config.data, config.data_root, config.image_size, config.skip_bad)
             chosen = config.chosen_for(shape)
             if seed == 0:
                 Viewing.of(chosen, shape)
                 build(chosen, shape)
-            fits.append(PlannedFit(label, folder, as_flags(config), chosen, fingerprint))
+            # What was typed here is trusted, and `_stored` lets nothing else pass without --trust-parts.
+            trusted = trust_parts or bool(own_parts_of(common))
+            fits.append(PlannedFit(label, folder, as_flags(config), chosen, fingerprint, trusted))
     return fits
 
 
-def _stored(folder: RunFolder, asked: FitConfig) -> tuple[DataShape, str]:
+def _stored(
+    folder: RunFolder, asked: FitConfig, trust_parts: bool, say: Callable[[str], None]
+) -> tuple[DataShape, str]:
     """Shape and fingerprint of the data of a run that was started before.
 
     Raises:
-        ConfigError: it is damaged, no run, or one with other settings than those asked for.
+        ConfigError: it is damaged, no run, or one with other settings than those asked for, or it names parts that are
+            neither asked for nor trusted.
     """
-    settings, fingerprint = folder.read_settings()
+    settings, fingerprint = folder.read_settings(trust_parts=True)  # only compared, until `check_trusted` below
     given = read_config(folder.path / "config.json")["data_shape"]
     shape = DataShape(**given | {"image": tuple(given["image"])})
     if different := settings.differences(asked.chosen_for(shape)):
@@ -240,6 +260,9 @@ def _stored(folder: RunFolder, asked: FitConfig) -> tuple[DataShape, str]:
         raise ConfigError(
             f"{folder.path} was started with other settings: {listed}; repeat them, choose another --out, or remove it"
         )
+    check_trusted(folder.path, settings, trust_parts, typed=asked)
+    if names := own_parts_of(settings, typed=asked):
+        say(f"{folder.path}: importing {', '.join(names)} (--trust-parts)")
     return shape, fingerprint
 
 

@@ -39,6 +39,7 @@ from pp_simve.run.console import each_run, exit_code
 from pp_simve.run.fitted import Fitted, load_once
 from pp_simve.run.folder import RunFolder, source_commit
 from pp_simve.run.numbers import plain
+from pp_simve.run.trust import announce
 from pp_simve.run.viewing import unwrapped
 
 FILE = "diagnostics.json"
@@ -69,6 +70,9 @@ class DiagnoseConfig:
     """Folder of the data sets, if they are no longer where the run found them."""
     seed: int = JUDGEMENT_SEED
     """Of views and draws; the same for every run, so that runs compare."""
+    trust_parts: bool = False
+    """Import the parts of your own (package.module:Class) that the settings of a run name. Their code runs, so give it
+    only for runs that you trust."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -97,7 +101,10 @@ def diagnose_runs(config: DiagnoseConfig) -> int:
     images = load_once()
 
     def carry_out(path: Path) -> None:
-        fitted = Fitted.read(RunFolder(path), device, images, config.data_root)
+        folder = RunFolder(path)
+        if config.trust_parts:
+            announce(path, folder.read_settings(trust_parts=True)[0], console)
+        fitted = Fitted.read(folder, device, images, config.data_root, trust_parts=config.trust_parts)
         # A fitted pair fits together; what is NaN in it shows in the checks.
         with pyro.validation_enabled(False):
             found = diagnose(fitted, config, console)

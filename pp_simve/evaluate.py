@@ -38,6 +38,7 @@ from pp_simve.run.console import each_run, exit_code
 from pp_simve.run.fitted import Fitted, Load, load_once
 from pp_simve.run.folder import RunFolder, source_commit
 from pp_simve.run.methods import Program
+from pp_simve.run.trust import announce
 from pp_simve.run.viewing import Viewing
 
 FILE = "evaluation.json"
@@ -69,6 +70,9 @@ class EvaluateConfig:
     """Also train a copy of the encoder on the labels of train, for so many epochs at most (default: do not)."""
     fid_weights: Place = None
     """Also compute FID, with Inception's weights from this file; needs pp_simve[fid] installed (default: do not)."""
+    trust_parts: bool = False
+    """Import the parts of your own (package.module:Class) that the settings of a run name. Their code runs, so give it
+    only for runs that you trust."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -102,8 +106,11 @@ def evaluate_runs(config: EvaluateConfig) -> int:
     images = load_once()
 
     def carry_out(path: Path) -> None:
-        found = evaluate(RunFolder(path), device, images, config.data_root, config.effort)
-        write_report(RunFolder(path))
+        folder = RunFolder(path)
+        if config.trust_parts:
+            announce(path, folder.read_settings(trust_parts=True)[0], console)
+        found = evaluate(folder, device, images, config.data_root, config.effort, trust_parts=config.trust_parts)
+        write_report(folder)
         console.print(f"{path}: {found['method']} on {found['data']}", markup=False, soft_wrap=True, style="bold")
         print_evaluation(found, console)
         console.print(
@@ -119,6 +126,8 @@ def evaluate(
     images: Load,
     data_root: Path | None = None,
     effort: Effort | None = None,
+    *,
+    trust_parts: bool = False,
 ) -> dict[str, Any]:
     """Judges a fitted run and writes its evaluation.json.
 
@@ -128,6 +137,7 @@ def evaluate(
         images: loads the data, from name, root, image size and whether bad images are left out.
         data_root: where the data are, if elsewhere than for the fit.
         effort: how much it may cost.
+        trust_parts: allows the import of parts of a user's own that the run's settings name.
 
     Returns:
         What was written. With one kind of view ``"knows"``, by representation and by what is asked of it (the table
@@ -137,13 +147,14 @@ def evaluate(
         ``{"skipped": WHY}``, of what failed ``{"error": WHY}``.
 
     Raises:
-        ConfigError: a run that is damaged or not finished, or other images than it was fitted to.
+        ConfigError: a run that is damaged or not finished, or other images than it was fitted to; parts that are not
+            trusted.
         DataError: the images cannot be loaded.
         OSError: the file cannot be written.
     """
     started = time.perf_counter()
     effort = effort or Effort()
-    fitted = Fitted.read(folder, device, images, data_root)
+    fitted = Fitted.read(folder, device, images, data_root, trust_parts=trust_parts)
     config, program, data, viewing = fitted.config, fitted.program, fitted.data, fitted.viewing
     splits = (on_device(data.train, device), on_device(data.validation, device), on_device(data.test, device))
     evaluated = _evaluate_alone if viewing.modalities is None else _evaluate_kinds

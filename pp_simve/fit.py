@@ -33,6 +33,7 @@ from pp_simve.run.methods import Program, build
 from pp_simve.run.parts import make_part
 from pp_simve.run.progress import watched
 from pp_simve.run.tracking import TRACKERS, CSVFile, JSONLines, Several, Tracker
+from pp_simve.run.trust import announce, own_parts_of
 from pp_simve.run.viewing import Viewing, unwrapped
 
 SCHEDULES: dict[str, Schedule] = {"cosine": WarmupCosine(), "constant": constant}
@@ -49,7 +50,7 @@ def parse(arguments: Sequence[str]) -> FitConfig:
     """Settings from a command line. With ``--resume RUN`` they are the run's, and other flags must agree with it.
 
     Raises:
-        ConfigError: a wrong value, or a flag that a resumed run was not started with.
+        ConfigError: a wrong value, a flag that a resumed run was not started with, or parts of it that are not trusted.
         SystemExit: help, an unknown flag, or a value of the wrong type (answered by tyro, code 2).
     """
     config = tyro.cli(FitConfig, args=list(arguments), prog="python -m pp_simve.fit", description=__doc__)
@@ -57,7 +58,7 @@ def parse(arguments: Sequence[str]) -> FitConfig:
         return config
     if config.out is not None:
         raise ConfigError(f"--resume goes on in its own folder, {config.resume}; leave out --out {config.out}")
-    stored, _ = RunFolder(config.resume).read_settings()
+    stored, _ = RunFolder(config.resume).read_settings(trust_parts=config.trust_parts)
     default = stored
     if config.epochs is not None or config.steps is not None:
         # The run's own length would contradict the one given before the two could be compared.
@@ -75,6 +76,8 @@ def run_fit(config: FitConfig) -> int:
     """Loads the data, fits, judges and writes the run folder; the exit code."""
     first_process = os.environ.get("LOCAL_RANK", "0") == "0"
     console = Console(quiet=config.quiet or not first_process, highlight=False)
+    if config.resume is not None and config.trust_parts:
+        announce(config.resume, config, console)
     choose_device(config.device)  # before anything is loaded: an error now costs nobody a minute
     data = load(config.data, config.data_root, image_size=config.image_size, skip_bad=config.skip_bad)
     for note in data.notes:
@@ -99,7 +102,7 @@ def run_fit(config: FitConfig) -> int:
         if not run.finished:
             tracker.finish({})
             console.print(f"stopped at step {run.steps} of {run.total_steps}; go on with")
-            console.print(f"  python -m pp_simve.fit --resume {folder.path}", markup=False, soft_wrap=True)
+            console.print(f"  python -m pp_simve.fit {_resume(config, folder)}", markup=False, soft_wrap=True)
             return STOPPED
         folder.write_weights(run.objective)
         results = judge_run(run, program, viewing, data, config)
@@ -113,7 +116,7 @@ def run_fit(config: FitConfig) -> int:
             folder.discard(made)
         if isinstance(error, OSError | KeyboardInterrupt):
             if folder.checkpoint.exists():
-                error.add_note(f"nothing is lost up to the last checkpoint; go on with --resume {folder.path}")
+                error.add_note(f"nothing is lost up to the last checkpoint; go on with {_resume(config, folder)}")
             elif config.resume is None:
                 error.add_note(f"there was no checkpoint yet, so nothing is left of {folder.path}")
         raise
@@ -185,13 +188,18 @@ def _tracker(config: FitConfig, folder: RunFolder, first_process: bool) -> Sever
 
 def _resumable_steps(folder: RunFolder, data: ImageData) -> int:
     """The steps a run's checkpoint has done; other data are refused."""
-    _, fingerprint = folder.read_settings()
+    _, fingerprint = folder.read_settings(trust_parts=True)  # `parse` asked whether they are, and nothing is built here
     if fingerprint != data.fingerprint:
         raise ConfigError(f"the images of {data.name} are not those {folder.path} was started with; start a new run")
     steps = folder.checkpoint.load().get("steps") if folder.checkpoint.exists() else 0
     if not isinstance(steps, int):
         raise CheckpointError(f"{folder.checkpoint.path} is of another program; start a new run")
     return steps
+
+
+def _resume(config: FitConfig, folder: RunFolder) -> str:
+    """The flags that go on with a run."""
+    return f"--resume {folder.path}" + (" --trust-parts" if own_parts_of(config) else "")
 
 
 def _new_folder(config: FitConfig) -> Path:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from pp_simve.data.types import DataError
 CHUNK = 128  # files per task: tiny images decode faster than a thread hand-over
 SHOWN = 5  # bad files named in a message
 MEMORY_SHARE = 0.8  # of this machine's memory, above which pixels are refused rather than the process killed
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", "TGA")
+"""Formats of image files, whatever the files are called; of all formats, PIL would start Ghostscript for PostScript."""
 
 Pixels = NDArray[np.uint8]
 
@@ -121,9 +125,16 @@ def _decode(path: str, size: int | None, square: bool) -> Pixels | str:
         return f"{type(error).__name__}: {error}".replace(f" {path!r}", "")
 
 
+@cache
+def _readable() -> tuple[str, ...]:
+    """Those of `FORMATS` that this build of PIL has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def read_image(path: str, size: int | None = None, square: bool = False) -> Pixels:
     """One file as uint8 (channel, height, width): upright, 1 channel where the file is grey, else RGB."""
-    with Image.open(path) as opened:
+    with Image.open(path, formats=_readable()) as opened:
         if size is not None:
             # JPEGs decode several times faster at a fraction of their size; twice the target keeps the resize exact
             # enough to be invisible.

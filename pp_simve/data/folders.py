@@ -13,7 +13,7 @@ from pp_simve.data.decode import decode_files
 from pp_simve.data.splits import check_divisible
 from pp_simve.data.types import DataError
 
-# Still images that PIL reads without outside programs.
+# Of the formats in `decode.FORMATS`.
 EXTENSIONS = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff"),
     *(".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".avif"),

@@ -207,7 +207,7 @@ def _damaged(file: Path | str, error: Exception) -> ConfigError:
 
 def _address(picture: bytes, limit: int = FIGURE_BYTES) -> str:
     """A PNG file as an address that holds it: of at most ``limit`` bytes, by 256 colors, then by fewer pixels."""
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    image = Image.open(io.BytesIO(picture), formats=("PNG",)).convert("RGB")
     while len(picture) > limit and min(image.size) > 1:
         file = io.BytesIO()
         image.quantize(256).save(file, format="PNG", optimize=True)

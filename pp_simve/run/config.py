@@ -95,6 +95,9 @@ class FitConfig:
     track: Texts = ()
     """Who else is told of the run, beside metrics.jsonl and metrics.csv: tensorboard, wandb, "wandb(project='x')" or
     package.module:Class; give the flag again for another."""
+    trust_parts: bool = False
+    """With --resume: import the parts of your own (package.module:Class) that the run's settings name. Their code runs,
+    so give it only for runs that you trust."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -136,8 +139,9 @@ class FitConfig:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers and strings, by name."""
+        """Plain numbers and strings, by name; ``trust_parts`` is left out, because it counts for one command only."""
         entries = dataclasses.asdict(self)
+        del entries["trust_parts"]
         return {name: str(value) if isinstance(value, Path) else value for name, value in entries.items()}
 
     @classmethod
@@ -148,7 +152,7 @@ class FitConfig:
             ConfigError: an entry this version does not know, or lacks a value it accepts.
         """
         paths = {"data_root", "out", "resume"}
-        known = {entry.name for entry in dataclasses.fields(cls)}
+        known = {entry.name for entry in dataclasses.fields(cls)} - {"trust_parts"}  # not for a file to say
         if unknown := set(entries) - known:
             raise ConfigError(f"settings of another version: {', '.join(sorted(unknown))} are not known to this one")
         try:
@@ -159,7 +163,7 @@ class FitConfig:
 
     def differences(self, other: FitConfig) -> dict[str, tuple[Any, Any]]:
         """Entries that differ and matter to the numbers of a fit."""
-        ignored = {"data_root", "out", "resume", "probe", "track", "quiet"}
+        ignored = {"data_root", "out", "resume", "probe", "track", "trust_parts", "quiet"}
         names = [entry.name for entry in dataclasses.fields(self) if entry.name not in ignored]
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

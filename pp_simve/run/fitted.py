@@ -49,7 +49,15 @@ class Fitted:
     viewing: Viewing
 
     @classmethod
-    def read(cls, folder: RunFolder, device: torch.device, images: Load, data_root: Path | None = None) -> Fitted:
+    def read(
+        cls,
+        folder: RunFolder,
+        device: torch.device,
+        images: Load,
+        data_root: Path | None = None,
+        *,
+        trust_parts: bool = False,
+    ) -> Fitted:
         """Reads a run and loads its images.
 
         Args:
@@ -57,13 +65,15 @@ class Fitted:
             device: where to compute.
             images: loads the data.
             data_root: where they are, if elsewhere than for the fit.
+            trust_parts: allows the import of parts of a user's own that the run's settings name.
 
         Raises:
-            ConfigError: a run that is damaged or not finished, or other images than it was fitted to.
+            ConfigError: a run that is damaged or not finished, or other images than it was fitted to; parts that are
+                not trusted.
             DataError: the images cannot be loaded.
         """
-        config, fingerprint = folder.read_settings()
-        program = folder.program()
+        config, fingerprint = folder.read_settings(trust_parts=trust_parts)
+        program = folder.program(trust_parts=trust_parts)
         data = images(config.data, data_root or config.data_root, config.image_size, config.skip_bad)
         if data.fingerprint != fingerprint:
             raise ConfigError(

@@ -26,6 +26,7 @@ from pp_simve.inference.checkpoint import CheckpointFile
 from pp_simve.inference.tools import write_whole
 from pp_simve.run.config import FitConfig, read_config
 from pp_simve.run.methods import Program, build
+from pp_simve.run.trust import check_trusted
 
 
 @dataclass(frozen=True)
@@ -88,24 +89,34 @@ class RunFolder:
             with suppress(OSError):  # gone already, or in use by another run
                 folder.rmdir()
 
-    def read_settings(self) -> tuple[FitConfig, str]:
+    def read_settings(self, *, trust_parts: bool = False) -> tuple[FitConfig, str]:
         """The run's settings and the fingerprint of its data.
 
+        Args:
+            trust_parts: allows settings that name parts of a user's own (``package.module:Class``), whose modules are
+                imported when the settings are used.
+
         Raises:
-            ConfigError: no run folder, or a damaged one, or one of another version.
+            ConfigError: no run folder, or a damaged one, or one of another version; parts that are not trusted.
         """
         entries = self._settings()
-        return FitConfig.from_json(entries["config"]), str(entries["data_fingerprint"])
+        config = FitConfig.from_json(entries["config"])
+        check_trusted(self.path, config, trust_parts)
+        return config, str(entries["data_fingerprint"])
 
-    def program(self) -> Program:
+    def program(self, *, trust_parts: bool = False) -> Program:
         """The fitted program, in evaluation mode.
 
+        Args:
+            trust_parts: allows the import of parts of a user's own (``package.module:Class``) that the settings name.
+
         Raises:
-            ConfigError: the run has no weights yet, or they are damaged or do not fit its settings.
+            ConfigError: the run has no weights yet, or they are damaged or do not fit its settings; parts that are not
+                trusted.
         """
-        entries = self._settings()
-        given = entries["data_shape"]
-        program = build(FitConfig.from_json(entries["config"]), DataShape(**given | {"image": tuple(given["image"])}))
+        config, _ = self.read_settings(trust_parts=trust_parts)
+        given = self._settings()["data_shape"]
+        program = build(config, DataShape(**given | {"image": tuple(given["image"])}))
         weights = self.path / "model.safetensors"
         try:
             program.objective.load_state_dict(safetensors.torch.load_file(weights))
@@ -132,11 +143,21 @@ class RunFolder:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """The terms of every step so far."""
+        """The terms of every step so far.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        try:
+            rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+            if not all("step" in row and all(isinstance(value, int | float) for value in row.values()) for row in rows):
+                raise ValueError("expected numbers by name, and the step, on every line")
+        except ValueError as error:
+            raise ConfigError(f"{path} is damaged ({error}); delete it, and the report has no curves") from None
+        return rows
 
     def truncate_metrics(self, steps: int) -> None:
         """Forgets steps after the checkpoint's, which a resumed run takes again."""

@@ -1,6 +1,7 @@
 """Parts by name: ``gaussian``, ``gaussian(style_variance=0.3)`` or a user's own ``package.module:Class(option=1)``.
 
-An option may be a part itself: ``block(content=flat(latent_dim=8))``, ``elbo(beta=linear(until=0.3))``.
+An option may be a part itself: ``block(content=flat(latent_dim=8))``, ``elbo(beta=linear(until=0.3))``. Only classes
+derived from the interface of the part are built: a text cannot call anything else.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import ast
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import nn
@@ -40,6 +42,7 @@ from pp_simve.inference import (
     PointGuide,
     ResidualEncoder,
     ResNet18Encoder,
+    Schedule,
     StructuredGuide,
     SwAV,
     VICRegEntropy,
@@ -101,7 +104,7 @@ ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
     "resnet18": ResNet18Encoder,
 }
 DECODERS: Mapping[str, Callable[..., nn.Module]] = {"mlp": MLPDecoder, "residual": ResidualDecoder}
-SCHEDULES: Mapping[str, Callable[..., Any]] = {"linear": Linear, "geometric": Geometric, "cyclic": Cyclic}
+SCHEDULES: Mapping[str, Callable[..., Schedule]] = {"linear": Linear, "geometric": Geometric, "cyclic": Cyclic}
 ENTROPIES: Mapping[str, Callable[..., EntropyEstimate]] = {
     "kernel": KernelEntropy,
     "logdet": GaussianEntropy,
@@ -109,10 +112,34 @@ ENTROPIES: Mapping[str, Callable[..., EntropyEstimate]] = {
 }
 # What an option may be: built from its options alone.
 NESTED: Mapping[str, Callable[..., Any]] = {**PRIORS, **SCHEDULES, **ENTROPIES}
+NESTED_KINDS = (Prior, Schedule, EntropyEstimate)
 
 _QUOTED = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")""")
+_OWN = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
 _OWN_CALL = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)\s*\(")
 _MODULE = "_module_of_"
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A part as its text describes it: nothing is imported or built yet."""
+
+    name: str
+    options: Mapping[str, Any]
+    """Literals, and parts."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the name is a user's ``package.module:Class``."""
+        return ":" in self.name
+
+    def own(self) -> Iterator[str]:
+        """The user's classes, this one and those among its options."""
+        if self.is_own:
+            yield self.name
+        for value in self.options.values():
+            if isinstance(value, _Described):
+                yield from value.own()
 
 
 def make_part(flag: str, text: str, named: Mapping[str, Callable[..., T]], kind: type[Any], *arguments: object) -> T:
@@ -123,60 +150,62 @@ def make_part(flag: str, text: str, named: Mapping[str, Callable[..., T]], kind:
         text: ``name``, ``name(option=value, ...)`` or ``package.module:Class(option=value, ...)``; values are Python
             literals, or parts (priors, schedules, a user's own) written the same way, with brackets.
         named: the parts that go by a name.
-        kind: what the part must be an instance of.
+        kind: what a user's own class must be derived from.
         arguments: what every part of this kind is built from, before its options.
 
     Raises:
         ConfigError: no such name, module or class; an option it does not have; a value it does not accept.
     """
-    name, options = _parse(flag, text)
-    return _built(flag, text, name, options, named, kind, *arguments)
+    return _built(flag, text, _described(flag, text), named, (kind,), *arguments)
+
+
+def own_parts(flag: str, text: str) -> list[str]:
+    """Each ``package.module:Class`` that `make_part` would import for a text, nested ones included.
+
+    Raises:
+        ConfigError: the text cannot be read.
+    """
+    return list(dict.fromkeys(_described(flag, text).own()))
 
 
 def _built(
     flag: str,
     text: str,
-    name: str,
-    options: Mapping[str, Any],
+    part: _Described,
     named: Mapping[str, Callable[..., T]],
-    kind: type[Any],
+    kinds: tuple[type[Any], ...],
     *arguments: object,
 ) -> T:
-    factory = named.get(name) if ":" not in name else _imported(flag, name)
+    factory = _imported(flag, text, part.name, kinds) if part.is_own else named.get(part.name)
     if factory is None:
         what = f"part in --{flag}" if named is NESTED else flag
-        raise unknown_name(what, name, named, also=", or your own package.module:Class")
-    try:
-        signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # a module, a constant, a class written in C
-        raise ConfigError(
-            f"--{flag} {text}: {factory!r} is no class to build a {flag} from; "
-            f"expected a {kind.__module__}.{kind.__name__}"
-        ) from None
+        raise unknown_name(what, part.name, named, also=", or your own package.module:Class")
+    options = {
+        name: _built(flag, text, value, NESTED, NESTED_KINDS) if isinstance(value, _Described) else value
+        for name, value in part.options.items()
+    }
+    signature = inspect.signature(factory)
     try:
         signature.bind(*arguments, **options)
     except TypeError as error:
         accepted = list(signature.parameters)[len(arguments) :]
         raise ConfigError(
-            f"--{flag} {text}: {error}. {name} is built from {len(arguments)} argument(s) given to every {flag}; "
+            f"--{flag} {text}: {error}. {part.name} is built from {len(arguments)} argument(s) given to every {flag}; "
             f"its options are: {', '.join(accepted) or 'none'}"
         ) from None
     try:
-        part = factory(*arguments, **options)
+        return factory(*arguments, **options)
     except (TypeError, ValueError, RuntimeError, ImportError) as error:  # torch refuses sizes with a RuntimeError
         raise ConfigError(f"--{flag} {text}: {error}") from error
-    if not isinstance(part, kind):
-        raise ConfigError(
-            f"--{flag} {text}: it made a {type(part).__name__}, expected a {kind.__module__}.{kind.__name__}"
-        )
-    return part
 
 
-def _parse(flag: str, text: str) -> tuple[str, dict[str, Any]]:
+def _described(flag: str, text: str) -> _Described:
     name, bracket, rest = text.partition("(")
     name = name.strip()
+    if ":" in name and not _OWN.fullmatch(name):
+        raise ConfigError(f"--{flag} {text!r} cannot be read; expected NAME or package.module:Class before any bracket")
     if not bracket:
-        return name, {}
+        return _Described(name, {})
     # A class of one's own, module:Class(...), is no Python; as an attribute it is.
     pieces = _QUOTED.split(rest.strip())
     pieces[::2] = [_OWN_CALL.sub(rf"\1.{_MODULE}.\2(", piece) for piece in pieces[::2]]
@@ -184,8 +213,8 @@ def _parse(flag: str, text: str) -> tuple[str, dict[str, Any]]:
         call = ast.parse(f"part({''.join(pieces)}", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise SyntaxError
-        return name, _options(flag, text, call)
-    except (SyntaxError, ValueError, TypeError):
+        return _Described(name, _options(call))
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # the last two of brackets in brackets
         raise ConfigError(
             f"--{flag} {text!r} cannot be read; expected NAME or NAME(option=value, ...) with numbers, strings, lists, "
             "True/False or parts like linear(until=0.3) as values, in quotes for the shell: "
@@ -193,31 +222,37 @@ def _parse(flag: str, text: str) -> tuple[str, dict[str, Any]]:
         ) from None
 
 
-def _options(flag: str, text: str, call: ast.Call) -> dict[str, Any]:
-    options = {keyword.arg: _value(flag, text, keyword.value) for keyword in call.keywords if keyword.arg}
+def _options(call: ast.Call) -> dict[str, Any]:
+    options = {keyword.arg: _value(keyword.value) for keyword in call.keywords if keyword.arg}
     if call.args or len(options) < len(call.keywords):  # an option without a name, twice, or **options
         raise SyntaxError
     return options
 
 
-def _value(flag: str, text: str, node: ast.expr) -> Any:
+def _value(node: ast.expr) -> Any:
     if not isinstance(node, ast.Call):
         return ast.literal_eval(node)
     name = ast.unparse(node.func).replace(f".{_MODULE}.", ":")
-    return _built(flag, text, name, _options(flag, text, node), NESTED, object)
+    if ":" in name and not _OWN.fullmatch(name):
+        raise SyntaxError
+    return _Described(name, _options(node))
 
 
-def _imported(flag: str, name: str) -> Callable[..., Any]:
+def _imported(flag: str, text: str, name: str, kinds: tuple[type[Any], ...]) -> Callable[..., Any]:
+    """The user's class of that name; whatever is not derived from one of ``kinds`` is refused before it is called."""
     module_name, _, class_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, ValueError, TypeError) as error:  # the latter two for ":Class" and ".relative:Class"
+    except ImportError as error:
         raise ConfigError(
             f"--{flag} {name}: {error}; the module must be importable from the folder the command runs in"
         ) from None
     try:
-        factory: Callable[..., Any] = getattr(module, class_name)
+        found = getattr(module, class_name)
     except AttributeError:
         classes = [key for key, value in vars(module).items() if inspect.isclass(value)]
         raise unknown_name(f"class in {module_name}", class_name, classes) from None
-    return factory
+    if not (inspect.isclass(found) and issubclass(found, kinds)):
+        expected = " or ".join(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
+        raise ConfigError(f"--{flag} {text}: {name} is not a class derived from {expected}")
+    return found

@@ -30,6 +30,7 @@ class PlannedFit:
         flags: its command line, without where it goes.
         config: its settings, all choices made.
         fingerprint: of its images.
+        trust_parts: whether a stored run may import what its settings name.
     """
 
     label: str
@@ -37,6 +38,7 @@ class PlannedFit:
     flags: tuple[str, ...]
     config: FitConfig
     fingerprint: str
+    trust_parts: bool = False
 
     @property
     def finished(self) -> bool:
@@ -48,7 +50,7 @@ class PlannedFit:
         """What fits it, or goes on with it where its folder has settings."""
         command = [sys.executable, "-m", "pp_simve.fit", "--quiet"]
         if (self.folder.path / "config.json").exists():
-            return [*command, f"--resume={self.folder.path}"]
+            return [*command, f"--resume={self.folder.path}", *(["--trust-parts"] if self.trust_parts else [])]
         return [*command, *self.flags, f"--out={self.folder.path}"]
 
 

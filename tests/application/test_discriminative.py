@@ -202,7 +202,7 @@ def test_what_else_goes_together(arguments: tuple[str, ...], folder: Path) -> No
         (("--group", "views(heat=1)"), "its options are: temperature, unit_norm, width, learn_temperature"),
         (
             ("--group", "pp_simve.models:FlatPrior(latent_dim=8)"),
-            "expected a pp_simve.models.contrastive.GroupLikelihood",
+            "not a class derived from pp_simve.models.contrastive.GroupLikelihood",
         ),
         (("--objective", "elbo(alpha=-1)"), "alpha must not be negative, got -1"),
         (("--method", "vicreg", "--objective", "implied(entropy=vicrag())"), "did you mean 'vicreg'?"),

@@ -195,7 +195,10 @@ def test_ones_own_modalities_work_from_the_command_line(folder: Path, monkeypatc
         (("--modalities", "attributes"), "these images have no attributes"),
         (("--modalities", "halves", "--method", "cr-vae"), "needs images of one modality"),
         (("--modalities", "halves", "--guide", "flow"), "FlowGuide reads views of one modality"),
-        (("--modalities", "pp_simve.models:FlatPrior(latent_dim=2)"), "expected a pp_simve.data.modalities.Modalities"),
+        (
+            ("--modalities", "pp_simve.models:FlatPrior(latent_dim=2)"),
+            "not a class derived from pp_simve.data.modalities.Modalities",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -166,6 +166,10 @@ def test_any_quoted_text_is_left_alone_beside_a_part_of_ones_own(first: str, sec
         ("block(content=linear())", "needs a ConjugatePrior"),
         ("block(content=no_such_module:Prior(latent_dim=4))", "No module named 'no_such_module'"),
         ("block(content=pp_simve.models:GaussianPrior(4))", "cannot be read"),
+        ("block(content=os:getpid())", "os:getpid is not a class derived from pp_simve.models.priors.base.Prior or"),
+        ("block(content=pathlib:Path())", "pathlib:Path is not a class derived from"),
+        ("block(content=pp_simve.models:MLPDecoder(latent_dim=4, image_shape=(1, 2, 2)))", "not a class derived from"),
+        ("gaussian(style_variance=pp_simve.inference.schedules:constant(step=0, total=1))", "not a class derived from"),
         ("gaussian(style_variance=[flat(latent_dim=4)])", "cannot be read"),
     ],
 )
@@ -213,8 +217,8 @@ def test_a_fit_of_nested_parts_can_be_read_back(folder: Path, monkeypatch: pytes
     }
     flags = [word for flag, text in nested.items() for word in (f"--{flag}", text)]
     assert run(*SMALL, "--steps", "3", *flags, "--out", "run", "--quiet") == 0
-    config, _ = RunFolder(folder / "run").read_settings()
+    config, _ = RunFolder(folder / "run").read_settings(trust_parts=True)
     assert {flag: getattr(config, flag) for flag in nested} == nested
-    program = RunFolder(folder / "run").program()
+    program = RunFolder(folder / "run").program(trust_parts=True)
     assert isinstance(program.model.prior, BlockPrior)
     assert isinstance(program.model.prior.block, FlatPrior)

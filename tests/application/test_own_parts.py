@@ -23,7 +23,7 @@ import pyro.distributions as dist
 import torch
 from torch import nn
 
-from pp_simve.inference import AmortizedGuide
+from pp_simve.inference import AmortizedGuide, Schedule
 from pp_simve.inference.augmentations import AugmentationPolicy
 from pp_simve.models import GaussianPrior, Likelihood, apply_network
 
@@ -139,6 +139,14 @@ class Pixels(Likelihood):
         return dist.Normal(apply_network(self.decoder, z, event_dim=1), 1.0)
 
 
+class Wave(Schedule):
+    def __init__(self, height=1.0):
+        self.height = height
+
+    def __call__(self, step, total):
+        return self.height * step / total
+
+
 class Strict(GaussianPrior):
     def __init__(self, latent):
         raise ValueError("latent must be a prime number")
@@ -169,13 +177,14 @@ def _module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("encoder", "my_parts:Named"),
         ("decoder", "my_parts:Paint"),
         ("policy", "my_parts:Dim(most=0.5)"),
+        ("objective", "elbo(beta=my_parts:Wave(height=2))"),
     ],
 )
 def test_a_part_of_ones_own(folder: Path, flag: str, text: str) -> None:
     assert run(*SMALL, f"--{flag}", text, "--out", "run", "--quiet") == 0
-    config, _ = RunFolder(folder / "run").read_settings()
+    config, _ = RunFolder(folder / "run").read_settings(trust_parts=True)
     assert getattr(config, flag) == text
-    program = RunFolder(folder / "run").program()
+    program = RunFolder(folder / "run").program(trust_parts=True)
     if flag == "prior":
         assert program.model.prior.tightness == (0.4 if "0.4" in text else 0.1)
     if flag == "policy":
@@ -205,9 +214,9 @@ def test_all_parts_of_ones_own_in_a_command_of_its_own(folder: Path) -> None:
         ("prior", "my_parts:Tight(looseness=1)", "unexpected keyword argument 'looseness'"),
         ("prior", "my_parts:Tight(tightness=-1)", "style_variance must be"),
         ("prior", "my_parts:Strict", "--prior my_parts:Strict: latent must be a prime number"),
-        ("prior", "my_parts:Paint", "missing a required argument: 'image_shape'"),
-        ("prior", "my_parts:Careful", "missing a required argument: 'prior'"),
-        ("likelihood", "my_parts:Square", "it made a Square, expected a pp_simve.models.likelihoods.Likelihood"),
+        ("prior", "my_parts:Paint", "my_parts:Paint is not a class derived from pp_simve.models.priors.base.Prior"),
+        ("prior", "my_parts:Careful", "my_parts:Careful is not a class derived from pp_simve.models.priors.base.Prior"),
+        ("likelihood", "my_parts:Square", "is not a class derived from pp_simve.models.likelihoods.Likelihood"),
         (
             "encoder",
             "my_parts:Square",

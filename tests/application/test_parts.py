@@ -77,7 +77,7 @@ def test_a_user_part_is_imported() -> None:
 
 
 def test_a_part_of_another_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--prior .*: it made a MLPDecoder, expected a .*\.Prior"):
+    with pytest.raises(ConfigError, match=r"--prior .*:MLPDecoder is not a class derived from .*\.Prior"):
         make_part("prior", "pp_simve.models:MLPDecoder(image_shape=(1, 2, 2))", PRIORS, Prior, 4)
 
 

@@ -68,13 +68,18 @@ def test_ones_own_trackers_are_told_too(folder: Path, diary: str) -> None:
 
 
 def test_a_stopped_run_is_finished_without_results_and_starts_again(
-    folder: Path, diary: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, diary: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
         interrupted_at(patch, step=4)
         assert run(*SMALL, "--out", "run", "--track", diary) == 130
     assert entries(folder / "diary.jsonl") == [["start", "digits", 0], ["log", [1, 2, 3, 4]], ["finish", []]]
-    assert run("--resume", "run", "--track", f"{diary}(name='other')") == 0
+    assert "--resume run --trust-parts" in " ".join(capsys.readouterr().out.split())
+    again = ("--resume", "run", "--track", f"{diary}(name='other')")
+    assert run(*again) == 2
+    assert "diaries:Diary. Importing a module runs its code" in capsys.readouterr().err
+    assert run(*again, "--trust-parts") == 0
+    assert "run: importing diaries:Diary (--trust-parts)" in capsys.readouterr().out
     assert entries(folder / "diary.jsonl")[3] == ["start", "digits", 4]
     assert entries(folder / "other.jsonl")[0] == ["start", "digits", 4]
     assert entries(folder / "other.jsonl")[-1] == ["finish", ["batch_size"]]

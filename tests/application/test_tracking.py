@@ -429,7 +429,7 @@ def test_ones_own_need_not_know_ours(own: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("own_trackers:Deaf", r"it made a Deaf, expected a pp_simve\.tracking\.Tracker"),
+        ("own_trackers:Deaf", r"Deaf is not a class derived from pp_simve\.tracking\.Tracker"),
         ("own_trackers:Counting(often=2)", "its options are: every"),
         ("tensorbord", "unknown track 'tensorbord'; did you mean 'tensorboard'"),
     ],

@@ -1,0 +1,68 @@
+"""Own parts (``package.module:Class``) that stored settings name: imported only where the user trusts them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from pp_simve.errors import ConfigError
+from pp_simve.run.config import FitConfig
+from pp_simve.run.parts import own_parts
+
+NAMING_PARTS = (
+    *("prior", "guide", "objective", "likelihood", "group", "encoder", "decoder", "modalities", "policy"),
+    "track",
+)
+"""Settings whose texts name parts, which may be a user's own."""
+
+
+def own_parts_of(config: FitConfig, typed: FitConfig | None = None) -> list[str]:
+    """Each ``package.module:Class`` that settings would import, nested ones included.
+
+    Args:
+        config: the settings.
+        typed: settings of the command line: texts that are the same there do not count.
+
+    Raises:
+        ConfigError: a setting that names a part cannot be read.
+    """
+    known = set() if typed is None else set(_texts(typed))
+    found = [name for flag, text in _texts(config) if (flag, text) not in known for name in own_parts(flag, text)]
+    return list(dict.fromkeys(found))
+
+
+def check_trusted(path: Path, config: FitConfig, trust_parts: bool, typed: FitConfig | None = None) -> None:
+    """Refuses a run's settings that would import anything which the user does not trust; imports nothing itself.
+
+    Args:
+        path: of the run.
+        config: its stored settings.
+        trust_parts: whether the user trusts whatever they name.
+        typed: settings of the command line, whose parts are trusted because the user named them.
+
+    Raises:
+        ConfigError: parts that are not trusted, or a setting that cannot be read.
+    """
+    names = own_parts_of(config, typed)
+    if names and not trust_parts:
+        raise ConfigError(
+            f"{path / 'config.json'} names classes that would be imported: {', '.join(names)}. Importing a module "
+            "runs its code; if you trust these, add --trust-parts (in Python, trust_parts=True)"
+        )
+
+
+def announce(path: Path, config: FitConfig, console: Console) -> None:
+    """A line about what trusted settings of a run import, if anything."""
+    if names := own_parts_of(config):
+        console.print(f"{path}: importing {', '.join(names)} (--trust-parts)", markup=False, soft_wrap=True)
+
+
+def _texts(config: FitConfig) -> Iterator[tuple[str, str]]:
+    for flag in NAMING_PARTS:
+        value = getattr(config, flag)
+        for text in value if isinstance(value, tuple) else [] if value is None else [value]:
+            if not isinstance(text, str):
+                raise ConfigError(f"the setting {flag} holds {text!r}, expected the name of a part")
+            yield flag, text
