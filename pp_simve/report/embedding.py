@@ -46,7 +46,7 @@ class Embedding:
             row that has none.
 
     Raises:
-        ValueError: they differ in their number of rows.
+        ValueError: they differ in their number of rows, or have other shapes.
     """
 
     z: Tensor
@@ -62,12 +62,31 @@ class Embedding:
         rows |= {"modalities": len(self.modalities)} if self.modalities else {}
         if wrong := {name: count for name, count in rows.items() if count != len(self.z)}:
             raise ValueError(f"an embedding of {len(self.z)} rows needs as many of everything, got {wrong}")
+        columns = {name: 0 for name in self._tensors()}
+        columns |= {"z": 1, "pictures": 3} | {f"placed/{name}": 1 for name in self.placed}
+        fits = all(values.ndim == 1 + columns[name] for name, values in self._tensors().items())
+        fits = fits and self.pictures.shape[1] in (1, 3) and self.pictures.dtype == torch.uint8
+        if not fits or any(points.shape[1] != 2 for points in self.placed.values()):
+            shapes = {name: list(values.shape) for name, values in self._tensors().items()}
+            raise ValueError(f"an embedding holds z (row, latent), uint8 pictures and numbers by row, got {shapes}")
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {"z": self.z, "pictures": self.pictures}
         tensors |= {} if self.labels is None else {"labels": self.labels}
         tensors |= {f"parameters/{name}": values for name, values in self.parameters.items()}
         return tensors | {f"placed/{name}": points for name, points in self.placed.items()}
+
+    def at(self, chosen: Tensor) -> Embedding:
+        """The rows of a mask, bool ``(row,)``."""
+        return Embedding(
+            z=self.z[chosen],
+            pictures=self.pictures[chosen],
+            labels=None if self.labels is None else self.labels[chosen],
+            classes=self.classes,
+            modalities=[name for name, kept in zip(self.modalities, chosen.tolist(), strict=False) if kept],
+            parameters={name: values[chosen] for name, values in self.parameters.items()},
+            placed={name: points[chosen] for name, points in self.placed.items()},
+        )
 
     def write(self, path: Path) -> None:
         """Writes the file that `read` reads.

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from bokeh.embed import json_item
-from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter, Range1d
+from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter
 from bokeh.palettes import Category10, Viridis
 from bokeh.plotting import figure
 from bokeh.resources import Resources
@@ -103,35 +103,30 @@ def library() -> str:
 
 def map_of(embedding: Embedding) -> Map | None:
     """The map of an embedding; None where z is the same for all views, or not finite."""
-    finite = torch.isfinite(embedding.z).all(1).cpu()
-    for points in embedding.placed.values():
-        finite &= torch.isfinite(points).all(1).cpu()
-    rows = finite.nonzero()[:, 0]
-    if len(rows) < 3:
-        return None
-    points, shares = principal_axes(embedding.z[rows])
+    shown = embedding.at(
+        torch.stack([torch.isfinite(points).all(1) for points in (embedding.z, *embedding.placed.values())]).all(0)
+    )
+    points, shares = principal_axes(shown.z) if len(shown.z) > 2 else (shown.z, [0.0])
     if not shares[0] > 0:
         return None
     read = f"Across {100 * shares[0]:.0f} %, up {100 * shares[1]:.0f} % of the variance; two axes show only part of z."
-    layouts, places = {"principal axes": read}, [points]
-    for name, placed in embedding.placed.items():
+    layouts, places = {"principal axes": read}, [points, *shown.placed.values()]
+    for name in shown.placed:
         layouts[name] = "Neighbors are neighbors in z; distances between clusters and their sizes mean little."
-        places.append(placed[rows])
-    colorings = [_at(coloring, rows.tolist()) for coloring in colorings_of(embedding)]
-    texts = [
-        [f"{coloring.name} {coloring.values[row]}" for coloring in colorings if coloring.values[row]]
-        for row in range(len(rows))
-    ]
+    colorings = colorings_of(shown)
     columns: dict[str, Sequence[Any]] = {
-        "picture": [_picture(picture) for picture in embedding.pictures[rows].cpu().numpy()],
-        "words": ["\n".join(lines) for lines in texts],
+        "picture": [_picture(picture) for picture in shown.pictures.cpu().numpy()],
+        "words": [
+            "\n".join(f"{coloring.name} {coloring.values[row]}" for coloring in colorings if coloring.values[row])
+            for row in range(len(shown.z))
+        ],
     }
     for place, coloring in enumerate(colorings):
         columns[f"color{place}"] = coloring.colors
     for layout, at in enumerate(places):
         columns |= {f"x{layout}": at[:, 0].tolist(), f"y{layout}": at[:, 1].tolist()}
     spans = points.amax(0) - points.amin(0)
-    plot = figure(
+    plot: Any = figure(
         name="map",
         sizing_mode="scale_width",
         width=900,
@@ -150,7 +145,7 @@ def map_of(embedding: Embedding) -> Map | None:
         )
     plot.x_range.only_visible = plot.y_range.only_visible = True
     plot.add_tools(HoverTool(tooltips=TOOLTIP, limit=1, point_policy="snap_to_data"))
-    return Map(layouts, colorings, len(rows), len(embedding.z) - len(rows), _item(plot))
+    return Map(layouts, colorings, len(shown.z), len(embedding.z) - len(shown.z), _item(plot))
 
 
 def colorings_of(embedding: Embedding) -> list[Coloring]:
@@ -186,12 +181,12 @@ def curves_of(history: Sequence[Mapping[str, float]]) -> list[Curve]:
         settled = finite[finite >= len(at) // 10] if (finite >= len(at) // 10).any() else finite
         bottom, top = float(low[settled].min()), float(high[settled].max())
         margin = 0.06 * (top - bottom) or 0.05 * abs(top) or 0.05
-        plot = figure(
+        plot: Any = figure(
             sizing_mode="stretch_width",
             height=170,
             tools="",
             toolbar_location=None,
-            y_range=Range1d(bottom - margin, top + margin),
+            y_range=(bottom - margin, top + margin),
         )
         source = ColumnDataSource(
             {"step": at.tolist(), "mean": mean.tolist(), "low": low.tolist(), "high": high.tolist()}
@@ -238,11 +233,6 @@ def _by_number(name: str, values: Array) -> Coloring:
     legend = [(color, ends.get(place, "")) for place, color in enumerate(SHADES) if high > low or place in ends]
     rest = [] if known.all() else [(GRAY, "not defined")]
     return Coloring(name, colors, texts, [*(legend if known.any() else []), *rest])
-
-
-def _at(coloring: Coloring, rows: Sequence[int]) -> Coloring:
-    colors, values = ([of[row] for row in rows] for of in (coloring.colors, coloring.values))
-    return Coloring(coloring.name, colors, values, coloring.legend)
 
 
 def _picture(picture: NDArray[np.uint8]) -> str:

@@ -64,9 +64,22 @@ def test_views_of_several_modalities_are_rows_of_one_embedding() -> None:
     assert [coloring.name for coloring in colorings_of(found)][:2] == ["class", "modality"]
 
 
-def test_an_embedding_has_as_much_of_everything() -> None:
-    with pytest.raises(ValueError, match="labels"):
-        Embedding(torch.zeros(3, 2), torch.zeros(3, 1, 2, 2, dtype=torch.uint8), labels=torch.zeros(2))
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"labels": torch.zeros(2)}, "3 rows needs as many of everything, got {'labels': 2}"),
+        ({"modalities": ["a"]}, "as many of everything"),
+        ({"z": torch.zeros(3)}, "holds z"),
+        ({"pictures": torch.zeros(3, 1, 2, 2)}, "uint8 pictures"),
+        ({"pictures": torch.zeros(3, 2, 2, 2, dtype=torch.uint8)}, "uint8 pictures"),
+        ({"placed": {"UMAP": torch.zeros(3, 3)}}, "placed/UMAP"),
+        ({"parameters": {"p": torch.zeros(3, 2)}}, "parameters/p"),
+    ],
+)
+def test_an_embedding_has_as_much_of_everything(wrong: dict[str, Any], message: str) -> None:
+    parts = {"z": torch.zeros(3, 2), "pictures": torch.zeros(3, 1, 2, 2, dtype=torch.uint8)}
+    with pytest.raises(ValueError, match=message):
+        Embedding(**{**parts, **wrong})
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 5])
