@@ -62,7 +62,7 @@ class Embedding:
         rows |= {"modalities": len(self.modalities)} if self.modalities else {}
         if wrong := {name: count for name, count in rows.items() if count != len(self.z)}:
             raise ValueError(f"an embedding of {len(self.z)} rows needs as many of everything, got {wrong}")
-        columns = {name: 0 for name in self._tensors()}
+        columns = dict.fromkeys(self._tensors(), 0)
         columns |= {"z": 1, "pictures": 3} | {f"placed/{name}": 1 for name in self.placed}
         fits = all(values.ndim == 1 + columns[name] for name, values in self._tensors().items())
         fits = fits and self.pictures.shape[1] in (1, 3) and self.pictures.dtype == torch.uint8

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from bokeh.embed import json_item
-from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter
+from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter, Range1d
 from bokeh.palettes import Category10, Viridis
 from bokeh.plotting import figure
 from bokeh.resources import Resources
@@ -186,7 +186,7 @@ def curves_of(history: Sequence[Mapping[str, float]]) -> list[Curve]:
             height=170,
             tools="",
             toolbar_location=None,
-            y_range=(bottom - margin, top + margin),
+            y_range=Range1d(start=bottom - margin, end=top + margin),
         )
         source = ColumnDataSource(
             {"step": at.tolist(), "mean": mean.tolist(), "low": low.tolist(), "high": high.tolist()}
