@@ -1,17 +1,15 @@
-"""Fits a method to images and judges what it learned, for instance: python -m pp_simve.fit --data cifar10"""
+"""Fits a method to images and evaluates what it learned, for instance: python -m pp_simve.fit --data cifar10"""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -21,17 +19,20 @@ from rich.console import Console
 from pp_simve.data import ImageData, load
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import OnlineProbe
+from pp_simve.evaluation.records import Record, by_name
 from pp_simve.inference import CheckpointError, Run, WarmupCosine, fit
 from pp_simve.inference.device import choose_device
 from pp_simve.inference.schedules import Schedule, constant
-from pp_simve.judgement import judge_run, print_results, write_figures
 from pp_simve.report import embed_test, write_report
 from pp_simve.run.config import FitConfig
-from pp_simve.run.console import STOPPED, exit_code
+from pp_simve.run.console import STOPPED, exit_code, interruptible
+from pp_simve.run.figures import run_figures
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.methods import Program, build
 from pp_simve.run.parts import make_part
 from pp_simve.run.progress import watched
+from pp_simve.run.scores import run_results
+from pp_simve.run.tables import print_results
 from pp_simve.run.tracking import TRACKERS, CSVFile, JSONLines, Several, Tracker
 from pp_simve.run.trust import announce, own_parts_of
 from pp_simve.run.viewing import Viewing, unwrapped
@@ -73,7 +74,7 @@ def parse(arguments: Sequence[str]) -> FitConfig:
 
 
 def run_fit(config: FitConfig) -> int:
-    """Loads the data, fits, judges and writes the run folder; the exit code."""
+    """Loads the data, fits, evaluates and writes the run folder; the exit code."""
     first_process = os.environ.get("LOCAL_RANK", "0") == "0"
     console = Console(quiet=config.quiet or not first_process, highlight=False)
     if config.resume is not None and config.trust_parts:
@@ -105,10 +106,12 @@ def run_fit(config: FitConfig) -> int:
             console.print(f"  python -m pp_simve.fit {_resume(config, folder)}", markup=False, soft_wrap=True)
             return STOPPED
         folder.write_weights(run.objective)
-        results = judge_run(run, program, viewing, data, config)
+        results = run_results(run, program, viewing, data, config)
+        records = [Record.from_json(entries) for entries in results["records"]]
         folder.write_results(results)
-        tracker.finish(results)
-        write_figures(program, viewing, data, folder)
+        tracker.finish(results | {"scores": by_name(records)})
+        for name, figure in run_figures(program, viewing, data, folder.read_metrics()):
+            folder.write_figure(name, figure)
         write_report(folder, embed_test(program, viewing, data))
     except BaseException as error:
         tracker.finish({})  # whose files must be closed before they are discarded
@@ -120,7 +123,7 @@ def run_fit(config: FitConfig) -> int:
             elif config.resume is None:
                 error.add_note(f"there was no checkpoint yet, so nothing is left of {folder.path}")
         raise
-    print_results(results, console)
+    print_results(results, records, console)
     console.print(f"report: {folder.path / 'report.html'}", markup=False, soft_wrap=True)
     console.print(f"run folder: {folder.path}", markup=False, soft_wrap=True)
     return 0
@@ -221,25 +224,6 @@ def _introduction(config: FitConfig, data: ImageData, program: Program, folder: 
         f"{length} of batches of {config.batch_size}, seed {config.seed}\n"
         f"run folder: {folder.path}"
     )
-
-
-@contextmanager
-def interruptible() -> Iterator[Any]:
-    """Within it, the first Ctrl-C (or SIGTERM) only makes the returned call answer True; the second one interrupts."""
-    caught = False
-
-    def catch(number: int, frame: FrameType | None) -> None:
-        nonlocal caught
-        caught = True
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-    before = {name: signal.signal(name, catch) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: caught
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,12 @@ from torch.nn import functional
 from pp_simve.data import ImageData
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation.multimodal import SingleModality
+from pp_simve.evaluation.subject import EVALUATION_SEED
 from pp_simve.inference.augmentations import draw_views
 from pp_simve.inference.tools import write_whole
 from pp_simve.run.methods import Program
 from pp_simve.run.viewing import Viewing, is_vector
 
-SEED = 1_000_000
-"""Of the views and of UMAP's layout: the same views for every run of the same data."""
 SIDE = 32
 """Pixels on the longer side of a picture in the file: 1,000 thumbnails of photographs are about a megabyte."""
 NEIGHBORS = 15
@@ -143,7 +142,7 @@ def embed_test(program: Program, viewing: Viewing, data: ImageData, count: int =
     shown = len(next(iter(images.values())))
     z, pictures, parameters = [], [], []
     for modality, of_modality in images.items():
-        generator = torch.Generator(device).manual_seed(SEED)
+        generator = torch.Generator(device).manual_seed(EVALUATION_SEED)
         views, drawn = draw_views(viewing.policies[modality], of_modality.to(device), 1, generator=generator)
         guide = program.guide if modality is None else SingleModality(program.guide, str(modality))
         z.append(guide.embed_batches(views[0]).z.float().cpu())
@@ -198,7 +197,7 @@ def principal_axes(z: Tensor) -> tuple[Tensor, list[float]]:
     return centered @ axes, [float(value) / total for value in variances[[-1, -2]]]
 
 
-def umap_points(z: Tensor, seed: int = SEED) -> Tensor | None:
+def umap_points(z: Tensor, seed: int = EVALUATION_SEED) -> Tensor | None:
     """UMAP coordinates (McInnes, Healy & Melville 2018, arXiv 1802.03426), float32 ``(row, 2)``.
 
     Rows that are not finite are NaN. None where umap-learn is not installed, or where there are too few different rows

@@ -152,7 +152,7 @@ COSTS = {
     "batch_size": ("batch", "images", "per step, over all devices"),
     "views": ("views", "", "of each image, and of each modality where there are several"),
     "parameters": ("parameters", "", "numbers in model, guide and objective"),
-    "seconds_judging": ("evaluation", "s", "probes, scores and the bound"),
+    "seconds_evaluating": ("evaluation", "s", "probes, scores and the bound"),
     "seed": ("seed", "", "decides initial parameters, batches, views and samples"),
     "device": ("device", "", "of the fit"),
 }

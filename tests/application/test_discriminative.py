@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pp_simve import judgement
 from pp_simve.data import DataShape
-from pp_simve.evaluation import judge
+from pp_simve.evaluation import Effort
 from pp_simve.inference import ELBO, AmortizedGuide, DecoderFreeELBO, DeltaGuide, KernelEntropy, VICRegEntropy
 from pp_simve.models import Bernoulli, BlockPrior, FlatPrior, InfoNCE, NTXent
 from pp_simve.run.config import FitConfig
@@ -28,8 +26,8 @@ DISCRIMINATIVE = ("infonce", "simclr", "vicreg")
 
 
 @pytest.fixture(autouse=True)
-def judged_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judgement, "judge", partial(judge, min_views=100))
+def evaluated_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pp_simve.run.scores.QUICK", Effort(min_views=100))
 
 
 def fitted(folder: Path, *arguments: str) -> tuple[dict[str, Any], list[dict[str, float]]]:

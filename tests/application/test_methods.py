@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pp_simve import judgement
 from pp_simve.data import DataShape
-from pp_simve.evaluation import judge
+from pp_simve.evaluation import Effort
 from pp_simve.inference import (
     ELBO,
     IWAE,
@@ -66,7 +64,7 @@ def test_every_method_says_what_it_is_and_stands_in_the_help(capsys: pytest.Capt
 def test_every_method_fits_the_digits_from_the_command_line(
     method: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judgement, "judge", partial(judge, min_views=100))
+    monkeypatch.setattr("pp_simve.run.scores.QUICK", Effort(min_views=100))
     assert run(*SMALL, "--steps", "2", "--method", method, "--out", "run", "--quiet") == 0
     found = results(folder / "run")
     assert found["steps"] == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pp_simve import judgement
 from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
-from pp_simve.evaluation import judge
+from pp_simve.evaluation import Effort
 from pp_simve.inference import ELBO, AmortizedGuide, Cyclic, Geometric, Linear
 from pp_simve.models import (
     BlockPrior,
@@ -209,7 +207,7 @@ def test_on_the_command_line_it_is_refused_in_words(
 
 
 def test_a_fit_of_nested_parts_can_be_read_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judgement, "judge", partial(judge, min_views=100))
+    monkeypatch.setattr("pp_simve.run.scores.QUICK", Effort(min_views=100))
     nested = {
         "prior": "block(content=pp_simve.models:FlatPrior(latent_dim=3))",
         "objective": "elbo(beta=linear(start=0.1, until=0.3))",
