@@ -9,7 +9,7 @@ from typing import Any
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation.records import Record
 from pp_simve.report import words
-from pp_simve.run.numbers import plain, score
+from pp_simve.run.numbers import COUNTS, plain, score
 
 LONG = 12
 """Rows of a group beyond which the page folds it."""
@@ -82,15 +82,12 @@ def tiles(results: Mapping[str, Any], records: Iterable[Record]) -> list[tuple[s
     found = []
     for part, target in (("content", "class"), ("style", "view")):
         scores = results.get(part) or {}
-        for key in [key for key in ("linear", "knn", "mean_r2") if key in scores]:
+        for key in [key for key in ("linear", "knn", "mean_r2") if scores.get(key) is not None]:
             name, hint = words.metric(key)
             label = f"{target} from {scores.get('representation', part)}, {name}"
             found.append((label, scores[key], score(key, scores[key]), hint))
     for record in records:
-        if record.task == "together" and record.metric == "accuracy":
-            label = f"class from all modalities, {words.PROBES.get(record.probe, record.probe)}"
-            found.append((label, record.value, score(record.metric, record.value), "accuracy on test images"))
-        elif record.task == "retrieval" and record.metric == "recall@1":
+        if record.task == "retrieval" and record.metric == "recall@1":
             hint = "share of images whose counterpart is the nearest"
             found.append((f"{record.target}, recall@1", record.value, score(record.metric, record.value), hint))
     if results.get("bound"):
@@ -135,7 +132,7 @@ def _cell(
         record = at.get((probe, of, target, representation))
         return None if record is None else record.value
 
-    found, spread, chance = value(metric), value("sd"), value(_chance(metric) or "")
+    found, spread, chance = value(metric), None if metric in COUNTS else value("sd"), value(_chance(metric) or "")
     text = score(metric, found)
     if found is not None and spread is not None:
         text = f"{text.removesuffix(' %')} ± {score(metric, spread)}"

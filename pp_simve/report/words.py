@@ -103,6 +103,9 @@ METRICS = {
     "nmi": ("NMI", ""),
     "ari": ("ARI", ""),
     "kl": ("KL divergence from the prior, nats", "near 0 an axis has collapsed to the prior"),
+    "short_classes": ("short classes", "classes with fewer labels than that"),
+    "median_error": ("median error", "in the units of the angle"),
+    "converged": ("converged", "1 if the fit of the clusters did"),
     "mse": ("mean squared error", "of pixels between 0 and 1"),
     "psnr": ("PSNR, dB", "higher is better"),
     "bits_per_dim": ("bits per dimension", "an upper bound; comparable between models of the same images only"),
@@ -158,7 +161,19 @@ COSTS = {
 }
 """Costs in results.json: a name, a unit and what it is."""
 
-SHOWN = ("content", "style", "knows", "kinds", "retrieval", "zero_shot", "together", "bound", "is_bound", "records")
+SHOWN = (
+    "content",
+    "style",
+    "knows",
+    "kinds",
+    "retrieval",
+    "zero_shot",
+    "together",
+    "bound",
+    "is_bound",
+    "modalities",
+    "records",
+)
 """Entries of results.json that are shown elsewhere, or were scores of earlier versions."""
 
 FIGURES = {

@@ -9,7 +9,17 @@ from typing import Any
 FRACTIONS = ("accuracy", "balanced_accuracy", "linear", "knn", "recall", "chance", "chance_balanced")
 """Metrics shown in per cent, without what follows an ``@``."""
 
-COUNTS = ("width", "active_units", "infonce_pairs", "fid_images", "median_rank", "epoch", "epochs", "short_classes")
+COUNTS = (
+    "width",
+    "active_units",
+    "infonce_pairs",
+    "fid_images",
+    "median_rank",
+    "epoch",
+    "epochs",
+    "short_classes",
+    "converged",
+)
 """Metrics without decimals where they are whole."""
 
 

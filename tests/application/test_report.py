@@ -148,6 +148,7 @@ FULL = [
     Record("class", "accuracy", None, "content", "knn", note="failed: too few rows <z>"),
     *(Record("few_labels", "accuracy", 0.2188, name, "linear", "1") for name in PARTS),
     Record("few_labels", "sd", 0.0625, "z", "linear", "1"),
+    Record("few_labels", "short_classes", 0, "z", "linear", "1"),
     *(Record("view", "r2", value, "z", "ridge", name) for name, value in {"rotation": -0.125, "mean": 0.5}.items()),
     *(Record("attributes", "auc", 0.75, "z", "logistic", f"a_{place}") for place in range(13)),
     Record("information", "width", 8, "z"),
@@ -298,7 +299,8 @@ def test_scores_are_the_records(found: Page) -> None:
 
     assert found.tables["Class"] == {"linear probe, accuracy": [(0.875, "87.5 %")] * 3}, "k-NN has no score"
     assert shown("Class from few labels") == {
-        "linear probe, accuracy, labels per class: 1": ["21.9 %", "21.9 ± 6.2 %", "21.9 %"]
+        "linear probe, accuracy, labels per class: 1": ["21.9 %", "21.9 ± 6.2 %", "21.9 %"],
+        "linear probe, short classes, labels per class: 1": ["–", "0", "–"],
     }
     assert found.tables["View parameters"] == {
         "ridge regression, R²: rotation": [(-0.125, "−0.125")],
