@@ -31,11 +31,11 @@ from pp_simve.evaluation.subject import EVALUATION_SEED
 from pp_simve.inference.device import choose_device, device_name
 from pp_simve.inference.tools import unit_range, write_whole
 from pp_simve.report import write_report
-from pp_simve.reporting.tables import plain
 from pp_simve.run.config import Place
 from pp_simve.run.console import each_run, exit_code
 from pp_simve.run.fitted import Fitted, load_once
 from pp_simve.run.folder import RunFolder, source_commit
+from pp_simve.run.numbers import plain
 from pp_simve.run.sampling_progress import sampling
 from pp_simve.run.trust import announce
 from pp_simve.run.viewing import unwrapped

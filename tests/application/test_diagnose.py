@@ -16,7 +16,7 @@ import torch
 import xarray as xr
 
 from pp_simve import diagnose
-from pp_simve.diagnosing import refinement
+from pp_simve.evaluation.posterior import optional_checks as refinement
 from pp_simve.evaluation.posterior import suite, weigh
 from pp_simve.run.folder import RunFolder
 
