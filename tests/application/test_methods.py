@@ -138,5 +138,5 @@ def test_methods_that_need_the_image_beside_a_view_say_so(
     assert run(*SMALL, "--method", method, "--views", "1", "--out", "run") == 2
     message = capsys.readouterr().err
     assert "Traceback" not in message
-    assert "views must be at least 2, got 1: the objective sees the original image" in " ".join(message.split())
+    assert "views must be at least 2, got 1: the objective takes the original image" in " ".join(message.split())
     assert not (folder / "run").exists()

@@ -199,7 +199,7 @@ def test_ones_own_modalities_work_from_the_command_line(folder: Path, monkeypatc
         (("--modalities", "quarters"), "unknown modalities 'quarters'; did you mean"),
         (("--modalities", "attributes"), "these images have no attributes"),
         (("--modalities", "halves", "--method", "cr-vae"), "needs images of one modality"),
-        (("--modalities", "halves", "--guide", "flow"), "FlowGuide reads views of one modality"),
+        (("--modalities", "halves", "--guide", "flow"), "FlowGuide takes views of one modality"),
         (
             ("--modalities", "pp_simve.models:FlatPrior(latent_dim=2)"),
             "not a class derived from pp_simve.data.modalities.Modalities",

@@ -158,7 +158,7 @@ def test_any_quoted_text_is_left_alone_beside_a_part_of_ones_own(first: str, sec
         ("block(content=flat(latent_dim=4, tau=1))", "unexpected keyword argument 'tau'"),
         ("block(content=flat())", "missing a required argument: 'latent_dim'"),
         ("block(content=flat(latent_dim=4, style_variance=-1))", "style_variance must be positive and finite, got -1"),
-        ("block(content=flat(latent_dim=0))", "latent must be at least 1 dimension, got 0"),
+        ("block(content=flat(latent_dim=0))", "latent_dim must be at least 1, got 0"),
         ("block(content=flat(latent_dim=6))", "the content block must leave axes to style, got 6 of 6"),
         ("block(content=student(latent_dim=4))", "needs a ConjugatePrior"),
         ("block(content=linear())", "needs a ConjugatePrior"),
