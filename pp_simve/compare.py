@@ -24,7 +24,7 @@ from pp_simve.evaluate import EvaluateConfig, evaluate_runs
 from pp_simve.inference.device import choose_device
 from pp_simve.inference.tools import write_whole
 from pp_simve.run.comparison import comma_separated, is_evaluated, markdown, row
-from pp_simve.run.config import FitConfig, Text, read_config
+from pp_simve.run.config import FitConfig, Text
 from pp_simve.run.console import STOPPED, WRONG_INPUT, exit_code
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.methods import build
@@ -233,7 +233,7 @@ def planned(
                 shape, fingerprint = _stored(folder, config, trust_parts, say)
             else:
                 shape, fingerprint = images(config.data, config.data_root, config.image_size, config.skip_bad)
-            chosen = config.chosen_for(shape)
+            chosen = config.resolve(shape)
             if seed == 0:
                 Viewing.of(chosen, shape)
                 build(chosen, shape)
@@ -253,12 +253,11 @@ def _stored(
             neither asked for nor trusted.
     """
     settings, fingerprint = folder.read_settings(trust_parts=True)  # only compared, until `check_trusted` below
-    given = read_config(folder.path / "config.json")["data_shape"]
-    shape = DataShape(**given | {"image": tuple(given["image"])})
-    if different := settings.differences(asked.chosen_for(shape)):
-        listed = ", ".join(f"{name} is {theirs!r} there, {ours!r} here" for name, (theirs, ours) in different.items())
+    shape = folder.read_shape()
+    if different := settings.differences(asked.resolve(shape).as_config()):
         raise ConfigError(
-            f"{folder.path} was started with other settings: {listed}; repeat them, choose another --out, or remove it"
+            f"{folder.path} was started with other settings: {', '.join(different)}; repeat them, choose another "
+            "--out, or remove it"
         )
     check_trusted(folder.path, settings, trust_parts, typed=asked)
     if names := own_parts_of(settings, typed=asked):

@@ -37,8 +37,7 @@ from pp_simve.report import write_report
 from pp_simve.reporting.tables import plain
 from pp_simve.run.config import Place
 from pp_simve.run.console import each_run, exit_code
-from pp_simve.run.fitted import Fitted, load_once
-from pp_simve.run.folder import RunFolder, source_commit
+from pp_simve.run.folder import FittedRun, RunFolder, load_fitted, load_once, source_commit
 from pp_simve.run.trust import announce
 from pp_simve.run.viewing import unwrapped
 
@@ -104,12 +103,12 @@ def diagnose_runs(config: DiagnoseConfig) -> int:
         folder = RunFolder(path)
         if config.trust_parts:
             announce(path, folder.read_settings(trust_parts=True)[0], console)
-        fitted = Fitted.read(folder, device, images, config.data_root, trust_parts=config.trust_parts)
+        fitted = load_fitted(folder, device, images, config.data_root, trust_parts=config.trust_parts)
         # A fitted pair fits together; what is NaN in it shows in the checks.
         with pyro.validation_enabled(False):
             found = diagnose(fitted, config, console)
         console.print(
-            f"{path}: {fitted.config.method} on {fitted.data.name}", markup=False, soft_wrap=True, style="bold"
+            f"{path}: {fitted.settings.method} on {fitted.data.name}", markup=False, soft_wrap=True, style="bold"
         )
         print_diagnostics(found, console)
         console.print(f"posterior: {path / POSTERIOR}", markup=False, soft_wrap=True)
@@ -118,7 +117,7 @@ def diagnose_runs(config: DiagnoseConfig) -> int:
     return each_run(config.runs, "diagnosed", carry_out)
 
 
-def diagnose(fitted: Fitted, config: DiagnoseConfig, console: Console) -> Diagnostics:
+def diagnose(fitted: FittedRun, config: DiagnoseConfig, console: Console) -> Diagnostics:
     """Diagnoses a run and writes its posterior.nc, diagnostics.json, figures and report.
 
     Args:
@@ -176,7 +175,7 @@ def diagnose(fitted: Fitted, config: DiagnoseConfig, console: Console) -> Diagno
     return diagnostics
 
 
-def subject_of(fitted: Fitted, config: DiagnoseConfig) -> Subject:
+def subject_of(fitted: FittedRun, config: DiagnoseConfig) -> Subject:
     """Draws posteriors of the first test images, and writes them to posterior.nc.
 
     Raises:
@@ -198,7 +197,7 @@ def subject_of(fitted: Fitted, config: DiagnoseConfig) -> Subject:
         seed=config.seed,
         view_seed=config.seed,
         to=fitted.folder.path / POSTERIOR,
-        configuration=fitted.config.to_json(),
+        configuration=fitted.settings.to_json(),
         commit=source_commit(),
     )
     device = next(program.objective.parameters()).device

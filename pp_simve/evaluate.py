@@ -35,8 +35,7 @@ from pp_simve.judgement import images_by_modality, modalities_alone, on_device
 from pp_simve.report import write_report
 from pp_simve.run.config import Count, Place
 from pp_simve.run.console import each_run, exit_code
-from pp_simve.run.fitted import Fitted, Load, load_once
-from pp_simve.run.folder import RunFolder, source_commit
+from pp_simve.run.folder import Load, RunFolder, load_fitted, load_once, source_commit
 from pp_simve.run.methods import Program
 from pp_simve.run.trust import announce
 from pp_simve.run.viewing import Viewing
@@ -154,8 +153,8 @@ def evaluate(
     """
     started = time.perf_counter()
     effort = effort or Effort()
-    fitted = Fitted.read(folder, device, images, data_root, trust_parts=trust_parts)
-    config, program, data, viewing = fitted.config, fitted.program, fitted.data, fitted.viewing
+    fitted = load_fitted(folder, device, images, data_root, trust_parts=trust_parts)
+    config, program, data, viewing = fitted.settings, fitted.program, fitted.data, fitted.viewing
     splits = (on_device(data.train, device), on_device(data.validation, device), on_device(data.test, device))
     evaluated = _evaluate_alone if viewing.modalities is None else _evaluate_kinds
     scores = evaluated(program, viewing, splits, data, effort)

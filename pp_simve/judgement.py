@@ -29,7 +29,7 @@ from pp_simve.inference import ELBO, Guide, Run
 from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
 from pp_simve.inference.device import device_name
 from pp_simve.inference.tools import unit_range
-from pp_simve.run.config import FitConfig
+from pp_simve.run.config import Settings
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.methods import Program
 from pp_simve.run.viewing import Viewing, is_vector
@@ -44,7 +44,7 @@ DEVIATIONS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 IMAGES_IN_RANGE = 1000  # whose views say over which range an axis of z moves
 
 
-def judge_run(run: Run, program: Program, viewing: Viewing, data: ImageData, config: FitConfig) -> dict[str, Any]:
+def judge_run(run: Run, program: Program, viewing: Viewing, data: ImageData, config: Settings) -> dict[str, Any]:
     """What results.json holds: scores on test as fractions, the bound in nats per image, and what the fit cost."""
     started = time.perf_counter()
     device = next(program.objective.parameters()).device
@@ -62,7 +62,7 @@ def judge_run(run: Run, program: Program, viewing: Viewing, data: ImageData, con
         "is_bound": bound is not None and program.guide.has_density,
         "seconds_per_epoch": run.seconds_per_epoch,
         "peak_memory_mb": run.peak_memory_mb,
-        "epochs": run.steps * (config.batch_size or 1) / len(data.train),
+        "epochs": run.steps * config.batch_size / len(data.train),
         "steps": run.steps,
         "batch_size": config.batch_size,
         "views": config.views,

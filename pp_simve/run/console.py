@@ -1,9 +1,12 @@
-"""What the command lines share: errors become messages, and how a command ended becomes its exit code."""
+"""Shared by the command lines: errors as messages, exit codes, and Ctrl-C."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 
@@ -25,7 +28,7 @@ EXPECTED_ERRORS = (
     ProgramError,
     OSError,
 )
-"""What a person can put right; anything else is a mistake of ours and keeps its traceback."""
+"""Errors that a user can correct; any other is a bug and keeps its traceback."""
 
 
 def exit_code(command: Callable[[], int]) -> int:
@@ -60,6 +63,25 @@ def each_run(runs: Iterable[Path], done: str, carry_out: Callable[[Path], None])
             print_error(error)
             code = WRONG_INPUT
     return code
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Within it, the first Ctrl-C (or SIGTERM) only makes the returned call return True; the second one interrupts."""
+    caught = False
+
+    def catch(number: int, frame: FrameType | None) -> None:
+        nonlocal caught
+        caught = True
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+    before = {name: signal.signal(name, catch) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: caught
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 def print_error(error: BaseException | str) -> None:

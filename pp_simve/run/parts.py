@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from pp_simve.errors import ConfigError, unknown_name
+from pp_simve.errors import ConfigError, nearest, unknown_name
 from pp_simve.inference import (
     BYOL,
     ELBO,
@@ -84,18 +84,18 @@ GUIDES: Mapping[str, Callable[..., Guide]] = {
     "point": PointGuide,
     "delta": DeltaGuide,
 }
-GROUPS: Mapping[str, Callable[..., GroupLikelihood]] = {"views": NTXent, "images": InfoNCE}
+GROUPS: Mapping[str, Callable[..., GroupLikelihood]] = {"ntxent": NTXent, "infonce": InfoNCE}
 OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
     "elbo": ELBO,
     "iwae": IWAE,
     "analytic": AnalyticELBO,
     "consistency": ConsistencyELBO,
     "denoising": DenoisingELBO,
-    "implied": DecoderFreeELBO,
-    "swapped": SwAV,
+    "decoder-free": DecoderFreeELBO,
+    "swav": SwAV,
     "instances": InstanceDiscrimination,
-    "bootstrap": BYOL,
-    "correlation": BarlowTwins,
+    "byol": BYOL,
+    "barlow-twins": BarlowTwins,
 }
 LIKELIHOODS: Mapping[str, Callable[..., Likelihood]] = {"bernoulli": Bernoulli, "gaussian": Gaussian}
 ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
@@ -110,6 +110,16 @@ ENTROPIES: Mapping[str, Callable[..., EntropyEstimate]] = {
     "logdet": GaussianEntropy,
     "vicreg": VICRegEntropy,
 }
+RENAMED: Mapping[str, Mapping[str, str]] = {
+    "objective": {
+        "implied": "decoder-free",
+        "swapped": "swav",
+        "bootstrap": "byol",
+        "correlation": "barlow-twins",
+    },
+    "group": {"views": "ntxent", "images": "infonce"},
+}
+"""Names of earlier versions, by setting: they are refused with the new name."""
 # What an option may be: built from its options alone.
 NESTED: Mapping[str, Callable[..., Any]] = {**PRIORS, **SCHEDULES, **ENTROPIES}
 NESTED_KINDS = (Prior, Schedule, EntropyEstimate)
@@ -176,10 +186,15 @@ def _built(
     kinds: tuple[type[Any], ...],
     *arguments: object,
 ) -> T:
-    factory = _imported(flag, text, part.name, kinds) if part.is_own else named.get(part.name)
+    name = part.name.replace("_", "-") if part.name not in named else part.name
+    factory = _imported(flag, text, part.name, kinds) if part.is_own else named.get(name)
     if factory is None:
+        if new := RENAMED.get(flag, {}).get(part.name):
+            raise ConfigError(
+                f"--{flag} {part.name} is now called {new}; write --{flag} {text.replace(part.name, new, 1)}"
+            )
         what = f"part in --{flag}" if named is NESTED else flag
-        raise unknown_name(what, part.name, named, also=", or your own package.module:Class")
+        raise ConfigError(unknown_name(what, part.name, named, also=", or your own package.module:Class"))
     options = {
         name: _built(flag, text, value, NESTED, NESTED_KINDS) if isinstance(value, _Described) else value
         for name, value in part.options.items()
@@ -189,9 +204,11 @@ def _built(
         signature.bind(*arguments, **options)
     except TypeError as error:
         accepted = list(signature.parameters)[len(arguments) :]
+        unknown = [nearest(option, accepted) for option in options if option not in accepted]
+        hint = f"; did you mean {unknown[0]!r}?" if unknown and unknown[0] else "."
         raise ConfigError(
-            f"--{flag} {text}: {error}. {part.name} is built from {len(arguments)} argument(s) given to every {flag}; "
-            f"its options are: {', '.join(accepted) or 'none'}"
+            f"--{flag} {text}: {error}{hint} {part.name} is built from {len(arguments)} argument(s) given to every "
+            f"{flag}; its options are: {', '.join(accepted) or 'none'}"
         ) from None
     try:
         return factory(*arguments, **options)
@@ -251,7 +268,7 @@ def _imported(flag: str, text: str, name: str, kinds: tuple[type[Any], ...]) -> 
         found = getattr(module, class_name)
     except AttributeError:
         classes = [key for key, value in vars(module).items() if inspect.isclass(value)]
-        raise unknown_name(f"class in {module_name}", class_name, classes) from None
+        raise ConfigError(unknown_name(f"class in {module_name}", class_name, classes)) from None
     if not (inspect.isclass(found) and issubclass(found, kinds)):
         expected = " or ".join(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
         raise ConfigError(f"--{flag} {text}: {name} is not a class derived from {expected}")

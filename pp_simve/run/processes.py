@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from pp_simve.fit import interruptible
-from pp_simve.run.config import FitConfig
-from pp_simve.run.console import print_error
+from pp_simve.run.config import Settings
+from pp_simve.run.console import interruptible, print_error
 from pp_simve.run.folder import RunFolder
 
 SECONDS_BETWEEN_LOOKS = 0.05
@@ -36,7 +35,7 @@ class PlannedFit:
     label: str
     folder: RunFolder
     flags: tuple[str, ...]
-    config: FitConfig
+    config: Settings
     fingerprint: str
     trust_parts: bool = False
 

@@ -18,7 +18,7 @@ from pp_simve.evaluation import judge
 from pp_simve.inference import ELBO, AmortizedGuide, DecoderFreeELBO, DeltaGuide, KernelEntropy, VICRegEntropy
 from pp_simve.models import Bernoulli, BlockPrior, FlatPrior, InfoNCE, NTXent
 from pp_simve.run.config import FitConfig
-from pp_simve.run.folder import RunFolder
+from pp_simve.run.folder import load_run
 from pp_simve.run.methods import METHODS, Program, build
 
 from .command import SMALL, interrupted_at, results, run
@@ -41,7 +41,7 @@ def fitted(folder: Path, *arguments: str) -> tuple[dict[str, Any], list[dict[str
 
 def built(method: str, **settings: Any) -> Program:
     narrow: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=[16])", "latent_dim": 6}
-    return build(FitConfig(method=method, **(narrow | settings)).chosen_for(SHAPE), SHAPE)
+    return build(FitConfig(method=method, **(narrow | settings)).resolve(SHAPE), SHAPE)
 
 
 @pytest.mark.parametrize("method", [*DISCRIMINATIVE, "bridge"])
@@ -60,7 +60,7 @@ def test_a_method_fits_the_digits(method: str, folder: Path) -> None:
         assert math.isfinite(found["bound"]["loss"])
         assert found["is_bound"] is True
         assert figures == {"interpolation", "loss", "reconstructions", "samples", "swaps", "traversals"}
-    saved = RunFolder(folder / "run").program()
+    saved = load_run(folder / "run")
     assert (saved.model.likelihood is None) == (method in DISCRIMINATIVE)
     assert (saved.model.group is None) == (method == "vicreg")
 
@@ -79,7 +79,7 @@ def test_a_stopped_bridge_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch)
         interrupted_at(interrupting, step=4)
         assert run(*command, "--out", "run") == 130
     assert run("--resume", "run", "--quiet") == 0
-    whole, resumed = (RunFolder(folder / name).program().objective.state_dict() for name in ("whole", "run"))
+    whole, resumed = (load_run(folder / name).objective.state_dict() for name in ("whole", "run"))
     for name, value in whole.items():
         assert torch.equal(resumed[name], value), name
 
@@ -123,12 +123,12 @@ def test_the_group_of_the_bridge_is_told_from_the_content_block(latent_dim: int)
 
 
 def test_a_group_joins_simve(folder: Path) -> None:
-    found, rows = fitted(folder, "--method", "simve", "--group", "views(width=4, temperature=0.2)")
+    found, rows = fitted(folder, "--method", "simve", "--group", "ntxent(width=4, temperature=0.2)")
     assert found["is_bound"] is True
     for row in rows:
         terms = row["reconstruction"] + row["content"] + row["style"] + row["entropy"] + row["group"]
         assert row["loss"] == pytest.approx(-terms, rel=1e-5)
-    group = RunFolder(folder / "run").program().model.group
+    group = load_run(folder / "run").model.group
     assert isinstance(group, NTXent)
     assert (group.width, group.temperature) == (4, 0.2)
 
@@ -142,7 +142,7 @@ def test_the_bound_that_is_reported_is_without_the_group(folder: Path) -> None:
 
 def test_alpha_rises_along_its_schedule(folder: Path) -> None:
     objective = "elbo(alpha=linear(start=0, end=20))"
-    _, rows = fitted(folder, "--group", "images", "--objective", objective, "--steps", "10")
+    _, rows = fitted(folder, "--group", "infonce", "--objective", objective, "--steps", "10")
     for step, row in enumerate(rows):
         others = row["reconstruction"] + row["content"] + row["style"] + row["entropy"]
         assert row["loss"] == pytest.approx(-others - 2 * step * row["group"], rel=1e-5)
@@ -157,10 +157,10 @@ def test_alpha_rises_along_its_schedule(folder: Path) -> None:
     ],
 )
 def test_an_entropy_may_be_chosen(entropy: str, kind: type | None, folder: Path) -> None:
-    _, rows = fitted(folder, "--method", "vicreg", "--objective", f"implied(entropy={entropy}, weight=2.0)")
+    _, rows = fitted(folder, "--method", "vicreg", "--objective", f"decoder-free(entropy={entropy}, weight=2.0)")
     for row in rows:
         assert row["loss"] == pytest.approx(-row["agreement"] - 2 * row["entropy"], rel=1e-4, abs=1e-4)
-    objective = RunFolder(folder / "run").program().objective
+    objective = load_run(folder / "run").objective
     assert isinstance(objective, DecoderFreeELBO)
     assert kind is None or isinstance(objective.entropy, kind)
 
@@ -173,11 +173,11 @@ def test_an_entropy_may_be_chosen(entropy: str, kind: type | None, folder: Path)
         ("--method", "vicreg", "--views", "3"),
         ("--method", "simclr", "--batch-size", "2"),
         ("--method", "vicreg", "--batch-size", "2"),
-        ("--method", "simclr", "--group", "views(temperature=0.01)"),
+        ("--method", "simclr", "--group", "ntxent(temperature=0.01)"),
         ("--method", "simclr", "--precision", "bf16"),
         ("--method", "simclr", "--prior", "gaussian"),
-        ("--method", "simve", "--group", "views", "--objective", "iwae(samples=2)"),
-        ("--method", "simve", "--group", "views", "--objective", "analytic"),
+        ("--method", "simve", "--group", "ntxent", "--objective", "iwae(samples=2)"),
+        ("--method", "simve", "--group", "ntxent", "--objective", "analytic"),
     ],
     ids=" ".join,
 )
@@ -192,28 +192,28 @@ def test_what_else_goes_together(arguments: tuple[str, ...], folder: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--group", "views", "--views", "1"), "it needs 2 views or more; got 1"),
+        (("--group", "ntxent", "--views", "1"), "it needs 2 views or more; got 1"),
         (("--method", "simclr", "--views", "1"), "it needs 2 views or more; got 1"),
         (("--method", "infonce", "--views", "1"), "it needs 2 views or more; got 1"),
-        (("--group", "vews"), "unknown group 'vews'; did you mean 'views'?"),
-        (("--group", "views(temperature=0)"), "temperature must be positive and finite, got 0"),
-        (("--group", "views(width=0)"), "width must be at least 1 axis, got 0"),
-        (("--group", "views(width=9)"), "the first 9 axes of z, which has 8"),
-        (("--group", "views(heat=1)"), "its options are: temperature, unit_norm, width, learn_temperature"),
+        (("--group", "ntxnt"), "unknown group 'ntxnt'; did you mean 'ntxent'?"),
+        (("--group", "ntxent(temperature=0)"), "temperature must be positive and finite, got 0"),
+        (("--group", "ntxent(width=0)"), "width must be at least 1 axis, got 0"),
+        (("--group", "ntxent(width=9)"), "the first 9 axes of z, which has 8"),
+        (("--group", "ntxent(heat=1)"), "its options are: temperature, unit_norm, width, learn_temperature"),
         (
             ("--group", "pp_simve.models:FlatPrior(latent_dim=8)"),
             "not a class derived from pp_simve.models.contrastive.GroupLikelihood",
         ),
         (("--objective", "elbo(alpha=-1)"), "alpha must not be negative, got -1"),
-        (("--method", "vicreg", "--objective", "implied(entropy=vicrag())"), "did you mean 'vicreg'?"),
-        (("--method", "vicreg", "--objective", "implied(entropy=3)"), "entropy must be an EntropyEstimate"),
+        (("--method", "vicreg", "--objective", "decoder-free(entropy=vicrag())"), "did you mean 'vicreg'?"),
+        (("--method", "vicreg", "--objective", "decoder-free(entropy=3)"), "entropy must be an EntropyEstimate"),
         (
-            ("--method", "vicreg", "--objective", "implied(entropy=flat(latent_dim=8))"),
+            ("--method", "vicreg", "--objective", "decoder-free(entropy=flat(latent_dim=8))"),
             "entropy must be an EntropyEstimate (kernel, logdet, vicreg), got FlatPrior",
         ),
         (("--method", "vicreg", "--batch-size", "1"), "need 2 images in it at least; got 1"),
         (
-            ("--method", "vicreg", "--objective", "implied(entropy=logdet(shrinkage=0))", "--batch-size", "4"),
+            ("--method", "vicreg", "--objective", "decoder-free(entropy=logdet(shrinkage=0))", "--batch-size", "4"),
             "8 views in a batch has no determinant on 8 axes",
         ),
     ],

@@ -29,7 +29,7 @@ from pp_simve.inference.augmentations import AugmentationPolicy, augmentation_po
 from pp_simve.inference.guides.amortized import AmortizedGuide
 from pp_simve.inference.guides.base import Representation
 from pp_simve.judgement import JUDGEMENT_SEED
-from pp_simve.run.folder import RunFolder
+from pp_simve.run.folder import RunFolder, load_run
 from pp_simve.run.viewing import Viewing
 
 from .command import SMALL, results, write_npz
@@ -98,7 +98,7 @@ def evaluated(path: Path, data: ImageData, effort: Effort = QUICK) -> dict[str, 
 
 def subject_of(path: Path, data: ImageData) -> Subject:
     """What `evaluate` judges of a run."""
-    program = RunFolder(path).program()
+    program = load_run(path)
     policy = Viewing.of(RunFolder(path).read_settings()[0], data.shape).policies[None]
     splits = (data.train, data.validation, data.test)
     return Subject(program.guide, program.model, policy, splits, data.attribute_names, True, QUICK)
@@ -181,7 +181,7 @@ def test_spaces_are_those_of_the_test_images(fitted: Path) -> None:
     """Against the papers' formulas, written out."""
     data = smaller(load("digits"), train=400, test=100)
     found = evaluated(fitted, data)
-    guide = RunFolder(fitted).program().guide
+    guide = load_run(fitted).guide
     train, test = (guide.embed_batches(split.images).as_dict() for split in (data.train, data.test))
     views = two_views(guide, augmentation_policy("affine", (1, 16, 16)), data.test.images, JUDGEMENT_SEED)
     assert data.test.labels is not None
@@ -223,7 +223,7 @@ def test_attributes_and_writing_are_read_from_clean_images(fitted: Path) -> None
     splits["train"].images[3] = 0
     named = dataclasses.replace(named, **splits, attribute_names=("bright", "always"))
     found = evaluated(fitted, named)
-    guide = RunFolder(fitted).program().guide
+    guide = load_run(fitted).guide
     rows = [
         (guide.embed_batches(split.images).as_dict()["z"], split.attributes)
         for split in (named.train, named.validation, named.test)
@@ -361,7 +361,7 @@ class Same(AugmentationPolicy):
 def test_two_views_are_of_the_same_image(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "_IMAGES_IN_MEMORY", 7)
     images = load("digits").test.images[:40]
-    guide = RunFolder(finished_run).program().guide
+    guide = load_run(finished_run).guide
     clean = guide.embed_batches(images).as_dict()
     for part in two_views(guide, Same(), images, 0):
         for name, values in part.items():
@@ -592,7 +592,7 @@ def test_images_are_read_once_for_runs_of_the_same(fitted: Path, monkeypatch: py
         roots.append(root)
         return smaller(load(name, root, **options))
 
-    monkeypatch.setattr("pp_simve.run.fitted.load", counted)
+    monkeypatch.setattr("pp_simve.run.folder.load", counted)
     monkeypatch.setattr(evaluate, "evaluate_subject", lambda subject: {"knows": {}, "information": {}})
     entries = json.loads((fitted / "config.json").read_text())
     fingerprint = smaller(load("digits")).fingerprint

@@ -22,8 +22,8 @@ from pp_simve.evaluation import content_scores, judge
 from pp_simve.inference import PointGuide, Progress
 from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.models import Gaussian, StandardPrior
-from pp_simve.run.config import FitConfig
-from pp_simve.run.folder import RunFolder
+from pp_simve.run.config import Settings
+from pp_simve.run.folder import RunFolder, load_run
 from pp_simve.run.progress import watched
 
 from .command import SMALL, STEPS, results, run, scores, write_npz
@@ -38,7 +38,6 @@ def test_a_run_folder_holds_everything(finished_run: Path) -> None:
         *(
             "config.json",
             "metrics.jsonl",
-            "metrics.csv",
             "report.html",
             "map.safetensors",
             "model.safetensors",
@@ -89,14 +88,14 @@ def test_config_names_every_choice(finished_run: Path) -> None:
     assert entries["version"] == "0.1.0"
     assert entries["data_shape"]["image"] == [1, 16, 16]
     assert entries["data_fingerprint"] == load("digits").fingerprint
-    config = FitConfig.from_json(entries["config"])
+    config = Settings.from_json(entries["config"])
     assert (config.policy, config.likelihood, config.lr, config.steps) == ("affine", "bernoulli", 2e-3, STEPS)
     assert RunFolder(finished_run).read_settings() == (config, entries["data_fingerprint"])
 
 
 def test_a_saved_run_is_the_one_that_was_judged(finished_run: Path) -> None:
     data = load("digits")
-    first, second = (RunFolder(finished_run).program() for _ in range(2))
+    first, second = (load_run(finished_run) for _ in range(2))
     assert not first.objective.training
     embedded = [program.guide.embed_batches(data.test.images).as_dict() for program in (first, second)]
     for name, values in embedded[0].items():
@@ -157,7 +156,7 @@ def test_every_part_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, flags: t
     for flag, value in zip(flags[::2], flags[1::2], strict=True):
         name = flag.removeprefix("--").replace("-", "_")
         assert getattr(config, name) == (float(value) if name == "lr" else type(getattr(config, name))(value))
-    program = RunFolder(folder / "run").program()
+    program = load_run(folder / "run")
     assert isinstance(program.model.prior, StandardPrior) != shared
     assert isinstance(program.guide, PointGuide) == ("point" in flags)
     if "--likelihood" in flags:
@@ -177,7 +176,7 @@ def test_colour_images_in_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch
     config, _ = RunFolder(path).read_settings()
     assert (config.likelihood, config.policy, config.latent_dim) == ("gaussian", "crop+colour", 64)
     assert {"hue", "saturation"} <= set(results(path)["style"])
-    loaded = RunFolder(path).program().guide.embed_batches(load("folder:pictures").test.images)
+    loaded = load_run(path).guide.embed_batches(load("folder:pictures").test.images)
     assert loaded.content.shape[-1] == 64
 
 

@@ -24,7 +24,7 @@ from pp_simve.inference import (
 )
 from pp_simve.models import BlockPrior, GaussianPrior, StandardPrior
 from pp_simve.run.config import FitConfig
-from pp_simve.run.folder import RunFolder
+from pp_simve.run.folder import RunFolder, load_run
 from pp_simve.run.methods import METHODS, Program, build
 
 from .command import SMALL, results, run
@@ -35,7 +35,7 @@ NARROW: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=
 
 
 def built(method: str, **settings: Any) -> Program:
-    return build(FitConfig(method=method, **(NARROW | settings)).chosen_for(SHAPE), SHAPE)
+    return build(FitConfig(method=method, **(NARROW | settings)).resolve(SHAPE), SHAPE)
 
 
 PARTS: dict[str, tuple[type, type, type[Objective]]] = {
@@ -75,7 +75,7 @@ def test_every_method_fits_the_digits_from_the_command_line(
     assert (found["bound"] is None) == (method in WITHOUT_PIXELS)
     config, _ = RunFolder(folder / "run").read_settings()
     assert config.method == method
-    saved = RunFolder(folder / "run").program()
+    saved = load_run(folder / "run")
     if method in PARTS:
         prior, guide, _ = PARTS[method]
         assert (type(saved.model.prior), type(saved.guide)) == (prior, guide)

@@ -18,7 +18,7 @@ from pp_simve.data.modalities import Attributes, Halves
 from pp_simve.errors import ConfigError
 from pp_simve.models import Bernoulli, Gaussian, InfoNCE
 from pp_simve.run.config import FitConfig
-from pp_simve.run.folder import RunFolder
+from pp_simve.run.folder import load_run
 from pp_simve.run.methods import Program, build
 from pp_simve.run.viewing import Viewing
 
@@ -29,7 +29,7 @@ NARROW: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=
 
 
 def built(shape: DataShape, **settings: Any) -> Program:
-    return build(FitConfig(**(NARROW | settings)).chosen_for(shape), shape)
+    return build(FitConfig(**(NARROW | settings)).resolve(shape), shape)
 
 
 def some(shape: DataShape, images: int = 4) -> Split:
@@ -80,7 +80,7 @@ def test_pictures_and_vectors_have_likelihoods_of_their_own() -> None:
 
 
 def test_vectors_are_seen_as_they_are_and_pictures_by_the_policy() -> None:
-    config = FitConfig(modalities="attributes", policy="crop").chosen_for(COLOUR)
+    config = FitConfig(modalities="attributes", policy="crop").resolve(COLOUR)
     assert config.views == 1
     viewing = Viewing.of(config, COLOUR)
     assert viewing.policies["attributes"].names == ()
@@ -113,7 +113,7 @@ def test_halves_of_digits_from_the_command_line(
     shown = capsys.readouterr().out
     assert "from upper alone" in shown
     assert "recall@5" in shown
-    program = RunFolder(folder / "run").program()
+    program = load_run(folder / "run")
     upper = torch.zeros(2, 1, 8, 16, dtype=torch.uint8)
     assert program.guide.embed_batches({"upper": upper}).content.shape == (2, 8 if "bridge" not in flags else 4)
 

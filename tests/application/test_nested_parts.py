@@ -26,7 +26,7 @@ from pp_simve.models import (
     StandardPrior,
 )
 from pp_simve.run.config import FitConfig
-from pp_simve.run.folder import RunFolder
+from pp_simve.run.folder import RunFolder, load_run
 from pp_simve.run.methods import Program, build
 from pp_simve.run.parts import PRIORS, make_part
 
@@ -100,7 +100,7 @@ def test_schedules_are_options_too() -> None:
 def built(**settings: Any) -> Program:
     narrow: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=[16])", "latent_dim": 6}
     shape = (1, 8, 8)
-    return build(FitConfig(**(narrow | settings)).chosen_for(DataShape(shape)), DataShape(shape))
+    return build(FitConfig(**(narrow | settings)).resolve(DataShape(shape)), DataShape(shape))
 
 
 def test_weights_and_scales_of_a_program_may_be_schedules() -> None:
@@ -219,6 +219,6 @@ def test_a_fit_of_nested_parts_can_be_read_back(folder: Path, monkeypatch: pytes
     assert run(*SMALL, "--steps", "3", *flags, "--out", "run", "--quiet") == 0
     config, _ = RunFolder(folder / "run").read_settings(trust_parts=True)
     assert {flag: getattr(config, flag) for flag in nested} == nested
-    program = RunFolder(folder / "run").program(trust_parts=True)
+    program = load_run(folder / "run", trust_parts=True)
     assert isinstance(program.model.prior, BlockPrior)
     assert isinstance(program.model.prior.block, FlatPrior)

@@ -35,8 +35,7 @@ from pp_simve.evaluation.posterior.storage import PosteriorFileError, open_poste
 from pp_simve.inference.checkpoint import CheckpointError
 from pp_simve.report import write_report
 from pp_simve.run.config import FitConfig
-from pp_simve.run.fitted import Fitted
-from pp_simve.run.folder import RunFolder
+from pp_simve.run.folder import RunFolder, load_fitted, load_run
 from pp_simve.run.trust import NAMING_PARTS
 
 from .command import SMALL, write_npz
@@ -171,7 +170,7 @@ KNOWN = {
     "guide": "structured",
     "objective": "elbo",
     "likelihood": "bernoulli",
-    "group": "views",
+    "group": "ntxent",
     "encoder": "mlp",
     "decoder": "mlp",
     "modalities": "halves",
@@ -215,9 +214,9 @@ def test_parts_of_a_stored_run_are_not_imported(
         assert "add --trust-parts" in message
     with recorded() as found:
         for read in (
-            lambda: RunFolder(fitted).program(),
+            lambda: load_run(fitted),
             lambda: RunFolder(fitted).read_settings(),
-            lambda: Fitted.read(RunFolder(fitted), torch.device("cpu"), load_nothing),
+            lambda: load_fitted(RunFolder(fitted), torch.device("cpu"), load_nothing),
         ):
             with pytest.raises(ConfigError, match="would be imported"):
                 read()

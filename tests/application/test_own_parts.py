@@ -14,7 +14,7 @@ import pytest
 
 from pp_simve import judgement
 from pp_simve.evaluation import judge
-from pp_simve.run.folder import RunFolder
+from pp_simve.run.folder import RunFolder, load_run
 
 from .command import SMALL, results, run
 
@@ -184,7 +184,7 @@ def test_a_part_of_ones_own(folder: Path, flag: str, text: str) -> None:
     assert run(*SMALL, f"--{flag}", text, "--out", "run", "--quiet") == 0
     config, _ = RunFolder(folder / "run").read_settings(trust_parts=True)
     assert getattr(config, flag) == text
-    program = RunFolder(folder / "run").program(trust_parts=True)
+    program = load_run(folder / "run", trust_parts=True)
     if flag == "prior":
         assert program.model.prior.tightness == (0.4 if "0.4" in text else 0.1)
     if flag == "policy":

@@ -97,7 +97,7 @@ def test_the_named_parts_are_those_of_the_help() -> None:
     assert list(PRIORS) == ["gaussian", "flat", "mixture", "empirical", "block", "standard", "student"]
     assert list(GUIDES) == ["amortized", "structured", "flow", "point", "delta"]
     bounds = ["elbo", "iwae", "analytic", "consistency", "denoising"]
-    limits = ["implied", "swapped", "instances", "bootstrap", "correlation"]
+    limits = ["decoder-free", "swav", "instances", "byol", "barlow-twins"]
     assert list(OBJECTIVES) == bounds + limits
     assert list(LIKELIHOODS) == ["bernoulli", "gaussian"]
     assert list(ENCODERS) == ["mlp", "residual", "resnet18"]

@@ -34,7 +34,7 @@ from pp_simve.reporting.markup import tag
 from pp_simve.reporting.page import page
 from pp_simve.reporting.pictures import shrunk, sprites, thumbnails
 from pp_simve.reporting.tables import alike, rows_table
-from pp_simve.run.folder import RunFolder
+from pp_simve.run.folder import RunFolder, load_run
 from pp_simve.run.viewing import Viewing
 
 from .browser import CHROMIUM, Tab, browser
@@ -99,7 +99,7 @@ class Page(HTMLParser):
 def embedding_of(folder: RunFolder) -> Embedding:
     config, _ = folder.read_settings()
     data = load(config.data, config.data_root)
-    return embed_test(folder.program(), Viewing.of(config, data.shape), data)
+    return embed_test(load_run(folder.path), Viewing.of(config, data.shape), data)
 
 
 def read(folder: RunFolder, embedding: Embedding | None = None) -> Page:
@@ -362,7 +362,7 @@ def test_views_of_the_map_belong_to_their_images_and_parameters(folder: Path) ->
     fitted = RunFolder(folder / "run")
     config, _ = fitted.read_settings()
     data: ImageData = load(config.data, config.data_root)
-    program = fitted.program()
+    program = load_run(fitted.path)
     found = embed_test(program, Viewing.of(config, data.shape), data, count=3)
     assert len(found.z) == len(found.pictures) == 3
     assert data.test.labels is not None

@@ -15,9 +15,9 @@ from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
 from pp_simve.run import folder as run_folder
 from pp_simve.run.config import FitConfig
-from pp_simve.run.folder import RunFolder, source_commit
+from pp_simve.run.folder import RunFolder, load_run, source_commit
 
-CONFIG = FitConfig(steps=3).chosen_for(DataShape((1, 8, 8)))
+CONFIG = FitConfig(steps=3).resolve(DataShape((1, 8, 8)))
 
 
 def created(path: Path) -> RunFolder:
@@ -95,7 +95,7 @@ def test_a_figure_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pyt
 def test_an_unfinished_run_has_no_program(tmp_path: Path) -> None:
     folder = created(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"is not finished: it has no model\.safetensors; go on with --resume"):
-        folder.program()
+        load_run(folder.path)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "of another program"])
@@ -109,7 +109,7 @@ def test_damaged_weights_are_refused(finished_run: Path, tmp_path: Path, damage:
     else:
         weights.write_bytes(weights.read_bytes()[:1000] if damage == "truncated" else b"")
     with pytest.raises(ConfigError, match=r"model\.safetensors cannot be loaded .* the run folder is damaged"):
-        RunFolder(path).program()
+        load_run(path)
 
 
 def test_the_commit_is_short_or_unknown() -> None:
