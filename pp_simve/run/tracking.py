@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from lightning_fabric.loggers import TensorBoardLogger
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
 from pp_simve.errors import ConfigError
 from pp_simve.run.folder import RunFolder
@@ -59,6 +59,9 @@ class JSONLines(Tracker):
 
     def log(self, rows: Sequence[Row]) -> None:
         self.folder.append_metrics(rows)
+
+    def finish(self, results: Mapping[str, Any]) -> None:
+        pass
 
 
 class TensorBoard(Tracker):

@@ -20,7 +20,7 @@ Refused = Callable[..., str]
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--data", "digit"), ("unknown data 'digit'", "Did you mean digits?")),
+        (("--data", "digit"), ("unknown data 'digit'; did you mean 'digits'?", "npz:FILE")),
         (("--data", "folder:missing"), ("missing does not exist", "folder of images")),
         (("--method", "simvae"), ("unknown method 'simvae'; did you mean 'simve'?", "simve, vae")),
         (("--prior", "gausian"), ("unknown prior 'gausian'; did you mean 'gaussian'?", "flat, mixture")),
