@@ -46,7 +46,7 @@ from pp_simve.models import (
     StandardPrior,
 )
 from pp_simve.run.config import Settings
-from pp_simve.run.parts import DECODERS, ENCODERS, GROUPS, GUIDES, LIKELIHOODS, OBJECTIVES, PRIORS, make_part
+from pp_simve.run.parts import DECODERS, ENCODERS, GROUPS, GUIDES, LIKELIHOODS, OBJECTIVES, PRIORS, Named, make_part
 from pp_simve.run.viewing import is_vector, shapes_of, unwrapped
 
 T = TypeVar("T")
@@ -199,7 +199,7 @@ def build(settings: Settings, shape: DataShape) -> Program:
         raise ConfigError(unknown_name("method", settings.method, METHODS))
     recipe, shapes = METHODS[settings.method](settings, shape), shapes_of(settings, shape)
 
-    def part(flag: str, default: Callable[..., T], named: Mapping[str, Callable[..., T]], kind: Any, *built: Any) -> T:
+    def part(flag: str, default: Callable[..., T], named: Named[T], kind: Any, *built: Any) -> T:
         if text := getattr(settings, flag):
             return make_part(flag, text, named, kind, *built)
         try:

@@ -36,7 +36,7 @@ def shapes_of(settings: Settings, shape: DataShape) -> dict[str | None, ImageSha
         DataError: the data do not have these modalities.
     """
     modalities = _modalities(settings)
-    return {None: shape.image} if modalities is None else {**modalities.shapes(shape)}
+    return {None: shape.image} if modalities is None else dict(modalities.shapes(shape).items())
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Viewing:
 
     def images(self, split: Split) -> dict[str | None, Tensor]:
         """A split's images by modality, uint8 ``(image, channel, height, width)``."""
-        return {None: split.images} if self.modalities is None else {**self.modalities.images(split)}
+        return {None: split.images} if self.modalities is None else dict(self.modalities.images(split).items())
 
     def source(self, split: Split) -> Source:
         """The source of a split's views, drawn as in the fit."""

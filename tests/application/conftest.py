@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from pp_simve import judgement
+from pp_simve.evaluation import judge
 
 from .command import SMALL, interrupted_at, run
 
@@ -17,6 +21,12 @@ def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch
     monkeypatch.setenv("PP_SIMVE_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def evaluated_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits are evaluated on few views, where the scores are not looked at."""
+    monkeypatch.setattr(judgement, "judge", partial(judge, min_views=100))
 
 
 @pytest.fixture(scope="session")
