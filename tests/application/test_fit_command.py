@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import re
 import subprocess
 import sys
 from functools import partial
@@ -14,17 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
 from pp_simve import judgement
 from pp_simve.data import load
 from pp_simve.evaluation import content_scores, judge
-from pp_simve.inference import PointGuide, Progress
+from pp_simve.inference import PointGuide
 from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.models import Gaussian, StandardPrior
 from pp_simve.run.config import Settings
 from pp_simve.run.folder import RunFolder, load_run
-from pp_simve.run.progress import watched
 
 from .command import SMALL, STEPS, results, run, scores, write_npz
 from .data_fixtures import write_image
@@ -143,8 +139,7 @@ def test_another_seed_gives_another_run(finished_run: Path, folder: Path) -> Non
     ],
     ids=" ".join,
 )
-def test_every_part_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]) -> None:
-    monkeypatch.setattr(judgement, "judge", partial(judge, min_views=100))
+def test_every_part_runs(folder: Path, evaluated_quickly: None, flags: tuple[str, ...]) -> None:
     assert run(*SMALL, "--steps", "2", *flags, "--out", "run", "--quiet") == 0
     entries = results(folder / "run")
     for name in FIGURES:
@@ -210,24 +205,6 @@ def test_output_is_plain_lines_where_there_is_no_terminal(folder: Path, capsys: 
     assert any(line.startswith("epoch 0.3/0.3  loss ") and line.endswith(" left") for line in lines)
     assert any("linear probe, accuracy" in line and "%" in line for line in lines)
     assert lines[-1] == "run folder: run"
-
-
-def test_a_terminal_of_80_columns_shows_a_whole_bar() -> None:
-    text = io.StringIO()
-    console = Console(file=text, force_terminal=True, width=80)
-    with watched(console) as show:
-        rows = [{"step": 3000, "loss": 1249.97, "reconstruction": -1215.95}]
-        show(Progress(3000, 6000, 75.0, 150.0, rows, images_per_second=13153.0, seconds_left=75.0))
-    line = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\r", text.getvalue())
-    assert "epoch  75.0/150.0" in line
-    assert "loss 1249.97  13,153 views/s  1:15 left" in line
-    assert "…" not in line
-
-
-def test_quiet_prints_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*SMALL, "--out", "run", "--quiet") == 0
-    assert capsys.readouterr() == ("", "")
-    assert (folder / "run" / "results.json").is_file()
 
 
 def test_help_lists_the_flags(capsys: pytest.CaptureFixture[str]) -> None:
