@@ -38,14 +38,21 @@ def main() -> None:
 
 def table(results: dict[str, list[dict[str, Any]]], representation: str) -> str:
     """Markdown: a row a setting, mean ± sd over its seeds."""
-    first = next(iter(results.values()))[0]["knows"][representation]
-    parameters = [name for name in first if name not in ("linear", "knn", "mean_r2")]
-    measures = {"linear": "linear", "knn": "k-NN", "mean_r2": "mean R²", **{name: name for name in parameters}}
-    lines = [f"| | seeds | {' | '.join(measures.values())} |", f"|{'---|' * (len(measures) + 2)}"]
-    for name, runs in results.items():
-        cells = [spread([run["knows"][representation][measure] for run in runs], 3) for measure in measures]
+    scores = {name: [scores_of(run, representation) for run in runs] for name, runs in results.items()}
+    measures = next(iter(scores.values()))[0]
+    lines = [f"| | seeds | {' | '.join(measures)} |", f"|{'---|' * (len(measures) + 2)}"]
+    for name, runs in scores.items():
+        cells = [spread([run[measure] for run in runs], 3) for measure in measures]
         lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def scores_of(results: dict[str, Any], representation: str) -> dict[str, float]:
+    """The scores of a representation by heading."""
+    records = [record for record in results["records"] if record["representation"] == representation]
+    headings = {"linear": "linear", "knn": "k-NN", "mean": "mean R²"}
+    found = {record["target"] or record["probe"]: record["value"] for record in records}
+    return {headings.get(name, name): value for name, value in found.items()}
 
 
 if __name__ == "__main__":

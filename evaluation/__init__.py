@@ -1,14 +1,12 @@
-"""What a representation knows: probes, content, style, figures.
-Works on arrays and fitted pairs, never on run folders."""
+"""Evaluation of representations: probes, tasks, the suite of evaluators and its score records, posterior checks.
 
-from pp_simve.evaluation.attributes import attribute_scores, roc_auc
+Works on tensors and fitted model/guide pairs, never on run folders.
+"""
+
 from pp_simve.evaluation.bound import importance_weighted_bound
-from pp_simve.evaluation.circular import angle_scores
 from pp_simve.evaluation.clustering import GaussianMixtureClusters, cluster_scores, hungarian_accuracy
-from pp_simve.evaluation.content import content_scores
 from pp_simve.evaluation.disentanglement import disentanglement_scores
 from pp_simve.evaluation.embedding import Embedding
-from pp_simve.evaluation.few_labels import few_label_scores
 from pp_simve.evaluation.figures import (
     columns_figure,
     interpolation_figure,
@@ -18,40 +16,55 @@ from pp_simve.evaluation.figures import (
     swap_figure,
     traversal_figure,
 )
-from pp_simve.evaluation.fine_tuning import fine_tuned_scores
 from pp_simve.evaluation.frechet import frechet_distance, inception_features
 from pp_simve.evaluation.handwriting import handwriting_style
 from pp_simve.evaluation.information import (
     CanonicalCritic,
     GaussianCritic,
-    active_units,
     alignment,
     effective_rank,
     gaussian_information,
     infonce_bound,
-    kl_by_axis,
     mutual_information,
     uniformity,
 )
-from pp_simve.evaluation.judgement import LabelledImages, judge
-from pp_simve.evaluation.linear import LinearProbe
-from pp_simve.evaluation.mlp import MLPProbe, MLPRegressionProbe, MLPTraining
-from pp_simve.evaluation.multimodal import evaluate_modalities
-from pp_simve.evaluation.neighbours import KNNProbe
+from pp_simve.evaluation.latent_axes import active_units, kl_by_axis
 from pp_simve.evaluation.online import OnlineProbe
 from pp_simve.evaluation.posterior.arviz_versions import for_arviz, psis, summary
 from pp_simve.evaluation.posterior.chains import stack_chains
 from pp_simve.evaluation.posterior.storage import PosteriorFileError, open_posterior
 from pp_simve.evaluation.posterior.tree import posterior
+from pp_simve.evaluation.probes import (
+    AttributeProbe,
+    KNNProbe,
+    LinearProbe,
+    MLPProbe,
+    MLPRegressionProbe,
+    MLPTraining,
+    RidgeProbe,
+    roc_auc,
+)
 from pp_simve.evaluation.reconstruction import reconstruction_scores
+from pp_simve.evaluation.records import Record, score, select, to_frame
 from pp_simve.evaluation.retrieval import retrieval_scores
-from pp_simve.evaluation.ridge import RidgeProbe
-from pp_simve.evaluation.several_views import several_view_scores
-from pp_simve.evaluation.style import style_scores
+from pp_simve.evaluation.subject import EVALUATION_SEED, Effort, LabelledImages
+from pp_simve.evaluation.suite import evaluate_modalities, evaluate_representations
+from pp_simve.evaluation.tasks import (
+    angle_scores,
+    attribute_scores,
+    content_scores,
+    few_label_scores,
+    fine_tuned_scores,
+    several_view_scores,
+    style_scores,
+)
 from pp_simve.evaluation.zero_shot import zero_shot_predictions, zero_shot_scores
 
 __all__ = [
+    "EVALUATION_SEED",
+    "AttributeProbe",
     "CanonicalCritic",
+    "Effort",
     "Embedding",
     "GaussianCritic",
     "GaussianMixtureClusters",
@@ -63,6 +76,7 @@ __all__ = [
     "MLPTraining",
     "OnlineProbe",
     "PosteriorFileError",
+    "Record",
     "RidgeProbe",
     "active_units",
     "alignment",
@@ -74,6 +88,7 @@ __all__ = [
     "disentanglement_scores",
     "effective_rank",
     "evaluate_modalities",
+    "evaluate_representations",
     "few_label_scores",
     "fine_tuned_scores",
     "for_arviz",
@@ -85,7 +100,6 @@ __all__ = [
     "inception_features",
     "infonce_bound",
     "interpolation_figure",
-    "judge",
     "kl_by_axis",
     "loss_figure",
     "mutual_information",
@@ -97,11 +111,14 @@ __all__ = [
     "retrieval_scores",
     "roc_auc",
     "samples_figure",
+    "score",
+    "select",
     "several_view_scores",
     "stack_chains",
     "style_scores",
     "summary",
     "swap_figure",
+    "to_frame",
     "traversal_figure",
     "uniformity",
     "zero_shot_predictions",

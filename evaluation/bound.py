@@ -1,8 +1,6 @@
-"""Bounds on unseen images: the objective itself, and the importance-weighted one."""
+"""Bounds on the log likelihood of unseen images: the objective's own, and the importance-weighted bound."""
 
 from __future__ import annotations
-
-import math
 
 import pyro
 import torch
@@ -10,6 +8,8 @@ from torch import Tensor, nn
 
 from pp_simve.inference import Guide, draw
 from pp_simve.inference.data import Source
+from pp_simve.inference.objectives.importance import log_mean_weight
+from pp_simve.inference.tools import evaluation_mode, random_state_kept
 
 
 @torch.no_grad()
@@ -18,22 +18,18 @@ def bound_terms(objective: nn.Module, source: Source, *, seed: int, batch_size: 
 
     Args:
         objective: module from views to named terms that are means over the images of a batch.
-        source: draws the views, on the objective's device; as many an image as in the fit, because bounds of other
+        source: of the views, on the objective's device; as many per image as in the fit, because bounds of other
             numbers of views are not comparable.
-        seed: of views and samples; the global random state is left as it was.
-        batch_size: images a pass.
+        seed: of views and samples; torch's global generators are not changed.
+        batch_size: images per pass.
     """
-    device = source.device
-    generator = torch.Generator(device).manual_seed(seed)
-    training = objective.training
-    objective.eval()
+    generator = torch.Generator(source.device).manual_seed(seed)
     totals: dict[str, Tensor] = {}
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), pyro.validation_enabled(False):
+    with evaluation_mode(objective), random_state_kept(source.device), pyro.validation_enabled(False):
         torch.manual_seed(seed)
-        for batch in torch.split(torch.arange(len(source), device=device), batch_size):
+        for batch in torch.split(torch.arange(len(source), device=source.device), batch_size):
             for name, value in objective(source.draw(batch, generator)).items():
                 totals[name] = totals.get(name, 0.0) + value * len(batch)
-    objective.train(training)
     return {name: float(total) / len(source) for name, total in totals.items()}
 
 
@@ -41,17 +37,17 @@ def bound_terms(objective: nn.Module, source: Source, *, seed: int, batch_size: 
 def importance_weighted_bound(
     model: nn.Module, guide: Guide, views: Tensor, *, draws: int, seed: int, batch_size: int = 512
 ) -> Tensor:
-    """A bound on log p(views) of each image, by all its views at once: log of the mean of K importance weights.
+    """Lower bound on log p(views) of each image, all its views together: log of the mean of K importance weights.
 
-    In expectation no more than log p(views), and no lower with every further draw; with one it is the ELBO. Burda,
-    Grosse and Salakhutdinov, "Importance Weighted Autoencoders" (2016, arXiv 1509.00519), equation 8.
+    In expectation at most log p(views), and not lower with every further draw; with one it is the ELBO. Burda, Grosse
+    and Salakhutdinov, "Importance Weighted Autoencoders" (2016, arXiv 1509.00519), equation 8.
 
     Args:
-        model: with a likelihood; under a proper prior on content, else the bound is that of no probability.
+        model: with a likelihood, and with a proper prior on content: otherwise there is no probability to bound.
         views: float in [0, 1], shape ``(view, image, channel, height, width)``; images are independent of one another.
-        draws: K, of each image.
-        seed: of the draws; torch's own generators are left as they were.
-        batch_size: images a pass.
+        draws: K, per image.
+        seed: of the draws; torch's global generators are not changed.
+        batch_size: images per pass.
 
     Returns:
         Nats, shape ``(image,)``.
@@ -62,7 +58,6 @@ def importance_weighted_bound(
     generator = torch.Generator().manual_seed(seed)
     found = []
     for chunk in torch.split(views, batch_size, dim=1):
-        seed_of_chunk = int(torch.randint(2**62, (1,), generator=generator))
-        weight = draw(model, guide, chunk, draws, seed=seed_of_chunk).log_weight
-        found.append(weight.logsumexp(0) - math.log(draws))
+        chunk_seed = int(torch.randint(2**62, (1,), generator=generator))
+        found.append(log_mean_weight(draw(model, guide, chunk, draws, seed=chunk_seed).log_weight))
     return torch.cat(found)

@@ -1,4 +1,4 @@
-"""Clustering: whether the classes stand apart in a representation that nobody told about them."""
+"""Clustering: how well unsupervised clusters of a representation agree with the classes."""
 
 from __future__ import annotations
 
@@ -15,42 +15,41 @@ from sklearn.metrics.cluster import contingency_matrix
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from pp_simve.evaluation.features import Standardiser, checked_features, checked_labels
+from pp_simve.evaluation.features import Standardizer, checked_features, checked_labels
 
 Covariance = Literal["full", "diag"]
-"""Shape of a cluster: any ellipsoid, or one whose axes are the features."""
+"""Covariance of a cluster."""
 
 _FLOOR = 1e-2
-"""Added to every variance, those of the standardised features being 1: a constant feature stays well conditioned, and
-no cluster gains likelihood by closing in on a few rows."""
+"""Added to every variance of the standardized features: keeps constant features well conditioned and clusters from
+collapsing onto a few rows."""
 
 _TOLERANCE = 1e-4
-"""Gain of log likelihood a row, in nats, at which a fit ends. Ten times more, scikit-learn's own choice, ends it on
-plateaus that long clusters stay on for a while after k-means has cut them across."""
+"""Gain of log likelihood per row, in nats, at which a fit ends. Scikit-learn's default, ten times more, stops on the
+plateaus that elongated clusters pass through after k-means has cut them across."""
 
 
 class GaussianMixtureClusters:
-    """The clusters of a Gaussian mixture, fitted to standardised features without labels.
+    """Gaussian mixture clusters of standardized features, fitted without labels.
 
-    Expectation-maximisation (scikit-learn's `GaussianMixture`) is started several times from k-means, and the start
-    that ends with the highest likelihood of the fitted rows is kept. Full covariances follow correlated features, and
-    suit latents; an iteration costs ``4 · rows · clusters · feature²`` operations, and each cluster needs many more
-    rows than features. Diagonal ones cost a feature's share of that, and suit backbones of hundreds of features.
+    Expectation-maximization (scikit-learn's `GaussianMixture`), several times from k-means; the fit with the highest
+    likelihood is kept. Full covariances follow correlated features and suit latents; an iteration costs ``4 · rows ·
+    clusters · feature²`` operations, and each cluster needs many more rows than features. Diagonal covariances suit
+    backbones of hundreds of features.
 
     Args:
-        clusters: number of Gaussians, at least 2. No more are used than there are distinct rows to fit: a collapsed
-            representation is one cluster.
+        clusters: number of Gaussians, at least 2, limited to the number of distinct rows: a collapsed representation
+            is one cluster.
         covariance: ``"full"`` or ``"diag"``.
-        restarts: number of starts.
-        seed: of the choice of rows and of the starts; the global random states are neither read nor changed.
-        rows: at most so many rows are fitted, drawn at random without replacement.
-        max_iterations: of expectation-maximisation, a start.
+        restarts: number of initializations.
+        seed: of the choice of rows and of the initializations; global random states are neither read nor changed.
+        rows: number of rows fitted at most, drawn at random without replacement.
+        max_iterations: of expectation-maximization, per initialization.
 
     Attributes:
-        log_likelihood: mean over the fitted rows of the mixture's log density of standardised features, in nats, one
-            iteration before the end; the highest among the starts.
-        converged: whether it changed by less than 0.0001 nats in the last iteration; if not, ``max_iterations`` were
-            too few.
+        log_likelihood: mean over the fitted rows of the mixture's log density of standardized features, in nats, one
+            iteration before the end; the highest among the initializations.
+        converged: whether it changed by less than 0.0001 nats in the last iteration.
     """
 
     log_likelihood: float
@@ -79,7 +78,7 @@ class GaussianMixtureClusters:
         self.seed = seed
         self.rows = rows
         self.max_iterations = max_iterations
-        self._standardise: Standardiser | None = None
+        self._standardize: Standardizer | None = None
 
     def fit(self, features: Tensor) -> GaussianMixtureClusters:
         """Fits the mixture to float features of shape ``(row, feature)``.
@@ -95,8 +94,8 @@ class GaussianMixtureClusters:
             raise ValueError(
                 f"{self.clusters} clusters cannot be fitted to {len(features)} rows: give more rows or fewer clusters"
             )
-        self._standardise = Standardiser.of(features)
-        x = _array(self._standardise(features))
+        self._standardize = Standardizer.of(features)
+        x = _array(self._standardize(features))
         self._mixture = GaussianMixture(
             n_components=min(self.clusters, len(np.unique(x, axis=0))),
             covariance_type=self.covariance,
@@ -107,7 +106,7 @@ class GaussianMixtureClusters:
             random_state=self.seed,
         )
         with warnings.catch_warnings():
-            # What it warns of is `converged`.
+            # Reported as `converged`.
             warnings.simplefilter("ignore", ConvergenceWarning)
             self._mixture.fit(x)
         self.log_likelihood = float(self._mixture.lower_bound_)
@@ -116,10 +115,10 @@ class GaussianMixtureClusters:
 
     def predict(self, features: Tensor) -> Tensor:
         """The most probable cluster of each row, shape ``(row,)``, int64 from 0."""
-        if self._standardise is None:
+        if self._standardize is None:
             raise RuntimeError("GaussianMixtureClusters has not been fitted: call fit first")
-        features = checked_features(features, "test", width=len(self._standardise.mean))
-        found = self._mixture.predict(_array(self._standardise(features)))
+        features = checked_features(features, "test", width=len(self._standardize.mean))
+        found = self._mixture.predict(_array(self._standardize(features)))
         return torch.as_tensor(found, dtype=torch.int64, device=features.device)
 
 
@@ -133,12 +132,12 @@ def cluster_scores(
     seed: int = 0,
     rows: int = 10_000,
 ) -> dict[str, float]:
-    """How well the clusters of train features, found without labels, are the classes of the test rows.
+    """Agreement of clusters, fitted to train features without labels, with the classes of the test rows.
 
     Args:
         train: float features, shape ``(row, feature)``.
         test: features of shape ``(row, feature)`` and class labels of shape ``(row,)``, on the same device as train.
-        clusters: number of clusters; the number of test classes if None. That number is all a fit learns of labels.
+        clusters: number of clusters; by default the number of test classes, all that a fit uses of labels.
         covariance, restarts, seed, rows: as in `GaussianMixtureClusters`.
 
     Returns:
@@ -156,7 +155,7 @@ def cluster_scores(
     labels = checked_labels(test[1], features, "test")
     classes = len(torch.unique(labels))
     if classes < 2:
-        raise ValueError(f"test labels hold only class {int(labels[0])}; clusters are judged on at least two classes")
+        raise ValueError(f"test labels hold only class {int(labels[0])}; clusters are scored on at least two classes")
     mixture = GaussianMixtureClusters(
         classes if clusters is None else clusters, covariance=covariance, restarts=restarts, seed=seed, rows=rows
     ).fit(train)
@@ -170,9 +169,9 @@ def cluster_scores(
 
 
 def hungarian_accuracy(labels: Tensor, clusters: Tensor) -> float:
-    """Fraction of rows whose cluster stands for their class, in the best one-to-one matching of clusters and classes.
+    """Fraction of rows whose cluster matches their class, in the best one-to-one matching of clusters and classes.
 
-    Where their numbers differ, the clusters or classes left over match nothing, and their rows count as wrong.
+    Where their numbers differ, rows of unmatched clusters or classes count as wrong.
 
     Args:
         labels, clusters: integers, shape ``(row,)``, any values.

@@ -13,7 +13,7 @@ from pp_simve.evaluation.features import checked_features
 INCEPTION_WEIGHTS = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 )
-"""Where the weights that published FIDs were computed with can be had, converted for torch; 92 MB."""
+"""Source of the weights of published FIDs, converted for torch; 92 MB."""
 
 _BLOCK_ROWS = 4096
 
@@ -25,11 +25,11 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     ``|μ_a − μ_b|² + tr(S_a + S_b − 2 (S_a S_b)^½)``, with the unbiased covariances S, in squared units of the features
     (Dowson and Landau 1982; Heusel et al. 2017, arXiv 1706.08500, equation 6).
 
-    It is biased upwards, the more so the fewer the rows, and by an amount that differs between programs (Chong and
-    Forsyth 2020, arXiv 1911.07023): compare distances of as many rows only, of many more than there are features.
+    Biased upwards, the more so the fewer the rows, by an amount that differs between models (Chong and Forsyth 2020,
+    arXiv 1911.07023): compare distances of equal numbers of rows only, many more than there are features.
 
-    No covariance is formed, and no matrix root taken. With triangular factors Rᵀ R = S, the last trace is the sum of
-    the singular values of R_a R_bᵀ: exact to float64's precision of the largest, where S is singular, too.
+    With triangular factors Rᵀ R = S, the last trace is the sum of the singular values of R_a R_bᵀ, which is accurate
+    for singular S, too.
 
     Args:
         first, second: shapes ``(row, feature)``, at least two rows each; computed in float64.
@@ -41,7 +41,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     second = checked_features(second.to(first.device), "second")
     if first.shape[1] != second.shape[1]:
         raise ValueError(
-            f"first and second must be features of one kind, got {first.shape[1]} and {second.shape[1]} columns"
+            f"first and second must be features of one network, got {first.shape[1]} and {second.shape[1]} columns"
         )
     (first_mean, first_factor), (second_mean, second_factor) = _mean_and_factor(first), _mean_and_factor(second)
     between = (first_mean - second_mean).square().sum()
@@ -52,16 +52,16 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 
 @torch.no_grad()
 def inception_features(images: Tensor, weights: Path, *, batch_size: int = 64) -> Tensor:
-    """Features that FID is computed from: Inception's last pooling layer, by torch-fidelity, on the images' device.
+    """Features of FID: Inception's last pooling layer, by torch-fidelity, on the images' device.
 
-    Nothing is downloaded. Images are resized to 299×299 there, as in the first implementation; of small grey pictures
-    the features say little, so that such a FID ranks programs at most.
+    Nothing is downloaded. torch-fidelity resizes images to 299×299 as the original implementation does; of small gray
+    images the features are hardly meaningful, so such a FID ranks models at most.
 
     Args:
         images: 1 or 3 channels, shape ``(image, channel, height, width)``, uint8, or float in [0, 1], which is rounded
             to 8 bits.
         weights: the file of `INCEPTION_WEIGHTS`, or any state of that network.
-        batch_size: images a pass.
+        batch_size: images per pass.
 
     Returns:
         float32, shape ``(image, 2048)``.
@@ -107,7 +107,7 @@ def _inception(weights: Path) -> torch.nn.Module:
             f"get {INCEPTION_WEIGHTS} and give its path"
         )
     try:
-        # It will unpickle whatever the file holds, so that must be seen to be nothing but tensors first.
+        # The extractor unpickles the file without restrictions: first check that it holds nothing but tensors.
         torch.load(weights, map_location="cpu", weights_only=True)
         network: torch.nn.Module = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)

@@ -1,4 +1,4 @@
-"""Writing: the style of a written or drawn image itself, measured from its ink."""
+"""Handwriting style: slant, size, thickness and position of the ink of an image."""
 
 from __future__ import annotations
 
@@ -13,24 +13,22 @@ _PIXELS = 2**22
 
 @torch.no_grad()
 def handwriting_style(images: Tensor) -> dict[str, Tensor]:
-    """Slant, size, thickness and place of the ink of grey images, bright on a background of 0.
+    """Slant, size, thickness and position of the ink of gray images, bright on a background of 0.
 
-    The ink I is a mass at the pixels' centres, x to the right and y downwards; with its moments about its own centre,
+    The ink I is a mass at the pixels' centers, x to the right and y downwards; with its moments about its own center,
     ``μ_pq = Σ I (x − x̄)^p (y − ȳ)^q`` and m = Σ I:
 
-    - ``slant``: arctan(−μ11 / μ02), degrees; positive leans to the right, its top to the right of its foot. Shearing an
-      image by an angle (the top to the right) adds the tangent of that angle to the tangent of its slant, and undoing
-      the slant leaves μ11 = 0: the usual deskewing of digits.
-    - ``size``: root mean square distance of the ink from its centre, √((μ20 + μ02) / m), pixels.
-    - ``thickness``: 2 m / P, pixels: a stroke of width w and length l has the area w·l and the outline 2(w + l), so
-      this nears its width as it gets longer, as w / (1 + w/l). P is the outline by Cauchy's and Crofton's formula, π/2
-      times the mean over directions of how much the grey level goes up and down along lines of that direction, over
-      the four directions of the grid: it comes out between 5% short (upright and diagonal edges) and 3% long (edges
-      half-way between). Soft edges cost nothing, and ink that is fainter throughout is not thinner.
-      Strokes of 2 pixels and less, which fill few pixels or none, come out too thick, by a tenth and more.
+    - ``slant``: arctan(−μ11 / μ02), degrees; positive leans to the right. A shear of the image adds the tangent of its
+      angle to the tangent of the slant; removing the slant leaves μ11 = 0, the usual deskewing of digits.
+    - ``size``: root mean square distance of the ink from its center, √((μ20 + μ02) / m), pixels.
+    - ``thickness``: 2 m / P, pixels: a stroke of width w and length l has area w·l and perimeter 2(w + l), so this is
+      w / (1 + w/l). P is the perimeter by the Cauchy-Crofton formula, π/2 times the mean over directions of the total
+      variation of the gray level along lines of that direction, over the four directions of the grid: between 5% short
+      (upright and diagonal edges) and 3% long (edges half-way between). Soft edges and uniformly faint ink do not
+      change it. Strokes of 2 pixels and less come out a tenth and more too thick.
     - ``centre_x``, ``centre_y``: x̄ and ȳ from the middle of the image, pixels, positive to the right and downwards.
 
-    Moments: Hu, "Visual pattern recognition by moment invariants" (1962). Outline: Santaló, "Integral Geometry and
+    Moments: Hu, "Visual pattern recognition by moment invariants" (1962). Perimeter: Santaló, "Integral Geometry and
     Geometric Probability" (1976), chapter 3.
 
     Args:
@@ -38,7 +36,7 @@ def handwriting_style(images: Tensor) -> dict[str, Tensor]:
 
     Returns:
         By name, each of shape ``(image,)``, float64. All are NaN for an image without ink, and the slant also for ink
-        in a single row of pixels: probes refuse NaN, so leave those images out.
+        in a single row of pixels; probes refuse NaN.
 
     Raises:
         ValueError: for another shape, or for values that are negative, NaN or infinite.
@@ -62,7 +60,7 @@ def handwriting_style(images: Tensor) -> dict[str, Tensor]:
 
 def _measured(ink: Tensor) -> dict[str, Tensor]:
     """`handwriting_style` of ink of shape ``(image, height, width)``."""
-    # Of 0 / 0 comes the NaN that is promised for blank images.
+    # 0 / 0 gives NaN for blank images.
     ink = ink / ink.amax(dim=(1, 2), keepdim=True)
     mass = ink.sum(dim=(1, 2))
     x, y = _about_middle(ink.shape[2], ink), _about_middle(ink.shape[1], ink)
@@ -83,7 +81,7 @@ def _measured(ink: Tensor) -> dict[str, Tensor]:
 
 
 def _outline(ink: Tensor) -> Tensor:
-    """Length of the outline of ink whose level is 1, shape ``(image,)``; with a background of 0 all around."""
+    """Perimeter of ink whose level is 1, shape ``(image,)``; with a background of 0 all around."""
     ink = torch.nn.functional.pad(ink, (1, 1, 1, 1))
     straight = _rise(ink[:, :, 1:], ink[:, :, :-1]) + _rise(ink[:, 1:], ink[:, :-1])
     diagonal = _rise(ink[:, 1:, 1:], ink[:, :-1, :-1]) + _rise(ink[:, 1:, :-1], ink[:, :-1, 1:])

@@ -1,4 +1,4 @@
-"""Information: how much of it a representation holds, what two views share, and which latent axes carry any."""
+"""Information and geometry: effective rank, alignment, uniformity, and mutual information of two views' features."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from pp_simve.evaluation.features import checked_features, unit_rows
 
 Critic = Callable[[Tensor, Tensor], Tensor]
-"""From features of the first and of the second view, shapes ``(a, feature)`` and ``(b, feature)``, to scores of shape
-``(a, b)``: high where the two rows look like views of one image."""
+"""From features of the first and second view, ``(a, feature)`` and ``(b, feature)``, to scores ``(a, b)``, high where
+the two rows look like views of one image."""
 
 _BLOCK = 2**23
-"""Entries of a block of pairs, (rows × all rows): 64 MiB in float64, however many rows there are."""
+"""Entries of a block of pairs, (rows × all rows): 64 MiB in float64."""
 
 _RANK_EPSILON = 1e-7
 """The paper's ε for float32 features."""
@@ -27,22 +27,21 @@ _MOST_CORRELATED = 1 - 1e-6
 
 @torch.no_grad()
 def effective_rank(features: Tensor) -> float:
-    """RankMe: in how many directions the features extend; near 1 for collapsed ones, at most min(row, feature).
+    """RankMe: the effective number of directions of the features, near 1 if collapsed, at most min(row, feature).
 
-    ``exp(−Σ_k p_k log p_k)`` with ``p_k = σ_k / Σ_l σ_l + 10⁻⁷`` over all min(row, feature) singular values σ of the
-    features, which are not centred: so k equal orthogonal directions give k, and rows that are all the same give 1.
-    Each value that is 0 adds 1.6e-6 to the entropy by the 10⁻⁷. Features that are all 0 also give 1.
+    ``exp(−Σ_k p_k log p_k)`` with ``p_k = σ_k / Σ_l σ_l + 10⁻⁷`` over the min(row, feature) singular values σ of the
+    uncentered features: k equal orthogonal directions give k, identical rows give 1, and so do features that are all 0.
 
-    The features are reduced to a triangular factor a block of rows at a time, in float64. That has the same singular
-    values to about 10⁻¹⁵ of the largest (a Gram matrix would lose all below 10⁻⁸), and needs no copy of the features.
+    Computed from the triangular factor of the features, block by block in float64, which keeps singular values to about
+    10⁻¹⁵ of the largest (a Gram matrix would lose those below 10⁻⁸).
 
     Garrido, Balestriero, Najman and LeCun, "RankMe" (2023, arXiv 2210.02885), equations 1 and 2.
 
     Args:
-        features: shape ``(row, feature)``; the paper takes some 25,000 rows, of train images.
+        features: shape ``(row, feature)``; the paper uses some 25,000 train images.
 
     Raises:
-        ValueError: for features of the wrong shape, or not finite.
+        ValueError: features of the wrong shape, or not finite.
     """
     features = checked_features(features, "given")
     largest = features.abs().max().double()
@@ -52,23 +51,23 @@ def effective_rank(features: Tensor) -> float:
     for chunk in torch.split(features, max(width, _BLOCK // width)):
         factor = torch.linalg.qr(torch.cat([factor, chunk.double() / scale]), mode="r").R
     singular = torch.linalg.svdvals(factor)
-    # Of zeros the sum is 0; otherwise it is at least 1, the largest entry.
+    # The sum is 0 for zeros, and otherwise at least 1, the largest entry.
     p = singular / singular.sum().clamp_min(0.5) + _RANK_EPSILON
     return math.exp(-float((p * p.log()).sum()))
 
 
 @torch.no_grad()
 def alignment(first: Tensor, second: Tensor) -> float:
-    """Mean squared distance of two views of an image on the unit sphere: 0 if views agree, 2 if unrelated, up to 4.
+    """Mean squared distance of two views of an image on the unit sphere: 0 if equal, 2 if unrelated, at most 4.
 
     Wang and Isola, "Understanding contrastive representation learning through alignment and uniformity on the
-    hypersphere" (2020, arXiv 2005.10242), with their α = 2.
+    hypersphere" (2020, arXiv 2005.10242), with α = 2.
 
     Args:
-        first, second: features of shape ``(row, feature)``; row i of both is one image. Each row is normalised.
+        first, second: features of shape ``(row, feature)``; row i of both is one image. Rows are normalized.
 
     Raises:
-        ValueError: for features that are not finite, shapes that do not agree, or a row of zeros.
+        ValueError: features that are not finite, shapes that do not agree, or a row of zeros.
     """
     first, second = _pairs(first, second)
     between = _directions(first, "first") - _directions(second, "second")
@@ -79,15 +78,15 @@ def alignment(first: Tensor, second: Tensor) -> float:
 def uniformity(features: Tensor, t: float = 2.0) -> float:
     """Log of the mean of ``exp(−t ‖x − y‖²)`` over all pairs of rows on the unit sphere; lower is more uniform.
 
-    From 0, all rows in one direction, down to about ``log 0F1(; feature/2; t²) − 2 t`` for many rows spread evenly:
-    −4 t at the very least, and near −2 t in many dimensions. Same source as `alignment`.
+    From 0, all rows in one direction, to about ``log 0F1(; feature/2; t²) − 2 t`` for many evenly spread rows, which
+    nears −2 t in many dimensions; never below −4 t. Same source as `alignment`.
 
     Args:
-        features: shape ``(row, feature)``, at least two rows. Each row is normalised.
+        features: shape ``(row, feature)``, at least two rows. Rows are normalized.
         t: positive; 2 in the paper.
 
     Raises:
-        ValueError: for features that are not finite, fewer than two rows, a row of zeros, or ``t`` not positive.
+        ValueError: features that are not finite, fewer than two rows, a row of zeros, or ``t`` not positive.
     """
     if not 0 < t < math.inf:
         raise ValueError(f"t must be positive and finite, got {t}")
@@ -107,12 +106,11 @@ def uniformity(features: Tensor, t: float = 2.0) -> float:
 
 @torch.no_grad()
 def infonce_bound(scores: Tensor) -> dict[str, float]:
-    """InfoNCE's lower bound on the mutual information of two views, from a critic's scores of K × K pairs.
+    """InfoNCE lower bound on the mutual information of two views, from a critic's scores of K × K pairs.
 
-    ``log K − mean_i [ logsumexp_j scores_ij − scores_ii ]``: no more than the information in expectation over K
-    independent pairs, whatever the critic (van den Oord, Li and Vinyals 2018, arXiv 1807.03748; Poole et al. 2019,
-    arXiv 1905.06922), and never more than log K. A bound close to its ceiling says only that the information may be
-    higher: take more pairs. A bound below 0 says that the critic is wrong.
+    ``log K − mean_i [ logsumexp_j scores_ij − scores_ii ]``: at most the information in expectation over K independent
+    pairs for any critic, and at most log K always (van den Oord, Li and Vinyals 2018, arXiv 1807.03748; Poole et al.
+    2019, arXiv 1905.06922). Near its ceiling the bound is loose: use more pairs. Below 0 the critic is wrong.
 
     Args:
         scores: shape ``(K, K)``; rows are first views, and column i is the second view of row i's image.
@@ -121,7 +119,7 @@ def infonce_bound(scores: Tensor) -> dict[str, float]:
         ``"bound"`` and ``"ceiling"``, which is log K, in nats.
 
     Raises:
-        ValueError: if scores are not square, not floating point or not finite.
+        ValueError: scores that are not square, not floating point or not finite.
     """
     if scores.ndim != 2 or scores.shape[0] != scores.shape[1] or len(scores) == 0:
         raise ValueError(f"scores must be square, row i's partner being column i, got {tuple(scores.shape)}")
@@ -130,15 +128,15 @@ def infonce_bound(scores: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def mutual_information(first: Tensor, second: Tensor, critic: Critic) -> dict[str, float]:
-    """`infonce_bound` with all rows as candidates, scored some rows of ``first`` at a time.
+    """`infonce_bound` with all rows as candidates, scored block by block.
 
     Args:
         first, second: features of shape ``(row, feature)``; row i of both is one image, and images are independent.
-        critic: gives scores of shape ``(some rows, row)``. One with fitted parameters must have been fitted to other
-            rows: `GaussianCritic` for latents of a known prior, `CanonicalCritic.fit` on train rows for the rest.
+        critic: scores of shape ``(some rows, row)``. One with fitted parameters must have been fitted to other rows:
+            `GaussianCritic` for latents of a known prior, `CanonicalCritic.fit` on train rows otherwise.
 
     Raises:
-        ValueError: for features that are not finite, shapes that do not agree, or scores of another shape.
+        ValueError: features that are not finite, shapes that do not agree, or scores of another shape.
     """
     first, second = _pairs(first, second)
     losses: list[Tensor] = []
@@ -157,17 +155,17 @@ def mutual_information(first: Tensor, second: Tensor, critic: Critic) -> dict[st
 
 @dataclass(frozen=True)
 class GaussianCritic:
-    """Pointwise mutual information of latents under the additive Gaussian prior: InfoNCE's best critic there.
+    """Pointwise mutual information of latents under the additive Gaussian prior: the optimal critic of InfoNCE.
 
     With z = content + style and z' = content + style', content ~ N(0, τ²) and style, style' ~ N(0, Σ) in each axis,
-    ``log p(z' | z) − log p(z')`` summed over the axes. Symmetric in z and z'; computed by matrix products in float64.
+    ``log p(z' | z) − log p(z')`` summed over the axes. Symmetric in z and z'; computed in float64.
 
     Attributes:
         content_variance: τ², shape ``(latent,)``, not negative.
         style_variance: Σ, shape ``(latent,)``, positive.
 
     Raises:
-        ValueError: for other shapes or values.
+        ValueError: other shapes or values.
     """
 
     content_variance: Tensor
@@ -192,11 +190,11 @@ class GaussianCritic:
 
 @dataclass(frozen=True)
 class CanonicalCritic:
-    """`GaussianCritic` along the axes in which views of fitted features correlate: for features of any origin.
+    """`GaussianCritic` along the canonical axes of fitted features: for features of any origin.
 
-    The two views are taken to have one mean and one covariance, as views drawn alike do. The axes are those in which
-    both that covariance and the one between the views are diagonal (canonical correlation analysis of exchangeable
-    views), so the critic does not depend on the features' scales nor on a rotation of them.
+    The two views are assumed to have one mean and one covariance, as views from one distribution do. In the axes both
+    that covariance and the one between the views are diagonal (canonical correlation analysis of exchangeable views),
+    so the critic is invariant under invertible linear maps of the features.
 
     Attributes:
         mean: shape ``(feature,)``.
@@ -213,11 +211,11 @@ class CanonicalCritic:
     def fit(cls, first: Tensor, second: Tensor) -> CanonicalCritic:
         """From train features of shape ``(row, feature)``; row i of both is one image.
 
-        With few rows for the number of features the correlations come out too high. Bounds on other rows then stay
+        With few rows for the number of features the correlations come out too high. Bounds on other rows are then still
         bounds, but loose ones.
 
         Raises:
-            ValueError: for features that are not finite, shapes that do not agree, or that are all the same.
+            ValueError: features that are not finite, shapes that do not agree, or all rows equal.
         """
         first, second = (x.double() for x in _pairs(first, second))
         mean = (first.mean(dim=0) + second.mean(dim=0)) / 2
@@ -251,60 +249,10 @@ def gaussian_information(content_variance: Tensor, style_variance: Tensor) -> fl
         style_variance: Σ, shape ``(latent,)``, positive.
 
     Raises:
-        ValueError: for other shapes or values.
+        ValueError: other shapes or values.
     """
     _checked_variances(content_variance, style_variance)
     return float(_shared(content_variance.double(), style_variance.double()))
-
-
-@torch.no_grad()
-def active_units(means: Tensor, threshold: float = 0.01) -> int:
-    """Number of latent axes whose posterior mean varies over images by more than ``threshold``; the others collapsed.
-
-    The variance is that of the given rows about their mean (over the number of rows). Burda, Grosse and Salakhutdinov,
-    "Importance weighted autoencoders" (2016, arXiv 1509.00519), whose 0.01 is meant for a prior of variance 1.
-
-    Args:
-        means: posterior means, shape ``(image, latent)``.
-        threshold: in units of z².
-
-    Raises:
-        ValueError: for means of the wrong shape, or not finite.
-    """
-    means = checked_features(means, "posterior mean").double()
-    return int((means.var(dim=0, correction=0) > threshold).sum())
-
-
-@torch.no_grad()
-def kl_by_axis(means: Tensor, variances: Tensor, prior_variance: float | Tensor = 1.0) -> Tensor:
-    """Mean over images of KL(N(mean, variance) ‖ N(0, prior variance)) in each latent axis, in nats.
-
-    An axis near 0 has collapsed to its prior: it says the same of all images.
-
-    Args:
-        means, variances: of the posterior, shape ``(image, latent)``.
-        prior_variance: of z, positive: one number or shape ``(latent,)``. τ² + Σ for the additive Gaussian prior.
-
-    Returns:
-        float64, shape ``(latent,)``.
-
-    Raises:
-        ValueError: for shapes that do not agree, or values that are not finite or variances that are not positive.
-    """
-    means = checked_features(means, "posterior mean").double()
-    variances = checked_features(variances, "posterior variance", width=means.shape[1]).double()
-    if len(variances) != len(means):
-        raise ValueError(f"there are {len(means)} rows of posterior means but {len(variances)} of variances")
-    prior = torch.as_tensor(prior_variance, dtype=torch.float64, device=means.device)
-    if prior.ndim > 1 or (prior.ndim == 1 and len(prior) != means.shape[1]):
-        raise ValueError(
-            f"prior_variance must be a number or have shape ({means.shape[1]},), got shape {tuple(prior.shape)}"
-        )
-    for name, values in (("posterior variances", variances), ("prior_variance", prior)):
-        if not (values.isfinite() & (values > 0)).all():
-            raise ValueError(f"{name} must be positive and finite, got values from {values.min()} to {values.max()}")
-    ratio = variances / prior
-    return (ratio - 1 - ratio.log() + means.square() / prior).mean(dim=0) / 2
 
 
 def _pairs(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

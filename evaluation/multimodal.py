@@ -1,26 +1,24 @@
-"""What a guide of several modalities knows from one modality alone, and whether it finds the other modalities by it."""
+"""Guides of several modalities: one modality alone, and what is evaluated across modalities."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import permutations
 
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.content import content_scores
-from pp_simve.evaluation.retrieval import retrieval_scores
-from pp_simve.evaluation.zero_shot import zero_shot_scores
+from pp_simve.evaluation.records import Record
+from pp_simve.evaluation.subject import Labelled, LabelledImages, labels_of
 from pp_simve.inference.guides.base import Guide, Representation
 from pp_simve.inference.tools import evaluation_mode, unit_range
 from pp_simve.models import Views
 
-ImagesByModality = Mapping[str, Tensor]
-"""Images by modality, uint8 ``(image, channel, height, width)``, of the same things."""
-
 
 class SingleModality(Guide):
-    """A guide of several modalities as one of a single modality, the others missing.
+    """A guide of several modalities restricted to one, the others missing.
 
     Args:
         guide: of several modalities.
@@ -44,10 +42,15 @@ class SingleModality(Guide):
 
 
 @torch.no_grad()
-def content_of_modalities(guide: Guide, images: ImagesByModality, batch_size: int = 512) -> Tensor:
+def content_of_modalities(guide: Guide, images: Mapping[str, Tensor], batch_size: int = 512) -> Tensor:
     """Posterior mean of content given a view of each modality there is, shape ``(image, content)``.
 
     Under a prior that shares nothing between views, the mean of the views' z.
+
+    Args:
+        guide: of several modalities, on the device of the images.
+        images: by modality, uint8 ``(image, channel, height, width)``, of the same things.
+        batch_size: images a pass.
     """
     parts = []
     with evaluation_mode(guide):
@@ -58,43 +61,41 @@ def content_of_modalities(guide: Guide, images: ImagesByModality, batch_size: in
     return torch.cat(parts)
 
 
-def evaluate_modalities(
-    guide: Guide,
-    train: ImagesByModality,
-    validation: ImagesByModality,
-    test: ImagesByModality,
-    labels: tuple[Tensor, Tensor, Tensor] | None = None,
-) -> dict[str, dict[str, dict[str, float]]]:
-    """How one modality finds the others, and what all of them know together.
+@dataclass(frozen=True)
+class ModalitySubject:
+    """A guide of several modalities, and the images that it is evaluated on across them.
 
-    Args:
+    Attributes:
         guide: of several modalities, on the device of the images.
-        train, validation, test: images of the splits by modality.
-        labels: classes of the three splits, int64 ``(image,)``; None where they are not known.
-
-    Returns:
-        ``"retrieval"``: for each ordered pair of modalities, such as ``"upper to lower"``, the `retrieval_scores` on
-        test of
-        content inferred from the first among contents inferred from the second. With labels also ``"zero_shot"``: the
-        `zero_shot_scores` of test contents from the first modality, the prompts being train contents from the second;
-        and ``"together"``: `content_scores` of content inferred from all modalities at once.
+        splits: train, validation and test of each modality, of the same things.
+        found: the records of the evaluators so far.
     """
-    splits = {"train": train, "validation": validation, "test": test}
-    contents = {
-        modality: {name: content_of_modalities(guide, {modality: split[modality]}) for name, split in splits.items()}
-        for modality in train
-    }
-    found: dict[str, dict[str, dict[str, float]]] = {"retrieval": {}}
-    for first, second in permutations(train, 2):
-        found["retrieval"][f"{first} to {second}"] = retrieval_scores(contents[first]["test"], contents[second]["test"])
-    if labels is None:
-        return found
-    found["zero_shot"] = {
-        f"{first} to {second}": zero_shot_scores(
-            contents[first]["test"], labels[2], contents[second]["train"], labels[0]
-        )
-        for first, second in permutations(train, 2)
-    }
-    whole = [content_of_modalities(guide, split) for split in splits.values()]
-    found["together"] = {"content": content_scores(*zip(whole, labels, strict=True))}
-    return found
+
+    guide: Guide
+    splits: Mapping[str, Sequence[LabelledImages]]
+    found: list[Record] = field(default_factory=list, compare=False)
+    names = ("content",)
+    modality = ""
+
+    @cached_property
+    def contents(self) -> dict[str, list[Tensor]]:
+        """Content inferred from one modality alone, of every split."""
+        return {
+            name: [content_of_modalities(self.guide, {name: split.images}) for split in splits]
+            for name, splits in self.splits.items()
+        }
+
+    @property
+    def directions(self) -> list[tuple[str, str, str]]:
+        """Ordered pairs of modalities, with their name such as ``"upper to lower"``."""
+        return [(f"{first} to {second}", first, second) for first, second in permutations(self.splits, 2)]
+
+    @property
+    def labels(self) -> list[Tensor]:
+        """Classes of the splits; raises `NotApplicableError` where there are none."""
+        return labels_of(*(split.labels for split in next(iter(self.splits.values()))))
+
+    def labelled(self, name: str) -> list[Labelled]:
+        """Content inferred from all modalities at once, and the classes, of every split."""
+        whole = [{name: splits[place].images for name, splits in self.splits.items()} for place in range(3)]
+        return [(content_of_modalities(self.guide, images), y) for images, y in zip(whole, self.labels, strict=True)]

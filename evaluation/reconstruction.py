@@ -1,4 +1,4 @@
-"""How well unseen images come back, and what the program says they cost: errors of pixels and bits per dimension."""
+"""Reconstruction error and bits per dimension of unseen images."""
 
 from __future__ import annotations
 
@@ -26,30 +26,27 @@ def reconstruction_scores(
 ) -> Scores:
     """Error of the posterior-mean reconstruction of images, and an upper bound on their bits per dimension.
 
-    Bits per dimension are what an ideal code that knows the program would spend on one colour value of one pixel: from
-    `importance_weighted_bound` of a single view of each image, by log₂ and the number of values an image has. Which
-    bound that is depends on what the likelihood says of pixels:
+    Bits per dimension are the code length per color value of a pixel: `importance_weighted_bound` of a single view of
+    each image, in bits, divided by the number of values of an image. It depends on the likelihood:
 
-    - A density, such as a Gaussian's: the bound is that of `dequantized` images, plus log₂ 256 for their density being
-      one of values in [0, 1] and not of steps. It is then an upper bound on the bits of the 8-bit values under the
-      program that puts the density's mass over a step on its value (Theis, van den Oord and Bethge 2016, arXiv
-      1511.01844, section 3.1). A density *at* the 8-bit values bounds nothing: it grows without limit as a program
-      learns which values there are, so it is never reported here. A program fitted without such noise may have learned
-      a variance that is small for a step, and then pays for it.
-    - Probabilities, such as a Bernoulli's, where every pixel has a value that they are probabilities of: the bound as
-      it is, for black and white images. Of grey values a Bernoulli's cross-entropies are no probabilities, nor a
-      density: None.
+    - Densities, such as a Gaussian: the bound of `dequantized` images plus log₂ 256, the change of scale from [0, 1] to
+      steps: an upper bound on the bits of the 8-bit values under the model that assigns to each the density's mass over
+      its step (Theis, van den Oord and Bethge 2016, arXiv 1511.01844, section 3.1). The density *at* the 8-bit values
+      is unbounded and is never reported. A model fitted without such noise may have a variance below a step's, which
+      costs bits.
+    - Probabilities, such as a Bernoulli's of black and white images: the bound itself. Cross-entropies of gray values
+      are neither probabilities nor a density: None.
 
     Args:
         model, guide: fitted, on the device of the images.
         images: clean images that were not fitted to, uint8, shape ``(image, channel, height, width)``.
         seed: of the noise and of the guide's draws; torch's own generators are left as they were.
-        draws: of each image in the bound; 1 gives the ELBO.
-        batch_size: images a pass.
+        draws: per image in the bound; 1 gives the ELBO.
+        batch_size: images per pass.
 
     Returns:
-        ``"mse"``: squared error a colour value, in squared units of [0, 1]. ``"psnr"``: mean over the images of
-        −10·log₁₀ of their error, in dB; None where an image comes back without any error. ``"bits_per_dim"``, None
+        ``"mse"``: mean squared error of color values in [0, 1]. ``"psnr"``: mean over the images of −10·log₁₀ of their
+        error, in dB; None where the error of an image is 0. ``"bits_per_dim"``, None
         where it is undefined; then ``"notes"`` says why.
 
     Raises:
@@ -62,7 +59,7 @@ def reconstruction_scores(
         for chunk in torch.split(images, batch_size):
             views = unit_range(chunk)[None]
             errors.append((reconstruct(model, guide, views) - views)[0].double().square().flatten(1).mean(1))
-        discrete, why_not = _what_of_bits(model, guide, images)
+        discrete, why_not = _likelihood_kind(model, guide, images)
     error = torch.cat(errors)
     psnr = -10 * error.log10().mean()
     scores: Scores = {"mse": float(error.mean()), "psnr": float(psnr) if psnr.isfinite() else None}
@@ -110,7 +107,7 @@ def _check(images: Tensor) -> None:
         )
 
 
-def _what_of_bits(model: SimVE, guide: Guide, images: Tensor) -> tuple[bool, str | None]:
+def _likelihood_kind(model: SimVE, guide: Guide, images: Tensor) -> tuple[bool, str | None]:
     """Whether the likelihood's values are discrete, and why there is no bound on bits; None where there is one."""
     first = guide.posterior(unit_range(images[:1])[None])
     support = model.likelihood_of()(first.z).support

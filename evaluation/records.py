@@ -6,21 +6,37 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REPRESENTATIONS = ("backbone", "z", "content", "style")
+"""The parts of a guide's `Representation` that are evaluated."""
+
+MEAN = "mean"
+"""`Record.target` of the mean over view parameters, attributes or handwriting measures."""
+
+NOT_APPLICABLE, FAILED = "not applicable: ", "failed: "
+"""How `Record.note` begins where there is no score."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One score of a representation, or of the whole program.
+    """One score of a representation, or of the whole program. `pp_simve.evaluation.suite` lists all of them.
 
     Attributes:
-        task: what is predicted or measured: ``class``, ``view``, ``attributes``, ``handwriting``, ``several_views``,
-            ``information``, ``disentanglement``, ``generation``, ``retrieval``, ``zero_shot``, ...
-        metric: ``accuracy``, ``r2``, ``auc``, ``nmi``, ``ari``, ``sd``, ``nats``, ``db``, ... Accuracies are fractions.
-        value: the score; None where it was not computed, and then `note` says why.
+        task: what is predicted or measured: ``class``, ``few_labels``, ``view``, ``attributes``, ``handwriting``,
+            ``several_views``, ``information``, ``disentanglement``, ``generation``, ``fine_tuning``, ``retrieval``,
+            ``zero_shot``, ``together``.
+        metric: ``accuracy``, ``r2``, ``auc``, ``nmi``, ``ari``, ``sd``, ... Accuracies are fractions, information and
+            KL are in nats, PSNR in dB.
+        value: the score; None where it is undefined or was not computed; `note` may say why.
         representation: ``backbone``, ``z``, ``content`` or ``style``; empty for scores of the whole program.
-        probe: ``linear``, ``mlp``, ``knn``, ``ridge``, ``logistic``, ``clusters_diag``, ...; empty where there is none.
-        target: the view parameter, attribute, number of labels or views, direction between modalities; or empty.
+        probe: ``linear``, ``mlp``, ``knn``, ``ridge``, ``logistic``, ``circular``, ``clusters_diag``,
+            ``clusters_full``; empty where there is none.
+        target: the view parameter or attribute (``mean`` is the mean over all), the number of labels or views, the axis
+            of z, the direction between modalities (``upper to lower``); or empty.
         modality: the modality that the representation was inferred from; empty where there is only one.
         note: why there is no score (``not applicable: ...`` or ``failed: ...``), or how to read it.
     """
@@ -36,9 +52,8 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values by name; a value that is not finite becomes None."""
-        entries = dataclasses.asdict(self)
         finite = self.value is not None and math.isfinite(self.value)
-        return entries | {"value": float(self.value) if self.value is not None and finite else None}
+        return dataclasses.asdict(self) | {"value": float(self.value) if self.value is not None and finite else None}
 
     @classmethod
     def from_json(cls, entries: Mapping[str, Any]) -> Record:
@@ -48,8 +63,8 @@ class Record:
             ValueError: an entry is missing, unknown or of the wrong type.
         """
         names = {entry.name for entry in dataclasses.fields(cls)}
-        if set(entries) != names:
-            raise ValueError(f"a score record has the entries {', '.join(sorted(names))}, got {', '.join(entries)}")
+        if not isinstance(entries, Mapping) or set(entries) != names:
+            raise ValueError(f"a score record has the entries {', '.join(sorted(names))}, got {entries!r}")
         value = entries["value"]
         texts = {name: text for name, text in entries.items() if name != "value"}
         if any(not isinstance(text, str) for text in texts.values()):
@@ -62,3 +77,28 @@ class Record:
 def select(records: Iterable[Record], **wanted: str) -> list[Record]:
     """The records whose entries equal those given, in their order: ``select(records, task="class", probe="knn")``."""
     return [record for record in records if all(getattr(record, name) == text for name, text in wanted.items())]
+
+
+def score(records: Iterable[Record], **wanted: str) -> float | None:
+    """The value of the first record whose entries equal those given; None where there is none."""
+    found = select(records, **wanted)
+    return found[0].value if found else None
+
+
+def by_name(records: Iterable[Record]) -> dict[str, float]:
+    """The defined values under names such as ``z/class/linear/accuracy``, for trackers of experiments."""
+    return {
+        "/".join(
+            part for part in (one.modality, one.representation, one.task, one.probe, one.target, one.metric) if part
+        ): one.value
+        for one in records
+        if one.value is not None
+    }
+
+
+def to_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """The records as a table of pandas, a row each; undefined values are NaN. ``to_frame(records).to_csv(...)``."""
+    import pandas as pd
+
+    frame = pd.DataFrame(map(dataclasses.asdict, records), columns=[one.name for one in dataclasses.fields(Record)])
+    return frame.astype({"value": float})

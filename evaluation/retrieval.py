@@ -1,4 +1,4 @@
-"""Retrieval across modalities: how early a representation of one view of a thing finds the other view of it."""
+"""Cross-modal retrieval: rank of the matching row of one modality for queries of another."""
 
 from __future__ import annotations
 
@@ -16,21 +16,19 @@ _BLOCK = 2**23
 def retrieval_scores(queries: Tensor, gallery: Tensor, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
     """Recall at k and median rank of the right gallery row, by cosine similarity; row i of both is the same thing.
 
-    Gallery rows as similar to the query as the right one share their places: scores are expectations over the orders
-    that break such ties at random. So constant embeddings score exactly chance, and things described alike, such as
-    people with the same attributes, are neither luck nor punishment. A row of zeros has similarity 0 to all.
+    Ties with the right row are broken at random, and scores are expectations over the orders: constant embeddings score
+    exactly chance, and identical descriptions share their ranks. A row of zeros has similarity 0 to all.
 
-    Similarities are computed in float64 and tied if they differ by no more than that computation can round
-    (`rounding`). A search for equal rows would instead miss rows that differ by a factor, and different rows at equal
-    angles from the query; and duplicates need not get bitwise equal columns of a matrix product.
+    Similarities are computed in float64 and tied if they differ by at most its rounding errors (`rounding`): duplicates
+    need not get bitwise equal columns of a matrix product, and different rows may be at equal angles from the query.
 
     Args:
         queries, gallery: float features of the two modalities, shape ``(row, feature)`` both, on one device.
-        ks: numbers of gallery rows looked at, each at least 1; one above the number of rows N looks at all of them.
+        ks: numbers of gallery rows retrieved, each at least 1, limited to the number of rows N.
 
     Returns:
         For each k, ``"recall@k"``: fraction of the queries whose right row is among the k most similar; and
-        ``"chance@k"``: what embeddings that know nothing score, min(k, N) / N. ``"median_rank"``: median over the
+        ``"chance@k"``: the score of constant embeddings, min(k, N) / N. ``"median_rank"``: median over the
         queries of the expected rank of the right row, from 1, the best, to N; (N + 1) / 2 by chance.
 
     Raises:
@@ -51,7 +49,7 @@ def retrieval_scores(queries: Tensor, gallery: Tensor, ks: Sequence[int] = (1, 5
         ahead.append((lead > tolerance).sum(dim=1))
         tied.append((lead.abs() <= tolerance).sum(dim=1))
         start += len(similarity)
-    # The right row is one of the tied: it stands at any of the places ahead + 1, ..., ahead + tied alike.
+    # The right row is one of the tied, uniform over the ranks ahead + 1, ..., ahead + tied.
     before, places = torch.cat(ahead).double(), torch.cat(tied).double()
     scores: dict[str, float] = {}
     for k in ks:
@@ -68,7 +66,7 @@ def cosine_blocks(queries: Tensor, gallery: Tensor) -> Iterator[Tensor]:
 
 
 def rounding(terms: int) -> float:
-    """How far apart two float64 cosines may come out that are equal: a bound, for vectors with ``terms`` entries.
+    """Bound on the difference of two computed float64 cosines that are equal, of vectors with ``terms`` entries.
 
     With u = eps / 2, a product of unit vectors is off by at most terms · u in whatever order it is summed, and the
     norm of each by (terms / 2 + 3) · u: (2 terms + 6) · u a cosine, twice that between two (Higham 2002, §3.1).

@@ -1,4 +1,4 @@
-"""Zero-shot classification: classes described in the other modality, by prompts, and no probe."""
+"""Zero-shot classification by prompts: descriptions of the classes in the other modality."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import torch
 from torch import Tensor
 
 from pp_simve.evaluation.features import checked_features, checked_labels, unit_rows
-from pp_simve.evaluation.linear import accuracy
+from pp_simve.evaluation.probes.scores import accuracy
 from pp_simve.evaluation.retrieval import cosine_blocks, rounding
 
 
 def zero_shot_scores(queries: Tensor, labels: Tensor, prompts: Tensor, prompt_labels: Tensor) -> dict[str, float]:
-    """How often `zero_shot_predictions` is right.
+    """Accuracy of `zero_shot_predictions`.
 
     Args:
-        queries: float features of what is classified, shape ``(query, feature)``.
+        queries: float features to classify, shape ``(query, feature)``.
         labels: integer classes of the queries, shape ``(query,)``; each must have a prompt.
         prompts: float features of descriptions of the classes in the other modality, shape ``(prompt, feature)``.
         prompt_labels: the class that each prompt describes, shape ``(prompt,)``; there may be classes without queries.
 
     Returns:
-        ``"accuracy"``: fraction of queries classified right, and ``"chance"``, that of always guessing the most
-        frequent class of the queries. ``"balanced_accuracy"``: mean over the classes present among the queries of the
-        fraction classified right, and ``"chance_balanced"``, that of always guessing one of them: 1 / their number.
+        ``"accuracy"``, and ``"chance"``, that of always guessing the most frequent class of the queries.
+        ``"balanced_accuracy"``: mean recall over the classes present among the queries, and ``"chance_balanced"``, that
+        of always guessing one of them: 1 / their number.
 
     Raises:
         ValueError: as `zero_shot_predictions`, or for query labels that no prompt has.
@@ -73,7 +73,7 @@ def zero_shot_predictions(queries: Tensor, prompts: Tensor, prompt_labels: Tenso
     tolerance = rounding(prompts.shape[1] + len(prompts))
     means = prompts.new_zeros(len(classes), prompts.shape[1], dtype=torch.float64)
     means = means.index_add(0, index, unit_rows(prompts.double())) / counts.unsqueeze(1)
-    # What is left of prompts that cancel is rounding, and must not be blown up to a direction.
+    # The remainder of prompts that cancel is rounding error without a direction.
     means = torch.where(means.norm(dim=1, keepdim=True) > tolerance, unit_rows(means), 0.0)
     best = [
         (cosine >= cosine.amax(dim=1, keepdim=True) - tolerance).int().argmax(dim=1)

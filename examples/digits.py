@@ -1,11 +1,11 @@
-"""SimVE on scikit-learn's digits through the Python API: fit, embed, judge. About twenty seconds on two cores."""
+"""SimVE on scikit-learn's digits through the Python API: fit, embed, evaluate. About twenty seconds on two cores."""
 
 import argparse
 
 import torch
 
 from pp_simve.data import load
-from pp_simve.evaluation import judge
+from pp_simve.evaluation import evaluate_representations, score
 from pp_simve.inference import AmortizedGuide, MLPEncoder, WarmupCosine, fit
 from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
@@ -20,8 +20,8 @@ digits = load("digits")  # 1,797 images of 16x16 pixels, split 70/10/20
 torch.manual_seed(arguments.seed)
 
 # p: what the views of an image share has unit variance, what sets a view apart 0.15
-prior = GaussianPrior(arguments.latent_dim, style_variance=0.15)
-model = SimVE(prior, Bernoulli(MLPDecoder(arguments.latent_dim, digits.image_shape, hidden=(256, 512))))
+prior = GaussianPrior(arguments.latent, style_variance=0.15)
+model = SimVE(prior, Bernoulli(MLPDecoder(arguments.latent, digits.image_shape, hidden=(256, 512))))
 
 # q: a Gaussian for each view; content follows exactly
 guide = AmortizedGuide(MLPEncoder(digits.image_shape, hidden=(512, 256)), prior)
@@ -42,6 +42,8 @@ run = fit(
 embedding = guide.embed_batches(digits.test.images)
 print("content", tuple(embedding.content.shape), " z", tuple(embedding.z.shape))
 
-scores = judge(guide, policy, digits.train, digits.validation, digits.test, seed=0)
-print(f"class from content: linear {scores['content']['linear']:.3f}, k-NN {scores['content']['knn']:.3f}")
-print(f"view parameters from z: mean R² {scores['style']['mean_r2']:.3f}")
+records = evaluate_representations(guide, policy, digits.train, digits.validation, digits.test, seed=0)
+linear, knn = (score(records, task="class", probe=name, representation="content") for name in ("linear", "knn"))
+print(f"class from content: linear {linear:.3f}, k-NN {knn:.3f}")
+r2 = score(records, task="view", target="mean", representation="style")
+print(f"view parameters from style: mean R² {r2:.3f}")

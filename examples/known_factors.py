@@ -19,8 +19,8 @@ arguments = parser.parse_args()
 shape = (1, 16, 16)
 train, validation, test = (rendered_shapes(count, seed=seed) for seed, count in enumerate((2000, 500, 1000)))
 torch.manual_seed(arguments.seed)
-prior = GaussianPrior(arguments.latent_dim, style_variance=0.15)
-model = SimVE(prior, Bernoulli(MLPDecoder(arguments.latent_dim, shape, hidden=(256, 512))))
+prior = GaussianPrior(arguments.latent, style_variance=0.15)
+model = SimVE(prior, Bernoulli(MLPDecoder(arguments.latent, shape, hidden=(256, 512))))
 guide = AmortizedGuide(MLPEncoder(shape, hidden=(512, 256)), prior)
 fit(
     model,
@@ -43,7 +43,7 @@ rows = {
     "pixels": [split.images.flatten(1).float() / 255 for split in splits],
     "backbone": [part.as_dict()["backbone"] for part in embedded],
     "z": [part.z for part in embedded],
-    "noise": [torch.randn(len(split.labels), arguments.latent_dim, generator=generator) for split in splits],
+    "noise": [torch.randn(len(split.labels), arguments.latent, generator=generator) for split in splits],
 }
 print(f"{'accuracy, R² on test':20} {'class':>8}" + "".join(f"{name:>10}" for name in train.factors))
 for name, features in rows.items():

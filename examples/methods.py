@@ -7,7 +7,7 @@ import torch
 from matplotlib import pyplot
 
 from pp_simve.data import load
-from pp_simve.evaluation import judge
+from pp_simve.evaluation import evaluate_representations, score
 from pp_simve.inference import WarmupCosine, fit
 from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.run.config import FitConfig
@@ -44,13 +44,15 @@ for axes, method in zip(grid.flat, arguments.methods, strict=False):
         seed=settings.seed,
     )
     splits = (digits.train, digits.validation, digits.test)
-    knows = judge(program.guide, policy, *splits, seed=0, representations=("z",))["z"]
-    print(f"{method:10} {knows['linear']:16.3f} {knows['knn']:7.3f} {knows['mean_r2']:11.3f}")
+    records = evaluate_representations(program.guide, policy, *splits, seed=0, representations=("z",))
+    linear, knn = (score(records, task="class", probe=name) for name in ("linear", "knn"))
+    r2 = score(records, task="view", target="mean")
+    print(f"{method:10} {linear:16.3f} {knn:7.3f} {r2:11.3f}")
 
     z = program.guide.embed_batches(digits.test.images).z
     flat, _, _ = torch.pca_lowrank(z, q=2, center=True)
     axes.scatter(*flat.T, c=digits.test.labels, cmap="tab10", s=4)
-    axes.set_title(f"{method}\nclass {knows['knn']:.3f}, views {knows['mean_r2']:.3f}", fontsize=9)
+    axes.set_title(f"{method}\nclass {knn:.3f}, views {r2:.3f}", fontsize=9)
     axes.set(xticks=[], yticks=[])
 for axes in list(grid.flat)[len(arguments.methods) :]:
     axes.set_visible(False)

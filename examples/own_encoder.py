@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pp_simve.data import load
-from pp_simve.evaluation import judge
+from pp_simve.evaluation import evaluate_representations, score
 from pp_simve.inference import AmortizedGuide, WarmupCosine, fit
 from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
@@ -62,6 +62,8 @@ if __name__ == "__main__":  # the command above imports this file, and must not 
 
     policy = augmentation_policy("affine", digits.image_shape)
     fit(model, guide, digits.train.images, policy=policy, epochs=arguments.epochs, lr=2e-3, schedule=WarmupCosine())
-    scores = judge(guide, policy, digits.train, digits.validation, digits.test, seed=0)
-    print(f"class from content: linear {scores['content']['linear']:.3f}, k-NN {scores['content']['knn']:.3f}")
-    print(f"view parameters from z: mean R² {scores['style']['mean_r2']:.3f}")
+    records = evaluate_representations(guide, policy, digits.train, digits.validation, digits.test, seed=0)
+    linear, knn = (score(records, task="class", probe=name, representation="content") for name in ("linear", "knn"))
+    print(f"class from content: linear {linear:.3f}, k-NN {knn:.3f}")
+    r2 = score(records, task="view", target="mean", representation="style")
+    print(f"view parameters from style: mean R² {r2:.3f}")

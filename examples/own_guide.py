@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pp_simve.data import load
-from pp_simve.evaluation import judge
+from pp_simve.evaluation import evaluate_representations, score
 from pp_simve.inference import Guide, MLPEncoder, Representation, WarmupCosine, fit
 from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.models import Bernoulli, MLPDecoder, Prior, SimVE, StudentTPrior, apply_network
@@ -75,5 +75,6 @@ if __name__ == "__main__":
     guide = VotingGuide(MLPEncoder(digits.image_shape, hidden=(512, 256)), prior)
     policy = augmentation_policy("affine", digits.image_shape)
     fit(model, guide, digits.train.images, policy=policy, epochs=arguments.epochs, lr=2e-3, schedule=WarmupCosine())
-    content = judge(guide, policy, digits.train, digits.validation, digits.test, seed=0)["content"]
-    print(f"class from content: linear {content['linear']:.3f}, k-NN {content['knn']:.3f}")
+    records = evaluate_representations(guide, policy, digits.train, digits.validation, digits.test, seed=0)
+    linear, knn = (score(records, task="class", probe=name, representation="content") for name in ("linear", "knn"))
+    print(f"class from content: linear {linear:.3f}, k-NN {knn:.3f}")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pp_simve.data import load
-from pp_simve.evaluation import judge
+from pp_simve.evaluation import evaluate_representations, score
 from pp_simve.inference import AmortizedGuide, MLPEncoder, WarmupCosine, fit
 from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.models import Bernoulli, ExactPrior, GaussianPrior, MLPDecoder, SimVE
@@ -72,8 +72,9 @@ if __name__ == "__main__":
         model = SimVE(prior, Bernoulli(MLPDecoder(LATENT, digits.image_shape, hidden=(256, 512))))
         guide = AmortizedGuide(MLPEncoder(digits.image_shape, hidden=(512, 256)), prior)
         fit(model, guide, digits.train.images, policy=policy, epochs=arguments.epochs, lr=2e-3, schedule=WarmupCosine())
-        content = judge(guide, policy, digits.train, digits.validation, digits.test, seed=0)["content"]
-        print(f"{prior_class.__name__:14}class from content: linear {content['linear']:.3f}, k-NN {content['knn']:.3f}")
+        records = evaluate_representations(guide, policy, digits.train, digits.validation, digits.test, seed=0)
+        linear, knn = (score(records, task="class", probe=name, representation="content") for name in ("linear", "knn"))
+        print(f"{prior_class.__name__:14}class from content: linear {linear:.3f}, k-NN {knn:.3f}")
         if isinstance(prior, ClusterPrior):
             posterior = prior.content_posterior(guide.embed_batches(digits.test.images).z.unsqueeze(0))
             print("images by cluster:", posterior.mixture_distribution.probs.argmax(-1).flatten().bincount().tolist())

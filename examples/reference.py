@@ -1,4 +1,4 @@
-"""Two guides of digits beside the exact posterior, drawn by NUTS: how far off is each, and what does refining mend?"""
+"""Two guides of digits compared with the posterior by NUTS, before and after refinement."""
 
 import argparse
 import sys
@@ -25,10 +25,10 @@ images = digits.test.images[: arguments.images]
 views, _ = draw_views(policy, images, 2, generator=torch.Generator().manual_seed(1))
 
 
-def show(image: int, chain: int, draw: int, total: int) -> None:
-    """NUTS tells of every draw of every chain."""
+def show(chain: int, draw: int, total: int) -> None:
+    """Called after each draw of NUTS."""
     if draw % 10 == 0 or draw == total:
-        print(f"\rimage {image}, chain {chain}: {draw} / {total}  ", end="", file=sys.stderr)
+        print(f"\rchain {chain}: {draw} / {total}  ", end="", file=sys.stderr)
 
 
 for kind in (AmortizedGuide, StructuredGuide):
@@ -47,7 +47,7 @@ for kind in (AmortizedGuide, StructuredGuide):
         seed=0,
     )
 
-    # The guide says where to look, and what shape to expect; what is drawn is the posterior all the same.
+    # The guide only whitens the coordinates of the sampler; the target is the exact posterior.
     reference = nuts_reference(
         model, views, guide=guide, draws=arguments.draws, warmup=arguments.warmup, seed=0, progress=show
     )
@@ -58,7 +58,7 @@ for kind in (AmortizedGuide, StructuredGuide):
         f"{reference.seconds:.0f} s"
     )
     refined = refine(model, guide, views, steps=arguments.steps, seed=0)
-    print("          ELBO  k-hat  content: shift / sd     ratio of sds  told apart")
+    print("          ELBO  k-hat  content: shift / sd     ratio of sds  classified")
     for name, q in {"guide": guide, "refined": refined}.items():
         drawn = draw(model, q, views, 1000, seed=1)
         weights, distance = weigh(drawn.log_weight), distance_to_reference(reference, drawn)

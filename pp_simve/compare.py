@@ -7,34 +7,24 @@ Fits that are finished are not repeated, and interrupted ones go on: give the sa
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import tyro
 from rich.console import Console
 
-from pp_simve.data import DataShape, load
 from pp_simve.errors import ConfigError
 from pp_simve.evaluate import EvaluateConfig, evaluate_runs
-from pp_simve.inference.device import choose_device
-from pp_simve.inference.tools import write_whole
-from pp_simve.run.comparison import comma_separated, is_evaluated, markdown, row
+from pp_simve.run.comparison import is_evaluated, write_table
 from pp_simve.run.config import FitConfig, Text
 from pp_simve.run.console import STOPPED, WRONG_INPUT, exit_code
-from pp_simve.run.folder import RunFolder
-from pp_simve.run.methods import build
-from pp_simve.run.processes import PlannedFit, carry_out
-from pp_simve.run.trust import check_trusted, own_parts_of
-from pp_simve.run.viewing import Viewing
+from pp_simve.run.plan import caption, differences, planned
+from pp_simve.run.processes import carry_out
 
 METHODS = "simve,vae,simclr"
-ALIKE = ("views", "policy", "encoder", "modalities")
-"""Settings that runs of one table have in common, beside the images themselves."""
 OWN = ("seed", "out", "resume", "trust_parts", "quiet")
 """Settings of a fit that the comparison gives itself."""
 
@@ -159,7 +149,7 @@ def run_comparison(config: CompareConfig, settings: Mapping[str, FitConfig], giv
     missing = [fit for fit in fits if not fit.finished]
     if len(missing) < len(fits):
         say(f"{len(fits) - len(missing)} of {len(fits)} fits are finished already")
-    stopped, failures = carry_out(missing, config.jobs, say)
+    stopped, failures = carry_out([fit.job for fit in missing], config.jobs, say)
     if stopped:
         Console(stderr=True, highlight=False, soft_wrap=True).print(
             f"stopped with {sum(fit.finished for fit in fits)} of {len(fits)} fits finished; go on with\n"
@@ -167,7 +157,7 @@ def run_comparison(config: CompareConfig, settings: Mapping[str, FitConfig], giv
             markup=False,
         )
         return STOPPED
-    of_labels = {label: [fit.folder.path for fit in fits if fit.label == label and fit.finished] for label in settings}
+    runs = {label: [fit.folder.path for fit in fits if fit.label == label and fit.finished] for label in settings}
     if config.evaluate:
         for fit in fits:
             path = fit.folder.path
@@ -177,134 +167,10 @@ def run_comparison(config: CompareConfig, settings: Mapping[str, FitConfig], giv
             device = next(iter(settings.values())).device
             if evaluate_runs(EvaluateConfig((path,), device=device, trust_parts=fit.trust_parts, quiet=True)):
                 failures.append(f"{path} was not evaluated")
-    rows = [row(label, paths, evaluated=config.evaluate) for label, paths in of_labels.items()]
     notes = [*(f"not alike: {entry}" for entry in differing), *failures]
-    title = caption(fits, differing)
-    text = markdown(rows, title, notes)
-    write_whole(config.out / "table.md", text.encode())
-    write_whole(config.out / "table.csv", comma_separated(rows).encode())
-    entries = {"title": title, "notes": notes, "rows": rows}
-    write_whole(config.out / "table.json", (json.dumps(entries, indent=2, allow_nan=False) + "\n").encode())
+    text = write_table(config.out, runs, caption(fits, differing), notes, evaluated=config.evaluate)
     say(f"\n{text}\nwritten to {config.out / 'table.md'}, .csv and .json")
     return WRONG_INPUT if failures else 0
-
-
-def planned(
-    settings: Mapping[str, FitConfig],
-    seeds: int,
-    out: Path,
-    say: Callable[[str], None] = lambda note: None,
-    *,
-    trust_parts: bool = False,
-) -> list[PlannedFit]:
-    """Every fit of the table, its settings checked as far as they can be before anything is fitted.
-
-    Args:
-        settings: by label.
-        seeds: fits of each.
-        out: where the run folders are or will be.
-        say: is told what a person should know of how the data were loaded.
-        trust_parts: allows stored runs to import what their settings name, beside the parts of ``settings``.
-
-    Raises:
-        ConfigError: an unknown name, parts that do not go together, labels that make the same folder, a folder that
-            holds something else or a run with other settings, parts of a stored run that are not trusted.
-        DataError: the images cannot be used.
-    """
-
-    @lru_cache(maxsize=1)
-    def images(data: str, data_root: Path, image_size: int | None, skip_bad: bool) -> tuple[DataShape, str]:
-        found = load(data, data_root, image_size=image_size, skip_bad=skip_bad)
-        for note in found.notes:
-            say(f"note: {note}")
-        return found.shape, found.fingerprint
-
-    fits: list[PlannedFit] = []
-    labels: dict[str, str] = {}
-    for label, common in settings.items():
-        name = "".join(letter if letter.isalnum() or letter in "-_.+" else "-" for letter in label)
-        if (other := labels.setdefault(name.casefold(), label)) != label:
-            raise ConfigError(f"rows {other!r} and {label!r} would have the same folder, {out / name}-0; rename one")
-        choose_device(common.device)
-        for seed in range(seeds):
-            folder = RunFolder(out / f"{name}-{seed}")
-            config = dataclasses.replace(common, seed=seed)
-            if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-                shape, fingerprint = _stored(folder, config, trust_parts, say)
-            else:
-                shape, fingerprint = images(config.data, config.data_root, config.image_size, config.skip_bad)
-            chosen = config.resolve(shape)
-            if seed == 0:
-                Viewing.of(chosen, shape)
-                build(chosen, shape)
-            # What was typed here is trusted, and `_stored` lets nothing else pass without --trust-parts.
-            trusted = trust_parts or bool(own_parts_of(common))
-            fits.append(PlannedFit(label, folder, as_flags(config), chosen, fingerprint, trusted))
-    return fits
-
-
-def _stored(
-    folder: RunFolder, asked: FitConfig, trust_parts: bool, say: Callable[[str], None]
-) -> tuple[DataShape, str]:
-    """Shape and fingerprint of the data of a run that was started before.
-
-    Raises:
-        ConfigError: it is damaged, no run, or one with other settings than those asked for, or it names parts that are
-            neither asked for nor trusted.
-    """
-    settings, fingerprint = folder.read_settings(trust_parts=True)  # only compared, until `check_trusted` below
-    shape = folder.read_shape()
-    if different := settings.differences(asked.resolve(shape).as_config()):
-        raise ConfigError(
-            f"{folder.path} was started with other settings: {', '.join(different)}; repeat them, choose another "
-            "--out, or remove it"
-        )
-    check_trusted(folder.path, settings, trust_parts, typed=asked)
-    if names := own_parts_of(settings, typed=asked):
-        say(f"{folder.path}: importing {', '.join(names)} (--trust-parts)")
-    return shape, fingerprint
-
-
-def as_flags(config: FitConfig) -> tuple[str, ...]:
-    """The flags of ``python -m pp_simve.fit`` that give these settings."""
-    flags = []
-    for entry in dataclasses.fields(config):
-        value = getattr(config, entry.name)
-        if value != entry.default:
-            flag = "--" + entry.name.replace("_", "-")
-            # With the sign of equality, a value may begin with a hyphen.
-            flags.append(flag if value is True else f"{flag}={value}")
-    return tuple(flags)
-
-
-def differences(fits: Sequence[PlannedFit]) -> list[str]:
-    """In words, what is not the same for all fits and has to be for their scores to compare."""
-
-    def values(fit: PlannedFit) -> dict[str, str]:
-        settings = {name: str(getattr(fit.config, name)) for name in ALIKE}
-        return {"data": f"{fit.config.data} ({fit.fingerprint})", **settings}
-
-    found = []
-    for name in ("data", *ALIKE):
-        labels: dict[str, dict[str, None]] = {}
-        for fit in fits:
-            labels.setdefault(values(fit)[name], {})[fit.label] = None
-        if len(labels) > 1:
-            found.append(f"{name} is " + ", but ".join(f"{value} in {', '.join(of)}" for value, of in labels.items()))
-    return found
-
-
-def caption(fits: Sequence[PlannedFit], differing: Sequence[str]) -> str:
-    """What the rows have in common."""
-    shared = "mean ± sd over seeds, on the test split"
-    if differing:
-        return f"Runs that are not alike; {shared}."
-    config = fits[0].config
-    kinds = f" each of {config.modalities}" if config.modalities else ""
-    return (
-        f"{config.data} (images {fits[0].fingerprint}), {config.views} views{kinds} ({config.policy}), "
-        f"encoder {config.encoder}; {shared}."
-    )
 
 
 if __name__ == "__main__":

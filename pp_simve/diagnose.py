@@ -30,9 +30,9 @@ from pp_simve.diagnosing.subject import Finding, Subject, log_weight_of, views_o
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import posterior
 from pp_simve.evaluation.posterior.check import Check, Diagnostics
+from pp_simve.evaluation.subject import EVALUATION_SEED
 from pp_simve.inference.device import choose_device, device_name
 from pp_simve.inference.tools import unit_range, write_whole
-from pp_simve.judgement import JUDGEMENT_SEED
 from pp_simve.report import write_report
 from pp_simve.reporting.tables import plain
 from pp_simve.run.config import Place
@@ -67,7 +67,7 @@ class DiagnoseConfig:
     """Where to compute; auto is a GPU where there is one."""
     data_root: Place = None
     """Folder of the data sets, if they are no longer where the run found them."""
-    seed: int = JUDGEMENT_SEED
+    seed: int = EVALUATION_SEED
     """Of views and draws; the same for every run, so that runs compare."""
     trust_parts: bool = False
     """Import the parts of your own (package.module:Class) that the settings of a run name. Their code runs, so give it

@@ -1,6 +1,6 @@
-"""Judges fitted runs again, in every respect: python -m pp_simve.evaluate runs/digits-simve-20261124-120000
+"""Evaluates fitted runs in full: python -m pp_simve.evaluate runs/digits-simve-20261124-120000
 
-Class, view parameters, attributes and writing from backbone, z, content and style; clusters; content from several
+Class, view parameters, attributes and handwriting from backbone, z, content and style; clusters; content from several
 views; information and collapse; reconstruction. Each run gets an evaluation.json, beside the results.json of its fit.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,37 +17,22 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 from rich.console import Console
-from torch import Tensor
 
 import pp_simve
-from pp_simve.data import ImageData, Split
 from pp_simve.errors import ConfigError
-from pp_simve.evaluating.evaluators import GENERATION, KNOWS, WHOLE, asked_of_space, fid, fine_tuning
-from pp_simve.evaluating.subject import Effort, NotJudgedError, Subject
-from pp_simve.evaluating.tables import print_evaluation
-from pp_simve.evaluation import evaluate_modalities
-from pp_simve.evaluation.disentanglement import PARTS, disentanglement_scores
-from pp_simve.evaluation.style import MEAN
-from pp_simve.inference import Guide
+from pp_simve.evaluation.records import Record
+from pp_simve.evaluation.subject import Effort
 from pp_simve.inference.device import choose_device, device_name
 from pp_simve.inference.tools import write_whole
-from pp_simve.judgement import images_by_modality, modalities_alone, on_device
 from pp_simve.report import write_report
 from pp_simve.run.config import Count, Place
 from pp_simve.run.console import each_run, exit_code
 from pp_simve.run.folder import Load, RunFolder, load_fitted, load_once, source_commit
-from pp_simve.run.methods import Program
+from pp_simve.run.scores import evaluate_run
+from pp_simve.run.tables import print_scores
 from pp_simve.run.trust import announce
-from pp_simve.run.viewing import Viewing
 
 FILE = "evaluation.json"
-FAILURES = (ArithmeticError, ImportError, OSError, RuntimeError, ValueError)
-"""How an evaluator says that it cannot judge what it was given."""
-WRITING = ("digits", "mnist")
-"""Data whose images are of writing."""
-
-Splits = tuple[Split, Split, Split]
-"""Train, validation, test."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +72,7 @@ class EvaluateConfig:
 
     @property
     def effort(self) -> Effort:
-        """How much each evaluation may cost."""
+        """How much each evaluator may cost."""
         return Effort(self.rows, self.restarts, self.fine_tune, self.fid_weights)
 
 
@@ -108,13 +93,14 @@ def evaluate_runs(config: EvaluateConfig) -> int:
         folder = RunFolder(path)
         if config.trust_parts:
             announce(path, folder.read_settings(trust_parts=True)[0], console)
-        found = evaluate(folder, device, images, config.data_root, config.effort, trust_parts=config.trust_parts)
-        write_report(folder)
-        console.print(f"{path}: {found['method']} on {found['data']}", markup=False, soft_wrap=True, style="bold")
-        print_evaluation(found, console)
-        console.print(
-            f"evaluated in {found['seconds']:.1f} s, written to {path / FILE}\n", markup=False, soft_wrap=True
+        found, records = evaluate(
+            folder, device, images, config.data_root, config.effort, trust_parts=config.trust_parts
         )
+        write_report(folder)
+        settings, seconds = found["settings"], found["seconds"]
+        console.print(f"{path}: {settings['method']} on {settings['data']}", markup=False, soft_wrap=True, style="bold")
+        print_scores(records, console)
+        console.print(f"evaluated in {seconds:.1f} s, written to {path / FILE}\n", markup=False, soft_wrap=True)
 
     return each_run(config.runs, "evaluated", carry_out)
 
@@ -127,23 +113,12 @@ def evaluate(
     effort: Effort | None = None,
     *,
     trust_parts: bool = False,
-) -> dict[str, Any]:
-    """Judges a fitted run and writes its evaluation.json.
+) -> tuple[dict[str, Any], list[Record]]:
+    """Evaluates a fitted run in full and writes its evaluation.json; its entries, and the records among them.
 
     Args:
-        folder: of the run.
-        device: where to compute.
-        images: loads the data, from name, root, image size and whether bad images are left out.
-        data_root: where the data are, if elsewhere than for the fit.
-        effort: how much it may cost.
-        trust_parts: allows the import of parts of a user's own that the run's settings name.
-
-    Returns:
-        What was written. With one kind of view ``"knows"``, by representation and by what is asked of it (the table
-        `KNOWS`), ``"information"`` by representation, ``"disentanglement"``, ``"several_views"``, ``"generation"`` and,
-        where asked for, ``"fine_tuning"``; with several, these but for generation under ``"kinds"`` by kind, and what
-        `evaluate_modalities` finds across kinds. In the place of what there was nothing to ask about stands
-        ``{"skipped": WHY}``, of what failed ``{"error": WHY}``.
+        folder, device, images, data_root, trust_parts: as of `load_fitted`.
+        effort: how much each evaluator may cost.
 
     Raises:
         ConfigError: a run that is damaged or not finished, or other images than it was fitted to; parts that are not
@@ -154,145 +129,26 @@ def evaluate(
     started = time.perf_counter()
     effort = effort or Effort()
     fitted = load_fitted(folder, device, images, data_root, trust_parts=trust_parts)
-    config, program, data, viewing = fitted.settings, fitted.program, fitted.data, fitted.viewing
-    splits = (on_device(data.train, device), on_device(data.validation, device), on_device(data.test, device))
-    evaluated = _evaluate_alone if viewing.modalities is None else _evaluate_kinds
-    scores = evaluated(program, viewing, splits, data, effort)
+    data = fitted.data
+    records = evaluate_run(fitted.program, fitted.viewing, data, "full", effort)
     found = {
         "version": pp_simve.__version__,
         "commit": source_commit(),
-        "method": config.method,
-        "data": data.name,
-        "data_fingerprint": data.fingerprint,
-        "images": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
-        "effort": {"rows": effort.rows, "restarts": effort.restarts, "fine_tune": effort.fine_tune},
-        "headline": headline(scores),
-        **scores,
-        "device": device_name(device),
+        "settings": {
+            "method": fitted.settings.method,
+            "data": data.name,
+            "data_fingerprint": data.fingerprint,
+            "images": {name: len(getattr(data, name)) for name in ("train", "validation", "test")},
+            "rows": effort.rows,
+            "restarts": effort.restarts,
+            "fine_tune": effort.fine_tune,
+            "device": device_name(device),
+        },
         "seconds": time.perf_counter() - started,
+        "records": [record.to_json() for record in records],
     }
     write_whole(folder.path / FILE, (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
-    return found
-
-
-def _evaluate_alone(
-    program: Program, viewing: Viewing, splits: Splits, data: ImageData, effort: Effort
-) -> dict[str, Any]:
-    """Views of one kind."""
-    written = data.name in WRITING
-    policy = viewing.policies[None]
-    subject = Subject(program.guide, program.model, policy, splits, data.attribute_names, written, effort)
-    asked = GENERATION if effort.fid_weights is None else {**GENERATION, "fid": fid}
-    return {**evaluate_subject(subject), "generation": {name: attempt(ask, subject) for name, ask in asked.items()}}
-
-
-def _evaluate_kinds(
-    program: Program, viewing: Viewing, splits: Splits, data: ImageData, effort: Effort
-) -> dict[str, Any]:
-    """Views of several kinds: each alone, and across them."""
-    images = images_by_modality(viewing, splits)
-    kinds = {
-        name: evaluate_subject(Subject(alone, None, policy, of_modality, data.attribute_names, False, effort))
-        for name, alone, policy, of_modality in modalities_alone(program.guide, viewing, images, splits)
-    }
-    return {"kinds": kinds, **_judge_across(program.guide, images, splits)}
-
-
-def _judge_across(guide: Guide, images: Sequence[Mapping[str, Tensor]], splits: Splits) -> dict[str, Any]:
-    """`evaluate_modalities`; where classes cannot be judged, what it finds without them."""
-    train, validation, test = (split.labels for split in splits)
-    of_classes = {}
-    if train is not None and validation is not None and test is not None:
-        whole = attempt(evaluate_modalities, guide, *images, (train, validation, test))
-        if "error" not in whole:
-            return dict(whole)
-        of_classes = {"zero_shot": whole, "together": whole}
-    retrieval = attempt(evaluate_modalities, guide, *images)
-    return {"retrieval": retrieval.get("retrieval", retrieval), **of_classes}
-
-
-def evaluate_subject(subject: Subject) -> dict[str, Any]:
-    """All that is asked of a guide of one kind of view."""
-    names = subject.names
-    knows = {
-        name: {
-            topic: {measure: attempt(ask, subject, name) for measure, ask in asked.items()}
-            for topic, asked in KNOWS.items()
-        }
-        for name in names
-    }
-    asked_of_guide = WHOLE if subject.effort.fine_tune is None else {**WHOLE, "fine_tuning": fine_tuning}
-    return {
-        "knows": knows,
-        "disentanglement": attempt(_disentanglement, subject, knows),
-        "information": {
-            name: {measure: attempt(ask, subject, name) for measure, ask in asked_of_space(name).items()}
-            for name in names
-        },
-        **{name: attempt(ask, subject) for name, ask in asked_of_guide.items()},
-    }
-
-
-def _disentanglement(subject: Subject, knows: Mapping[str, Any]) -> dict[str, float | None]:
-    """`disentanglement_scores` of the linear probes' accuracies and the ridge regressions' mean R²."""
-    test = subject.labels[2]
-    chance = int(torch.unique(test, return_counts=True)[1].max()) / len(test)
-    classes, views = {}, {}
-    for name in PARTS:
-        accuracy, r2 = score_at(knows, name, "class", "linear"), score_at(knows, name, "views", "ridge", MEAN)
-        if accuracy is None or r2 is None:
-            raise NotJudgedError(f"{name} has no scores of both the class and the view")
-        classes[name], views[name] = accuracy, r2
-    return disentanglement_scores(classes, views, chance)
-
-
-HEADLINE: Mapping[str, tuple[str, ...]] = {
-    "class_linear": ("knows", "PRIMARY", "class", "linear"),
-    "class_mlp": ("knows", "PRIMARY", "class", "mlp"),
-    "class_knn": ("knows", "PRIMARY", "class", "knn"),
-    "class_10_labels": ("knows", "PRIMARY", "class", "few_labels", "10", "mean"),
-    "clusters": ("knows", "PRIMARY", "class", "clusters_full", "accuracy"),
-    "views_r2": ("knows", "z", "views", "ridge", MEAN),
-    "views_mlp_r2": ("knows", "z", "views", "mlp", MEAN),
-    "views_auc": ("knows", "z", "views", "binary", "mean", "auc"),
-    "attributes_auc": ("knows", "z", "attributes", "logistic", "mean", "auc"),
-    "writing_r2": ("knows", "z", "writing", "ridge", MEAN),
-    "content_lacks_views": ("disentanglement", "content_lacks_views"),
-    "style_lacks_class": ("disentanglement", "style_lacks_class"),
-    "effective_rank": ("information", "z", "effective_rank"),
-    "infonce": ("information", "z", "infonce", "bound"),
-    "mse": ("generation", "reconstruction", "mse"),
-    "bits_per_dim": ("generation", "reconstruction", "bits_per_dim"),
-    "fid": ("generation", "fid", "distance"),
-    "fine_tuned": ("fine_tuning", "accuracy"),
-}
-"""Scores that a run is known by, and where they stand; PRIMARY is content, or z where there is none."""
-
-
-def headline(scores: Mapping[str, Any]) -> dict[str, float | None]:
-    """The scores of `HEADLINE`, None for what has none; with several kinds of view, all are None."""
-    primary = "content" if "content" in scores.get("knows", {}) else "z"
-    return {
-        name: score_at(scores, *(primary if key == "PRIMARY" else key for key in place))
-        for name, place in HEADLINE.items()
-    }
-
-
-def score_at(scores: Any, *place: str) -> float | None:
-    """The number at a place in nested scores; None where there is none."""
-    for key in place:
-        scores = scores.get(key) if isinstance(scores, Mapping) else None
-    return float(scores) if isinstance(scores, int | float) else None
-
-
-def attempt(evaluator: Callable[..., Any], *arguments: Any) -> Any:
-    """What an evaluator finds, ``{"skipped": WHY}`` or ``{"error": WHY}``."""
-    try:
-        return evaluator(*arguments)
-    except NotJudgedError as reason:
-        return {"skipped": str(reason)}
-    except FAILURES as error:
-        return {"error": str(error) or type(error).__name__}
+    return found, records
 
 
 if __name__ == "__main__":

@@ -18,17 +18,20 @@ from rich.console import Console
 from pp_simve.data import ImageData, load
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import OnlineProbe
+from pp_simve.evaluation.records import Record, by_name
 from pp_simve.inference import CheckpointError, Progress, Run, WarmupCosine, fit
 from pp_simve.inference.device import choose_device
 from pp_simve.inference.schedules import Schedule, constant
-from pp_simve.judgement import judge_run, print_results, write_figures
 from pp_simve.report import embed_test, write_report
 from pp_simve.run.config import FitConfig, Settings
 from pp_simve.run.console import STOPPED, exit_code, interruptible
+from pp_simve.run.figures import run_figures
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.methods import Program, build
 from pp_simve.run.parts import make_part
 from pp_simve.run.progress import watched
+from pp_simve.run.scores import run_results
+from pp_simve.run.tables import print_results
 from pp_simve.run.tracking import TRACKERS, JSONLines, Several, Tracker
 from pp_simve.run.trust import announce, own_parts_of
 from pp_simve.run.viewing import Viewing, unwrapped
@@ -103,10 +106,12 @@ def run_fit(config: FitConfig) -> int:
             console.print(f"  python -m pp_simve.fit {resume}", markup=False, soft_wrap=True)
             return STOPPED
         folder.write_weights(run.objective)
-        results = judge_run(run, program, viewing, data, settings)
+        results = run_results(run, program, viewing, data, settings)
+        records = [Record.from_json(entries) for entries in results["records"]]
         folder.write_results(results)
-        tracker.finish(results)
-        write_figures(program, viewing, data, folder)
+        tracker.finish(results | {"scores": by_name(records)})
+        for name, figure in run_figures(program, viewing, data, folder.read_metrics()):
+            folder.write_figure(name, figure)
         write_report(folder, embed_test(program, viewing, data))
     except BaseException as error:
         tracker.finish({})  # whose files must be closed before they are discarded
@@ -118,7 +123,7 @@ def run_fit(config: FitConfig) -> int:
             elif config.resume is None:
                 error.add_note(f"there was no checkpoint yet, so nothing is left of {folder.path}")
         raise
-    print_results(results, console)
+    print_results(results, records, console)
     console.print(f"report: {folder.path / 'report.html'}", markup=False, soft_wrap=True)
     console.print(f"run folder: {folder.path}", markup=False, soft_wrap=True)
     return 0

@@ -13,9 +13,9 @@ from torch import Tensor
 from pp_simve.data import ImageData
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation.multimodal import SingleModality
+from pp_simve.evaluation.subject import EVALUATION_SEED
 from pp_simve.inference.augmentations import draw_views
 from pp_simve.inference.tools import write_whole
-from pp_simve.judgement import JUDGEMENT_SEED
 from pp_simve.reporting.embedding import Embedding, umap_points
 from pp_simve.reporting.page import page
 from pp_simve.reporting.pictures import of_one_size
@@ -87,7 +87,7 @@ def embed_test(program: Program, viewing: Viewing, data: ImageData, count: int =
     found: dict[str, list[Tensor]] = {"z": [], "pictures": []}
     parameters: list[Mapping[str, Tensor]] = []
     for kind, of_modality in images.items():
-        generator = torch.Generator(device).manual_seed(JUDGEMENT_SEED)
+        generator = torch.Generator(device).manual_seed(EVALUATION_SEED)
         views, drawn = draw_views(viewing.policies[kind], of_modality.to(device), 1, generator=generator)
         guide = program.guide if kind is None else SingleModality(program.guide, str(kind))
         found["z"].append(guide.embed_batches(views[0]).z.float().cpu())
@@ -99,7 +99,7 @@ def embed_test(program: Program, viewing: Viewing, data: ImageData, count: int =
     absent = torch.full((shown,), torch.nan)
     labels = data.test.labels
     z = torch.cat(found["z"])
-    placed = umap_points(z, JUDGEMENT_SEED)
+    placed = umap_points(z, EVALUATION_SEED)
     return Embedding(
         z=z,
         pictures=of_one_size(found["pictures"]),

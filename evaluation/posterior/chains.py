@@ -1,4 +1,4 @@
-"""Independent fits of the same images and views as chains of one tree: do they agree?"""
+"""Independent fits of the same images and views as the chains of one data tree."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ _SHARED = ("observed_data", "constant_data")
 
 
 def stack_chains(trees: Sequence[xr.DataTree]) -> xr.DataTree:
-    """Posteriors of independent fits as the chains of one tree, in memory. R-hat then asks whether the fits agree.
+    """Posteriors of independent fits as the chains of one tree, in memory, so that R-hat measures their agreement.
 
-    It can be asked of numbers that mean the same in every fit: log likelihoods, log_p, predicted pixels. Axes of
-    content and style do so only where the prior tells directions apart; under an isotropic prior a latent space may be
-    turned, and R-hat of its axes is far from 1 for fits that agree on every image.
+    R-hat has a meaning for quantities that are comparable between fits: log likelihoods, log_p, predicted pixels. Axes
+    of content and style are so only if the prior distinguishes directions; under an isotropic prior a latent space is
+    determined up to rotation, and R-hat of its axes is far from 1 for fits that agree on every image.
 
     Args:
         trees: of `posterior`, of the same images and views (the same ``view_seed`` and policy, or views drawn before),
-            with as many draws each and a ``seed`` of its own, so that draws are independent. ``chain`` counts fits.
+            with as many draws each and different ``seed``, so that draws are independent. ``chain`` counts fits.
 
     Returns:
         Attributes are those the trees share, and ``seed`` a list.
 
     Raises:
-        ValueError: fewer than two trees, or trees that differ in what they must share: the message says in what.
+        ValueError: fewer than two trees, equal seeds, or trees that differ in what they must share.
 
     Example:
         >>> both = stack_chains([posterior(run, images, seed=seed) for seed, run in enumerate(runs)])  # doctest: +SKIP
@@ -40,8 +40,8 @@ def stack_chains(trees: Sequence[xr.DataTree]) -> xr.DataTree:
     seeds = [seed for tree in trees for seed in np.atleast_1d(tree.attrs["seed"]).tolist()]
     if len(set(seeds)) < len(seeds):
         raise ValueError(
-            f"draws of the same seed share their noise, and fits would look more alike than they are (seeds {seeds}); "
-            "give posterior(..., seed=) another one for each fit"
+            f"draws of the same seed share their noise, so that fits agree more than they should (seeds {seeds}); "
+            "give each fit another posterior(..., seed=)"
         )
     groups = {}
     for name, group in first.children.items():
@@ -62,10 +62,9 @@ def stack_chains(trees: Sequence[xr.DataTree]) -> xr.DataTree:
 def _check(first: xr.DataTree, other: xr.DataTree, number: int) -> None:
     """Raises ValueError unless the tree of that number can be stacked on the first."""
     for name in _SHARED:
-        ours, theirs = first[name].to_dataset().variables, other[name].to_dataset().variables
+        ours, theirs = (tree[name].to_dataset().variables for tree in (first, other))
         for variable in {**ours, **theirs}:
-            both = variable in ours and variable in theirs
-            if not both or not np.array_equal(ours[variable].to_numpy(), theirs[variable].to_numpy()):
+            if not _equal(ours.get(variable), theirs.get(variable)):
                 raise ValueError(
                     f"tree {number} is not of the images and views of the first: {name}.{variable} differs; chains are "
                     "fits of the same data, drawn with the same images, policy, views and view_seed"
@@ -80,7 +79,7 @@ def _check(first: xr.DataTree, other: xr.DataTree, number: int) -> None:
 
 
 def _shapes(tree: xr.DataTree) -> dict[str, dict[Hashable, int]]:
-    """Sizes of all variables of chains, but for the number of chains."""
+    """Sizes of all variables of chains, except the number of chains."""
     return {
         f"{name}.{variable}": {dim: size for dim, size in values.sizes.items() if dim != "chain"}
         for name, group in tree.children.items()

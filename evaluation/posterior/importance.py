@@ -11,6 +11,7 @@ from torch import Tensor
 from pp_simve.evaluation.posterior.arviz_versions import FEWEST_DRAWS, psis
 from pp_simve.evaluation.posterior.batches import image_batches, seeds
 from pp_simve.inference import Guide, draw
+from pp_simve.inference.objectives.importance import log_mean_weight
 from pp_simve.models import SimVE, Views
 
 TOLERATED_SHARE = 0.05
@@ -128,7 +129,7 @@ def weigh(log_weight: Tensor) -> WeightCheck:
     found, shape = psis(log_weight.numpy())
     smoothed, khat = torch.from_numpy(found), torch.from_numpy(shape)
     elbo = log_weight.mean(0)
-    bound = log_weight.logsumexp(0) - math.log(draws)
+    bound = log_mean_weight(log_weight)
     influence = (log_weight - bound).exp() - log_weight  # of one draw on bound − ELBO, up to a constant
     return WeightCheck(
         khat=khat,

@@ -15,6 +15,7 @@ from pp_simve.evaluation.posterior.predictive import label, replicates
 from pp_simve.evaluation.posterior.ranks import Uniformity, rank_among, rank_uniformity
 from pp_simve.evaluation.posterior.simulation import without_groups
 from pp_simve.inference import Draws, Guide, draw
+from pp_simve.inference.objectives.importance import log_mean_weight
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
 from pp_simve.models import SimVE, Views
 from pp_simve.models.modalities import view_and_image_counts
@@ -132,7 +133,7 @@ def _bound(draws: Draws, guide: Guide) -> tuple[Tensor, Tensor]:
         nothing = torch.full_like(draws.log_p[0].double().cpu(), math.nan)
         return nothing, nothing
     weight = draws.log_weight.double().cpu()
-    bound = weight.logsumexp(0) - math.log(len(weight))
+    bound = log_mean_weight(weight)
     return bound, (weight - bound).exp().var(0) / len(weight)
 
 

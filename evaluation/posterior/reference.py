@@ -1,82 +1,51 @@
-"""A reference: the posterior of a few images by Hamiltonian Monte Carlo, with model and decoder fixed."""
+"""The posterior by NUTS as a reference: convergence of its chains, and the distance of a guide's draws from it."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from typing import Any, Protocol
 
 import numpy as np
-import pyro
-import pyro.poutine as poutine
-import torch
-from torch import Tensor
+from sklearn.covariance import ledoit_wolf
+from sklearn.model_selection import StratifiedKFold
 
-from pp_simve.evaluation.posterior.chain import Chain, ChainSettings, run_chain
-from pp_simve.evaluation.posterior.coordinates import Whitening
-from pp_simve.evaluation.posterior.lockstep import Answer, Lockstep
-from pp_simve.evaluation.posterior.mixing import Array, worst_axis
-from pp_simve.evaluation.posterior.target import Target
-from pp_simve.inference import Guide, draw
-from pp_simve.inference.tools import frozen, random_state_kept
+from pp_simve.evaluation.posterior.arviz_versions import arviz
+from pp_simve.inference import Draws, Guide
+from pp_simve.inference.mcmc import MarkovChains, ProgressBar, nuts
 from pp_simve.models import SimVE, Views
-from pp_simve.models.modalities import some_images, view_and_image_counts
 
-GUIDE_DRAWS = 100
-CURVATURE_DRAWS = 16
-START_SPREAD = 2.0
-"""Of the chains' starts, in standard deviations of what is expected: wider, so that chains which agree have moved."""
+Array = np.ndarray[Any, Any]
 
 LARGEST_RHAT = 1.05
-
-ProgressBar = Callable[[int, int, int, int], None]
-"""Told of each draw: image, chain, draw (from 1, warm-up included), and how many draws a chain has. Chains take turns,
-each in a thread of its own."""
+LATENTS = ("content", "style", "z")
+FEWEST = 20
+"""Draws of each of the two samples that a classifier needs."""
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Draws of the posterior by NUTS, and whether to believe them.
+class Reference(MarkovChains):
+    """Draws of the posterior by NUTS, and whether its chains converged.
 
     Attributes:
-        content: shape ``(chain, draw, image, content)``.
-        style: shape ``(chain, draw, image, view, style)``; views counted over all modalities.
-        z: shape ``(chain, draw, image, view, latent)``.
-        diverging: draws whose trajectory lost its energy, bool ``(chain, draw, image)``. Some of them: the sampler
-            cannot enter a part of the posterior.
-        leapfrogs: gradients each draw took, ``(chain, draw, image)``.
-        acceptance: mean acceptance probability, ``(chain, image)``, to three digits.
-        step_size: after warm-up, ``(chain, image)``.
         rhat: of the worst axis of content and style, or of z where content is discrete, ``(image,)``. Near 1 where
-            chains from different starts agree; it cannot see a mode that no chain has found.
-        ess: effective draws of the worst axis, over all chains, ``(image,)``: means are known to sd / √ess.
-        seconds: wall clock of all images together.
-        settings: of the sampler.
+            chains from different starts agree; a mode that no chain found does not show.
+        ess: effective sample size of the worst axis, over all chains, ``(image,)``: the error of a mean is sd / √ess.
     """
 
-    content: Array
-    style: Array
-    z: Array
-    diverging: Array
-    leapfrogs: Array
-    acceptance: Array
-    step_size: Array
     rhat: Array
     ess: Array
-    seconds: float
-    settings: dict[str, int | float | bool]
 
     @property
     def tree_depth(self) -> Array:
-        """How often each draw's trajectory was doubled, ``(chain, draw, image)``."""
+        """How often each draw's trajectory was doubled, ``(chain, draw)``."""
         depth: Array = np.ceil(np.log2(self.leapfrogs + 1)).astype(np.int64)
         return depth
 
     @property
     def converged(self) -> Array:
         """Images whose R-hat is at most `LARGEST_RHAT` and of whose draws none diverged, bool ``(image,)``."""
-        good: Array = (self.rhat <= LARGEST_RHAT) & ~self.diverging.any((0, 1))
+        good: Array = (self.rhat <= LARGEST_RHAT) & (not self.diverging.any())
         return good
 
 
@@ -93,135 +62,219 @@ def nuts_reference(
     max_tree_depth: int = 10,
     progress: ProgressBar | None = None,
 ) -> Reference:
-    """Pyro's NUTS (Hoffman and Gelman 2014) on content and style of each image, apart from the others.
-
-    The target is the model's own program with its parameters fixed, in evaluation mode. Constrained content and style
-    are sampled in unconstrained coordinates. Discrete content is summed out, and drawn from its exact conditional given
-    z. The prior may be improper if the posterior is not.
-
-    Chains of all images run side by side, so that their gradients can be computed together (`Lockstep`).
-
-    Args:
-        model: in which pixels are modelled. It is left as it was.
-        views: ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per modality.
-        guide: says where each posterior lies, and so how it is shaped (`Whitening`): a good one saves most of the
-            warm-up and makes trajectories short, a bad one costs time; none changes the target. Without one the sampler
-            learns the scale of each axis.
-        draws, warmup: of each chain.
-        chains: of each image, from starts twice as far apart as the posterior is expected to be wide.
-        seed: decides all, on one machine and for one batch of images (rounding depends on it). Torch's own generators
-            are left as they were.
-        target_accept: acceptance probability the step size is adapted to; raise it where draws diverge.
-        max_tree_depth: trajectories have at most 2^depth − 1 steps.
-        progress: told of each draw.
+    """NUTS draws of each image's posterior with R-hat and ESS; arguments as of `pp_simve.inference.mcmc.nuts`.
 
     Raises:
-        ValueError: numbers too small; pixels are not modelled; discrete content that cannot be summed out; a density
-            that is not finite where a chain is to start.
+        ValueError: as `nuts`, or fewer than 4 draws.
     """
-    for name, number, least in (("draws", draws, 4), ("warmup", warmup, 1), ("chains", chains, 1)):
-        if number < least:
-            raise ValueError(f"{name} must be at least {least}, got {number}")
-    if not 0 < target_accept < 1:
-        raise ValueError(f"target_accept must be between 0 and 1, got {target_accept}")
-    model.likelihood_of(None if isinstance(views, Tensor) else next(iter(views)))  # says so if there is none
-    _, images = view_and_image_counts(views)
-    like = views if isinstance(views, Tensor) else next(iter(views.values()))
-    started = time.perf_counter()
-    settings = ChainSettings(draws, warmup, target_accept, max_tree_depth, adapt_scales=guide is None)
-    with frozen(model), pyro.validation_enabled(False), poutine.block(), random_state_kept(like.device):
-        target = Target(model, views)
-        whitening = Whitening.none(images, target.size, like)
-        if guide is not None:
-            whitening = _whitening(model, guide, views, seed)
-        places = [(image, chain) for image in range(images) for chain in range(chains)]
-        steps = [partial(progress, *place) if progress else lambda *_: None for place in places]
-        found = Lockstep(
-            [_sampler(settings, like.new_empty(target.size), step) for step in steps],
-            _Potential(model, views, whitening, [image for image, _ in places]),
-            [int(np.random.SeedSequence((seed, *place)).generate_state(1)[0]) for place in places],
-            like.device,
-        ).run()
-        by_chain = [found[chain::chains] for chain in range(chains)]
-        torch.manual_seed(seed)  # for content that is drawn given z
-        with torch.no_grad():
-            latents = [target.latents(whitening(torch.stack([run.u for run in runs], 1))) for runs in by_chain]
-            content, style = (torch.stack(values) for values in zip(*latents, strict=True))
-            z = model.prior.compose(content.unsqueeze(2), style)
-    style, z = style.movedim(2, 3), z.movedim(2, 3)
-    moved = z.flatten(3) if target.collapsed else torch.cat([content, style.flatten(3)], -1)
-    rhat, ess = worst_axis(moved.cpu().numpy())
-    return Reference(
-        content=content.cpu().numpy(),
-        style=style.cpu().numpy(),
-        z=z.cpu().numpy(),
-        diverging=np.stack([np.stack([run.diverging.numpy() for run in runs], 1) for runs in by_chain]),
-        leapfrogs=np.stack([np.stack([run.leapfrogs.numpy() for run in runs], 1) for runs in by_chain]),
-        acceptance=np.array([[run.acceptance for run in runs] for runs in by_chain]),
-        step_size=np.array([[run.step_size for run in runs] for runs in by_chain]),
-        rhat=rhat,
-        ess=ess,
-        seconds=time.perf_counter() - started,
-        settings={
-            "draws": draws,
-            "warmup": warmup,
-            "chains": chains,
-            "seed": seed,
-            "target_accept": target_accept,
-            "max_tree_depth": max_tree_depth,
-            "whitened": guide is not None,
-            "content_summed_out": target.collapsed,
-        },
+    if draws < 4:
+        raise ValueError(f"draws must be at least 4, got {draws}")
+    found = nuts(
+        model,
+        views,
+        guide=guide,
+        draws=draws,
+        warmup=warmup,
+        chains=chains,
+        seed=seed,
+        target_accept=target_accept,
+        max_tree_depth=max_tree_depth,
+        progress=progress,
     )
+    latents = (found.z,) if found.settings["content_summed_out"] else (found.content, found.style)
+    rhat, ess = worst_axis(np.concatenate([of.reshape(*of.shape[:3], -1) for of in latents], -1))
+    return Reference(**vars(found), rhat=rhat, ess=ess)
 
 
-class _Potential:
-    """−log p of the chains that ask, and its gradient, at points in whitened coordinates.
+def worst_axis(draws: Array) -> tuple[Array, Array]:
+    """The largest rank-normalized split R-hat and the smallest bulk ESS over axes, shape ``(image,)`` each.
+
+    Axes that never move (content under a prior with one point of it) have neither and are left out: NaN where no axis
+    moves. R-hat is ∞ where each chain stands still in a place of its own.
 
     Args:
-        images: of which each chain is.
+        draws: shape ``(chain, draw, image, axis)``, at least 4 draws a chain.
+
+    References:
+        Vehtari, Gelman, Simpson, Carpenter, Bürkner, "Rank-Normalization, Folding, and Localization: An Improved R-hat"
+        (Bayesian Analysis 2021, arXiv 1903.08008).
+    """
+    rhat, ess = (np.full(draws.shape[2:], np.nan) for _ in range(2))
+    moving = np.ptp(draws, axis=(0, 1)) > 0
+    still = moving & (np.ptp(draws, axis=1) == 0).all(0)
+    for place in zip(*np.nonzero(moving & ~still), strict=True):
+        of_axis = draws[:, :, place[0], place[1]].astype(np.float64)
+        rhat[place], ess[place] = float(arviz().rhat(of_axis)), float(arviz().ess(of_axis))
+    rhat[still], ess[still] = np.inf, len(draws)
+    none = ~moving.any(1)
+    worst = np.where(moving, rhat, -np.inf).max(1, initial=-np.inf)
+    fewest = np.where(moving, ess, np.inf).min(1, initial=np.inf)
+    return np.where(none, np.nan, worst), np.where(none, np.nan, fewest)
+
+
+class Classifier(Protocol):
+    """As scikit-learn's: fitted to rows ``(row, axis)`` and labels 0 and 1, it predicts labels of other rows."""
+
+    def fit(self, x: Array, y: Array) -> Any: ...
+
+    def predict(self, x: Array) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Differences between the guide's draws of each image's posterior and the reference's.
+
+    Attributes:
+        shift: mean of the guide − mean of the reference, in standard deviations of the reference; by ``content``
+            ``(image, content)``, ``style`` and ``z`` ``(image, view, latent)``. NaN for axes that do not move.
+        spread: standard deviation of the guide / that of the reference, likewise. Below 1 the guide is overconfident.
+        noise: Monte-Carlo standard error of ``shift`` on the worst axis, ``(image,)``; that of ``spread`` is slightly
+            smaller. Differences below it are no evidence.
+        accuracy: of a classifier between the two samples on held-out draws (classifier two-sample test), ``(image,)``;
+            NaN for fewer than `FEWEST` independent draws. 0.5: indistinguishable; 1: disjoint. It is limited by what
+            the classifier can learn from so few draws, and with many dimensions small differences on each add up.
+        accuracy_error: its binomial standard error under the null hypothesis: ½ / √draws.
+        kept: independent draws of each of the two samples, ``(image,)``.
     """
 
-    def __init__(self, model: SimVE, views: Views, whitening: Whitening, images: list[int]) -> None:
-        @lru_cache(maxsize=1)  # the same chains ask again, until one of them has ended
-        def of_chains(chains: tuple[int, ...]) -> tuple[Target, Whitening]:
-            asking = [images[chain] for chain in chains]
-            return Target(model, some_images(views, asking)), whitening.of(asking)
+    shift: Mapping[str, Array]
+    spread: Mapping[str, Array]
+    noise: Array
+    accuracy: Array
+    accuracy_error: Array
+    kept: Array
 
-        self._of_chains = of_chains
-
-    def __call__(self, chains: tuple[int, ...], points: Tensor) -> Answer:
-        target, whitening = self._of_chains(chains)
-        with torch.enable_grad():
-            points = points.requires_grad_()
-            values = -target.log_density(whitening(points))
-            (gradients,) = torch.autograd.grad(values.sum(), points)
-        return values.detach(), gradients
-
-
-def _sampler(settings: ChainSettings, like: Tensor, step: Callable[[int, int], None]) -> Callable[..., Chain]:
-    total = settings.warmup + settings.draws
-
-    def run(ask: Callable[[Tensor], Answer]) -> Chain:
-        start = START_SPREAD * torch.randn_like(like)
-        return run_chain(ask, start, settings, lambda number: step(number, total))
-
-    return run
+    def summary(self) -> dict[str, float]:
+        """Over all axes and images: root mean square shift, geometric mean spread; mean accuracy."""
+        values = {f"{name}_shift": _root_mean_square(of) for name, of in self.shift.items() if of.size}
+        values |= {
+            f"{name}_spread": float(np.exp(_mean(np.log(of[of > 0])))) for name, of in self.spread.items() if of.size
+        }
+        return values | {"noise": _root_mean_square(self.noise), "accuracy": _mean(self.accuracy)}
 
 
-def _whitening(model: SimVE, guide: Guide, views: Views, seed: int) -> Whitening:
-    """By the draws of a guide. Curvatures take memory: they are found one image after the other."""
-    drawn = draw(model, guide, views, GUIDE_DRAWS, seed=seed)
-    points = Target(model, views).coordinates(drawn.content, drawn.style)
-    parts = []
-    with torch.enable_grad():
-        for image in range(points.shape[1]):
-            alone = Target(model, some_images(views, [image]))
-            parts.append(Whitening.around(alone, points[:, [image]], CURVATURE_DRAWS))
-    whitening = Whitening(*(torch.cat([getattr(part, name) for part in parts]) for name in ("centre", "map")))
-    if not torch.isfinite(whitening.map).all() or not torch.isfinite(whitening.centre).all():
-        raise ValueError(
-            "log p(views, content, style) has no finite curvature at draws of the guide; see that parameters are "
-            "finite and the guide stays within the prior's support, or leave the guide out"
-        )
-    return whitening
+class GaussianClassifier:
+    """Quadratic discriminant analysis with shrunk covariances: the ratio of two Gaussian densities.
+
+    Fitted by moments and not by gradients, for some hundred draws of some dozens of dimensions (Ng and Jordan 2002:
+    with few rows the generative classifier errs less). Covariances are shrunk (Ledoit and Wolf 2004) in coordinates in
+    which the common covariance is the identity: so towards no difference.
+    """
+
+    def __init__(self) -> None:
+        self._gaussians: list[tuple[Array, Array, float]] = []
+        self._whiten: Array = np.empty(0)
+
+    def fit(self, x: Array, y: Array) -> GaussianClassifier:
+        """From rows ``(row, axis)`` and labels 0 and 1, as many of each."""
+        within = np.concatenate([x[y == label] - x[y == label].mean(0) for label in (0, 1)])
+        values, vectors = np.linalg.eigh(ledoit_wolf(within, assume_centered=True)[0])
+        self._whiten = vectors / np.sqrt(values.clip(values.max() * 1e-10))
+        self._gaussians = []
+        for label in (0, 1):
+            rows = x[y == label] @ self._whiten
+            covariance = ledoit_wolf(rows)[0]
+            logdet = float(np.linalg.slogdet(covariance)[1])
+            self._gaussians.append((rows.mean(0), np.linalg.inv(covariance), logdet))
+        return self
+
+    def predict(self, x: Array) -> Array:
+        """Labels of rows ``(row, axis)``."""
+        rows = x @ self._whiten
+        scores = [
+            -0.5 * (np.einsum("ri,ij,rj->r", rows - mean, precision, rows - mean) + logdet)
+            for mean, precision, logdet in self._gaussians
+        ]
+        return (scores[1] > scores[0]).astype(np.int64)
+
+
+def distance_to_reference(
+    reference: Reference,
+    drawn: Draws,
+    *,
+    classifier: Callable[[], Classifier] = GaussianClassifier,
+    folds: int = 5,
+    seed: int = 0,
+) -> Distance:
+    """Compares draws of a guide with those of `nuts_reference`, for the same model, images and views.
+
+    The classifier two-sample test is that of Lopez-Paz and Oquab (2017, arXiv 1610.06545), cross-validated, on content
+    and style. Draws of Markov chains are dependent: of each chain evenly spaced ones are kept, in all no more than the
+    effective sample size; and as many of the guide.
+
+    Args:
+        drawn: of `pp_simve.inference.draw`; some hundreds, as many as the reference's effective draws or more.
+        classifier: constructor, called for each image and fold.
+        folds: of the cross-validation.
+        seed: of the folds.
+
+    Raises:
+        ValueError: draws of other images or latents, or fewer than two.
+    """
+    ours = {
+        "content": drawn.content.double().cpu().numpy(),
+        "style": drawn.style.movedim(1, 2).double().cpu().numpy(),
+        "z": drawn.z.movedim(1, 2).double().cpu().numpy(),
+    }
+    theirs = {name: np.asarray(getattr(reference, name), np.float64) for name in LATENTS}
+    for name in LATENTS:
+        if ours[name].shape[1:] != theirs[name].shape[2:]:
+            raise ValueError(
+                f"the guide's draws of {name} have shape {ours[name].shape[1:]} after draws, the reference's "
+                f"{theirs[name].shape[2:]}; draw from the guide for the images and views of the reference"
+            )
+    if len(ours["z"]) < 2:
+        raise ValueError(f"a distance needs at least 2 draws of the guide, got {len(ours['z'])}; take some hundreds")
+    shift, spread = {}, {}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for name in LATENTS:
+            sd = theirs[name].std((0, 1))
+            shift[name] = np.where(sd > 0, (ours[name].mean(0) - theirs[name].mean((0, 1))) / sd, np.nan)
+            spread[name] = np.where(sd > 0, ours[name].std(0) / sd, np.nan)
+    images = theirs["z"].shape[2]
+    accuracy, kept = np.full(images, np.nan), np.zeros(images, np.int64)
+    for image in range(images):
+        rows = [_rows(_thinned(theirs, image, reference.ess[image])), _rows({n: v[:, image] for n, v in ours.items()})]
+        kept[image] = min(map(len, rows))
+        if kept[image] >= max(FEWEST, folds):
+            accuracy[image] = _accuracy(rows[0][: kept[image]], rows[1][: kept[image]], classifier, folds, seed)
+    with np.errstate(divide="ignore"):
+        noise = np.sqrt(1 / reference.ess + 1 / len(ours["z"]))
+        error = 0.5 / np.sqrt(2.0 * kept)
+    return Distance(shift, spread, noise, accuracy, error, kept)
+
+
+def _thinned(draws: Mapping[str, Array], image: int, ess: float) -> dict[str, Array]:
+    """Evenly spaced draws of each chain, ``(kept, ...)``, the chains taking turns; no more than the effective ones."""
+    chains, length = draws["z"].shape[:2]
+    each = int(min(length, ess // chains)) if np.isfinite(ess) else 0
+    places = np.linspace(0, length - 1, each).round().astype(np.int64)
+    return {
+        name: values[:, places, image].swapaxes(0, 1).reshape(-1, *values.shape[3:]) for name, values in draws.items()
+    }
+
+
+def _rows(draws: Mapping[str, Array]) -> Array:
+    """Content and style of each draw in one row: z follows from them."""
+    return np.concatenate([draws[name].reshape(len(draws["z"]), -1) for name in ("content", "style")], 1)
+
+
+def _accuracy(theirs: Array, ours: Array, classifier: Callable[[], Classifier], folds: int, seed: int) -> float:
+    x = np.concatenate([theirs, ours])
+    y = np.repeat([0, 1], [len(theirs), len(ours)])
+    sd = theirs.std(0)
+    x = (x - theirs.mean(0)) / np.where(sd > 0, sd, 1)
+    right = 0
+    for train, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, y):
+        right += int((classifier().fit(x[train], y[train]).predict(x[test]) == y[test]).sum())
+    return right / len(y)
+
+
+def _root_mean_square(values: Array) -> float:
+    return _mean(np.square(values)) ** 0.5
+
+
+def _mean(values: Array) -> float:
+    """Of those that are finite; NaN where none is."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")

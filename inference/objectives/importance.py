@@ -43,8 +43,17 @@ class IWAE(Objective):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         log_weights, terms = log_weights_and_terms(self.model, self.guide, views, self.samples)
-        bound = log_weights.logsumexp(0).mean() - math.log(self.samples)
+        bound = log_mean_weight(log_weights).mean()
         return {"loss": -bound, **terms, "gain": bound.detach() - log_weights.detach().mean()}
+
+
+def log_mean_weight(log_weight: Tensor) -> Tensor:
+    """Log of the mean importance weight, log 1/K Σ_k exp(log_weight_k), over the first dimension of length K.
+
+    An estimate of the log evidence, below it in expectation, which rises to it with K (Burda, Grosse and Salakhutdinov
+    2016, arXiv 1509.00519, equation 8).
+    """
+    return log_weight.logsumexp(0) - math.log(len(log_weight))
 
 
 def log_weights_and_terms(

@@ -1,4 +1,4 @@
-"""What a person watching NUTS sees: a live bar in a terminal, a line each tenth elsewhere."""
+"""Progress of NUTS: a live bar in a terminal, a line each tenth elsewhere."""
 
 from __future__ import annotations
 
@@ -8,38 +8,32 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pp_simve.evaluation.posterior.reference import ProgressBar
+from pp_simve.inference.mcmc import ProgressBar
 
 
 @contextmanager
 def sampling(console: Console, images: int, chains: int) -> Iterator[ProgressBar]:
-    """Told of each draw of each chain of each image, in whatever order they come."""
-    done = 0
-    if console.is_terminal:
-        columns = (
-            TextColumn("NUTS, {task.fields[what]}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.percentage:.0f} %"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
-            what = f"{images} images, {chains} chains each"
-            task = bar.add_task("", total=1.0, what=what)
+    """The progress of some chains, one after the other, as a function that NUTS calls after each draw."""
+    if not console.is_terminal:
 
-            def update(image: int, chain: int, draw: int, total: int) -> None:
-                nonlocal done
-                done += 1
-                bar.update(task, completed=done / (images * chains * total))
+        def line(chain: int, draw: int, total: int) -> None:
+            done, of = chain * total + draw, chains * total
+            if 10 * done // of > 10 * (done - 1) // of:
+                console.print(f"NUTS: {done:,} of {of:,} draws", highlight=False)
 
-            yield update
+        yield line
         return
+    columns = (
+        TextColumn("NUTS, {task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(f"{images} images, {chains} chains", total=1.0)
 
-    def line(image: int, chain: int, draw: int, total: int) -> None:
-        nonlocal done
-        done += 1
-        of = images * chains * total
-        if 10 * done // of > 10 * (done - 1) // of:
-            console.print(f"NUTS: {done:,} of {of:,} draws", highlight=False)
+        def update(chain: int, draw: int, total: int) -> None:
+            bar.update(task, completed=(chain + draw / total) / chains)
 
-    yield line
+        yield update

@@ -1,4 +1,4 @@
-"""What is asked on demand: posteriors improved image by image, and NUTS as a reference."""
+"""Checks on demand: refinement of each image's variational parameters, and comparison with NUTS."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pp_simve.diagnosing.subject import Finding, Subject, finite
 from pp_simve.evaluation.posterior import (
@@ -22,8 +21,8 @@ from pp_simve.evaluation.posterior import (
 )
 from pp_simve.evaluation.posterior.batches import image_batches, seeds
 from pp_simve.evaluation.posterior.check import Check
-from pp_simve.evaluation.posterior.reference import ProgressBar
 from pp_simve.inference import Guide, draw
+from pp_simve.inference.mcmc import ProgressBar
 from pp_simve.models import Views
 from pp_simve.models.modalities import some_images
 
@@ -34,11 +33,11 @@ COMPARED_DRAWS = 2000
 """Of the guide, for each image that is compared with NUTS."""
 
 DISTINGUISHED = 0.6
-"""Accuracy of a classifier of two kinds of draws above which they are not the same: .5 is chance."""
+"""Accuracy of the classifier between the two samples above which the check alarms: .5 is chance."""
 
 
 def refined(subject: Subject, steps: int) -> Finding:
-    """Bound, weights and predictions before and after some steps of variational parameters for each image."""
+    """Bound, importance weights and predictions before and after some steps on per-image variational parameters."""
     before = subject.weights
 
     def better(views: Views) -> Guide:
@@ -68,23 +67,23 @@ def refined(subject: Subject, steps: int) -> Finding:
         "name": "refined",
         "title": f"After {steps} steps of refinement",
         "value": float(gain.mean()),
-        "unit": "nats an image won by the ELBO",
+        "unit": "nats an image gained by the ELBO",
         "alarm": None,
-        "how": "What the encoder loses by answering all images with one network: each image's variational parameters "
-        "were improved by themselves, the model as it is. It is worth it where k̂ falls below its threshold.",
-        "blind": "what the family of the guide cannot express, however it is refined.",
+        "how": "The amortization gap: each image's variational parameters were optimized separately, with the model "
+        "fixed. Refinement is worth its time where k̂ falls below its threshold.",
+        "blind": "the gap of the guide's family, which refinement does not close.",
         "rows": {"columns": ["measure", "before", "after"], "rows": measures, "measures": True},
     }
     return Finding(check, {"": weights_figure(after, subject.pictures)})
 
 
 def compared_with_reference(subject: Subject, images: int, steps: int, progress: ProgressBar) -> Finding:
-    """The guide's draws of some images beside those of NUTS, and those of the refined guide, too.
+    """Compares draws of the guide, and of the refined guide, with those of NUTS.
 
     Args:
         images: how many, the first ones.
         steps: of refinement; 0 for none.
-        progress: told of each draw of NUTS.
+        progress: called after each draw of NUTS.
     """
     views = some_images(subject.views, slice(images))
     reference = nuts_reference(
@@ -104,20 +103,20 @@ def compared_with_reference(subject: Subject, images: int, steps: int, progress:
         name: distance_to_reference(reference, draw(subject.model, guide, views, COMPARED_DRAWS, seed=subject.seed))
         for name, guide in guides.items()
     }
-    told_apart = distances["guide"].accuracy
-    judged = np.isfinite(told_apart)
-    accuracy = float(told_apart[judged].mean()) if judged.any() else math.nan
+    accuracies = distances["guide"].accuracy
+    judged = np.isfinite(accuracies)
+    accuracy = float(accuracies[judged].mean()) if judged.any() else math.nan
     error = float(np.sqrt(np.square(distances["guide"].accuracy_error[judged]).sum())) / max(1, int(judged.sum()))
     summaries = {name: distance.summary() for name, distance in distances.items()}
     check: Check = {
         "name": "reference",
-        "title": "The guide beside NUTS",
+        "title": "Guide compared with NUTS",
         "value": finite(accuracy),
-        "unit": f"of held-out draws told apart (± {error:.2g}); 0.5 is chance",
+        "unit": f"of held-out draws classified correctly (± {error:.2g}); 0.5 is chance",
         "alarm": accuracy - 2 * error > DISTINGUISHED,
-        "how": f"Hamiltonian Monte Carlo draws the exact posteriors of {images} images, the model fixed; a classifier "
-        f"tries to tell its draws from the guide's. {_of_reference(reference)}",
-        "blind": "modes that no chain found, and images beyond these.",
+        "how": f"NUTS samples the posteriors of {images} images with the model fixed; a classifier is trained to "
+        f"distinguish its draws from the guide's. {_of_reference(reference)}",
+        "blind": "modes that no chain found, and other images.",
         "rows": {
             "columns": ["measure", *summaries],
             "rows": [
@@ -140,16 +139,12 @@ def _weights(subject: Subject, guide_for: Callable[[Views], Guide]) -> WeightChe
 
 
 def _measure(name: str) -> str:
-    """What a number of `Distance.summary` is."""
-    latent, _, kind = name.partition("_")
+    """Label of an entry of `Distance.summary`."""
+    latent, _, statistic = name.partition("_")
     return {
         "shift": f"{latent}: shift of the means, sds of NUTS",
         "spread": f"{latent}: sd, in those of NUTS",
-    }.get(kind, {"noise": "Monte-Carlo error of shifts", "accuracy": "accuracy of the classifier"}.get(name, name))
-
-
-def _middle(values: Tensor) -> float:
-    return float(torch.quantile(values, 0.5, interpolation="nearest"))  # there may be infinities to either side
+    }.get(statistic, {"noise": "Monte-Carlo error of shifts", "accuracy": "accuracy of the classifier"}.get(name, name))
 
 
 def _of_reference(reference: Reference) -> str:

@@ -44,7 +44,7 @@ COSTS = {
     "batch_size": ("batch", "images", "seen at once, over all devices"),
     "views": ("views", "", "of each image, and of each kind where there are several"),
     "parameters": ("parameters", "", "numbers in model, guide and objective"),
-    "seconds_judging": ("judgement", "s", "probes, scores and the bound"),
+    "seconds_evaluating": ("evaluation", "s", "probes, scores and the bound"),
     "seed": ("seed", "", "decides initial parameters, batches, views and samples"),
     "device": ("device", "", "what the fit ran on"),
 }
@@ -128,7 +128,7 @@ def chance_key(key: str) -> str | None:
 
 def figure(name: str) -> tuple[str, str]:
     """Title of a figure and how to read it."""
-    if found := re.fullmatch(r"(.+)-from-each-kind", name):
+    if found := re.fullmatch(r"(.+)-from-each-(?:kind|modality)", name):
         return f"{found[1]}, from each kind", "The first column is real; the others decode it from one kind of view."
     return FIGURES.get(name, (name, "A figure of this run."))
 

@@ -1,180 +1,172 @@
-"""The table of a comparison: a row a method, mean and spread over the seeds of its run folders."""
+"""The table of a comparison: a row a method, mean and standard deviation over the seeds of its run folders."""
 
 from __future__ import annotations
 
-import csv
-import io
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pp_simve.evaluation.records import MEAN, Record, score, select
+from pp_simve.inference.tools import write_whole
 from pp_simve.run.config import read_config
+from pp_simve.run.scores import read_scores
+from pp_simve.run.tables import UNDEFINED, digits
 
-Spread = dict[str, float | None]
-"""Mean over seeds, and sd with n − 1; None where it is undefined."""
+if TYPE_CHECKING:
+    import pandas as pd
 
-MEASURED = {
-    "linear": "class, linear",
-    "knn": "class, k-NN",
-    "mean_r2": "views, mean R²",
-    "bound": "bound, nats a view",
-    "seconds_per_epoch": "s an epoch",
-    "peak_memory_mb": "peak MB",
+
+class Measure(NamedTuple):
+    """A column that varies with the seed: its heading, its digits, and the score of evaluation.json that it holds."""
+
+    heading: str
+    digits: int = 3
+    record: Mapping[str, str] | None = None
+
+
+def _of(representation: str, task: str, metric: str, probe: str = "", target: str = "") -> dict[str, str]:
+    return {"representation": representation, "task": task, "metric": metric, "probe": probe, "target": target}
+
+
+PRIMARY = "PRIMARY"
+"""Stands for content, or z where there is none."""
+MEASURES = {
+    "linear": Measure("class, linear"),
+    "knn": Measure("class, k-NN"),
+    "mean_r2": Measure("views, mean R²"),
+    "bound": Measure("bound, nats a view", 2),
+    "class_mlp": Measure("class, MLP", record=_of(PRIMARY, "class", "accuracy", "mlp")),
+    "class_10_labels": Measure("class, 10 labels", record=_of(PRIMARY, "few_labels", "accuracy", "linear", "10")),
+    "clusters": Measure("clusters", record=_of(PRIMARY, "class", "accuracy", "clusters_full")),
+    "views_mlp_r2": Measure("views, MLP R²", record=_of("z", "view", "r2", "mlp", MEAN)),
+    "views_auc": Measure("views, AUC", record=_of("z", "view", "auc", "logistic", MEAN)),
+    "attributes_auc": Measure("attributes, AUC", record=_of("z", "attributes", "auc", "logistic", MEAN)),
+    "handwriting_r2": Measure("handwriting, R²", record=_of("z", "handwriting", "r2", "ridge", MEAN)),
+    "content_lacks_views": Measure("content lacks view", record=_of("", "disentanglement", "content_lacks_views")),
+    "style_lacks_class": Measure("style lacks class", record=_of("", "disentanglement", "style_lacks_class")),
+    "effective_rank": Measure("rank of z", 1, record=_of("z", "information", "effective_rank")),
+    "infonce": Measure("I(z; z') ≥, nats", 2, record=_of("z", "information", "infonce_bound")),
+    "bits_per_dim": Measure("bits/dim ≤", record=_of("", "generation", "bits_per_dim")),
+    "seconds_per_epoch": Measure("s an epoch", 2),
+    "peak_memory_mb": Measure("peak MB", 0),
 }
-"""Headings of what varies with the seed."""
-EVALUATED = {
-    "class_mlp": "class, MLP",
-    "class_10_labels": "class, 10 labels",
-    "clusters": "clusters",
-    "views_mlp_r2": "views, MLP R²",
-    "views_auc": "views, AUC",
-    "attributes_auc": "attributes, AUC",
-    "writing_r2": "writing, R²",
-    "content_lacks_views": "content lacks view",
-    "style_lacks_class": "style lacks class",
-    "effective_rank": "rank of z",
-    "infonce": "I(z; z') ≥, nats",
-    "bits_per_dim": "bits/dim ≤",
-}
-"""Headings of what `python -m pp_simve.evaluate` adds, by the names of its headline."""
-DIGITS = {"linear": 3, "knn": 3, "mean_r2": 3, "bound": 2, "seconds_per_epoch": 2, "peak_memory_mb": 0}
-DIGITS |= dict.fromkeys(EVALUATED, 3) | {"effective_rank": 1, "infonce": 2}
-HEADINGS = {
-    "label": "",
-    "representation": "class from",
-    **MEASURED,
-    "epochs": "epochs",
-    "batch_size": "batch",
-    "parameters": "parameters",
-    "seeds": "seeds",
-    "commit": "commit",
-}
+"""What varies with the seed. Those with a record are of evaluation.json, and shown where some row has one."""
+COSTS = ("seconds_per_epoch", "peak_memory_mb", "epochs", "batch_size", "parameters")
+CONSTANT = {"representation": "class from", "epochs": "epochs", "batch_size": "batch", "parameters": "parameters"}
+"""Headings of what does not."""
 
 
-def row(label: str, finished: Sequence[Path], *, evaluated: bool = False) -> dict[str, Any]:
-    """A row of the table, of finished run folders: entries as in ``HEADINGS``, measured ones a `Spread`.
+def write_table(
+    out: Path, runs: Mapping[str, Sequence[Path]], title: str, notes: Sequence[str], *, evaluated: bool = False
+) -> str:
+    """Writes table.md, table.csv and table.json of finished run folders by label; the text of table.md.
 
     The bound is None for what is no bound. A measure that is undefined for one seed is undefined.
 
     Args:
-        label: of the row.
-        finished: run folders.
-        evaluated: adds entries as in ``EVALUATED``, of evaluation.json where a run has one.
+        out: where to write.
+        runs: run folders of each row by its label.
+        title: above the table.
+        notes: below it.
+        evaluated: whether to add the scores of evaluation.json, of runs that have one.
     """
-    results = [read_config(path / "results.json") for path in finished]
-    measured = [_measures(entries) for entries in results]
-    more = [_headline(path) for path in finished] if evaluated else []
-    commits = sorted({str(read_config(path / "config.json").get("commit") or "unknown") for path in finished})
+    import pandas as pd
 
-    def same(name: str, among: Iterable[Mapping[str, Any]]) -> Any:
-        values = list(dict.fromkeys(entries[name] for entries in among))
-        return values[0] if len(values) == 1 else ", ".join(map(str, values)) or None
-
-    return {
-        "label": label,
-        "representation": same("representation", measured),
-        **{name: spread([entries[name] for entries in measured]) for name in MEASURED},
-        **({name: spread([entries.get(name) for entries in more]) for name in EVALUATED} if evaluated else {}),
-        **{name: same(name, results) for name in ("epochs", "batch_size", "parameters")},
-        "seeds": len(finished),
-        "commit": ", ".join(commits) or None,
-    }
-
-
-def _measures(results: Mapping[str, Any]) -> dict[str, Any]:
-    """What a results.json says, by the names of the table."""
-    kinds = results.get("kinds")
-    if kinds is None:
-        content, style = results["content"], results["style"]
-    else:
-        # What several kinds of view know together; the parameters of views are each kind's own.
-        content = {"representation": "content of all kinds", **results.get("together", {}).get("content", {})}
-        style = {}
-    bound = results["bound"]["loss"] if results["is_bound"] else None
-    return {
-        "representation": content["representation"],
-        "linear": content.get("linear"),
-        "knn": content.get("knn"),
-        "mean_r2": style.get("mean_r2"),
-        "bound": None if bound is None else -bound / (results["views"] * len(kinds or [None])),
-        "seconds_per_epoch": results["seconds_per_epoch"],
-        "peak_memory_mb": results["peak_memory_mb"],
-    }
+    columns = ["label", *CONSTANT, "commit", *MEASURES]
+    entries = [
+        {"label": label, **_entries(path, evaluated=evaluated)} for label, paths in runs.items() for path in paths
+    ]
+    frame = pd.DataFrame(entries, columns=columns).astype(dict.fromkeys(MEASURES, float))
+    by_label = frame.groupby("label", sort=False)
+    mean = by_label[list(MEASURES)].agg(lambda values: values.mean(skipna=False)).reindex(list(runs))
+    sd = by_label[list(MEASURES)].agg(lambda values: values.std(skipna=False)).reindex(list(runs))
+    shown = [name for name, measure in MEASURES.items() if measure.record is None or mean[name].notna().any()]
+    rows = []
+    for label in runs:
+        of_label = frame[frame["label"] == label]
+        rows.append(
+            {
+                "label": label,
+                "representation": _same(of_label["representation"]),
+                **{name: {"mean": _number(mean[name][label]), "sd": _number(sd[name][label])} for name in shown},
+                **{name: _same(of_label[name]) for name in ("epochs", "batch_size", "parameters")},
+                "seeds": len(of_label),
+                "commit": ", ".join(sorted(set(of_label["commit"]))) or None,
+            }
+        )
+    text = _markdown(rows, title, notes)
+    write_whole(out / "table.md", text.encode())
+    # Measures become two columns each, NAME_mean and NAME_sd.
+    write_whole(out / "table.csv", pd.json_normalize(rows, sep="_").convert_dtypes().to_csv(index=False).encode())
+    whole = {"title": title, "notes": list(notes), "rows": rows}
+    write_whole(out / "table.json", (json.dumps(whole, indent=2, allow_nan=False) + "\n").encode())
+    return text
 
 
 def is_evaluated(path: Path) -> bool:
-    """Whether a run folder has an evaluation that this version can tabulate."""
-    return bool(_headline(path))
+    """Whether a run folder has an evaluation.json of this version."""
+    return bool(_evaluation(path))
 
 
-def _headline(path: Path) -> dict[str, Any]:
-    """The headline of a run's evaluation.json; nothing where there is none."""
-    if not (path / "evaluation.json").exists():
-        return {}
-    headline = read_config(path / "evaluation.json").get("headline")
-    return headline if isinstance(headline, dict) else {}
+def _evaluation(path: Path) -> list[Record]:
+    """The records of a run's evaluation.json; none where there is no such file, or one of another version."""
+    file = path / "evaluation.json"
+    return read_scores(file)[1] if file.exists() and "records" in read_config(file) else []
 
 
-def headings(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Columns of a table by name: of what evaluations add, those that some row has, behind what is measured."""
-    found = {name: words for name, words in EVALUATED.items() if any(_mean(row, name) is not None for row in rows)}
-    columns: dict[str, str] = {}
-    for name, words in HEADINGS.items():
-        columns[name] = words
-        if name == "bound":
-            columns |= found
-    return columns
+def _entries(path: Path, *, evaluated: bool) -> dict[str, Any]:
+    """The columns of a finished run."""
+    results, _ = read_scores(path / "results.json")
+    more = _evaluation(path) if evaluated else []
+    primary = "content" if select(more, representation="content") else "z"
+    bound = results["bound"]["loss"] if results["is_bound"] else None
+    return {
+        "linear": results["content"]["linear"],
+        "knn": results["content"]["knn"],
+        "mean_r2": results["style"]["mean_r2"],
+        "bound": None if bound is None else -bound / (results["views"] * max(1, len(results["modalities"]))),
+        **{
+            name: score(more, modality="", **{key: primary if text == PRIMARY else text for key, text in found.items()})
+            for name, (_, _, found) in MEASURES.items()
+            if found is not None
+        },
+        "representation": results["content"]["representation"],
+        **{
+            name: results[name]
+            for name in ("seconds_per_epoch", "peak_memory_mb", "epochs", "batch_size", "parameters")
+        },
+        "commit": str(read_config(path / "config.json").get("commit") or "unknown"),
+    }
 
 
-def _mean(row: Mapping[str, Any], name: str) -> float | None:
-    mean: float | None = row.get(name, {}).get("mean")
-    return mean
+def _same(values: pd.Series[Any]) -> Any:
+    """The one value that all runs of a row have, or all of them in words."""
+    found = values.drop_duplicates().tolist()
+    return found[0] if len(found) == 1 else ", ".join(map(str, found)) or None
 
 
-def spread(values: Sequence[float | None]) -> Spread:
-    """Mean and standard deviation (n − 1) over seeds; None where there are too few or one is undefined."""
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
-        return {"mean": None, "sd": None}
-    return {"mean": statistics.fmean(known), "sd": statistics.stdev(known) if len(known) > 1 else None}
+def _number(value: float) -> float | None:
+    return None if value != value else float(value)
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], title: str, notes: Sequence[str]) -> str:
+def _markdown(rows: Sequence[Mapping[str, Any]], title: str, notes: Sequence[str]) -> str:
     """The table as text with aligned columns, between its title and its notes."""
-    columns = headings(rows)
-    cells = [list(columns.values()), *([_shown(name, row[name]) for name in columns] for row in rows)]
-    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
+    headings = {name: measure.heading for name, measure in MEASURES.items()} | CONSTANT | {"label": ""}
+    cells = [[headings.get(name, name) for name in rows[0]]]
+    cells += [[_shown(name, value) for name, value in row.items()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in cells]
     lines.insert(1, f"|{'|'.join('-' * (width + 2) for width in widths)}|")
     return "\n".join([title, "", *lines, *(["", *(f"- {note}" for note in notes)] if notes else [])]) + "\n"
 
 
 def _shown(name: str, value: Any) -> str:
-    if name in DIGITS:
-        mean, sd = value["mean"], value["sd"]
-        if mean is None:
-            return "–"
-        digits = DIGITS[name]
-        return f"{mean:,.{digits}f}" + ("" if sd is None else f" ± {sd:,.{digits}f}")
+    if isinstance(value, Mapping):
+        mean, sd = (digits(value[part], MEASURES[name].digits) for part in ("mean", "sd"))
+        return mean if sd == UNDEFINED else f"{mean} ± {sd}"
     if value is None:
-        return "–"
+        return UNDEFINED
     if isinstance(value, int | float):
         return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
     return str(value).replace("|", "\\|")
-
-
-def comma_separated(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table as CSV: measured columns twice, ``NAME_mean`` and ``NAME_sd``; what is undefined is empty."""
-    text = io.StringIO()
-    columns = headings(rows)
-    names = [part for name in columns for part in ((f"{name}_mean", f"{name}_sd") if name in DIGITS else (name,))]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    for entries in rows:
-        flat: dict[str, Any] = {}
-        for name in columns:
-            value = entries[name]
-            flat |= {f"{name}_{part}": value[part] for part in value} if name in DIGITS else {name: value}
-        writer.writerow(flat)
-    return text.getvalue()

@@ -1,28 +1,39 @@
-"""What the checks of all suites share: how they fail and skip, seeds, gradients, state, and a short fit."""
+"""What the conformance suites share: checks that hold for every part, assertions, tiny networks, and quadrature."""
 
 from __future__ import annotations
 
 import io
 import math
 import unittest
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn, TypeVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 import pyro
 import torch
 from torch import Tensor, nn
-from torch.autograd import gradcheck
 
 from pp_simve.inference import Guide, fit
-from pp_simve.models import SimVE
+from pp_simve.models import Gaussian, Prior, SimVE
 
+# All different, so that no dimension passes for another.
+VIEWS, LATENT, IMAGES, FEATURES, PARTICLES = 3, 4, 5, 6, 7
+SHAPE = (1, 3, 5)
+DOUBLE = torch.float64
+# Relative and absolute tolerance in float64 of what differs by rounding only.
+EXACT = (1e-8, 1e-8)
 NUMBERS = (
     "Where a value is not finite or out of range, look for a scale that can reach zero, and for log, sqrt or a "
     "division at zero; softplus(...) + 1e-4 keeps a scale away from zero"
 )
 
-Made = TypeVar("Made", bound=nn.Module)
+Part = TypeVar("Part", bound=nn.Module)
+
+
+# Assertions
 
 
 def check(condition: bool, message: str) -> None:
@@ -34,24 +45,9 @@ def check(condition: bool, message: str) -> None:
         raise AssertionError(message)
 
 
-def close(actual: Tensor, expected: Tensor, message: str, rtol: float | None = None, atol: float | None = None) -> None:
-    """Checks that two tensors agree: values within the tolerances, shape and dtype exactly.
-
-    Tolerances are those of `torch.testing.assert_close`, by dtype where neither is given; one given alone makes the
-    other zero. The failure begins with ``message`` and ends with the largest differences.
-    """
-    if (rtol is None) != (atol is None):
-        rtol, atol = rtol or 0.0, atol or 0.0
+def close(actual: Tensor, expected: Tensor, message: str, rtol: float, atol: float) -> None:
+    """Checks that two tensors agree: values within the tolerances, shape and dtype exactly."""
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol, msg=lambda found: f"{message}\n{found}")
-
-
-@contextmanager
-def seeded(seed: int = 0) -> Iterator[None]:
-    """Runs a block under a seed of its own; the CPU's random state is afterwards what it was before."""
-    with torch.random.fork_rng(devices=[]):
-        # Of the CPU alone: torch.manual_seed would leave CUDA's changed, and takes a millisecond.
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def skip(reason: str) -> NoReturn:
@@ -61,7 +57,7 @@ def skip(reason: str) -> NoReturn:
 
 @contextmanager
 def must_run(what: str, expected: str) -> Iterator[None]:
-    """Turns any error within into a failed check that says what ran, and what was expected of it."""
+    """Turns any error within into a failed check that names what ran and what was expected of it."""
     try:
         yield
     except (AssertionError, unittest.SkipTest):
@@ -70,171 +66,376 @@ def must_run(what: str, expected: str) -> Iterator[None]:
         raise AssertionError(f"{what} ends in {type(error).__name__}: {error}\nExpected {expected}") from error
 
 
-def check_gradients(module: nn.Module, total: Tensor, message: str, without: Sequence[str] = ()) -> None:
-    """Checks that every parameter of a module gets a finite gradient from ``total``, and not only zeros.
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Runs a block under a seed; the CPU's random state is afterwards what it was before."""
+    with torch.random.fork_rng(devices=[]):
+        # The CPU's generator alone: torch.manual_seed would leave CUDA's changed, and takes a millisecond.
+        torch.default_generator.manual_seed(seed)
+        yield
 
-    Args:
-        module: whose parameters; gradients they had are dropped.
-        total: a scalar, taken backwards as a fit would.
-        message: which gradient was expected, for the failure.
-        without: names of parameters that need none, or what their names end with.
+
+# Checks of every part
+
+
+class Suite(ABC, Generic[Part]):
+    """Checks that hold for every part: gradients, a short fit, dtype, device, state and seeds.
+
+    The suite of a part's type defines how to build the part, its inputs, and what it computes from them.
     """
-    named = _trained(module, without)
-    if not named:
-        return
-    advice = (
-        f"; {message}. Look for .detach(), torch.no_grad(), .item(), .sample() in place of .rsample(), or a result "
-        "that is not used; set requires_grad_(False) on what is to stay, or remove it"
-    )
-    check(total.requires_grad, f"no gradient reaches any parameter of {type(module).__name__}{advice}")
-    module.zero_grad()
-    total.backward()
-    for name, parameter in named.items():
-        gradient = parameter.grad
-        check(
-            gradient is not None and bool((gradient != 0).any()),
-            f"no gradient reaches parameter {name}, so a fit would leave it as it was made{advice}",
-        )
-        check(
-            bool(torch.isfinite(torch.as_tensor(gradient)).all()),
-            f"the gradient of parameter {name} is not finite: {gradient}. {NUMBERS}",
-        )
+
+    without_gradient: ClassVar[Sequence[str]] = ()
+
+    @abstractmethod
+    def _new(self) -> Part:
+        """The part, in float32, from the current random state."""
+
+    @abstractmethod
+    def _inputs(self, part: Part, dtype: torch.dtype = DOUBLE) -> tuple[Tensor, ...]:
+        """A small batch of what the part is called with."""
+
+    @abstractmethod
+    def _outputs(self, part: Part, *inputs: Tensor) -> dict[str, Tensor]:
+        """Everything the part computes by name, draws under a seed."""
+
+    @abstractmethod
+    def _loss(self, part: Part) -> Tensor:
+        """A scalar that every parameter contributes to."""
+
+    @abstractmethod
+    def _fits(self) -> Sequence[tuple[nn.Module, SimVE, Guide, nn.Module | None]]:
+        """Fits to run: the module whose parameters must move, model, guide and objective (None: the default)."""
+
+    def _part(self, seed: int = 0, dtype: torch.dtype = DOUBLE) -> Part:
+        """The part in evaluation mode, built under a seed."""
+        with seeded(seed):
+            return self._new().to(dtype).eval()
+
+    def test_every_parameter_gets_a_gradient(self) -> None:
+        """A finite gradient, and not only zeros."""
+        part = self._part().train()
+        parameters = trained(part, self.without_gradient)
+        if not parameters:
+            skip("no parameters")
+        total = self._loss(part)
+        if total.requires_grad:
+            total.backward()
+        for name, parameter in parameters.items():
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            check(
+                bool((gradient != 0).any()),
+                f"no gradient reaches parameter {name}. Expected one for all that `without_gradient` does not name: "
+                "look for .detach(), torch.no_grad(), .item(), or .sample() in place of .rsample(); remove a parameter "
+                "that is not used, or set requires_grad_(False) on it",
+            )
+            check(bool(gradient.isfinite().all()), f"the gradient of parameter {name} is not finite. {NUMBERS}")
+
+    def test_five_steps_of_a_fit(self) -> None:
+        """To noise, from bytes, in float32: terms stay finite, parameters too, and every parameter moves."""
+        images = torch.randint(0, 256, (24, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
+        settings: dict[str, Any] = {"batch_size": 8, "steps": 5, "lr": 0.01, "device": "cpu", "precision": "32"}
+        fits = self._fits()
+        if not fits:
+            skip("no guide of the package takes it: it is no ExactPrior, and content is bounded or not as wide as z")
+        for part, model, guide, objective in fits:
+            before = {name: value.detach().clone() for name, value in part.named_parameters()}
+            with must_run("a fit of five steps", f"it to pass. {NUMBERS}"):
+                run = fit(model, guide, images, objective=objective, **settings)
+            where = f"after five steps of a fit with {type(guide).__name__}"
+            finite = all(math.isfinite(value) for row in run.history for value in row.values())
+            check(finite, f"a term is not finite {where}: {run.history}. {NUMBERS}")
+            parameters = trained(part, self.without_gradient)
+            for name, value in part.named_parameters():
+                check(bool(value.isfinite().all()), f"parameter {name} is no longer finite {where}. {NUMBERS}")
+                check(
+                    name not in parameters or not torch.equal(value, before[name]),
+                    f"parameter {name} is the same {where}. Expected every parameter to be trained: it must be "
+                    "registered with the module and contribute to the loss",
+                )
+
+    def test_keeps_dtype(self) -> None:
+        """float32 as made, float64 after .double(): all that is computed and drawn, and none of it NaN."""
+        with seeded():
+            made = self._new()
+        for path, module in made.named_modules():
+            for name, value in vars(module).items():
+                check(
+                    not isinstance(value, Tensor),
+                    f"{f'{path}.{name}'.lstrip('.')} is a plain tensor: it is not saved with the module, nor moved. "
+                    f"Register it instead: self.register_buffer({name!r}, ...)",
+                )
+        for dtype in (torch.float32, DOUBLE):
+            part = self._part(dtype=dtype)
+            for name, value in self._outputs(part, *self._inputs(part, dtype)).items():
+                check(
+                    value.dtype == dtype,
+                    f"{name} is {value.dtype} in a part of {dtype}. Expected the dtype of parameters and inputs: leave "
+                    "out .float(), give torch.tensor(...) the dtype of another tensor, and make constants buffers",
+                )
+                check(not bool(value.isnan().any()), f"{name} is not a number in {dtype}. {NUMBERS}")
+
+    def test_moves_to_another_device(self) -> None:
+        """All that is computed and drawn is where the part is.
+
+        That device is CUDA where there is one. Otherwise it is torch's "meta" device, whose tensors have a shape and
+        a device but no values; parts that look at values cannot be checked on it, which skips the check.
+        """
+        device = torch.device("cuda" if torch.cuda.is_available() else "meta")
+        advice = "make constants buffers, and new tensors like existing ones (torch.zeros_like(x), x.new_zeros(...))"
+        part = self._part(dtype=torch.float32)
+        inputs = [value.to(device) for value in self._inputs(part, torch.float32)]
+        try:
+            with pyro.validation_enabled(False), seeded():
+                found = self._outputs(part.to(device), *inputs)
+        except (RuntimeError, NotImplementedError) as error:
+            if "expected device" in str(error) or "same device" in str(error):
+                raise AssertionError(f"on {device} some tensors stay behind ({error}); {advice}") from error
+            if device.type == "meta":
+                skip(f"it looks at values, so it can be checked only on a machine with CUDA ({error})")
+            raise
+        for name, value in found.items():
+            check(value.device.type == device.type, f"{name} is on {value.device} after moving to {device}; {advice}")
+
+    def test_state_dict_holds_everything(self) -> None:
+        """A second part that loads the state of a trained one computes and draws the same, bit for bit."""
+        first, second = self._part(seed=1), self._part(seed=2)
+        inputs = self._inputs(first)
+        first.train()
+        with seeded(), torch.no_grad():
+            self._outputs(first, *inputs)  # gathers what a part gathers in training
+            for parameter in first.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        first.eval()
+        file = io.BytesIO()
+        torch.save(first.state_dict(), file)
+        file.seek(0)
+        with must_run("loading the state of one part into another", "parameters and buffers of the same names"):
+            second.load_state_dict(torch.load(file, weights_only=True))
+        remedy = "what is drawn at random, learned or remembered must be a parameter or a buffer (register_buffer)"
+        self._check_equal(first, second, inputs, f"after state_dict was loaded into a second part: {remedy}")
+
+    def test_same_seed_same_numbers(self) -> None:
+        """Building and drawing depend on torch's seed alone, and densities and means on nothing random."""
+        first, second = self._part(), self._part()
+        inputs = self._inputs(first)
+        remedy = "take all noise from torch's global generator (no numpy, no random), and none in densities and means"
+        self._check_equal(first, first, inputs, f"when computed twice: {remedy}")
+        self._check_equal(first, second, inputs, f"in a second part made under the same seed: {remedy}")
+
+    def _check_equal(self, first: Part, second: Part, inputs: tuple[Tensor, ...], when: str) -> None:
+        expected, found = self._outputs(first, *inputs), self._outputs(second, *inputs)
+        for name, value in found.items():
+            check(torch.equal(value, expected[name]), f"{name} differs {when}")
 
 
-def _trained(module: nn.Module, without: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Parameters that are to be trained, by name."""
+def trained(module: nn.Module, without: Sequence[str] = ()) -> dict[str, nn.Parameter]:
+    """Parameters that require a gradient, by name; without those whose names end with one of ``without``."""
     named = module.named_parameters()
     return {name: value for name, value in named if value.requires_grad and not name.endswith(tuple(without))}
 
 
-def check_finite_differences(functions: Callable[[], dict[str, Tensor]], inputs: Sequence[Tensor]) -> None:
-    """Checks gradients against finite differences, in a random direction.
+def check_finite_differences(functions: Callable[[], dict[str, Tensor]], inputs: Iterable[Tensor]) -> None:
+    """Checks gradients of named tensors against central differences, along one random direction through all inputs.
 
     Args:
         functions: called without arguments, gives tensors by name, functions of the inputs as they are.
-        inputs: leaves in float64 that require a gradient.
+        inputs: leaves in float64; those that require no gradient are left out.
     """
-    inputs = [value for value in inputs if value.requires_grad and value.numel()]
-    if not inputs:
-        return
+    inputs = [value for value in inputs if value.requires_grad]
 
-    def outputs(names: Sequence[str]) -> tuple[Tensor, ...]:
-        # Outputs without any gradient would be left out of the comparison.
-        anchor = torch.stack([value.sum() for value in inputs]).sum() * 0
-        found = functions()
-        return tuple(found[name] + anchor for name in names)
+    def sums() -> dict[str, Tensor]:
+        with seeded(9):
+            return {name: (value * torch.rand_like(value)).sum() for name, value in functions().items()}
 
-    def agree(*names: str) -> bool:
-        found: bool = gradcheck(lambda *_: outputs(names), inputs, fast_mode=True, raise_exception=False)
-        return found
+    def slope(total: Tensor) -> Tensor:
+        if not total.requires_grad:
+            return torch.zeros_like(total)
+        gradients = torch.autograd.grad(total, inputs, retain_graph=True, allow_unused=True, materialize_grads=True)
+        return torch.stack([(g * d).sum() for g, d in zip(gradients, direction, strict=True)]).sum()
 
-    names = [name for name, value in functions().items() if value.numel()]
-    if not agree(*names):
-        wrong = next((name for name in names if not agree(name)), "the sum of all")
-        raise AssertionError(
-            f"the gradient of {wrong} with respect to parameters and latents is not the derivative found by finite "
-            "differences; look for a detach(), a no_grad() or a .item() on the way"
-        )
-
-
-def check_no_plain_tensors(module: nn.Module) -> None:
-    """Checks that all tensors a module was built with are parameters or buffers."""
-    for path, part in module.named_modules():
-        for name, value in vars(part).items():
-            check(
-                not isinstance(value, Tensor),
-                f"{f'{path}.{name}'.lstrip('.')} is a plain tensor: it keeps its device and dtype when the module moves"
-                f" and is not saved with it. Register it instead: self.register_buffer({name!r}, ...)",
-            )
-
-
-def check_moves(numbers: Callable[[torch.device], dict[str, Tensor]]) -> None:
-    """Checks that a part that moved to another device makes all its numbers there.
-
-    That device is CUDA where there is one. Otherwise it is torch's "meta" device, which knows of tensors their shape
-    and place alone; parts that look at values cannot be checked on it, which skips the check.
-
-    Args:
-        numbers: moves the part to a device; returns what it says there, by name.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "meta")
-    advice = "make constants buffers, and new tensors like those at hand (torch.zeros_like(...), value.new_zeros(...))"
-    try:
-        with pyro.validation_enabled(False):
-            found = numbers(device)
-    except (RuntimeError, NotImplementedError) as error:
-        if "expected device" in str(error) or "same device" in str(error):
-            raise AssertionError(f"after moving to {device} some tensors stay behind ({error}); {advice}") from error
-        if device.type == "meta":
-            skip(f"it looks at values, so only a machine with CUDA can tell ({error})")
-        raise
-    for name, value in found.items():
-        check(value.device.type == device.type, f"{name} is on {value.device} after moving to {device}; {advice}")
-
-
-def perturb(module: nn.Module) -> None:
-    """Moves every parameter a little, at random, as a fit would."""
+    with seeded():
+        direction = [torch.randn_like(value) for value in inputs]
+    slopes = {name: slope(total) for name, total in sums().items()}
+    step, ends = 1e-5, []
     with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+        for move in (step, -2 * step, step):
+            for value, along in zip(inputs, direction, strict=True):
+                value.add_(along, alpha=move)
+            ends.append(sums())
+    for name, found in slopes.items():
+        difference = (ends[0][name] - ends[1][name]) / (2 * step)
+        message = (
+            f"the gradient of {name} is not its derivative by finite differences. Look for .detach(), torch.no_grad() "
+            "or .item() on a part of it, and draws without rsample"
+        )
+        close(found, difference, message, rtol=1e-5, atol=1e-5)
 
 
-def check_saved_and_loaded(
-    make: Callable[[int], Made], train: Callable[[Made], None], same: Callable[[Made, Made], None]
-) -> None:
-    """What a trained module's state says is all that it knows: another one that loads it does the same.
+# Tiny programs
+
+
+class TinyEncoder(nn.Sequential):
+    """Tanh features of the pixels: differentiable everywhere, for finite differences."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(math.prod(SHAPE), FEATURES), nn.Tanh())
+        self.features = FEATURES
+
+
+class TinyDecoder(nn.Sequential):
+    """One hidden tanh layer."""
+
+    def __init__(self, latent_dim: int, image_shape: tuple[int, int, int] = SHAPE) -> None:
+        pixels = math.prod(image_shape)
+        super().__init__(nn.Linear(latent_dim, 7), nn.Tanh(), nn.Linear(7, pixels), nn.Unflatten(-1, image_shape))
+
+
+class Pair(nn.Module):
+    """Model and guide over one prior, as one module."""
+
+    def __init__(self, model: SimVE, guide: Guide) -> None:
+        super().__init__()
+        self.model, self.guide = model, guide
+
+
+def tiny_model(prior: Prior) -> SimVE:
+    """The program with a smooth decoder, from the current random state."""
+    return SimVE(prior, Gaussian(TinyDecoder(prior.latent_dim), variance=0.125))
+
+
+def program(module: nn.Module, particles: int | None = None) -> Callable[[Tensor], None]:
+    """The module's forward pass, in a plate of particles where given.
+
+    Without PyroModule's own call, which would leave parameters in Pyro's global store.
+    """
+    plain: Callable[[Tensor], None] = partial(nn.Module.__call__, module)
+    if particles is None:
+        return plain
+    repeated: Callable[[Tensor], None] = pyro.plate("particles", particles, dim=-3)(plain)
+    return repeated
+
+
+def tiny_views(views: int = 2, dtype: torch.dtype = DOUBLE) -> Tensor:
+    """Grey noise, shape ``(view, image, channel, height, width)``, the same at every call."""
+    with seeded(7):
+        return torch.rand(views, IMAGES, *SHAPE, dtype=DOUBLE).to(dtype)
+
+
+# Quadrature
+
+DRAWS = 4000
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Nodes of a quadrature rule (or the support, where a distribution is discrete).
+
+    Attributes:
+        points: shape ``(point, width)``.
+        log_weights: log of the volume that each stands for, shape ``(point,)``.
+        accuracy: relative error to expect of integrals of densities with kinks.
+    """
+
+    points: Tensor
+    log_weights: Tensor
+    accuracy: float
+
+    def log_integral(self, log_density: Tensor) -> Tensor:
+        """log ∫ density, a scalar, from log density at each point."""
+        return (log_density + self.log_weights).logsumexp(0)
+
+    def log_density(self, distribution: Any) -> Tensor:
+        """Of a distribution with a single element in its batch, at each point."""
+        count, width = self.points.shape
+        places = self.points.reshape(count, *(1,) * len(distribution.batch_shape), width)
+        log_density: Tensor = distribution.log_prob(places).detach().reshape(count)
+        return log_density
+
+
+def grid_for(distribution: Any) -> Grid | None:
+    """A grid for integrals of functions that live where a distribution does; None beyond two dimensions.
+
+    The support itself where that is finite. Otherwise the trapezoidal rule on the unconstrained axes of the support
+    (`torch.distributions.biject_to`), whose steps widen geometrically away from the draws, so that heavy tails are
+    included and a wrong scale of the distribution does no harm.
 
     Args:
-        make: the module under a seed.
-        train: takes a few steps with it, so that whatever is gathered on the way is there.
-        same: called with both; raises where they differ.
+        distribution: with one event dimension, and a single element in its batch.
     """
-    original, other = make(1), make(2)
-    train(original)
-    file = io.BytesIO()
-    torch.save(original.state_dict(), file)
-    file.seek(0)
-    other.load_state_dict(torch.load(file, weights_only=True))
-    original.eval()
-    other.eval()
-    same(original, other)
+    width = distribution.event_shape[0]
+    draws = _draws(distribution, seed=3)
+    if getattr(distribution, "has_enumerate_support", False):
+        points = distribution.enumerate_support(expand=False).detach().reshape(-1, width).unique(dim=0)
+        return Grid(points, points.new_zeros(len(points)), 1e-6)
+    transform = bijection(distribution)
+    if width > 2 or transform is None:
+        return None
+    if width == 0:
+        return Grid(draws[:1], draws.new_zeros(1), 1e-6)
+    count, accuracy = (2001, 1e-4) if width == 1 else (121, 5e-3)
+    reach = (16.0 if width == 1 else 8.0) if is_unbounded(distribution) else 3.5
+    t = torch.linspace(-reach, reach, count, dtype=draws.dtype)
+    low, middle, high = transform.inv(draws).quantile(draws.new_tensor([0.05, 0.5, 0.95]), 0)
+    scales = ((high - low) / 3.29).clamp(min=1e-6)
+    nodes = torch.cartesian_prod(*(middle[:, None] + scales[:, None] * t.sinh())).reshape(-1, width)
+    steps = torch.cartesian_prod(*(scales[:, None] * t.cosh() * (2 * reach / (count - 1)))).reshape(-1, width)
+    points = transform(nodes)
+    log_volume = transform.log_abs_det_jacobian(nodes, points).expand(nodes.shape)
+    return Grid(points, (steps.log() + log_volume).sum(-1), accuracy)
 
 
-def check_five_steps(
-    parts: nn.Module,
-    model: SimVE,
-    guide: Guide,
-    image_shape: tuple[int, int, int],
-    objective: nn.Module | None = None,
-    without: Sequence[str] = (),
-) -> None:
-    """Checks that five steps of a fit to noise have finite terms, and leave parameters finite and none where it was.
+def _draws(distribution: Any, seed: int) -> Tensor:
+    with seeded(seed):
+        drawn: Tensor = distribution.sample((DRAWS,))
+    return drawn.reshape(DRAWS, distribution.event_shape[0]).detach()
 
-    Args:
-        parts: whose parameters are checked.
-        model, guide, objective: what is fitted, see `fit`.
-        image_shape: ``(channel, height, width)``.
-        without: names of parameters that need not move, or what their names end with.
+
+def bijection(distribution: Any) -> Any:
+    """From the whole line to the support of each axis of a distribution; None where torch has none."""
+    try:
+        support = distribution.support
+        while hasattr(support, "base_constraint"):
+            support = support.base_constraint
+        return torch.distributions.biject_to(support)
+    except NotImplementedError:
+        return None
+
+
+def is_unbounded(distribution: Any) -> bool:
+    """Whether the support of every axis is the whole line."""
+    transform = bijection(distribution)
+    return transform is not None and not getattr(transform, "parts", [transform])
+
+
+def check_normalized(distribution: Any, name: str) -> bool:
+    """Checks that a density integrates to one; False where no grid serves."""
+    grid = grid_for(distribution)
+    if grid is not None:
+        total = float(grid.log_integral(grid.log_density(distribution)).exp())
+        message = f"the density of {name} integrates to {total:.4g}, expected 1: its log_prob lacks a constant"
+        check(abs(total - 1) < grid.accuracy, message)
+    return grid is not None
+
+
+def check_draws(distribution: Any, name: str) -> bool:
+    """Checks that draws are spread as the density says, axis by axis; False where no grid serves.
+
+    The largest distance between the two distribution functions is compared with 0.06; chance alone stays below 0.035
+    in all but one of 10,000 cases.
     """
-    noise = torch.Generator().manual_seed(7)
-    images = torch.randint(0, 256, (24, *image_shape), dtype=torch.uint8, generator=noise)
-    before = {name: value.detach().clone() for name, value in parts.named_parameters()}
-    with must_run("a fit of five steps", f"it to pass. {NUMBERS}"):
-        run = fit(
-            model, guide, images, objective=objective, batch_size=8, steps=5, lr=0.01, device="cpu", precision="32"
-        )
-    where = f"after five steps of a fit with {type(guide).__name__}"
-    finite = all(math.isfinite(value) for row in run.history for value in row.values())
-    check(finite, f"a term is not finite {where}: {run.history}. {NUMBERS}")
-    trained = _trained(parts, without)
-    for name, parameter in parts.named_parameters():
+    grid = grid_for(distribution)
+    if grid is None:
+        return False
+    masses = (grid.log_density(distribution) + grid.log_weights).softmax(0)
+    draws = _draws(distribution, seed=4)
+    for axis in range(draws.shape[1]):
+        places, which = grid.points[:, axis].unique(return_inverse=True)
+        expected = torch.zeros_like(places).index_add(0, which, masses).cumsum(0)
+        below = torch.searchsorted(draws[:, axis].sort().values, places, right=True)
+        distance = float((below / DRAWS - expected).abs().max())
         check(
-            bool(torch.isfinite(parameter).all()),
-            f"parameter {name} is no longer finite {where}. Expected finite values throughout. {NUMBERS}",
+            distance < 0.06,
+            f"draws of {name} do not follow its log_prob: along axis {axis} the distribution functions are "
+            f"{distance:.2f} apart, expected less than 0.06",
         )
-        check(
-            name not in trained or not torch.equal(parameter, before[name]),
-            f"parameter {name} is the same {where}. Expected every parameter to be trained: it must be registered "
-            "with the module (nn.Parameter, nn.ModuleList) and have a part in the loss. Look for .detach(), or remove "
-            "the parameter",
-        )
+    return True

@@ -2,69 +2,44 @@
 
 from __future__ import annotations
 
-import math
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pp_simve.inference import AmortizedGuide, MLPEncoder
+from pp_simve.inference import AmortizedGuide, Guide
 from pp_simve.models import GaussianPrior, Likelihood, SimVE, network_precision
 from pp_simve.testing.checks import (
+    DOUBLE,
+    EXACT,
+    IMAGES,
+    LATENT,
+    PARTICLES,
+    SHAPE,
+    VIEWS,
+    Suite,
+    TinyDecoder,
+    TinyEncoder,
     check,
     check_finite_differences,
-    check_five_steps,
-    check_gradients,
-    check_moves,
-    check_no_plain_tensors,
+    check_normalized,
     close,
-    perturb,
+    must_run,
     seeded,
     skip,
 )
-from pp_simve.testing.quadrature import check_normalised
 
-# All different, so that no dimension passes for another.
-PARTICLES, VIEWS, IMAGES, LATENT = 5, 3, 4, 2
-SHAPE, ONE_PIXEL = (1, 6, 7), (1, 1, 1)
 LEADING = ((IMAGES,), (VIEWS, IMAGES), (PARTICLES, VIEWS, IMAGES))
-EXACT = 1e-7
+ONE_PIXEL = (1, 1, 1)
 
 
-class TinyDecoder(nn.Module):
-    """Smooth, of one hidden layer; knows one batch dimension as networks do, and which dtype it last ran in.
-
-    Args:
-        latent: latent dimensions.
-        image_shape: ``(channel, height, width)``.
-    """
-
-    def __init__(self, latent_dim: int, image_shape: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(latent_dim, 5)
-        self.pixels = nn.Linear(5, math.prod(image_shape))
-        self.image_shape = image_shape
-        self.ran_in: torch.dtype | None = None
-
-    def forward(self, z: Tensor) -> Tensor:
-        if z.ndim != 2:
-            raise ValueError(
-                f"the decoder was given z of shape {tuple(z.shape)}, expected (batch, latent): networks know one batch "
-                "dimension. Call it through apply_network(self.decoder, z, event_dim=1)"
-            )
-        pixels: Tensor = self.pixels(self.hidden(z).tanh())
-        self.ran_in = pixels.dtype
-        return pixels.reshape(-1, *self.image_shape)
-
-
-class LikelihoodSuite:
-    """Checks of a likelihood of one's own: subclass it, say how to make one, and let pytest collect the subclass.
+class LikelihoodSuite(Suite[Likelihood]):
+    """Checks of a likelihood of your own: subclass it, define how to make one, and let pytest collect the subclass.
 
         class TestMyLikelihood(LikelihoodSuite):
             def make(self, decoder: nn.Module) -> MyLikelihood:
                 return MyLikelihood(decoder)
-
-    Every check is on a few small images, in float64 where numbers are compared.
 
     Attributes:
         normalised: whether the density of an image integrates to one (or sums, where the distribution can enumerate
@@ -73,75 +48,58 @@ class LikelihoodSuite:
 
     normalised: ClassVar[bool] = True
 
+    @abstractmethod
     def make(self, decoder: nn.Module) -> Likelihood:
         """A new likelihood around a decoder that maps ``(batch, latent)`` to ``(batch, channel, height, width)``."""
-        raise NotImplementedError(f"{type(self).__name__} must define make(decoder), which returns the likelihood")
 
     def test_one_event_over_a_whole_image(self) -> None:
         """The event is the image, the batch is z's leading dimensions, particles included."""
-        likelihood = self._made()
+        likelihood = self._part()
         for leading in LEADING:
-            found = likelihood(self._z(leading))
+            found = likelihood(_z(leading))
             check(
                 found.batch_shape == leading and found.event_shape == SHAPE,
                 f"for z of shape {(*leading, LATENT)} it has batch {tuple(found.batch_shape)} and event "
                 f"{tuple(found.event_shape)}, expected batch {leading} and event {SHAPE}: pixels are not independent "
                 "observations. End with .to_event(3), and call the decoder with apply_network(..., event_dim=1)",
             )
-            shape = found.log_prob(self._images(leading)).shape
-            check(
-                shape == leading,
-                f"log_prob of images {(*leading, *SHAPE)} has shape {tuple(shape)}, expected {leading}, one an image",
-            )
+            shape = tuple(found.log_prob(_images(leading)).shape)
+            check(shape == leading, f"log_prob of images has shape {shape}, expected {leading}, one number an image")
 
     def test_mean_is_an_image(self) -> None:
         """Figures and samples show it."""
-        likelihood = self._made()
         for leading in LEADING:
-            try:
-                mean = likelihood(self._z(leading)).mean
-            except (AttributeError, NotImplementedError) as error:
-                raise AssertionError(
-                    f"the distribution has no mean ({type(error).__name__}: {error}), which figures of "
-                    "reconstructions need; give it a property `mean`"
-                ) from error
+            with must_run("the distribution's mean", "a property `mean`: figures of reconstructions show it"):
+                mean = self._part()(_z(leading)).mean
             expected = (*leading, *SHAPE)
             check(mean.shape == expected, f".mean has shape {tuple(mean.shape)}, expected {expected}")
-            check(bool(torch.isfinite(mean).all()), ".mean is not finite")
+            check(bool(mean.isfinite().all()), ".mean is not finite")
 
     def test_grey_images_have_finite_densities(self) -> None:
         """Black, white and everything between: pixels of exactly 0 and 1 are common."""
-        likelihood = self._made()
-        grey = self._images((IMAGES,))
-        kinds = {
-            "black": torch.zeros_like(grey),
-            "white": torch.ones_like(grey),
-            "grey": grey,
-            "black and white": grey.round(),
-        }
-        for kind, images in kinds.items():
-            log_density = likelihood(self._z((IMAGES,))).log_prob(images)
+        grey = _images((IMAGES,))
+        for images in (torch.zeros_like(grey), torch.ones_like(grey), grey, grey.round()):
+            log_density = self._part()(_z((IMAGES,))).log_prob(images)
             check(
                 bool(torch.isfinite(log_density).all()),
-                f"log_prob of {kind} images is {log_density.tolist()}, expected finite numbers; images have values in "
-                "[0, 1], both ends included. Clamp them, or take a distribution whose support holds them",
+                f"log_prob of images in {images.min():.2g}..{images.max():.2g} is {log_density.tolist()}, expected "
+                "finite numbers: pixels may be 0 and 1. Clamp them, or take a distribution whose support holds them",
             )
 
     def test_density_integrates_to_one(self) -> None:
         """Over an image of one pixel, by quadrature."""
         if not self.normalised:
-            skip("its densities are not normalised, as declared")
-        likelihood = self._made(shape=ONE_PIXEL)
-        for z in self._z((3,)):
-            check_normalised(_OnePixel(likelihood(z.unsqueeze(0))), "an image of one pixel")
+            skip("its densities are not normalized, as declared")
+        with seeded():
+            likelihood = self.make(TinyDecoder(LATENT, ONE_PIXEL)).to(DOUBLE).eval()
+        for z in _z((3,)):
+            check_normalized(_OnePixel(likelihood(z.unsqueeze(0))), "an image of one pixel")
 
-    def test_every_parameter_and_z_get_a_gradient(self) -> None:
+    def test_z_gets_a_gradient(self) -> None:
         """From log p(x | z)."""
-        likelihood = self._made()
-        z, images = self._z((IMAGES,)), self._images((IMAGES,))
-        check_gradients(likelihood, likelihood(z).log_prob(images).sum(), "expected one from log p(x | z)")
-        z.requires_grad_()
-        (gradient,) = torch.autograd.grad(likelihood(z).log_prob(images).sum(), z, allow_unused=True)
+        z = _z((IMAGES,)).requires_grad_()
+        log_density = self._part()(z).log_prob(_images((IMAGES,))).sum()
+        gradient = torch.autograd.grad(log_density, z, allow_unused=True)[0] if log_density.requires_grad else None
         check(
             gradient is not None and bool(torch.isfinite(gradient).all() and (gradient != 0).any()),
             f"the gradient of log p(x | z) with respect to z is {gradient}, expected a finite one that is not zero: "
@@ -150,143 +108,79 @@ class LikelihoodSuite:
 
     def test_gradients_equal_finite_differences(self) -> None:
         """Of log p(x | z) and of the mean, with respect to parameters and z."""
-        likelihood = self._made()
-        z, images = self._z((IMAGES,)).requires_grad_(), self._images((IMAGES,))
-
-        def functions() -> dict[str, Tensor]:
-            found = likelihood(z)
-            return {"log p(x | z)": found.log_prob(images), ".mean": found.mean}
-
-        check_finite_differences(functions, (z, *likelihood.parameters()))
+        likelihood = self._part()
+        z, images = self._inputs(likelihood)
+        z.requires_grad_()
+        check_finite_differences(lambda: self._outputs(likelihood, z, images), (z, *likelihood.parameters()))
 
     def test_batch_equals_loop(self) -> None:
         """An image's density and mean do not depend on views, images and particles beside it."""
-        likelihood = self._made()
-        leading = LEADING[-1]
-        z, images = self._z(leading), self._images(leading)
-        together = likelihood(z)
-        log_density, mean = together.log_prob(images), together.mean
-        message = "{} of a batch is not what it is one by one; look for a sum or mean over more than the image"
+        likelihood = self._part()
+        z, images = _z(LEADING[-1]), _images(LEADING[-1])
+        together = self._outputs(likelihood, z, images)
         for index in ((0, 0, 0), (1, 2, 3), (4, 1, 2)):
-            alone = likelihood(z[index].unsqueeze(0))
-            expected = alone.log_prob(images[index].unsqueeze(0)).squeeze(0)
-            close(log_density[index], expected, message.format("log_prob"), EXACT, EXACT)
-            close(mean[index], alone.mean.squeeze(0), message.format(".mean"), EXACT, EXACT)
-        shared = likelihood(z).log_prob(images[0])
-        expected = together.log_prob(images[:1].expand_as(images))
-        close(shared, expected, "images without the particles' dimension are not broadcast over them", EXACT, EXACT)
-
-    def test_keeps_dtype(self) -> None:
-        """float64 after .double(), float32 as made."""
-        with seeded():
-            likelihood = self.make(TinyDecoder(LATENT, SHAPE))
-        check_no_plain_tensors(likelihood)
-        for dtype in (torch.float32, torch.float64):
-            likelihood = self._made(dtype)
-            found = likelihood(self._z((IMAGES,), dtype))
-            for name, value in {
-                "log_prob": found.log_prob(self._images((IMAGES,), dtype)),
-                ".mean": found.mean,
-            }.items():
-                check(
-                    value.dtype == dtype,
-                    f"{name} is {value.dtype} in a likelihood of {dtype}; look for a tensor or cast of fixed dtype "
-                    "(torch.tensor(...), .float()), and make constants buffers",
-                )
+            for name, value in self._outputs(likelihood, z[index].unsqueeze(0), images[index].unsqueeze(0)).items():
+                message = f"{name} of a batch is not what it is one by one; look for a sum or mean over other images"
+                close(together[name][index], value.squeeze(0), message, *EXACT)
+        shared, expected = likelihood(z).log_prob(images[0]), likelihood(z).log_prob(images[:1].expand_as(images))
+        close(shared, expected, "images without the particles' dimension are not broadcast over them", *EXACT)
 
     def test_networks_may_run_in_bfloat16(self) -> None:
         """Under `network_precision` the decoder runs in bfloat16, densities stay in float32, near what they were."""
-        likelihood = self._made(torch.float32)
-        decoder = next((part for part in likelihood.modules() if isinstance(part, TinyDecoder)), None)
-        check(decoder is not None, "the decoder is no submodule of the likelihood; keep it as self.decoder = decoder")
-        z, images = self._z((VIEWS, IMAGES), torch.float32), self._images((VIEWS, IMAGES), torch.float32)
+        ran_in: list[torch.dtype] = []
+        with seeded():
+            decoder = TinyDecoder(LATENT)
+            decoder.register_forward_hook(lambda module, inputs, output: ran_in.append(output.dtype))
+            likelihood = self.make(decoder).eval()
+        z, images = self._inputs(likelihood, torch.float32)
         full = likelihood(z).log_prob(images)
         with network_precision(torch.bfloat16):
             low = likelihood(z).log_prob(images)
-        ran_in = decoder.ran_in if decoder is not None else None
         check(
-            ran_in == torch.bfloat16,
-            f"the decoder ran in {ran_in} under network_precision(torch.bfloat16); call it through "
-            "apply_network(self.decoder, z, event_dim=1)",
-        )
-        check(
-            low.dtype == torch.float32,
-            f"log_prob is {low.dtype} with a decoder in bfloat16, expected float32: a sum over pixels has no digits "
-            "left otherwise. Call the decoder through apply_network, which gives its output in full precision",
+            ran_in[-1] == torch.bfloat16 and low.dtype == torch.float32,
+            f"under network_precision(torch.bfloat16) the decoder ran in {ran_in[-1]} and log_prob is {low.dtype}. "
+            "Expected bfloat16 and float32: call the decoder through apply_network(self.decoder, z, event_dim=1), "
+            "which runs it in that precision and gives its output in full",
         )
         close(low, full, "log_prob with a decoder in bfloat16 is far from that in float32", rtol=0.1, atol=1.0)
 
-    def test_moves_to_another_device(self) -> None:
-        """Densities and means are where the likelihood is."""
+    # What the checks run on
 
-        def numbers(device: torch.device) -> dict[str, Tensor]:
-            found = self._made(torch.float32).to(device)(self._z((IMAGES,), torch.float32).to(device))
-            images = self._images((IMAGES,), torch.float32).to(device)
-            return {"log_prob": found.log_prob(images), ".mean": found.mean}
+    def _new(self) -> Likelihood:
+        return self.make(TinyDecoder(LATENT))
 
-        check_moves(numbers)
+    def _inputs(self, part: Likelihood, dtype: torch.dtype = DOUBLE) -> tuple[Tensor, ...]:
+        return _z((VIEWS, IMAGES)).to(dtype), _images((VIEWS, IMAGES)).to(dtype)
 
-    def test_state_dict_holds_everything(self) -> None:
-        """A second likelihood that loads it says the same, bit for bit."""
-        first, second = self._made(seed=0), self._made(seed=1)
-        with seeded(2):
-            perturb(first)
-        try:
-            second.load_state_dict(first.state_dict())
-        except RuntimeError as error:
-            raise AssertionError(f"the state_dict of one likelihood does not load into another: {error}") from error
-        z, images = self._z((IMAGES,)), self._images((IMAGES,))
-        check(
-            torch.equal(first(z).log_prob(images), second(z).log_prob(images)),
-            "log_prob differs after state_dict was loaded into a second likelihood, so a run could not be resumed; "
-            "what is drawn at random or learned must be a parameter or a buffer",
-        )
+    def _outputs(self, part: Likelihood, *inputs: Tensor) -> dict[str, Tensor]:
+        z, images = inputs
+        found = part(z)
+        return {"log_prob": found.log_prob(images), ".mean": found.mean}
 
-    def test_same_seed_same_numbers(self) -> None:
-        """Building depends on torch's seed alone, and densities on nothing random."""
-        first, second = self._made(), self._made()
-        z, images = self._z((IMAGES,)), self._images((IMAGES,))
-        value = first(z).log_prob(images)
-        check(torch.equal(first(z).log_prob(images), value), "log_prob differs when asked twice; expected no noise")
-        check(
-            torch.equal(second(z).log_prob(images), value),
-            "log_prob differs between two likelihoods made under one seed; take all randomness from torch's global "
-            "generator",
-        )
+    def _loss(self, part: Likelihood) -> Tensor:
+        return -self._outputs(part, *self._inputs(part))["log_prob"].sum()
 
-    def test_five_steps_of_a_fit(self) -> None:
-        """Its losses are finite and its parameters move."""
+    def _fits(self) -> list[tuple[Likelihood, SimVE, Guide, None]]:
+        likelihood, prior = self._part(dtype=torch.float32), GaussianPrior(LATENT)
         with seeded():
-            likelihood = self.make(TinyDecoder(LATENT, SHAPE))
-            prior = GaussianPrior(LATENT)
-            guide = AmortizedGuide(MLPEncoder(SHAPE, hidden=(8,)), prior)
-        check_five_steps(likelihood, SimVE(prior, likelihood), guide, SHAPE)
+            return [(likelihood, SimVE(prior, likelihood), AmortizedGuide(TinyEncoder(), prior), None)]
 
-    def _made(
-        self, dtype: torch.dtype = torch.float64, seed: int = 0, shape: tuple[int, int, int] = SHAPE
-    ) -> Likelihood:
-        with seeded(seed):
-            return self.make(TinyDecoder(LATENT, shape)).to(dtype).eval()
 
-    def _z(self, leading: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
-        with seeded(3):
-            return torch.randn(*leading, LATENT, dtype=torch.float64).to(dtype)
+def _z(leading: tuple[int, ...]) -> Tensor:
+    with seeded(3):
+        return torch.randn(*leading, LATENT, dtype=DOUBLE)
 
-    def _images(self, leading: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
-        """Grey noise with some pixels exactly black and white."""
-        with seeded(4):
-            return (1.2 * torch.rand(*leading, *SHAPE, dtype=torch.float64) - 0.1).clamp(0, 1).to(dtype)
+
+def _images(leading: tuple[int, ...]) -> Tensor:
+    """Grey noise with some pixels exactly black and white."""
+    with seeded(4):
+        return (1.2 * torch.rand(*leading, *SHAPE, dtype=DOUBLE) - 0.1).clamp(0, 1)
 
 
 class _OnePixel:
-    """An image of one pixel as a vector of one number, for quadrature; batch of one.
+    """A distribution of batch ``(1,)``, event ``(1, 1, 1)`` as one of a vector of one number, for quadrature."""
 
-    Args:
-        image: distribution of batch ``(1,)``, event ``(1, 1, 1)``.
-    """
-
-    event_shape = torch.Size((1,))
-    batch_shape = torch.Size(())
+    event_shape, batch_shape = torch.Size((1,)), torch.Size(())
 
     def __init__(self, image: Any) -> None:
         self.image = image

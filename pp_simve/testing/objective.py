@@ -1,9 +1,10 @@
-"""The conformance suite of objectives."""
+"""The conformance suite of objectives, and the count of what a step reads back from the device."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 from unittest import mock
@@ -16,16 +17,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pp_simve.inference import AmortizedGuide, Guide
 from pp_simve.models import GaussianPrior, Prior, SimVE
 from pp_simve.testing.checks import (
+    DOUBLE,
+    LATENT,
+    NUMBERS,
+    SHAPE,
+    Pair,
+    Suite,
+    TinyEncoder,
     check,
-    check_five_steps,
-    check_gradients,
-    check_saved_and_loaded,
-    close,
+    check_finite_differences,
     must_run,
     seeded,
     skip,
+    tiny_model,
+    tiny_views,
+    trained,
 )
-from pp_simve.testing.programs import DOUBLE, GRADIENT, LATENT, SHAPE, Pair, TinyEncoder, tiny_model, tiny_views
 
 READS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique2", "_unique2"}
 
@@ -71,8 +78,16 @@ def _counted(method: str, found: list[str]) -> Callable[..., Any]:
     return counted
 
 
-class ObjectiveSuite(ABC):
-    """Checks that an objective is an objective: subclass it, say how to make yours, and run pytest.
+class Bound(Pair):
+    """An objective and the pair it is of."""
+
+    def __init__(self, model: SimVE, guide: Guide, objective: nn.Module) -> None:
+        super().__init__(model, guide)
+        self.objective = objective
+
+
+class ObjectiveSuite(Suite[Bound]):
+    """Checks of an objective of your own: subclass it, define how to make one, and let pytest collect the subclass.
 
         class TestMyObjective(ObjectiveSuite):
             def make(self, model: SimVE, guide: Guide) -> nn.Module:
@@ -89,7 +104,6 @@ class ObjectiveSuite(ABC):
 
     additive: ClassVar[bool] = True
     exact_gradient: ClassVar[bool] = True
-    without_gradient: ClassVar[Sequence[str]] = ()
     least_views: ClassVar[int] = 1
 
     @abstractmethod
@@ -104,271 +118,150 @@ class ObjectiveSuite(ABC):
         """The guide of the pair."""
         return AmortizedGuide(encoder, prior)
 
-    # What it returns.
+    # What it returns
 
     def test_terms_are_named_scalars(self) -> None:
         """``loss`` among them, all finite, for any number of views."""
-        objective = self._made().objective
-        for views in range(self._fewest_views(objective), 4):
-            terms = _terms(objective, tiny_views(views))
+        objective = self._part().objective
+        for views in range(max(self.least_views, 2 if getattr(objective, "original_first", False) else 1), 4):
+            expected = "it to run for any number of views and images (two views or more with original_first = True)"
+            with must_run(f"the objective on {views} view(s)", expected):
+                terms = _terms(objective, tiny_views(views))
+            check(
+                isinstance(terms, dict) and all(isinstance(name, str) for name in terms) and "loss" in terms,
+                f"for {views} views the objective returned {_what(terms)}. Expected a dictionary of named terms, "
+                "'loss' among them",
+            )
             for name, value in terms.items():
                 check(
                     isinstance(value, Tensor) and value.ndim == 0,
-                    f"for {views} views the term {name!r} is {_what(value)}. Expected a tensor without dimensions: sum "
-                    "over views, take the mean over images, and leave it on its device",
+                    f"for {views} views the term {name!r} is {_what(value)}. Expected a tensor without dimensions",
                 )
-                check(
-                    bool(torch.isfinite(value.detach())),
-                    f"for {views} views the term {name!r} is {float(value.detach())}. Expected a finite number; look "
-                    "for log, sqrt or a division at zero",
-                )
+                number = float(value.detach())
+                check(math.isfinite(number), f"for {views} views the term {name!r} is {number}. {NUMBERS}")
 
     def test_only_the_loss_carries_a_gradient(self) -> None:
         """Terms beside it are for the metrics, and would keep their graph alive."""
-        terms = _terms(self._made().objective, tiny_views(2))
+        terms = _terms(self._part().objective, tiny_views())
         attached = [name for name, value in terms.items() if name != "loss" and value.requires_grad]
         check(
             not attached,
             f"the terms {', '.join(attached)} carry a gradient. Expected only 'loss' to: return term.detach(), else "
-            "the graphs of all steps between two reads of the metrics are kept in memory",
+            "the graphs of many steps are kept in memory",
         )
-        _backward(terms)
+        check(terms["loss"].requires_grad, "the loss carries no gradient. Look for .detach() or torch.no_grad()")
 
     def test_the_loss_is_a_mean_over_images(self) -> None:
         """A batch's loss is the mean of its images', up to the noise of draws, which is averaged out by copies."""
         if not self.additive:
             skip("additive is False")
-        objective, images = self._made().objective, _unlike_images()
-        whole, error = _mean_loss(objective, images)
-        alone = [_mean_loss(objective, images[:, image : image + 1]) for image in range(images.shape[1])]
-        mean = torch.stack([loss for loss, _ in alone]).mean()
-        error_of_mean = torch.stack([error for _, error in alone]).square().sum().sqrt() / len(alone)
-        allowed = 6 * (error.square() + error_of_mean.square()).sqrt() + 1e-9 * mean.abs()
+        images = _unlike_images()
+        whole, error = self._mean_loss(images)
+        alone = torch.tensor([self._mean_loss(image) for image in images.split(1, 1)], dtype=DOUBLE)
+        mean, error_of_mean = float(alone[:, 0].mean()), float(alone[:, 1].square().sum().sqrt()) / len(alone)
+        allowed = 6 * (error**2 + error_of_mean**2) ** 0.5 + 1e-9 * abs(mean)
         check(
-            bool((whole - mean).abs() <= allowed),
-            f"the loss of a batch is {float(whole):.5g} nats, the mean of the losses of its images alone "
-            f"{float(mean):.5g} (± {float(allowed):.2g}). Expected them to be equal: sum over views and axes, divide "
-            "by the number of images (views.shape[1]), and let no image depend on another. Where it compares images by "
-            "intent, set additive = False",
+            abs(whole - mean) <= allowed,
+            f"the loss of a batch is {whole:.5g} nats, the mean of the losses of its images alone {mean:.5g} "
+            f"(± {allowed:.2g}). Expected them to be equal: divide by the number of images (views.shape[1]). Where it "
+            "compares images by intent, set additive = False",
         )
 
     def test_the_order_of_images_does_not_matter(self) -> None:
         """A batch is a set; up to the noise of draws."""
-        objective, images = self._made().objective, _unlike_images()
-        if getattr(objective, "indexed", False):
-            skip("the objective knows its images by their index")
-        first, error = _mean_loss(objective, images)
-        second, error_again = _mean_loss(objective, images.flip(1))
-        allowed = 6 * (error.square() + error_again.square()).sqrt() + 1e-9 * first.abs()
+        if getattr(self._part().objective, "indexed", False):
+            skip("the objective is given the images' indices")
+        images = _unlike_images()
+        (first, error), (second, error_again) = self._mean_loss(images), self._mean_loss(images.flip(1))
+        allowed = 6 * (error**2 + error_again**2) ** 0.5 + 1e-9 * abs(first)
         check(
-            bool((first - second).abs() <= allowed),
-            f"the loss of a batch is {float(first):.5g} nats, in reverse order {float(second):.5g} "
-            f"(± {float(allowed):.2g}). Expected them to be equal: give no image a weight or a part by its index",
+            abs(first - second) <= allowed,
+            f"the loss of a batch is {first:.5g} nats, in reverse order {second:.5g} (± {allowed:.2g}). Expected them "
+            "to be equal: give no image a weight or a part by its index",
         )
 
-    # Training.
+    # Training
 
-    def test_every_parameter_gets_a_gradient(self) -> None:
-        """Those of model and guide, which must be the objective's own: a fit trains what ``parameters()`` says."""
-        pair = self._made()
-        known = {id(parameter) for parameter in pair.objective.parameters()}
-        for name, parameter in pair.parts.named_parameters():
+    def test_parameters_are_the_objectives(self) -> None:
+        """A fit trains what ``parameters()`` of the objective gives."""
+        part = self._part()
+        known = {id(parameter) for parameter in part.objective.parameters()}
+        for name, parameter in trained(Pair(part.model, part.guide), self.without_gradient).items():
             check(
-                id(parameter) in known or name.endswith(tuple(self.without_gradient)),
-                f"parameter {name} is not among objective.parameters(), so a fit does not train it. Expected all of "
-                "model and guide: keep both as attributes of the objective (self.model = model), in no list or dict",
+                id(parameter) in known,
+                f"parameter {name} is not among objective.parameters(), so a fit does not train it. Keep model and "
+                "guide as attributes of the objective (self.model = model), in no list or dict",
             )
-        pair.objective.train()
-        loss = _loss(_terms(pair.objective, tiny_views(2)))
-        check_gradients(pair.parts, loss, GRADIENT, self.without_gradient)
 
-    def test_gradients_agree_with_finite_differences(self) -> None:
-        """Along one direction through all parameters, under one seed, in float64."""
+    def test_gradients_equal_finite_differences(self) -> None:
+        """Of the loss, under one seed; set exact_gradient = False where a part of it is stopped by intent."""
         if not self.exact_gradient:
             skip("exact_gradient is False")
-        objective, views = self._made().objective, tiny_views(2)
-        parameters = _trained(objective)
-
-        _backward(_terms(objective, views))
-        with seeded(), torch.no_grad():
-            direction = [torch.randn_like(parameter) for parameter in parameters]
-            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-            slope = torch.stack([(g * d).sum() for g, d in zip(gradients, direction, strict=True)]).sum()
-            step, values = 1e-5, []
-            for move in (step, -2 * step):
-                for parameter, along in zip(parameters, direction, strict=True):
-                    parameter.add_(along, alpha=move)
-                values.append(_terms(objective, views)["loss"])
-        difference = (values[0] - values[1]) / (2 * step)
-        message = (
-            "the gradient of the loss is not its slope by finite differences. Expected the derivative at fixed noise: "
-            "look for .detach() on a part of the loss, or draws without rsample; where a part is stopped by intent, "
-            "set exact_gradient = False"
+        objective = self._part().objective
+        check_finite_differences(
+            lambda: {"the loss (see exact_gradient)": _terms(objective, tiny_views())["loss"]}, objective.parameters()
         )
-        close(slope, difference, message, rtol=1e-5, atol=1e-5)
-
-    def test_five_steps_of_fit(self) -> None:
-        """From bytes, in float32: terms stay finite, and every parameter moves."""
-        pair = self._made(dtype=torch.float32)
-        check_five_steps(pair.parts, pair.model, pair.guide, SHAPE, pair.objective, self.without_gradient)
 
     def test_a_step_reads_nothing_back(self) -> None:
         """Neither forward nor backward makes the host wait for the device."""
-        objective, views = self._made(dtype=torch.float32).objective, tiny_views(2, torch.float32)
-        objective.train()
+        objective, views = self._part(dtype=torch.float32).objective.train(), tiny_views(dtype=torch.float32)
         with pyro.validation_enabled(False):
-            _backward(_terms(objective, views))  # once unwatched: what is read on first use is read once
+            _terms(objective, views)["loss"].backward()  # once unwatched: what is read on first use is read once
             with seeded(), read_backs() as found:
                 _called(objective, views)["loss"].backward()
         check(
             not found,
-            f"a step reads back from the device: {', '.join(found)}. Expected no reads, each of which makes a GPU "
-            "wait: no .item(), float(), bool() or `if` on a tensor, no .cpu(), no indexing by a mask (use torch.where)",
+            f"a step reads back from the device: {', '.join(found)}. Expected no .item(), float(), bool() or `if` on a "
+            "tensor, no .cpu(), no indexing by a mask (use torch.where): a GPU waits for each",
         )
 
-    def test_the_same_seed_gives_the_same_terms(self) -> None:
-        """All noise comes from torch's generator."""
-        objective = self._made().objective
-        found = [_terms(objective, tiny_views(2)) for _ in range(2)]
-        for name, value in found[0].items():
-            again = found[1][name]
-            check(
-                torch.equal(value, again),
-                f"under one seed the term {name!r} is {value.tolist()} and then {again.tolist()}. Expected the same: "
-                "take all noise from torch, and let no call change what the next one does in evaluation mode",
-            )
+    # What the checks run on
 
-    # Housekeeping.
+    def _new(self) -> Bound:
+        prior = self.make_prior(LATENT)
+        guide = self.make_guide(TinyEncoder(), prior)
+        model = tiny_model(prior)
+        return Bound(model, guide, self.make(model, guide))
 
-    def test_what_is_saved_is_all_there_is(self) -> None:
-        """An objective made otherwise that loads the state gives the same terms, bit for bit."""
-        views = tiny_views(2)
+    def _inputs(self, part: Bound, dtype: torch.dtype = DOUBLE) -> tuple[Tensor, ...]:
+        return (tiny_views(dtype=dtype),)
 
-        def make(seed: int) -> nn.Module:
-            return self._made(seed).objective
+    def _outputs(self, part: Bound, *inputs: Tensor) -> dict[str, Tensor]:
+        return {f"the term {name!r}": value for name, value in _terms(part.objective, inputs[0]).items()}
 
-        def train(objective: nn.Module) -> None:
-            objective.train()
-            optimizer = torch.optim.Adam(_trained(objective), lr=1e-2)
-            for _ in range(2):
-                optimizer.zero_grad()
-                _backward(_terms(objective, views))
-                optimizer.step()
+    def _loss(self, part: Bound) -> Tensor:
+        return _terms(part.objective, tiny_views())["loss"]
 
-        def same(original: nn.Module, other: nn.Module) -> None:
-            found, loaded = _terms(original, views), _terms(other, views)
-            for name, value in found.items():
-                check(
-                    torch.equal(value, loaded[name]),
-                    f"the term {name!r} of a second objective differs after loading the state of the first. Expected "
-                    "the same bits, or a resumed fit goes another way: what it knows must be parameters or buffers "
-                    "(register_buffer), and no plain attributes",
-                )
+    def _fits(self) -> list[tuple[Bound, SimVE, Guide, nn.Module]]:
+        part = self._part(dtype=torch.float32)
+        return [(part, part.model, part.guide, part.objective)]
 
-        check_saved_and_loaded(make, train, same)
-
-    def test_float32_stays_and_float64_is_kept(self) -> None:
-        """The dtype of parameters and views is that of every term."""
-        for dtype in (torch.float32, torch.float64):
-            self._check_all("dtype", dtype, self._made(dtype=dtype).objective, tiny_views(2, dtype))
-
-    def test_it_moves_to_the_gpu(self) -> None:
-        """``objective.to("cuda")`` is all it takes."""
-        if not torch.cuda.is_available():
-            skip("there is no GPU")
-        views = tiny_views(2).to("cuda")
-        self._check_all("device", views.device, self._made().objective.to("cuda"), views)
-
-    # What the checks run on.
-
-    def _made(self, seed: int = 0, dtype: torch.dtype = DOUBLE) -> _Made:
-        with seeded(seed):
-            prior = self.make_prior(LATENT)
-            guide = self.make_guide(TinyEncoder(), prior)
-            model = tiny_model(prior)
-            objective = self.make(model, guide)
-        nn.ModuleList([model, guide, objective]).to(dtype).eval()
-        return _Made(model, guide, objective)
-
-    def _fewest_views(self, objective: nn.Module) -> int:
-        return max(self.least_views, 2 if getattr(objective, "original_first", False) else 1)
-
-    def _check_all(self, attribute: str, expected: object, objective: nn.Module, views: Tensor) -> None:
-        terms = _terms(objective, views)
-        for name, value in terms.items():
-            check(
-                getattr(value, attribute) == expected,
-                f"the term {name!r} has {attribute} {getattr(value, attribute)}. Expected {expected}, that of views "
-                "and parameters. Make new tensors like others (x.new_zeros), keep constants as buffers, and leave out "
-                ".float() and .cpu()",
-            )
-        _backward(terms)
-
-
-class _Made:
-    """An objective and the pair it is of."""
-
-    def __init__(self, model: SimVE, guide: Guide, objective: nn.Module) -> None:
-        self.model, self.guide, self.objective = model, guide, objective
-        self.parts = Pair(model, guide)
+    @torch.no_grad()
+    def _mean_loss(self, images: Tensor, copies: int = 64, repeats: int = 12) -> tuple[float, float]:
+        """The loss of a batch with each image many times, in a row: mean over seeds, and its standard error."""
+        objective, views = self._part().objective, images.repeat_interleave(copies, 1)
+        with pyro.validation_enabled(False):
+            losses = torch.stack([_terms(objective, views, seed)["loss"] for seed in range(repeats)])
+        return float(losses.mean()), float(losses.std()) / repeats**0.5
 
 
 def _called(objective: nn.Module, views: Tensor) -> dict[str, Tensor]:
-    """As the loop calls it: an indexed objective is told which images these are."""
+    """As the loop calls it: an indexed objective is given the images' indices."""
     index = (torch.arange(views.shape[1], device=views.device),) if getattr(objective, "indexed", False) else ()
     terms: dict[str, Tensor] = objective(views, *index)
     return terms
 
 
 def _terms(objective: nn.Module, views: Tensor, seed: int = 0) -> dict[str, Tensor]:
-    """What the objective returns under a seed: a dictionary with a loss."""
-    expected = "it to run for any number of views and images (two views or more with original_first = True)"
-    with seeded(seed), must_run(f"the objective on views of shape {tuple(views.shape)}", expected):
-        terms = _called(objective, views)
-    check(
-        isinstance(terms, dict) and all(isinstance(name, str) for name in terms) and "loss" in terms,
-        f"for {len(views)} views the objective returned {_what(terms)}. Expected a dictionary of named terms, 'loss' "
-        "among them",
-    )
-    return terms
-
-
-def _trained(objective: nn.Module) -> list[nn.Parameter]:
-    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    check(
-        bool(parameters),
-        "the objective has no parameters to train. Expected those of model and guide: keep both as attributes",
-    )
-    return parameters
-
-
-def _backward(terms: dict[str, Tensor]) -> None:
-    _loss(terms).backward()
-
-
-def _loss(terms: dict[str, Tensor]) -> Tensor:
-    loss = terms["loss"]
-    check(
-        isinstance(loss, Tensor) and loss.requires_grad,
-        "the loss carries no gradient. Expected one; look for .detach(), .item() or torch.no_grad()",
-    )
-    return loss
+    with seeded(seed):
+        return _called(objective, views)
 
 
 def _unlike_images() -> Tensor:
-    """Two views each of a dark, a grey and a bright image, whose losses are far apart: ``(2, 3, 1, 4, 4)``."""
+    """Two views each of a dark, a grey and a bright image, whose losses are far apart: ``(2, 3, *SHAPE)``."""
     with seeded(7):
         noise = torch.rand(2, 3, *SHAPE, dtype=DOUBLE)
     return torch.tensor([0.0, 0.4, 0.9], dtype=DOUBLE).view(3, 1, 1, 1) + 0.1 * noise
-
-
-@torch.no_grad()
-def _mean_loss(objective: nn.Module, images: Tensor, copies: int = 64, repeats: int = 16) -> tuple[Tensor, Tensor]:
-    """The loss of a batch with each image many times, in a row: mean over several seeds, and its standard error."""
-    views = images.repeat_interleave(copies, 1)
-    with pyro.validation_enabled(False):
-        losses = torch.stack([_terms(objective, views, seed)["loss"] for seed in range(repeats)])
-    return losses.mean(), losses.std() / repeats**0.5
 
 
 def _what(value: object) -> str:

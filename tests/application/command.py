@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pp_simve import fit
+from pp_simve.evaluation import Record
 from pp_simve.inference.loop import Loop
 
 NETWORKS = ("--encoder", "mlp(hidden=[32])", "--decoder", "mlp(hidden=[32])", "--latent", "8")
@@ -46,9 +47,14 @@ def results(path: Path) -> dict[str, Any]:
     return entries
 
 
+def records(path: Path, file: str = "results.json") -> list[Record]:
+    """The score records of a run."""
+    return [Record.from_json(entries) for entries in json.loads((path / file).read_text())["records"]]
+
+
 def scores(path: Path) -> dict[str, Any]:
     """results.json without what differs between equal runs: times and memory."""
-    differs = {"seconds_per_epoch", "seconds_judging", "peak_memory_mb"}
+    differs = {"seconds_per_epoch", "seconds_evaluating", "peak_memory_mb"}
     return {name: entry for name, entry in results(path).items() if name not in differs}
 
 

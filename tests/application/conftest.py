@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from pp_simve import judgement
-from pp_simve.evaluation import judge
+from pp_simve.evaluation import Effort
 
 from .command import SMALL, interrupted_at, run
 
@@ -26,7 +24,7 @@ def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch
 @pytest.fixture
 def evaluated_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fits are evaluated on few views, where the scores are not looked at."""
-    monkeypatch.setattr(judgement, "judge", partial(judge, min_views=100))
+    monkeypatch.setattr("pp_simve.run.scores.QUICK", Effort(min_views=100))
 
 
 @pytest.fixture(scope="session")

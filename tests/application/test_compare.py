@@ -9,11 +9,10 @@ import math
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,16 @@ import pytest
 import tyro
 
 from pp_simve import compare
-from pp_simve.compare import as_flags, parse, planned
+from pp_simve.compare import parse
 from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
 from pp_simve.evaluate import EvaluateConfig
-from pp_simve.run import comparison, processes
+from pp_simve.evaluation import Record
+from pp_simve.run import processes
 from pp_simve.run.config import FitConfig
 from pp_simve.run.folder import RunFolder
-from pp_simve.run.processes import PlannedFit, carry_out
+from pp_simve.run.plan import PlannedFit, as_flags, planned
+from pp_simve.run.processes import Job, carry_out
 
 from .command import SMALL, results, scores, write_npz
 
@@ -41,7 +42,7 @@ def run(*arguments: str) -> int:
         return int(end.code or 0)
 
 
-def judged(**changes: Any) -> dict[str, Any]:
+def fit_results(**changes: Any) -> dict[str, Any]:
     """What results.json of a fit might hold."""
     return {
         "content": {"linear": 0.5, "knn": 0.5, "representation": "content"},
@@ -53,24 +54,26 @@ def judged(**changes: Any) -> dict[str, Any]:
         "epochs": 2.5,
         "batch_size": 32,
         "views": 2,
+        "modalities": [],
         "parameters": 12345,
+        "records": [],
     } | changes
 
 
-def finish(arguments: Sequence[str], judge: Callable[[PlannedFit], dict[str, Any]]) -> None:
+def finish(arguments: Sequence[str], of: Callable[[PlannedFit], dict[str, Any]]) -> None:
     """Makes the run folders of a comparison as if its fits had been carried out."""
     config, settings = parse(arguments)
     for fit in planned(settings, config.seeds, config.out):
         fit.folder.create(fit.config, DataShape((1, 16, 16), images=1259), fit.fingerprint)
-        fit.folder.write_results(judge(fit))
+        fit.folder.write_results(of(fit))
 
 
 @pytest.fixture
 def no_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails a test that starts a fit."""
 
-    def start(fit: PlannedFit, environment: object) -> None:
-        pytest.fail(f"started {fit.command}")
+    def start(job: Job, environment: object) -> None:
+        pytest.fail(f"started {job.command}")
 
     monkeypatch.setattr(processes, "_start", start)
 
@@ -115,13 +118,13 @@ def test_a_table_of_known_scores(folder: Path, capsys: pytest.CaptureFixture[str
     command = ("--methods", "simve, simclr", "--seeds", "3", "--out", "out", *SMALL)
     losses, accuracies = [300.0, 306.0, 312.0], [0.9, 0.92, 0.97]
 
-    def judge(fit: PlannedFit) -> dict[str, Any]:
+    def of(fit: PlannedFit) -> dict[str, Any]:
         if fit.label == "simclr":
-            return judged(is_bound=False, parameters=99)
+            return fit_results(is_bound=False, parameters=99)
         content = {"linear": accuracies[fit.config.seed], "knn": 0.5, "representation": "content"}
-        return judged(content=content, bound={"loss": losses[fit.config.seed]})
+        return fit_results(content=content, bound={"loss": losses[fit.config.seed]})
 
-    finish(command, judge)
+    finish(command, of)
     entries = json.loads((folder / "out" / "simve-2" / "config.json").read_text())
     (folder / "out" / "simve-2" / "config.json").write_text(json.dumps(entries | {"commit": "0123abc"}))
     assert run(*command) == 0
@@ -150,7 +153,7 @@ def test_a_table_of_known_scores(folder: Path, capsys: pytest.CaptureFixture[str
     text = (folder / "out" / "table.md").read_text()
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     assert lines[0][1:4] == ["class from", "class, linear", "class, k-NN"]
-    assert lines[2][:6] == ["simve", "content", "0.930 ± 0.036", "0.500 ± 0.000", "0.250 ± 0.000", "-153.00 ± 3.00"]
+    assert lines[2][:6] == ["simve", "content", "0.930 ± 0.036", "0.500 ± 0.000", "0.250 ± 0.000", "−153.00 ± 3.00"]
     assert lines[2][6:12] == ["1.50 ± 0.00", "1,000 ± 0", "2.5", "32", "12,345", "3"]
     assert lines[3][5] == "–"
     assert text.startswith("digits (images ")
@@ -162,7 +165,7 @@ def test_evaluations_add_columns_and_are_made_where_they_are_missing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("--methods", "simve,vae", "--seeds", "2", "--out", "out", *SMALL)
-    finish(command, lambda fit: judged())
+    finish(command, lambda fit: fit_results())
     clusters = {"simve-0": 0.5, "simve-1": 0.75, "vae-0": 0.25, "vae-1": 0.25}
     asked: list[str] = []
 
@@ -172,8 +175,13 @@ def test_evaluations_add_columns_and_are_made_where_they_are_missing(
         asked.append(path.name)
         if path.name == "vae-1":
             return 2
-        headline = {"clusters": clusters[path.name], "effective_rank": 4.0, "views_auc": None}
-        (path / "evaluation.json").write_text(json.dumps({"headline": headline}))
+        found = [
+            Record("class", "accuracy", clusters[path.name], "content", "clusters_full"),
+            Record("class", "accuracy", 0.125, "z", "clusters_full"),
+            Record("information", "effective_rank", 4.0, "z"),
+            Record("view", "auc", None, "z", "logistic", note="not applicable: no view parameter is binary"),
+        ]
+        (path / "evaluation.json").write_text(json.dumps({"records": [one.to_json() for one in found]}))
         return 0
 
     monkeypatch.setattr(compare, "evaluate_runs", evaluated)
@@ -205,43 +213,38 @@ def test_evaluations_add_columns_and_are_made_where_they_are_missing(
 
 
 @pytest.mark.usefixtures("no_fits")
-def test_one_seed_has_no_spread(folder: Path) -> None:
-    command = ("--methods", "simve", "--seeds", "1", "--out", "out", *SMALL)
-    finish(command, lambda fit: judged())
-    assert run(*command, "--quiet") == 0
+def test_one_seed_has_no_sd_and_a_measure_that_one_seed_lacks_no_mean(folder: Path) -> None:
+    command = ("--methods", "simve", "--out", "out", *SMALL, "--quiet")
+
+    def of(fit: PlannedFit) -> dict[str, Any]:
+        style = {"mean_r2": [0.5, None][fit.config.seed], "representation": "z"}
+        return fit_results(style=style, bound=None, is_bound=False)
+
+    finish((*command, "--seeds", "2"), of)
+    assert run(*command, "--seeds", "1") == 0
     assert table(folder / "out")["simve"]["linear"] == {"mean": 0.5, "sd": None}
     assert "| 0.500 " in (folder / "out" / "table.md").read_text()
     assert "±" not in (folder / "out" / "table.md").read_text().splitlines()[-1]
-
-
-@pytest.mark.usefixtures("no_fits")
-def test_a_measure_that_one_seed_lacks_has_no_mean(folder: Path) -> None:
-    command = ("--methods", "simve", "--seeds", "2", "--out", "out", *SMALL)
-
-    def judge(fit: PlannedFit) -> dict[str, Any]:
-        style = {"mean_r2": [None, 0.5][fit.config.seed], "representation": "z"}
-        return judged(style=style, bound=None, is_bound=False)
-
-    finish(command, judge)
-    assert run(*command) == 0
+    assert run(*command, "--seeds", "2") == 0
     row = table(folder / "out")["simve"]
     assert row["mean_r2"] == row["bound"] == {"mean": None, "sd": None}
 
 
 @pytest.mark.usefixtures("no_fits")
-def test_views_of_several_kinds_are_judged_together(folder: Path) -> None:
+def test_several_modalities_are_compared_by_all_of_them(folder: Path) -> None:
     command = ("--row", "halves: --modalities halves", "--seeds", "1", "--out", "out", *SMALL)
 
-    def judge(fit: PlannedFit) -> dict[str, Any]:
-        entries = judged(views=1, kinds={"upper": {}, "lower": {}}, together={"content": {"linear": 0.7, "knn": 0.6}})
-        return {name: entry for name, entry in entries.items() if name not in ("content", "style")}
+    def of(fit: PlannedFit) -> dict[str, Any]:
+        content = {"linear": 0.7, "knn": 0.6, "representation": "content of all modalities"}
+        style = {"mean_r2": None, "representation": "z"}
+        return fit_results(views=1, modalities=["upper", "lower"], content=content, style=style)
 
-    finish(command, judge)
+    finish(command, of)
     assert run(*command) == 0
     row = table(folder / "out")["halves"]
-    assert (row["representation"], row["linear"]["mean"], row["knn"]["mean"]) == ("content of all kinds", 0.7, 0.6)
+    assert (row["representation"], row["linear"]["mean"], row["knn"]["mean"]) == ("content of all modalities", 0.7, 0.6)
     assert row["mean_r2"]["mean"] is None
-    assert row["bound"]["mean"] == -150.0  # of a view of each kind
+    assert row["bound"]["mean"] == -150.0  # of a view of each modality
 
 
 @pytest.mark.usefixtures("no_fits")
@@ -266,7 +269,7 @@ def test_runs_that_are_not_alike_are_not_mixed_unawares(
     assert words in message
     assert "--mixed" in message
     assert not (folder / "out").exists()
-    finish(command, lambda fit: judged())
+    finish(command, lambda fit: fit_results())
     assert run(*command) == 2
     capsys.readouterr()
     assert run(*command, "--mixed") == 0
@@ -277,7 +280,7 @@ def test_runs_that_are_not_alike_are_not_mixed_unawares(
 @pytest.mark.usefixtures("no_fits")
 def test_images_that_changed_between_the_fits_are_noticed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("--methods", "simve,vae", "--seeds", "1", "--out", "out", *SMALL)
-    finish(command, lambda fit: judged())
+    finish(command, lambda fit: fit_results())
     entries = json.loads((folder / "out" / "vae-0" / "config.json").read_text())
     (folder / "out" / "vae-0" / "config.json").write_text(json.dumps(entries | {"data_fingerprint": "older"}))
     assert run(*command) == 2
@@ -290,7 +293,7 @@ def test_a_run_with_other_settings_is_not_taken_for_the_one_asked_for(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ("--methods", "simve", "--seeds", "2", "--out", "out", *SMALL)
-    finish(command, lambda fit: judged())
+    finish(command, lambda fit: fit_results())
     for flags, words in {
         ("--prior", "flat"): "prior is None there, 'flat' here",
         ("--steps", "20"): "steps is 10 there, 20 here",
@@ -340,27 +343,35 @@ def test_what_is_wrong_is_said_before_anything_is_fitted(
 
 
 @pytest.mark.usefixtures("no_fits")
-def test_a_folder_of_something_else_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "out" / "simve-0").mkdir(parents=True)
-    (folder / "out" / "simve-0" / "thesis.txt").write_text("three years of work")
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [("out/simve-0/thesis.txt", "out/simve-0 is no run folder"), ("out", "out")],
+    ids=["folder of something else", "file"],
+)
+def test_something_else_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str], file: str, words: str) -> None:
+    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_text("three years of work")
     assert run("--methods", "simve", "--out", "out", *SMALL) == 2
-    assert "out/simve-0 is no run folder" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
+    assert (folder / file).read_text() == "three years of work"
 
 
 @pytest.mark.usefixtures("no_fits")
-def test_an_out_folder_that_is_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "out").write_text("no folder")
-    assert run("--methods", "simve", "--out", "out", *SMALL) == 2
-    assert "out" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("no_fits")
-def test_damaged_results_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "results.json cannot be read"),
+        ('{"kinds": {}}', "results.json has no score records: another version wrote it; fit again"),
+    ],
+)
+def test_damaged_and_old_results_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
+) -> None:
     command = ("--methods", "simve", "--seeds", "1", "--out", "out", *SMALL)
-    finish(command, lambda fit: judged())
-    (folder / "out" / "simve-0" / "results.json").write_text("{")
+    finish(command, lambda fit: fit_results())
+    (folder / "out" / "simve-0" / "results.json").write_text(text)
     assert run(*command) == 2
-    assert "results.json cannot be read" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
 
 
 def test_a_row_has_its_own_settings_before_those_of_all() -> None:
@@ -404,27 +415,25 @@ def test_flags_say_all_settings() -> None:
 # Fits that are small programs of their own, to see how they are carried out.
 
 
-def fake(tmp_path: Path, name: str) -> PlannedFit:
-    return PlannedFit(name, RunFolder(tmp_path / name), (), FitConfig(), "")
-
-
 @pytest.fixture
-def children(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], None]]:
-    """Makes every fit a Python program; ``path`` is its folder as a string, and `lines.txt` there its log."""
+def children(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes every fit of a comparison a `small_job`."""
 
     def program(text: str) -> None:
-        def command(fit: PlannedFit) -> list[str]:
-            preamble = (
-                "import os, signal, sys, time\n"
-                f"path = {str(fit.folder.path)!r}\n"
-                "def log(line):\n"
-                "    with open(path + '.log', 'a') as file: file.write(f'{line}\\n')\n"
-            )
-            return [sys.executable, "-S", "-c", preamble + text]
-
-        monkeypatch.setattr(PlannedFit, "command", property(command))
+        monkeypatch.setattr(PlannedFit, "job", property(lambda fit: small_job(fit.folder.path, text)))
 
     return program
+
+
+def small_job(path: Path, text: str) -> Job:
+    """A Python program; ``path`` is its folder as a string, and PATH.log beside it its log."""
+    preamble = (
+        "import os, signal, sys, time\n"
+        f"path = {str(path)!r}\n"
+        "def log(line):\n"
+        "    with open(path + '.log', 'a') as file: file.write(f'{line}\\n')\n"
+    )
+    return Job(str(path), [sys.executable, "-S", "-c", preamble + text])
 
 
 def log(tmp_path: Path, name: str) -> list[str]:
@@ -436,8 +445,12 @@ def quiet(text: str) -> None:
     """Says nothing."""
 
 
-def test_as_many_fits_run_at_a_time_as_asked_for(tmp_path: Path, children: Callable[[str], None]) -> None:
-    children(
+def small_jobs(tmp_path: Path, names: str, text: str) -> list[Job]:
+    return [small_job(tmp_path / name, text) for name in names]
+
+
+def test_as_many_jobs_run_at_a_time_as_asked_for(tmp_path: Path) -> None:
+    text = (
         "folder = os.path.dirname(path)\n"
         "open(path + '.running', 'w').close()\n"
         "time.sleep(0.3)\n"
@@ -445,32 +458,26 @@ def test_as_many_fits_run_at_a_time_as_asked_for(tmp_path: Path, children: Calla
         "time.sleep(0.1)\n"
         "os.remove(path + '.running')\n"
     )
-    fits = [fake(tmp_path, name) for name in "abcde"]
-    assert carry_out(fits, 2, quiet) == (False, [])
+    assert carry_out(small_jobs(tmp_path, "abcde", text), 2, quiet) == (False, [])
     beside = [int(line) for name in "abcde" for line in log(tmp_path, name)]
     assert len(beside) == 5
     assert max(beside) == 2
 
 
 @pytest.mark.parametrize(("jobs", "threads"), [(1, "8"), (2, "4"), (3, "2"), (20, "1")])
-def test_fits_share_the_cores(
-    tmp_path: Path, children: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, jobs: int, threads: str
-) -> None:
+def test_jobs_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, threads: str) -> None:
     monkeypatch.setattr(processes, "_cores", lambda: 8)
-    children("log(os.environ['OMP_NUM_THREADS'])")
-    assert carry_out([fake(tmp_path, "a")], jobs, quiet) == (False, [])
+    assert carry_out(small_jobs(tmp_path, "a", "log(os.environ['OMP_NUM_THREADS'])"), jobs, quiet) == (False, [])
     assert log(tmp_path, "a") == [threads]
 
 
-def test_a_fit_that_fails_does_not_stop_the_others(
-    tmp_path: Path, children: Callable[[str], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    children(
+def test_a_job_that_fails_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (
         "log('ran')\n"
         "if path.endswith('a'): sys.stderr.write('error: too few\\nimages\\n'); sys.exit(2)\n"
         "if path.endswith('b'): os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    stopped, failures = carry_out([fake(tmp_path, name) for name in "abc"], 1, quiet)
+    stopped, failures = carry_out(small_jobs(tmp_path, "abc", text), 1, quiet)
     assert not stopped
     assert failures == [f"{tmp_path}/a failed: too few images", f"{tmp_path}/b failed: it ended with code -9"]
     assert log(tmp_path, "c") == ["ran"]
@@ -479,7 +486,7 @@ def test_a_fit_that_fails_does_not_stop_the_others(
 
 def test_a_table_names_the_fits_that_failed(folder: Path, children: Callable[[str], None]) -> None:
     command = ("--methods", "simve,vae", "--seeds", "2", "--out", "out", *SMALL)
-    finish(command, lambda fit: judged())
+    finish(command, lambda fit: fit_results())
     shutil.rmtree(folder / "out" / "simve-1")
     for seed in (0, 1):
         shutil.rmtree(folder / "out" / f"vae-{seed}")
@@ -546,13 +553,11 @@ def test_ctrl_c_lets_fits_end_in_order_and_says_how_to_go_on(
     assert not (out / "table.md").exists()
 
 
-def test_ctrl_c_twice_kills_the_fits(
-    tmp_path: Path, children: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    children("log(os.getpid())\n" + WAITS.replace("sleep(0.2)", "sleep(20)"))
+def test_ctrl_c_twice_kills_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = small_jobs(tmp_path, "ab", "log(os.getpid())\n" + WAITS.replace("sleep(0.2)", "sleep(20)"))
     interrupt_when(monkeypatch, lambda: len(log(tmp_path, "a")) == 2, lambda: log(tmp_path, "a")[2:] == ["interrupted"])
     with pytest.raises(KeyboardInterrupt):
-        carry_out([fake(tmp_path, "a"), fake(tmp_path, "b")], 1, quiet)
+        carry_out(jobs, 1, quiet)
     number, *lines = log(tmp_path, "a")
     assert lines == ["started", "interrupted"]
     with pytest.raises(ProcessLookupError):
@@ -560,10 +565,9 @@ def test_ctrl_c_twice_kills_the_fits(
     assert log(tmp_path, "b") == []
 
 
-def test_ctrl_c_in_the_terminal_reaches_the_fits_once(tmp_path: Path, children: Callable[[str], None]) -> None:
-    """A terminal sends it to the whole group of processes, of which the fits must not be a part."""
-    children("log(os.getpgid(0))")
-    assert carry_out([fake(tmp_path, "a")], 1, quiet) == (False, [])
+def test_ctrl_c_in_the_terminal_reaches_the_jobs_once(tmp_path: Path) -> None:
+    """A terminal sends it to the whole group of processes, of which the jobs must not be a part."""
+    assert carry_out(small_jobs(tmp_path, "a", "log(os.getpgid(0))"), 1, quiet) == (False, [])
     assert log(tmp_path, "a") != [str(os.getpgid(0))]
 
 
@@ -590,10 +594,3 @@ def test_the_module_is_a_command(folder: Path) -> None:
 def test_settings_are_checked_for_every_row(folder: Path) -> None:
     with pytest.raises(ConfigError, match="unknown guide 'x'"):
         planned({"a": FitConfig(), "b": FitConfig(guide="x")}, 1, folder / "out")
-
-
-def test_spread_is_that_of_a_sample() -> None:
-    values = [1.0, 2.0, 4.0, 7.0]
-    assert comparison.spread(values) == {"mean": 3.5, "sd": pytest.approx(statistics.stdev(values))}
-    assert comparison.spread(values)["sd"] == pytest.approx(math.sqrt((6.25 + 2.25 + 0.25 + 12.25) / 3))
-    assert comparison.spread([]) == {"mean": None, "sd": None}

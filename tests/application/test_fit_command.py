@@ -6,23 +6,21 @@ import json
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from pp_simve import judgement
 from pp_simve.data import load
-from pp_simve.evaluation import content_scores, judge
+from pp_simve.evaluation import Effort, content_scores, select
 from pp_simve.inference import PointGuide
 from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.models import Gaussian, StandardPrior
 from pp_simve.run.config import Settings
 from pp_simve.run.folder import RunFolder, load_run
 
-from .command import SMALL, STEPS, results, run, scores, write_npz
+from .command import SMALL, STEPS, records, results, run, scores, write_npz
 from .data_fixtures import write_image
 
 FIGURES = ("interpolation", "loss", "reconstructions", "samples", "swaps", "traversals")
@@ -89,7 +87,7 @@ def test_config_names_every_choice(finished_run: Path) -> None:
     assert RunFolder(finished_run).read_settings() == (config, entries["data_fingerprint"])
 
 
-def test_a_saved_run_is_the_one_that_was_judged(finished_run: Path) -> None:
+def test_a_saved_run_is_the_one_that_was_evaluated(finished_run: Path) -> None:
     data = load("digits")
     first, second = (load_run(finished_run) for _ in range(2))
     assert not first.objective.training
@@ -161,7 +159,7 @@ def test_every_part_runs(folder: Path, evaluated_quickly: None, flags: tuple[str
 
 
 def test_colour_images_in_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judgement, "judge", partial(judge, min_views=40))
+    monkeypatch.setattr("pp_simve.run.scores.QUICK", Effort(min_views=40))
     for number in range(24):
         write_image(folder / "pictures" / ("ant", "cat")[number % 2] / f"{number}.png", number, size=(32, 32))
     flags = ("--data", "folder:pictures", "--encoder", "residual(width=8)", "--decoder", "residual(width=8)")
@@ -180,8 +178,9 @@ def test_images_without_labels_have_no_content_scores(folder: Path, capsys: pyte
     assert run(*SMALL, "--batch-size", "8", "--data", "npz:noise.npz", "--out", "run") == 0
     found = results(folder / "run")
     assert (found["content"]["linear"], found["content"]["knn"]) == (None, None)
-    assert found["knows"]["notes"] == {"class": "no labels in train, validation, test"}
-    assert "note: no labels in train, validation, test" in capsys.readouterr().out
+    reason = "not applicable: no labels in train, validation, test"
+    assert {record.note for record in select(records(folder / "run"), task="class")} == {reason}
+    assert f"of backbone, z, content: {reason}" in capsys.readouterr().out
 
 
 def test_a_bad_image_is_left_out_when_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,7 +202,7 @@ def test_output_is_plain_lines_where_there_is_no_terminal(folder: Path, capsys: 
     lines = captured.out.splitlines()
     assert lines[0].startswith("simve on digits: ")
     assert any(line.startswith("epoch 0.3/0.3  loss ") and line.endswith(" left") for line in lines)
-    assert any("linear probe, accuracy" in line and "%" in line for line in lines)
+    assert any("class, linear probe" in line and "%" in line for line in lines)
     assert lines[-1] == "run folder: run"
 
 

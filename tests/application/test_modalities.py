@@ -13,13 +13,14 @@ from torch import Tensor
 
 from pp_simve.data import DataError, DataShape, Split
 from pp_simve.data.modalities import Attributes, Halves
+from pp_simve.evaluation import score, select
 from pp_simve.models import Bernoulli, Gaussian, InfoNCE
 from pp_simve.run.config import FitConfig
 from pp_simve.run.folder import load_run
 from pp_simve.run.methods import Program, build
 from pp_simve.run.viewing import Viewing
 
-from .command import SMALL, interrupted_at, results, run, scores, write_npz
+from .command import SMALL, interrupted_at, records, results, run, scores, write_npz
 from .data_fixtures import write_celeba
 
 GREY, COLOUR = DataShape((1, 9, 8), images=40), DataShape((3, 8, 8), images=40, attributes=5)
@@ -100,12 +101,15 @@ def test_halves_of_digits_from_the_command_line(
         flags = (*flags, "--modalities", "halves", "--guide", "amortized(projection=[8])")
     assert run(*SMALL, *flags, "--out", "run") == 0
     found = results(folder / "run")
-    assert list(found["kinds"]) == ["upper", "lower"]
-    assert list(found["kinds"]["upper"]) == ["backbone", "z", "content"]
-    assert list(found["retrieval"]) == list(found["zero_shot"]) == ["upper to lower", "lower to upper"]
-    assert 0 <= found["together"]["content"]["linear"] <= 1
+    scores = records(folder / "run")
+    assert found["modalities"] == ["upper", "lower"]
+    assert {one.representation for one in select(scores, modality="upper")} == {"backbone", "z", "content"}
+    for task in ("retrieval", "zero_shot"):
+        assert {one.target for one in select(scores, task=task)} == {"upper to lower", "lower to upper"}
+    assert found["content"]["representation"] == "content of all modalities"
+    assert 0 <= found["content"]["linear"] == score(scores, task="together", probe="linear") <= 1
     pictures = {path.stem for path in (folder / "run" / "figures").iterdir()}
-    drawn = {"upper-from-each-kind", "lower-from-each-kind"}
+    drawn = {"upper-from-each-modality", "lower-from-each-modality"}
     assert pictures == ({"loss"} if "clip" in flags else {"loss", *drawn})
     assert (found["bound"] is None) == ("clip" in flags)
     shown = capsys.readouterr().out
@@ -134,12 +138,13 @@ def test_photographs_and_their_attributes_from_the_command_line(
     flags = ("--data", "celeba", "--image-size", "8", "--batch-size", "8", "--modalities", "attributes")
     assert run(*SMALL, *flags, "--out", "run") == 0
     found = results(folder / "run")
-    assert list(found["retrieval"]) == ["image to attributes", "attributes to image"]
-    assert found["kinds"]["attributes"]["z"]["mean_r2"] is None
-    assert found["kinds"]["image"]["z"]["mean_r2"] is not None
-    assert {path.stem for path in (folder / "run" / "figures").iterdir()} == {"loss", "image-from-each-kind"}
+    scores = records(folder / "run")
+    assert {one.target for one in select(scores, task="retrieval")} == {"image to attributes", "attributes to image"}
+    assert score(scores, modality="attributes", task="view") is None
+    assert score(scores, modality="image", task="view", target="mean") is not None
+    assert {path.stem for path in (folder / "run" / "figures").iterdir()} == {"loss", "image-from-each-modality"}
     json.dumps(found, allow_nan=False)
-    assert "note: the view policy has no parameters" in capsys.readouterr().out
+    assert "not applicable: the augmentation policy has no parameters" in capsys.readouterr().out
 
 
 def test_ones_own_modalities_work_from_the_command_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +160,7 @@ def test_ones_own_modalities_work_from_the_command_line(folder: Path, monkeypatc
     monkeypatch.syspath_prepend(str(folder))
     flags = ("--method", "clip", "--modalities", "my_modalities:Corners(size=6)", "--out", "run", "--quiet")
     assert run(*SMALL, *flags) == 0
-    assert list(results(folder / "run")["kinds"]) == ["first", "last"]
+    assert results(folder / "run")["modalities"] == ["first", "last"]
 
 
 @pytest.mark.parametrize(
@@ -181,6 +186,9 @@ def test_images_without_labels_are_only_retrieved(folder: Path) -> None:
     write_npz(folder / "noise.npz", labelled=False)
     flags = ("--batch-size", "8", "--data", "npz:noise.npz", "--method", "clip", "--out", "run", "--quiet")
     assert run(*SMALL, *flags) == 0
-    found = results(folder / "run")
-    assert "retrieval" in found
-    assert "zero_shot" not in found
+    scores = records(folder / "run")
+    assert score(scores, task="retrieval", metric="recall@5") is not None
+    for task in ("zero_shot", "together"):
+        assert {one.note for one in select(scores, task=task)} == {
+            "not applicable: no labels in train, validation, test"
+        }

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from pp_simve import judgement
-from pp_simve.evaluation import judge
+from pp_simve.evaluation import Effort
 from pp_simve.run.folder import RunFolder, load_run
 
 from .command import SMALL, results, run
@@ -159,52 +155,37 @@ def _module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (folder / "broken_parts.py").write_text("from torch import no_such_thing\n")
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.setattr(judgement, "judge", partial(judge, min_views=100))
+    monkeypatch.setattr("pp_simve.run.scores.QUICK", Effort(min_views=100))
     importlib.invalidate_caches()
     yield
     sys.modules.pop("my_parts", None)
 
 
 @pytest.mark.parametrize(
-    ("flag", "text"),
+    "parts",
     [
-        ("prior", "my_parts:Tight"),
-        ("prior", "my_parts:Tight(tightness=0.4)"),
-        ("guide", "my_parts:Careful"),
-        ("likelihood", "my_parts:Laplace(scale=0.1)"),
-        ("encoder", "my_parts:Flat"),
-        ("encoder", "my_parts:Flat(width=5)"),
-        ("encoder", "my_parts:Named"),
-        ("decoder", "my_parts:Paint"),
-        ("policy", "my_parts:Dim(most=0.5)"),
-        ("objective", "elbo(beta=my_parts:Wave(height=2))"),
+        {"prior": "my_parts:Tight", "guide": "my_parts:Careful", "encoder": "my_parts:Flat"},
+        {
+            "prior": "my_parts:Tight(tightness=0.4)",
+            "likelihood": "my_parts:Laplace(scale=0.1)",
+            "encoder": "my_parts:Flat(width=5)",
+            "decoder": "my_parts:Paint",
+            "objective": "elbo(beta=my_parts:Wave(height=2))",
+        },
+        {"encoder": "my_parts:Named", "policy": "my_parts:Dim(most=0.5)"},
     ],
+    ids=", ".join,
 )
-def test_a_part_of_ones_own(folder: Path, flag: str, text: str) -> None:
-    assert run(*SMALL, f"--{flag}", text, "--out", "run", "--quiet") == 0
+def test_parts_of_ones_own(folder: Path, parts: dict[str, str]) -> None:
+    flags = [word for flag, text in parts.items() for word in (f"--{flag}", text)]
+    assert run(*SMALL, *flags, "--out", "run", "--quiet") == 0
     config, _ = RunFolder(folder / "run").read_settings(trust_parts=True)
-    assert getattr(config, flag) == text
+    assert {flag: getattr(config, flag) for flag in parts} == parts
     program = load_run(folder / "run", trust_parts=True)
-    if flag == "prior":
-        assert program.model.prior.tightness == (0.4 if "0.4" in text else 0.1)
-    if flag == "policy":
+    if "prior" in parts:
+        assert program.model.prior.tightness == (0.4 if "0.4" in parts["prior"] else 0.1)
+    if "policy" in parts:
         assert set(results(folder / "run")["style"]) == {"mean_r2", "dimming", "representation"}
-
-
-def test_all_parts_of_ones_own_in_a_command_of_its_own(folder: Path) -> None:
-    parts = {"prior": "Tight", "guide": "Careful", "likelihood": "Laplace", "encoder": "Flat", "decoder": "Paint"}
-    flags = [word for flag, name in parts.items() for word in (f"--{flag}", f"my_parts:{name}")]
-    ended = subprocess.run(
-        [sys.executable, "-m", "pp_simve.fit", *SMALL, *flags, "--steps", "2", "--out", "run"],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stderr == ""
-    assert (folder / "run" / "results.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_ctrl_c_while_judging_keeps_the_checkpoint(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(fit, "judge_run", lambda *args: signal.raise_signal(signal.SIGINT))
+        patched.setattr(fit, "run_results", lambda *args: signal.raise_signal(signal.SIGINT))
         assert run(*SMALL, "--out", "run") == 130
     assert "--resume run" in capsys.readouterr().err
     assert run("--resume", "run") == 0
@@ -125,7 +125,7 @@ def test_stopping_twice_changes_nothing(stopped_run: Path, finished_run: Path, m
     assert_equal_runs(stopped_run, finished_run)
 
 
-def test_resuming_a_finished_run_judges_it_again(finished_run: Path, folder: Path) -> None:
+def test_resuming_a_finished_run_evaluates_it_again(finished_run: Path, folder: Path) -> None:
     path = Path(shutil.copytree(finished_run, folder / "copy"))
     (path / "results.json").unlink()
     assert run("--resume", str(path)) == 0

@@ -21,8 +21,8 @@ def reference(seed: int = 0, ess: float = CHAINS * LENGTH) -> Reference:
     rng = np.random.default_rng(seed)
     content = 1 + 2 * rng.normal(size=(CHAINS, LENGTH, IMAGES, LATENT))
     style = rng.normal(size=(CHAINS, LENGTH, IMAGES, VIEWS, LATENT))
-    nothing = np.zeros((CHAINS, LENGTH, IMAGES))
-    by_chain = np.full((CHAINS, IMAGES), 0.5)
+    nothing = np.zeros((CHAINS, LENGTH))
+    by_chain = np.full(CHAINS, 0.5)
     return Reference(
         content=content,
         style=style,

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation import LinearProbe, few_labels
-from pp_simve.evaluation.few_labels import few_label_scores
+from pp_simve.evaluation import LinearProbe
+from pp_simve.evaluation.tasks import few_labels
+from pp_simve.evaluation.tasks.few_labels import few_label_scores
 
 Split = tuple[Tensor, Tensor]
 
@@ -57,7 +58,7 @@ def classes_of(rows: list[int], y: Tensor) -> list[int]:
 
 
 def test_each_draw_has_count_rows_a_class_from_train_and_from_validation(recorder: type[Recorder]) -> None:
-    few_label_scores(numbered(TRAIN), numbered(VALIDATION), numbered(TEST), counts=(1, 7), draws=3)
+    few_label_scores(numbered(TRAIN), numbered(VALIDATION), numbered(TEST), counts=(1, 7), draws=3, penalties=(1.0,))
     assert len(recorder.fits) == 6
     for index, (fitted, chosen) in enumerate(recorder.fits):
         count = (1, 7)[index % 2]
@@ -76,7 +77,13 @@ def test_draws_are_decided_by_seed_and_labels_alone(recorder: type[Recorder]) ->
     def drawn(shift: float, counts: tuple[int, ...], seed: int) -> list[tuple[list[int], list[int]]]:
         recorder.fits.clear()
         few_label_scores(
-            numbered(TRAIN, shift), numbered(VALIDATION, shift), numbered(TEST), counts=counts, draws=3, seed=seed
+            numbered(TRAIN, shift),
+            numbered(VALIDATION, shift),
+            numbered(TEST),
+            counts=counts,
+            draws=3,
+            seed=seed,
+            penalties=(1.0,),
         )
         return list(recorder.fits)
 
@@ -93,7 +100,7 @@ def test_draws_are_decided_by_seed_and_labels_alone(recorder: type[Recorder]) ->
 def test_all_rows_of_a_class_are_drawn_equally_often(recorder: type[Recorder]) -> None:
     y = torch.tensor([0] * 4 + [1] * 4)
     split = numbered((torch.zeros(8, 1), y[torch.randperm(8, generator=torch.Generator().manual_seed(0))]))
-    few_label_scores(split, split, split, counts=(1,), draws=200)
+    few_label_scores(split, split, split, counts=(1,), draws=200, penalties=(1.0,))
     for part in zip(*recorder.fits, strict=True):
         times = torch.bincount(torch.tensor(part).flatten(), minlength=8)
         # Five standard deviations of a binomial with 200 draws of one in four.
@@ -128,7 +135,7 @@ TEST_NUMBERED = numbered(TEST)
 
 def test_more_labels_know_more_and_noise_knows_nothing() -> None:
     train, validation, test = (blobs(rows, seed, spread=2.5) for rows, seed in ((900, 1), (900, 2), (1000, 3)))
-    found = few_label_scores(train, validation, test)
+    found = few_label_scores(train, validation, test, draws=3, penalties=(1.0, 1e-1, 1e-2))
     one, ten, hundred = (float(row["mean"] or 0) for row in found.values())
     assert list(found) == ["1", "10", "100"]
     assert 1 / 6 < one < ten < hundred

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pp_simve.evaluation import LinearProbe, fine_tuning
-from pp_simve.evaluation.fine_tuning import fine_tuned_scores
+from pp_simve.evaluation import LinearProbe
+from pp_simve.evaluation.tasks.fine_tuning import Classifier, fine_tuned_scores
 from pp_simve.inference import AmortizedGuide
 from pp_simve.models import StandardPrior
 
@@ -93,11 +93,5 @@ def test_wrong_input_is_named(guide: AmortizedGuide) -> None:
 
 
 def test_the_start_is_the_probe(guide: AmortizedGuide) -> None:
-    classifier = fine_tuning._start(copy.deepcopy(guide), TRAIN, VALIDATION)
-    features = guide.embed_batches(TRAIN[0]).as_dict()["backbone"]
-    validation = guide.embed_batches(VALIDATION[0]).as_dict()["backbone"]
-    probe = LinearProbe().fit(features, TRAIN[1], validation, VALIDATION[1])
-    same = probe.classes[classifier.classes(TEST[0])] == probe.predict(
-        guide.embed_batches(TEST[0]).as_dict()["backbone"]
-    )
-    assert same.double().mean() > 0.99
+    classifier = Classifier(copy.deepcopy(guide), TRAIN, VALIDATION)
+    assert classifier.score(*TEST) == pytest.approx(probed(guide), abs=1 / 300)

@@ -61,7 +61,7 @@ def test_fewer_rows_than_features() -> None:
 
 def test_wrong_features_are_named() -> None:
     first = features(5, 3, 0)
-    with pytest.raises(ValueError, match="of one modality, got 3 and 2 columns"):
+    with pytest.raises(ValueError, match="of one network, got 3 and 2 columns"):
         frechet_distance(first, first[:, :2])
     with pytest.raises(ValueError, match="at least two rows of features, got 1"):
         frechet_distance(first, first[:1])

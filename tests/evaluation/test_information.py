@@ -12,18 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.distributions import MultivariateNormal, Normal, kl_divergence
+from torch.distributions import MultivariateNormal
 
 from pp_simve.evaluation import information
 from pp_simve.evaluation.information import (
     CanonicalCritic,
     GaussianCritic,
-    active_units,
     alignment,
     effective_rank,
     gaussian_information,
     infonce_bound,
-    kl_by_axis,
     mutual_information,
     uniformity,
 )
@@ -352,37 +350,6 @@ def test_equal_views_reach_the_ceiling() -> None:
     assert found["ceiling"] - 0.01 < found["bound"] <= found["ceiling"]
 
 
-def test_the_divergence_by_axis_is_torch_s() -> None:
-    means, spread = normal(30, 4, seed=33), normal(30, 4, seed=34).exp()
-    spread[0, 0] = 1e-20
-    prior = torch.tensor([1.0, 0.15, 1.15, 7.0], dtype=torch.float64)
-    expected = kl_divergence(Normal(means, spread.sqrt()), Normal(torch.zeros(4), prior.sqrt())).mean(dim=0)
-    torch.testing.assert_close(kl_by_axis(means, spread, prior), expected, rtol=0, atol=1e-10)
-    for number in (1.0, 1.15):
-        same = torch.full((4,), number, dtype=torch.float64)
-        expected = kl_divergence(Normal(means, spread.sqrt()), Normal(torch.zeros(4), same.sqrt())).mean(dim=0)
-        torch.testing.assert_close(kl_by_axis(means, spread, number), expected, rtol=0, atol=1e-10)
-    assert torch.equal(kl_by_axis(means, spread), kl_by_axis(means, spread, 1.0))
-
-
-def test_a_collapsed_axis_has_no_divergence_and_is_not_active() -> None:
-    means = torch.stack([torch.zeros(40, dtype=torch.float64), normal(40, seed=35)], dim=1)
-    divergence = kl_by_axis(means, torch.full((40, 2), 0.15), 0.15)
-    assert float(divergence[0]) == pytest.approx(0.0, abs=1e-7)
-    assert float(divergence[1]) > 1.0
-    assert active_units(means) == 1
-
-
-def test_active_units_vary_by_more_than_the_threshold_wherever_they_lie() -> None:
-    # ±a has variance a².
-    sign = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(5).unsqueeze(1)
-    means = 50.0 + sign * torch.tensor([0.0, 0.05, 0.0999, 0.1001, 2.0], dtype=torch.float64)
-    assert active_units(means) == 2
-    assert active_units(means, threshold=0.001) == 4
-    assert active_units(torch.tensor([[0.0], [2.0]]), threshold=1.0) == 0
-    assert active_units(means[:1]) == 0
-
-
 def test_features_that_are_not_finite_are_refused_everywhere() -> None:
     good, bad = normal(5, 2, seed=36), normal(5, 2, seed=37)
     bad[2, 1] = math.nan
@@ -393,9 +360,6 @@ def test_features_that_are_not_finite_are_refused_everywhere() -> None:
         lambda: uniformity(bad),
         lambda: mutual_information(bad, good, critic),
         lambda: CanonicalCritic.fit(good, bad),
-        lambda: active_units(bad),
-        lambda: kl_by_axis(bad, good.exp()),
-        lambda: kl_by_axis(good, bad.exp()),
     ]
     for call in calls:
         with pytest.raises(ValueError, match=r"NaN or infinite in 1 of 5 rows \(rows 2\)"):
@@ -424,10 +388,6 @@ def test_shapes_that_do_not_agree_are_refused() -> None:
         mutual_information(x, x, lambda a, b: a.sum(dim=1))
     with pytest.raises(ValueError, match=r"first latents must have shape \(row, 2\), got \(5, 3\)"):
         critic(normal(5, 3, seed=40), x)
-    with pytest.raises(ValueError, match="5 rows of posterior means but 4 of variances"):
-        kl_by_axis(x, y.exp())
-    with pytest.raises(ValueError, match=r"a number or have shape \(2,\), got shape \(3,\)"):
-        kl_by_axis(x, x.exp(), torch.ones(3))
 
 
 def test_values_without_a_meaning_are_refused() -> None:
@@ -444,10 +404,6 @@ def test_values_without_a_meaning_are_refused() -> None:
             uniformity(x, t)
     with pytest.raises(ValueError, match="the same in all rows and both views"):
         CanonicalCritic.fit(torch.full((5, 2), 0.3), torch.full((5, 2), 0.3))
-    with pytest.raises(ValueError, match=r"posterior variances must be positive and finite, got .* from 0\.0 to 1\.0"):
-        kl_by_axis(x, torch.tensor([0.0, 1.0]).expand(5, 2))
-    with pytest.raises(ValueError, match="prior_variance must be positive and finite"):
-        kl_by_axis(x, x.exp(), -1.0)
     one = torch.ones(2)
     for content, style in ((-one, one), (one, 0 * one), (one * math.nan, one), (one, one * math.inf)):
         with pytest.raises(

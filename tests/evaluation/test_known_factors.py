@@ -14,12 +14,13 @@ from pp_simve.evaluation import (
     MLPRegressionProbe,
     RidgeProbe,
     content_scores,
+    evaluate_representations,
     few_label_scores,
-    judge,
     mutual_information,
+    score,
     style_scores,
 )
-from pp_simve.evaluation.mlp import MLPTraining
+from pp_simve.evaluation.probes.mlp import MLPTraining
 from pp_simve.inference.augmentations import AugmentationPolicy, Parameters
 from pp_simve.inference.guides.base import Guide, Representation
 
@@ -61,7 +62,7 @@ def scores(features: list[Tensor]) -> tuple[dict[str, float], dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    ("modality", "knows_content", "knows_style"),
+    ("kept", "in_content", "in_style"),
     [
         ("content", True, False),
         ("style", False, True),
@@ -70,21 +71,19 @@ def scores(features: list[Tensor]) -> tuple[dict[str, float], dict[str, float]]:
         ("noise", False, False),
     ],
 )
-def test_scores_say_who_knows_what(modality: str, knows_content: bool, knows_style: bool) -> None:
+def test_scores_find_the_factors_that_are_there(kept: str, in_content: bool, in_style: bool) -> None:
     features = []
     for part in SPLITS:
         both = torch.cat([part.content, part.style], dim=1)
         noise = torch.randn(len(both), 7, generator=torch.Generator().manual_seed(len(both)))
         features.append(
-            {"content": part.content, "style": part.style, "both": both, "mixed": both @ MIXING, "noise": noise}[
-                modality
-            ]
+            {"content": part.content, "style": part.style, "both": both, "mixed": both @ MIXING, "noise": noise}[kept]
         )
     of_class, of_style = scores(features)
     for accuracy in of_class.values():
-        assert accuracy > 0.97 if knows_content else abs(accuracy - 1 / CLASSES) < CHANCE
+        assert accuracy > 0.97 if in_content else abs(accuracy - 1 / CLASSES) < CHANCE
     for r2 in of_style.values():
-        assert r2 > 0.999 if knows_style else -0.05 < r2 < 0.05
+        assert r2 > 0.999 if in_style else -0.05 < r2 < 0.05
 
 
 class Styled(AugmentationPolicy):
@@ -118,17 +117,19 @@ class Images:
 def test_the_matrix_of_a_guide_that_undoes_the_mixing_is_the_truth() -> None:
     mixed = [torch.cat([part.content, part.style], dim=1) @ MIXING for part in SPLITS]
     splits = [Images(x.view(-1, 1, 1, WIDTH), part.labels) for x, part in zip(mixed, SPLITS, strict=True)]
-    matrix = judge(Unmixing(), Styled(), *splits, seed=0)
-    for name, knows_content, knows_style in [
+    records = evaluate_representations(Unmixing(), Styled(), *splits, seed=0)
+    for name, in_content, in_style in [
         ("backbone", True, True),
         ("z", True, True),
         ("content", True, False),
         ("style", False, True),
     ]:
-        for accuracy in (matrix[name]["linear"], matrix[name]["knn"]):
-            assert accuracy > 0.97 if knows_content else accuracy < 1 / CLASSES + CHANCE
+        for probe in ("linear", "knn"):
+            accuracy = score(records, representation=name, task="class", probe=probe)
+            assert accuracy > 0.97 if in_content else accuracy < 1 / CLASSES + CHANCE
         for style in Styled.names:
-            assert matrix[name][style] > 0.999 if knows_style else abs(matrix[name][style]) < 0.05
+            r2 = score(records, representation=name, task="view", target=style)
+            assert r2 > 0.999 if in_style else abs(r2) < 0.05
 
 
 def test_a_smooth_non_linear_mixing_hides_from_the_line_and_not_from_the_network() -> None:
@@ -163,7 +164,7 @@ def test_few_labels_and_mutual_information_agree_with_the_scores() -> None:
     assert unshared["bound"] < 0.05
 
 
-def test_shuffled_rows_know_nothing() -> None:
+def test_shuffled_rows_predict_nothing() -> None:
     train, validation, test = SPLITS
     order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(5))
     probe = LinearProbe().fit(train.content[order], train.labels, validation.content, validation.labels)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 
-from pp_simve.evaluation.information import kl_by_axis
-from pp_simve.evaluation.latent_axes import axis_divergence, gaussian_axes
+from pp_simve.evaluation.latent_axes import active_units, axis_divergence, gaussian_axes, kl_by_axis
 from pp_simve.inference import AmortizedGuide, DeltaGuide
 from pp_simve.models import BlockPrior, FlatPrior, GaussianPrior, Prior, StandardPrior
 
@@ -89,10 +91,61 @@ def test_the_divergence_of_the_exact_posterior() -> None:
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.01)
 
 
+def normal(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_the_divergence_by_axis_is_torch_s() -> None:
+    means, spread = normal(30, 4, seed=33), normal(30, 4, seed=34).exp()
+    spread[0, 0] = 1e-20
+    prior = torch.tensor([1.0, 0.15, 1.15, 7.0], dtype=torch.float64)
+    expected = kl_divergence(Normal(means, spread.sqrt()), Normal(torch.zeros(4), prior.sqrt())).mean(dim=0)
+    torch.testing.assert_close(kl_by_axis(means, spread, prior), expected, rtol=0, atol=1e-10)
+    for number in (1.0, 1.15):
+        same = torch.full((4,), number, dtype=torch.float64)
+        expected = kl_divergence(Normal(means, spread.sqrt()), Normal(torch.zeros(4), same.sqrt())).mean(dim=0)
+        torch.testing.assert_close(kl_by_axis(means, spread, number), expected, rtol=0, atol=1e-10)
+    assert torch.equal(kl_by_axis(means, spread), kl_by_axis(means, spread, 1.0))
+
+
+def test_a_collapsed_axis_has_no_divergence_and_is_not_active() -> None:
+    means = torch.stack([torch.zeros(40, dtype=torch.float64), normal(40, seed=35)], dim=1)
+    divergence = kl_by_axis(means, torch.full((40, 2), 0.15), 0.15)
+    assert float(divergence[0]) == pytest.approx(0.0, abs=1e-7)
+    assert float(divergence[1]) > 1.0
+    assert active_units(means) == 1
+
+
+def test_active_units_vary_by_more_than_the_threshold_wherever_they_lie() -> None:
+    # ±a has variance a².
+    sign = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(5).unsqueeze(1)
+    means = 50.0 + sign * torch.tensor([0.0, 0.05, 0.0999, 0.1001, 2.0], dtype=torch.float64)
+    assert active_units(means) == 2
+    assert active_units(means, threshold=0.001) == 4
+    assert active_units(torch.tensor([[0.0], [2.0]]), threshold=1.0) == 0
+    assert active_units(means[:1]) == 0
+
+
+def test_moments_without_a_meaning_are_refused() -> None:
+    x, y = normal(5, 2, seed=38), normal(4, 2, seed=39)
+    bad = torch.where(torch.arange(5).unsqueeze(1) == 2, math.nan, x)
+    for call in (lambda: active_units(bad), lambda: kl_by_axis(bad, x.exp()), lambda: kl_by_axis(x, bad.exp())):
+        with pytest.raises(ValueError, match=r"NaN or infinite in 1 of 5 rows \(rows 2\)"):
+            call()
+    with pytest.raises(ValueError, match="5 rows of posterior means but 4 of variances"):
+        kl_by_axis(x, y.exp())
+    with pytest.raises(ValueError, match=r"a number or have shape \(2,\), got shape \(3,\)"):
+        kl_by_axis(x, x.exp(), torch.ones(3))
+    with pytest.raises(ValueError, match=r"posterior variances must be positive and finite, got .* from 0\.0 to 1\.0"):
+        kl_by_axis(x, torch.tensor([0.0, 1.0]).expand(5, 2))
+    with pytest.raises(ValueError, match="prior_variance must be positive and finite"):
+        kl_by_axis(x, x.exp(), -1.0)
+
+
 def test_what_has_no_divergence_is_refused() -> None:
     prior = GAUSSIAN.double()
     images = torch.zeros(2, 1, 2, 4, dtype=torch.float64)
-    with pytest.raises(ValueError, match="answers by points"):
+    with pytest.raises(ValueError, match="the guide has no density"):
         axis_divergence(DeltaGuide(PotentialEncoder(), prior).double(), prior, images, seed=0)
     with pytest.raises(ValueError, match="at least 4 draws, got 3"):
         axis_divergence(AmortizedGuide(PotentialEncoder(), prior), prior, images, seed=0, draws=3)

@@ -1,4 +1,4 @@
-"""What a judgement may not see: probes learn from train, are chosen on validation, and test is only scored."""
+"""Leakage: probes learn from train, are chosen on validation, and test is only scored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pp_simve.data import Split, load
 from pp_simve.data.splits import copies_note
-from pp_simve.evaluation import KNNProbe, LinearProbe, RidgeProbe, judge
+from pp_simve.evaluation import Effort, KNNProbe, LinearProbe, RidgeProbe, evaluate_representations
 from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.inference.guides.base import Guide, Representation
 from pp_simve.models import Views
@@ -41,8 +41,11 @@ TRAIN, VALIDATION, TEST = split(400, 1), split(150, 2), split(400, 3)
 POLICY = augmentation_policy("affine", (1, CLASSES, CLASSES))
 
 
-def judged(train: Split, validation: Split, test: Split) -> dict[str, Any]:
-    return judge(Pixels(), POLICY, train, validation, test, seed=0, min_views=200, representations=("z",))["z"]
+def evaluated(train: Split, validation: Split, test: Split) -> dict[str, float | None]:
+    """Scores by probe."""
+    options: dict[str, Any] = {"seed": 0, "effort": Effort(min_views=200), "representations": ("z",)}
+    records = evaluate_representations(Pixels(), POLICY, train, validation, test, **options)
+    return {record.probe: record.value for record in records}
 
 
 def shuffled(part: Split, seed: int) -> Split:
@@ -52,9 +55,9 @@ def shuffled(part: Split, seed: int) -> Split:
 
 
 def test_labels_that_say_nothing_score_chance() -> None:
-    whole = judged(TRAIN, VALIDATION, TEST)
+    whole = evaluated(TRAIN, VALIDATION, TEST)
     assert whole["linear"] > 0.95
-    lied_to = judged(shuffled(TRAIN, 4), shuffled(VALIDATION, 5), TEST)
+    lied_to = evaluated(shuffled(TRAIN, 4), shuffled(VALIDATION, 5), TEST)
     for name in ("linear", "knn"):  # 400 test images: within four standard deviations
         assert abs(lied_to[name] - 1 / CLASSES) < 4 * (0.25 * 0.75 / 400) ** 0.5
 
@@ -69,9 +72,9 @@ def test_a_poisoned_test_split_changes_no_probe(probe: type[Any], monkeypatch: p
         return plain(self, *arguments)
 
     monkeypatch.setattr(probe, "fit", recording)
-    first = judged(TRAIN, VALIDATION, TEST)
+    first = evaluated(TRAIN, VALIDATION, TEST)
     poisoned = Split(255 - TEST.images, shuffled(TEST, 6).labels, None)
-    second = judged(TRAIN, VALIDATION, poisoned)
+    second = evaluated(TRAIN, VALIDATION, poisoned)
     assert len(seen) == 2
     for ours, theirs in zip(*seen, strict=True):
         assert torch.equal(ours, theirs)
@@ -84,11 +87,11 @@ def test_what_is_chosen_is_chosen_on_validation_alone() -> None:
     assert VALIDATION.labels is not None
     x, y = TRAIN.images.flatten(1).float(), TRAIN.labels
     other = VALIDATION.images.flatten(1).float()
-    right = KNNProbe(neighbours=(1, 50), metrics=("euclidean",)).fit(x, y, other, VALIDATION.labels)
+    right = KNNProbe(neighbors=(1, 50), metrics=("euclidean",)).fit(x, y, other, VALIDATION.labels)
     # Rows of train themselves, each with the label of its nearest row: a validation that asks for k = 1.
     labels = shuffled(TRAIN, 7).labels
     assert labels is not None
-    near = KNNProbe(neighbours=(1, 50), metrics=("euclidean",)).fit(x, labels, x, labels)
+    near = KNNProbe(neighbors=(1, 50), metrics=("euclidean",)).fit(x, labels, x, labels)
     assert right.k == 50
     assert near.k == 1
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pp_simve.evaluation import LinearProbe, RidgeProbe
-from pp_simve.evaluation.mlp import MLPProbe, MLPRegressionProbe, MLPTraining
+from pp_simve.evaluation.probes.mlp import MLPProbe, MLPRegressionProbe, MLPTraining
 
 SMALL = MLPTraining(hidden=7, decays=(0.5, 30.0, 0.0), learning_rate=0.01, batch_size=32, epochs=12, patience=3, seed=5)
 
@@ -208,107 +208,3 @@ def test_the_seed_decides_all_and_torchs_own_generators_nothing() -> None:
     assert torch.equal(MLPRegressionProbe(SMALL).fit(*train, *validation).predict(test[0]), first)
     other = MLPTraining(**{**vars(SMALL), "seed": 6})
     assert not torch.equal(MLPRegressionProbe(other).fit(*train, *validation).predict(test[0]), first)
-
-
-def test_test_rows_change_nothing_but_their_score() -> None:
-    train, validation, test = corners(200, 0), corners(100, 1), corners(100, 2)
-    training = MLPTraining(hidden=16, learning_rate=0.01, epochs=30)
-    probe = MLPProbe(training).fit(*train, *validation)
-    before = probe.predict(validation[0])
-    assert probe.score(test[0], 1 - test[1]) == pytest.approx(1 - probe.score(*test))
-    assert torch.equal(probe.predict(validation[0]), before)
-
-
-def test_works_without_gradients_and_leaves_none() -> None:
-    x, y = three_targets(60, 0)
-    labels = (y[:, 1] > 0).long()
-    x.requires_grad_()
-    with torch.inference_mode():
-        inside = MLPRegressionProbe(SMALL).fit(x, y, x, y).predict(x)
-        classes = MLPProbe(SMALL).fit(x, labels, x, labels).predict(x)
-    outside = MLPRegressionProbe(SMALL).fit(x, y, x, y).predict(x)
-    assert torch.equal(inside, outside)
-    assert not outside.requires_grad
-    assert torch.equal(MLPProbe(SMALL).fit(x, labels, x, labels).predict(x), classes)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_narrow_features_agree_with_wide_ones(dtype: torch.dtype) -> None:
-    x, y = three_targets(80, 0)
-    x = x.to(dtype)
-    narrow = MLPRegressionProbe(SMALL).fit(x, y, x, y)
-    wide = MLPRegressionProbe(SMALL).fit(x.double(), y, x.double(), y)
-    assert narrow.predict(x).dtype == torch.float32
-    torch.testing.assert_close(narrow.score(x, y), wide.score(x.double(), y), rtol=0, atol=1e-3)
-
-
-def test_labels_keep_their_values_and_a_constant_test_target_has_no_r2() -> None:
-    x = torch.tensor([[-1.0], [1.0]]).repeat(40, 1)
-    y = torch.tensor([-3, 70]).repeat(40)
-    probe = MLPProbe(MLPTraining(hidden=8, learning_rate=0.01)).fit(x, y, x, y)
-    assert probe.classes.tolist() == [-3, 70]
-    assert probe.predict(torch.tensor([[-2.0], [2.0]])).tolist() == [-3, 70]
-    regression = MLPRegressionProbe(SMALL).fit(x, x, x, x)
-    assert regression.score(x, torch.full_like(x, 0.1)).isnan().tolist() == [True]
-
-
-X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
-Y = torch.arange(12) % 2
-SPOILED = X.clone()
-SPOILED[[3, 7], 1] = torch.nan
-
-
-@pytest.mark.parametrize(
-    ("message", "arguments"),
-    [
-        (r"train features are NaN or infinite in 2 of 12 rows \(rows 3, 7\)", (SPOILED, Y, X, Y)),
-        ("validation features are NaN or infinite in 2 of 12 rows", (X, Y, SPOILED, Y)),
-        ("validation features have 2 columns, but the train features have 3", (X, Y, X[:, :2], Y)),
-        ("train has 12 rows of features but 11 labels", (X, Y[:11], X, Y)),
-        ("train labels hold only class 4", (X, torch.full_like(Y, 4), X, Y)),
-    ],
-)
-def test_classification_refuses(message: str, arguments: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    with pytest.raises(ValueError, match=message):
-        MLPProbe().fit(*arguments)
-
-
-@pytest.mark.parametrize(
-    ("message", "arguments"),
-    [
-        ("train features are NaN or infinite in 2 of 12 rows", (SPOILED, X, X, X)),
-        ("train targets are NaN or infinite in 2 of 12 rows", (X, SPOILED, X, X)),
-        ("validation has 2 targets, but train has 3", (X, X, X, X[:, :2])),
-        (r"train targets must have shape \(row, target\), got \(12,\)", (X, X[:, 0], X, X)),
-    ],
-)
-def test_regression_refuses(message: str, arguments: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    with pytest.raises(ValueError, match=message):
-        MLPRegressionProbe().fit(*arguments)
-
-
-@pytest.mark.parametrize("probe", [MLPProbe, MLPRegressionProbe])
-def test_predicting_before_fitting_and_on_other_widths_is_refused(probe: type) -> None:
-    with pytest.raises(RuntimeError, match=f"{probe.__name__} has not been fitted: call fit first"):
-        probe().predict(X)
-    y = Y if probe is MLPProbe else X
-    fitted = probe(SMALL).fit(X, y, X, y)
-    with pytest.raises(ValueError, match="test features have 2 columns, but the train features have 3"):
-        fitted.predict(X[:, :2])
-    with pytest.raises(ValueError, match="test has 12 rows of features but 4"):
-        fitted.score(X, y[:4])
-
-
-@pytest.mark.parametrize("name", ["hidden", "batch_size", "epochs", "patience"])
-def test_refuses_counts_below_1(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-        MLPTraining(**{name: 0})
-
-
-def test_refuses_bad_decays_and_learning_rates() -> None:
-    with pytest.raises(ValueError, match="decays must be one or more numbers >= 0"):
-        MLPTraining(decays=())
-    with pytest.raises(ValueError, match="decays must be one or more numbers >= 0"):
-        MLPTraining(decays=(-0.1, 0.0))
-    with pytest.raises(ValueError, match="learning_rate must be a number > 0, got 0"):
-        MLPTraining(learning_rate=0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,6 @@ from pp_simve.models import Bernoulli, Gaussian, GaussianPrior, SimVE, StudentTP
 
 from ..inference.linear_gaussian import (
     CONTENT,
-    DOUBLE,
     IMAGES,
     LATENT,
     POINTS,
@@ -35,11 +35,30 @@ from ..inference.linear_gaussian import (
     set_head,
 )
 
+Pair = tuple[SimVE, AmortizedGuide | StructuredGuide, Tensor]
+"""Model, guide, views."""
+
 
 @pytest.fixture
 def linear() -> Linear:
     torch.manual_seed(0)
     return make_linear()
+
+
+@pytest.fixture
+def structured(linear: Linear) -> Pair:
+    """Its guide is the posterior."""
+    prior, views = gaussian_prior(), draw_views(linear)
+    return make_model(prior, linear), exact_structured_guide(prior, linear), views
+
+
+@pytest.fixture
+def spoiled(linear: Linear) -> Pair:
+    """Its guide has the family of independent views, but not the best parameters."""
+    prior, views = GaussianPrior(LATENT, CONTENT, STYLE, learn_style=True), draw_views(linear)
+    guide = mean_field_guide(prior, mean_field(linear, views, CONTENT, STYLE))
+    spoil(guide)
+    return make_model(prior, linear), guide, views
 
 
 def gaussian_prior() -> GaussianPrior:
@@ -67,11 +86,11 @@ def khat(model: SimVE, guide: Guide, views: Tensor) -> Tensor:
     return weigh(draw(model, guide, views, 1000, seed=78).log_weight).khat
 
 
-def test_an_amortized_guide_becomes_the_best_one_without_dependence_between_views(linear: Linear) -> None:
-    prior, views = gaussian_prior(), draw_views(linear)
+def test_an_amortized_guide_becomes_the_best_one_without_dependence_between_views(
+    linear: Linear, spoiled: Pair
+) -> None:
+    model, guide, views = spoiled
     best = mean_field(linear, views, CONTENT, STYLE)
-    model, guide = make_model(prior, linear), mean_field_guide(prior, best)
-    spoil(guide)
     refined = refine(model, guide, views, steps=300, draws=32, seed=1)
     loc, scale = refined.family.loc(), refined.family.scale()
     torch.testing.assert_close(loc, best.mean, rtol=0, atol=0.05)
@@ -87,9 +106,9 @@ def test_an_amortized_guide_becomes_the_best_one_without_dependence_between_view
     assert bool((khat(model, refined, views) < khat(model, guide, views)).all())
 
 
-def test_a_structured_guide_becomes_the_posterior(linear: Linear) -> None:
-    prior, views = gaussian_prior(), draw_views(linear)
-    model, guide = make_model(prior, linear), exact_structured_guide(prior, linear)
+def test_a_structured_guide_becomes_the_posterior(linear: Linear, structured: Pair) -> None:
+    model, guide, views = structured
+    exact = guide.posterior(views)
     spoil(guide)
     evidence = gaussian_evidence(CONTENT, STYLE, linear, views)
     assert float((evidence - bound(model, guide, views)[0]).min()) > 0.5
@@ -100,7 +119,6 @@ def test_a_structured_guide_becomes_the_posterior(linear: Linear) -> None:
     assert float(khat(model, refined, views).max()) < 0.4
     assert float(khat(model, guide, views).min()) > 0.6
     found = refined.posterior(views)
-    exact = exact_structured_guide(prior, linear).posterior(views)
     for name in ("content", "style", "z"):
         torch.testing.assert_close(getattr(found, name), getattr(exact, name), rtol=0, atol=0.05)
     torch.testing.assert_close(found.backbone, exact.backbone)
@@ -126,22 +144,18 @@ def test_any_guide_with_spread_starts_from_its_moments(linear: Linear) -> None:
     assert bool(((bound(model, refined, views)[0] - attainable).abs() < 0.05).all())
 
 
-def test_who_cannot_get_better_is_left_where_it_was(linear: Linear) -> None:
-    """With steps much too long every image ends worse, and none is returned so."""
-    prior, views = gaussian_prior(), draw_views(linear)
-    model, guide = make_model(prior, linear), exact_structured_guide(prior, linear)
-    refined = refine(model, guide, views, steps=3, lr=30.0, draws=1, seed=1)
+def test_images_that_do_not_improve_return_to_the_start(linear: Linear, structured: Pair) -> None:
+    """With a learning rate much too large every image ends worse than it started, at the evidence."""
+    refined = refine(*structured, steps=3, lr=30.0, draws=1, seed=1)
     assert not refined.moved.any()
-    evidence = gaussian_evidence(CONTENT, STYLE, linear, views)
+    evidence = gaussian_evidence(CONTENT, STYLE, linear, structured[2])
     torch.testing.assert_close(refined.elbo_after, evidence, rtol=0, atol=1e-8)
 
 
-def test_model_and_guide_are_untouched_and_seeds_decide(linear: Linear) -> None:
-    prior = GaussianPrior(LATENT, CONTENT, STYLE, learn_style=True)
-    views = draw_views(linear)
-    model = make_model(prior, linear).train()
-    guide = mean_field_guide(prior, mean_field(linear, views, CONTENT, STYLE)).train()
-    spoil(guide)
+def test_model_and_guide_are_unchanged_and_the_seed_decides(spoiled: Pair) -> None:
+    model, guide, views = spoiled
+    model.train()
+    guide.train()
     kept = {name: value.clone() for part in (model, guide) for name, value in part.state_dict().items()}
     state = torch.get_rng_state()
     first, again, other = (refine(model, guide, views, steps=5, judged=20, seed=seed) for seed in (1, 1, 2))
@@ -157,51 +171,29 @@ def test_model_and_guide_are_untouched_and_seeds_decide(linear: Linear) -> None:
             assert torch.equal(value, kept[name])
 
 
-def test_images_do_not_share_anything(linear: Linear) -> None:
-    """An image refined beside others comes to the same as alone, but for the noise of its draws."""
-    prior, views = gaussian_prior(), draw_views(linear)
-    best = mean_field(linear, views, CONTENT, STYLE)
-    model, guide = make_model(prior, linear), mean_field_guide(prior, best)
-    spoil(guide)
+def test_images_are_independent(linear: Linear, spoiled: Pair) -> None:
+    """An image refined in a batch comes to the same as alone, up to the noise of its draws."""
+    model, guide, views = spoiled
     one = views[:, :1]
-    alone_guide = mean_field_guide(prior, mean_field(linear, one, CONTENT, STYLE))
+    alone_guide = mean_field_guide(gaussian_prior(), mean_field(linear, one, CONTENT, STYLE))
     spoil(alone_guide)
-    beside = refine(model, guide, views, steps=200, draws=32, seed=1)
+    batch = refine(model, guide, views, steps=200, draws=32, seed=1)
     alone = refine(model, alone_guide, one, steps=200, draws=32, seed=2)
-    torch.testing.assert_close(beside.family.loc()[:, :1], alone.family.loc(), rtol=0, atol=0.06)
+    torch.testing.assert_close(batch.family.loc()[:, :1], alone.family.loc(), rtol=0, atol=0.06)
 
 
-def test_it_answers_for_any_of_its_images(linear: Linear) -> None:
-    prior, views = gaussian_prior(), draw_views(linear)
-    guide = mean_field_guide(prior, mean_field(linear, views, CONTENT, STYLE))
-    spoil(guide)
-    refined = refine(make_model(prior, linear), guide, views, steps=5, draws=2, judged=2)
+def test_it_has_posteriors_of_any_of_its_images_and_of_no_others(spoiled: Pair) -> None:
+    model, guide, views = spoiled
+    refined = refine(model, guide, views, steps=5, draws=2, judged=2)
     some = torch.tensor([3, 0, 2])
     whole, part = refined.posterior(views), refined.posterior(views[:, some])
     for name in ("z", "style", "backbone"):
         torch.testing.assert_close(getattr(part, name), getattr(whole, name)[:, some], rtol=0, atol=0)
     torch.testing.assert_close(part.content, whole.content[some], rtol=0, atol=0)
-    drawn = draw(make_model(prior, linear), refined, views[:, some], 4000, seed=0)
+    drawn = draw(model, refined, views[:, some], 4000, seed=0)
     error = drawn.z.std(0) / 4000**0.5
     assert bool(((drawn.z.mean(0) - whole.z[:, some]).abs() < 5 * error).all())
-
-
-def test_it_has_a_posterior_tree_and_no_calibration(linear: Linear) -> None:
-    prior, views = gaussian_prior(), draw_views(linear)
-    model, guide = make_model(prior, linear), exact_structured_guide(prior, linear)
-    refined = refine(model, guide, views, steps=1, draws=1, judged=2)
-    tree = posterior((model, refined), views, draws=3)
-    assert dict(tree["posterior"].sizes) == {"chain": 1, "draw": 3, "image": IMAGES, "view": VIEWS, "latent": LATENT}
-    with pytest.raises(ValueError, match="calibrate the guide it started from"):
-        calibrate(model, refined, views, seed=0)
-
-
-def test_it_answers_for_its_views_and_no_others(linear: Linear) -> None:
-    prior, views = gaussian_prior(), draw_views(linear)
-    model, guide = make_model(prior, linear), exact_structured_guide(prior, linear)
-    refined = refine(model, guide, views, steps=1, draws=1, judged=2)
-    drawn = draw(model, refined, views.clone(), 3, seed=0)
-    assert drawn.z.shape == (3, VIEWS, IMAGES, LATENT)
+    assert draw(model, refined, views.clone(), 3, seed=0).z.shape == (3, VIEWS, IMAGES, LATENT)
     for others in (views + 0.1, views[:1], torch.cat([views, views[:, :1] + 1], 1), {"image": views}):
         with pytest.raises(ValueError, match="no others"):
             refined.posterior(others)
@@ -209,6 +201,15 @@ def test_it_answers_for_its_views_and_no_others(linear: Linear) -> None:
             draw(model, refined, others, 2, seed=0)
     with pytest.raises(ValueError, match="no others"):
         refined.embed(views[0])
+
+
+def test_it_has_a_posterior_tree_and_no_calibration(structured: Pair) -> None:
+    model, _, views = structured
+    refined = refine(*structured, steps=1, draws=1, judged=2)
+    tree = posterior((model, refined), views, draws=3)
+    assert dict(tree["posterior"].sizes) == {"chain": 1, "draw": 3, "image": IMAGES, "view": VIEWS, "latent": LATENT}
+    with pytest.raises(ValueError, match="calibrate the guide it started from"):
+        calibrate(model, refined, views, seed=0)
 
 
 class Flat(nn.Sequential):
@@ -219,7 +220,7 @@ class Flat(nn.Sequential):
         self.features = features
 
 
-def test_views_of_several_kinds_are_refined_and_sampled_together() -> None:
+def test_views_of_several_modalities_are_refined_and_sampled_together() -> None:
     torch.manual_seed(0)
     prior = GaussianPrior(LATENT)
     likelihoods = {
@@ -238,23 +239,31 @@ def test_views_of_several_kinds_are_refined_and_sampled_together() -> None:
     assert reference.z.shape == (1, 4, 2, 3, LATENT)
 
 
-def test_bad_input_is_refused(linear: Linear) -> None:
-    prior, views = gaussian_prior(), draw_views(linear)
-    model, guide = make_model(prior, linear), exact_structured_guide(prior, linear)
-    for name, value in {"steps": -1, "draws": 0, "judged": 1}.items():
-        with pytest.raises(ValueError, match=f"{name} must be at least"):
-            refine(model, guide, views, **{name: value})  # type: ignore[arg-type]
-    for lr in (0.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match="lr must be"):
-            refine(model, guide, views, lr=lr)
-    with pytest.raises(ValueError, match="no images"):
-        refine(SimVE(prior), guide, views)
-    with pytest.raises(ValueError, match="do not vary"):
-        refine(model, DeltaGuide(PotentialEncoder(linear), prior).double(), views)
-    discrete = mixture(POINTS, STYLE)
-    with pytest.raises(ValueError, match="draws content first"):
-        refine(make_model(discrete, linear), exact_structured_guide(discrete, linear), views)
-    heavy = StudentTPrior(LATENT).double()
-    plain = AmortizedGuide(PotentialEncoder(linear), gaussian_prior())
-    with pytest.raises(ValueError, match="needs content given z"):
-        refine(make_model(heavy, linear), plain.to(DOUBLE), views)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"steps": -1}, "steps must be at least"),
+        ({"draws": 0}, "draws must be at least"),
+        ({"judged": 1}, "judged must be at least"),
+        ({"lr": 0.0}, "lr must be"),
+        ({"lr": math.inf}, "lr must be"),
+        ({"lr": math.nan}, "lr must be"),
+    ],
+)
+def test_bad_numbers_are_refused(structured: Pair, setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        refine(*structured, **setting)
+
+
+def test_pairs_that_cannot_be_refined_are_refused(linear: Linear, structured: Pair) -> None:
+    _, guide, views = structured
+    prior, discrete = gaussian_prior(), mixture(POINTS, STYLE)
+    plain = AmortizedGuide(PotentialEncoder(linear), prior).double()
+    for model, other, message in (
+        (SimVE(prior), guide, "no images"),
+        (make_model(prior, linear), DeltaGuide(PotentialEncoder(linear), prior).double(), "do not vary"),
+        (make_model(discrete, linear), exact_structured_guide(discrete, linear), "draws content first"),
+        (make_model(StudentTPrior(LATENT).double(), linear), plain, "needs content given z"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ValueError, match=message):
+            refine(model, other, views)

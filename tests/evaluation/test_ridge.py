@@ -54,38 +54,9 @@ def test_ties_go_to_the_stronger_penalty() -> None:
     assert RidgeProbe([1e-3, 1.0, 0.1]).fit(x, constant, x, constant).alpha.tolist() == [1.0]
 
 
-def test_a_constant_test_target_has_no_r2() -> None:
-    x, y = problem(100, seed=5)
-    probe = RidgeProbe().fit(x, y, x, y)
-    y[:, 1] = 0.1
-    scores = probe.score(x, y)
-    assert scores.isnan().tolist() == [False, True, False]
-
-
 def test_collinear_and_constant_features_are_harmless() -> None:
     x, y = problem(100, seed=6, noise=0.0)
     crowded = torch.cat([x, x, torch.full((100, 1), 0.1).double()], dim=1).float()
     scores = RidgeProbe().fit(crowded, y, crowded, y).score(crowded, y)
     assert (scores > 0.999).all()
     assert RidgeProbe().fit(crowded, y, crowded, y).predict(crowded).dtype == torch.float32
-
-
-def test_noise_predicts_nothing() -> None:
-    generator = torch.Generator().manual_seed(7)
-    x, y = torch.randn(3000, 10, generator=generator), torch.randn(3000, 4, generator=generator)
-    scores = RidgeProbe().fit(x[:1000], y[:1000], x[1000:2000], y[1000:2000]).score(x[2000:], y[2000:])
-    assert (scores.abs() < 0.03).all()
-
-
-def test_test_rows_change_nothing_but_their_score() -> None:
-    x, y = problem(300, seed=8)
-    probe = RidgeProbe().fit(x[:200], y[:200], x[200:], y[200:])
-    before = probe.alpha.clone(), probe.weight.clone()
-    assert (probe.score(x[:100], -y[:100]) < 0).all()
-    assert torch.equal(probe.alpha, before[0])
-    assert torch.equal(probe.weight, before[1])
-
-
-def test_refuses_bad_penalties() -> None:
-    with pytest.raises(ValueError, match="penalties must be one or more numbers > 0"):
-        RidgeProbe(penalties=[0.0])

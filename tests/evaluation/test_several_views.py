@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pp_simve.evaluation import LinearProbe
-from pp_simve.evaluation.several_views import contents_of_views, several_view_scores
+from pp_simve.evaluation.tasks.several_views import contents_of_views, several_view_scores
 from pp_simve.inference.augmentations import AugmentationPolicy, Parameters, draw_views
 from pp_simve.inference.guides.base import Guide, Representation
 

@@ -1,0 +1,199 @@
+"""Logistic probes: multinomial and binary logistic regression by L-BFGS, ℓ2 penalties selected on validation rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot, softplus
+
+from pp_simve.evaluation.features import Array, as_tensor
+from pp_simve.evaluation.probes.base import ClassProbe, Probe, checked_grid
+from pp_simve.evaluation.probes.scores import accuracy, roc_auc
+
+PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+"""ℓ2 penalties tried by default: a penalty λ is scikit-learn's ``C = 1 / (rows · λ)``."""
+
+
+class _Penalized:
+    """Generalized linear models with canonical link and ℓ2 penalty, by L-BFGS along a path of penalties.
+
+    Args:
+        penalties: values of the ℓ2 penalty to select from.
+        max_iterations: L-BFGS iterations per penalty.
+        tolerance: L-BFGS stops where no gradient entry is larger, in coordinates whose curvature is at most about 1.
+    """
+
+    def __init__(
+        self, penalties: Sequence[float] = PENALTIES, max_iterations: int = 200, tolerance: float = 2e-4
+    ) -> None:
+        self.penalties = checked_grid("penalties", penalties)
+        self.max_iterations = max_iterations
+        self.tolerance = tolerance
+
+    def _path(
+        self, x: Tensor, targets: Tensor, log_normalizer: Callable[[Tensor], Tensor], start: Tensor, curvature: Tensor
+    ) -> Iterator[tuple[float, Tensor, Tensor]]:
+        """Minimizers of ``mean over rows of [A(W x + b) − ⟨y, W x + b⟩] + penalty/2 · ‖W‖²``, strongest penalty first.
+
+        Each starts where the last one ended. The train targets enter by their moments only.
+
+        Args:
+            x: standardized features, ``(row, feature)``.
+            targets: y, ``(row, output)``: one-hot classes or bool attributes.
+            log_normalizer: A, from logits ``(output, row)`` to ``(…, row)``, summed over the first dimension.
+            start: b of the solution for W = 0, ``(output,)``, float64.
+            curvature: of A there in each output, ``(output,)``, float64.
+
+        Yields:
+            Penalty, W of shape ``(output, feature)`` and b of shape ``(output,)``.
+        """
+        # In the principal axes, which leave the penalty invariant, curvatures at W = 0 are known and scaled to about 1.
+        spectrum, axes = torch.linalg.eigh(x.double().T @ x.double() / len(x))
+        rotation = axes.to(x.dtype)
+        # An unpenalized constant feature carries the bias. Outputs by rows: reductions over outputs run along memory.
+        columns = torch.cat([(x @ rotation).T, x.new_ones(1, len(x))])
+        spectrum = torch.cat([spectrum.clamp_min(0), spectrum.new_ones(1)])
+        moments = (columns @ targets.to(x.dtype)).T.double() / len(x)
+        weight = torch.cat([x.new_zeros(len(start), x.shape[1]), start.to(x.dtype).unsqueeze(1)], dim=1)
+        for penalty in self.penalties:
+            penalized = torch.full_like(spectrum, penalty)
+            penalized[-1] = 0
+            total = curvature.unsqueeze(1) * spectrum + penalized
+            floor = torch.finfo(x.dtype).eps * total.amax(dim=1, keepdim=True)
+            length = total.clamp_min(floor).rsqrt().to(x.dtype)
+
+            def loss(weight: Tensor, penalized: Tensor = penalized) -> Tensor:
+                # In float64: near the minimum a step gains less than float32 resolves.
+                normalizer = log_normalizer(weight @ columns).sum(dtype=torch.float64) / len(x)
+                return normalizer + (weight.double() * (penalized * weight.double() / 2 - moments)).sum()
+
+            weight = self._minimize(loss, weight, length)
+            yield penalty, weight[:, :-1] @ rotation.T, weight[:, -1].clone()
+
+    def _minimize(self, loss: Callable[[Tensor], Tensor], weight: Tensor, length: Tensor) -> Tensor:
+        scaled = (weight / length).requires_grad_()
+        optimizer = torch.optim.LBFGS(
+            [scaled],
+            max_iter=self.max_iterations,
+            tolerance_grad=self.tolerance,
+            # Torch also stops where the slope along a step is below this: it must be small compared with tolerance².
+            tolerance_change=min(self.tolerance**2 / 100, torch.finfo(scaled.dtype).eps / 10),
+            history_size=20,
+            line_search_fn="strong_wolfe",
+        )
+
+        @torch.enable_grad()
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            value = loss(scaled * length)
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+        return (scaled * length).detach()
+
+
+class LinearProbe(_Penalized, ClassProbe):
+    """Multinomial logistic regression on standardized features.
+
+    Minimizes over the weights W, shape ``(class, feature)``, and the unpenalized biases b, shape ``(class,)``,
+
+        mean over train rows of cross-entropy(softmax(W x + b), y)  +  penalty/2 · ‖W‖².
+
+    The penalty with the best validation accuracy is selected; among equals, the strongest. Arguments: `_Penalized`'s.
+
+    Attributes:
+        penalty: the selected one.
+        weight, bias: the solution, for standardized features.
+    """
+
+    penalty: float
+    weight: Tensor
+    bias: Tensor
+
+    def _fit(self, x: Tensor, y: Tensor, validation_x: Tensor, validation_y: Tensor) -> None:
+        targets = one_hot(y, len(self.classes))
+        start = targets.double().mean(0).log()
+        # One curvature for all classes: the sums of weights over classes, which only the penalty bends, then stay 0.
+        curvature = torch.full_like(start, 1 / len(self.classes))
+        self.validation_score = -1.0
+        for penalty, weight, bias in self._path(x, targets, lambda logits: logits.logsumexp(0), start, curvature):
+            score = accuracy((validation_x @ weight.T + bias).argmax(dim=1), validation_y)
+            if score > self.validation_score:
+                self.penalty, self.validation_score, self.weight, self.bias = penalty, score, weight, bias
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        return (x @ self.weight.T + self.bias).argmax(dim=1)
+
+
+class AttributeProbe(_Penalized, Probe[Tensor]):
+    """Binary logistic regression of several attributes on standardized features.
+
+    Minimizes for each attribute, over the weights w, shape ``(feature,)``, and the unpenalized bias b,
+
+        mean over train rows of cross-entropy(sigmoid(w·x + b), y)  +  penalty/2 · ‖w‖².
+
+    For each attribute, the penalty with the least validation cross-entropy (defined where validation holds one value
+    only) is selected; among equals, the strongest. `fit` takes bool attributes, ``(row, attribute)``, of both values in
+    train; `predict` returns log odds, ``(row, attribute)``. Arguments: `_Penalized`'s.
+
+    Attributes:
+        penalty: the selected ones, shape ``(attribute,)``.
+        weight, bias: the solution, for standardized features, ``(attribute, feature)`` and ``(attribute,)``.
+    """
+
+    penalty: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def score(self, x: Array, y: Array) -> Tensor:
+        """Area under the ROC curve of each attribute, shape ``(attribute,)``; NaN where undefined."""
+        log_odds = self.predict(x)
+        return roc_auc(log_odds, checked_attributes(y, log_odds, "test", width=log_odds.shape[1]))
+
+    def _encode(
+        self, train_y: Array, train_x: Tensor, validation_y: Array, validation_x: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        y = checked_attributes(train_y, train_x, "train")
+        if constant := (y == y[0]).all(dim=0).nonzero().flatten().tolist():
+            raise ValueError(f"train attributes {constant} are constant; a probe needs both values")
+        return y, checked_attributes(validation_y, validation_x, "validation", width=y.shape[1])
+
+    def _fit(self, x: Tensor, y: Tensor, validation_x: Tensor, validation_y: Tensor) -> None:
+        share = y.double().mean(dim=0)
+        least = torch.full_like(share, torch.inf)
+        self.penalty, self.bias, self.weight = least.clone(), share.to(x.dtype), x.new_zeros(y.shape[1], x.shape[1])
+        for penalty, weight, bias in self._path(x, y, softplus, torch.logit(share), share * (1 - share)):
+            log_odds = (validation_x @ weight.T + bias).double()
+            loss = (softplus(log_odds) - log_odds * validation_y).mean(dim=0)
+            better = loss < least
+            least = torch.where(better, loss, least)
+            self.penalty = torch.where(better, penalty, self.penalty)
+            self.weight = torch.where(better.unsqueeze(1), weight, self.weight)
+            self.bias = torch.where(better, bias, self.bias)
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T + self.bias
+
+    def _decode(self, outputs: Tensor, x: Tensor) -> Tensor:
+        return outputs
+
+
+def checked_attributes(attributes: Array, features: Tensor, name: str, width: int | None = None) -> Tensor:
+    """Bool attributes of shape ``(row, attribute)`` on the features' device.
+
+    Raises:
+        ValueError: wrong shape or dtype, or rows that do not match.
+    """
+    attributes = as_tensor(attributes)
+    if attributes.dtype != torch.bool:
+        raise ValueError(f"{name} attributes must be bool, got {attributes.dtype}")
+    if attributes.ndim != 2 or len(attributes) != len(features):
+        raise ValueError(
+            f"{name} attributes must have shape ({len(features)}, attribute), got {tuple(attributes.shape)}"
+        )
+    if width is not None and attributes.shape[1] != width:
+        raise ValueError(f"{name} has {attributes.shape[1]} attributes, expected {width}")
+    return attributes.to(features.device)

@@ -1,0 +1,227 @@
+"""MLP probes: one hidden layer on frozen features, weight decay and stopping epoch selected on validation rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pp_simve.evaluation.probes.base import UNSEEN, ClassProbe, RegressionProbe, checked_grid
+from pp_simve.evaluation.probes.scores import accuracy
+
+DECAYS = (10.0, 1.0, 1e-1, 0.0)
+"""Weight decays tried by default: a step of learning rate η shrinks the weights by the factor ``1 − η · decay``."""
+
+_ROWS = 2**14
+"""Rows whose hidden layer is held at a time, outside training."""
+
+
+@dataclass(frozen=True)
+class MLPTraining:
+    """Hyperparameters of MLP probes: Adam with decoupled weight decay, one network per decay.
+
+    Kingma and Ba, "Adam" (2015, arXiv 1412.6980); Loshchilov and Hutter, "Decoupled weight decay regularization" (2019,
+    arXiv 1711.05101), algorithm 2.
+
+    Attributes:
+        hidden: units of the hidden layer.
+        decays: weight decays to select from. Biases do not decay.
+        learning_rate: constant.
+        batch_size: train rows per step at most; an epoch is split into as few and as equal batches as that allows.
+        epochs: at most.
+        patience: training ends after this many epochs in a row without an improvement on validation at any decay.
+        seed: of the initial hidden layer, the same for every decay, and of the order of the train rows. Torch's global
+            generators are neither used nor changed.
+    """
+
+    hidden: int = 256
+    decays: tuple[float, ...] = DECAYS
+    learning_rate: float = 1e-3
+    batch_size: int = 128
+    epochs: int = 200
+    patience: int = 25
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "batch_size", "epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        checked_grid("decays", self.decays)
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be a number > 0, got {self.learning_rate}")
+
+
+TRAINING = MLPTraining()
+"""The default."""
+
+
+class MLPProbe(ClassProbe):
+    """Classification by a multilayer perceptron with one hidden layer of rectified units, on standardized features.
+
+    Trained on the mean cross-entropy of the train rows. The output layer starts at 0, where all classes are equally
+    probable. The decay and epoch with the best validation accuracy are selected; among equals, those with the least
+    validation cross-entropy (of rows whose class is in train), then the earliest epoch, then the strongest decay.
+
+    Args:
+        training: hyperparameters.
+
+    Attributes:
+        decay, epoch: the selected ones; epoch 0 is the initialization.
+    """
+
+    decay: float
+    epoch: int
+
+    def __init__(self, training: MLPTraining = TRAINING) -> None:
+        self.training = training
+
+    def _fit(self, x: Tensor, y: Tensor, validation_x: Tensor, validation_y: Tensor) -> None:
+        known = validation_y != UNSEEN
+
+        def loss(logits: Tensor, rows: Tensor) -> Tensor:
+            return cross_entropy(logits.mT, y[rows].expand(len(logits), -1), reduction="sum") / len(rows)
+
+        def error(logits: Tensor) -> Tensor:
+            wrong = (logits.argmax(dim=-1) != validation_y).sum(dim=1, keepdim=True)
+            log_probability = torch.log_softmax(logits.double(), dim=-1)[:, known]
+            chosen = log_probability.gather(2, validation_y[known].expand(len(logits), -1).unsqueeze(2))
+            loss = -chosen.sum(dim=1) / max(1, int(known.sum()))
+            # A number below 1 decides among equal numbers of wrong answers only.
+            return wrong + loss / (1 + loss)
+
+        self._network, epoch, decay = _search(self.training, x, validation_x, len(self.classes), loss, error)
+        self.epoch, self.decay = int(epoch), float(decay)
+        self.validation_score = accuracy(self._outputs(validation_x), validation_y)
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        return self._network.chunked(x)[0].argmax(dim=1)
+
+
+class MLPRegressionProbe(RegressionProbe):
+    """Regression of several targets by a perceptron with one hidden layer of rectified units, on standardized features.
+
+    Trained on the mean squared error of train rows and targets, each target in units of its standard deviation. The
+    output layer starts at 0, which predicts the train means. The targets share the hidden layer in training, but the
+    decay and epoch with the best validation R² are selected for each target; among equals, the earliest epoch, then the
+    strongest decay. A target that cannot be predicted therefore does not stop the others early.
+
+    Args:
+        training: hyperparameters.
+
+    Attributes:
+        decay, epoch: the selected ones, shape ``(target,)``; epoch 0 is the initialization.
+    """
+
+    decay: Tensor
+    epoch: Tensor
+
+    def __init__(self, training: MLPTraining = TRAINING) -> None:
+        self.training = training
+
+    def _fit(self, x: Tensor, y: Tensor, validation_x: Tensor, validation_y: Tensor) -> None:
+        y = y.to(x.dtype)
+
+        def loss(outputs: Tensor, rows: Tensor) -> Tensor:
+            return (outputs - y[rows]).square().mean(dim=(1, 2)).sum()
+
+        def error(outputs: Tensor) -> Tensor:
+            # Least squared error is best R², and stays defined for a target that is constant in validation.
+            return (outputs.double() - validation_y).square().mean(dim=1)
+
+        self._networks, self.epoch, self.decay = _search(self.training, x, validation_x, y.shape[1], loss, error)
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        # Network t was selected for target t.
+        return self._networks.chunked(x).diagonal(dim1=0, dim2=2)
+
+
+class _Networks(nn.Module):
+    """Perceptrons with one hidden layer side by side: relu(x · weight + bias) · out_weight + out_bias.
+
+    Shapes ``(network, feature, hidden)``, ``(network, 1, hidden)``, ``(network, hidden, output)``, ``(network, 1,
+    output)``.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, out_weight: Tensor, out_bias: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self.out_weight, self.out_bias = nn.Parameter(out_weight), nn.Parameter(out_bias)
+
+    @classmethod
+    def initial(cls, count: int, hidden: int, outputs: int, like: Tensor, generator: torch.Generator) -> _Networks:
+        """Equal networks for features ``like``: a hidden layer as `torch.nn.Linear`'s, and an output layer of 0."""
+        bound = like.shape[1] ** -0.5
+        # Drawn in float32 on the CPU, so that neither dtype nor device decides what is drawn.
+        weight = torch.rand(like.shape[1], hidden, generator=generator, dtype=torch.float32).mul(2 * bound).sub(bound)
+        bias = torch.rand(1, hidden, generator=generator, dtype=torch.float32).mul(2 * bound).sub(bound)
+        return cls(
+            weight.to(like).repeat(count, 1, 1),
+            bias.to(like).repeat(count, 1, 1),
+            like.new_zeros(count, hidden, outputs),
+            like.new_zeros(count, 1, outputs),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs of each network for rows ``x``, shape ``(network, row, output)``."""
+        return torch.relu(x @ self.weight + self.bias) @ self.out_weight + self.out_bias
+
+    def chunked(self, x: Tensor) -> Tensor:
+        """The same in bounded memory."""
+        return torch.cat([self(rows) for rows in torch.split(x, _ROWS)], dim=1)
+
+
+def _search(
+    training: MLPTraining,
+    x: Tensor,
+    validation_x: Tensor,
+    outputs: int,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    error: Callable[[Tensor], Tensor],
+) -> tuple[_Networks, Tensor, Tensor]:
+    """Trains a network per decay and keeps the best one of all epochs for each selection to be made.
+
+    Args:
+        loss: from outputs ``(network, row, output)`` and the positions of these train rows to a sum over networks.
+        error: from outputs of the validation rows to the selection criterion ``(network, selection)``, float64.
+
+    Returns:
+        The networks kept, one per selection, and their epochs and decays, each of shape ``(selection,)``.
+    """
+    generator = torch.Generator().manual_seed(training.seed)
+    decays = torch.tensor(sorted(training.decays, reverse=True), dtype=torch.float64, device=x.device)
+    networks = _Networks.initial(len(decays), training.hidden, outputs, x, generator)
+    keep = (1 - training.learning_rate * decays).to(x.dtype).view(-1, 1, 1)
+    optimizer = torch.optim.Adam(networks.parameters(), lr=training.learning_rate)
+    batches = -(-len(x) // training.batch_size)
+
+    # All networks are equal at first.
+    least = error(networks.chunked(validation_x))[0]
+    epochs = torch.zeros(len(least), dtype=torch.int64, device=x.device)
+    best, chosen = _Networks(*(parameter[epochs] for parameter in networks.parameters())), decays[epochs]
+    last_better = 0
+    for epoch in range(1, training.epochs + 1):
+        order = torch.randperm(len(x), generator=generator).to(x.device)
+        for rows in torch.tensor_split(order, batches):
+            optimizer.zero_grad()
+            with torch.enable_grad():
+                loss(networks(x[rows]), rows).backward()
+            networks.weight.mul_(keep)
+            networks.out_weight.mul_(keep)
+            optimizer.step()
+        errors = error(networks.chunked(validation_x)).nan_to_num(nan=torch.inf)
+        # argmin, unlike min, returns the first of equals: the strongest decay.
+        network = errors.argmin(dim=0)
+        now = errors.gather(0, network.unsqueeze(0)).squeeze(0)
+        better = now < least
+        if better.any():
+            last_better = epoch
+            least = torch.where(better, now, least)
+            epochs[better], chosen[better] = epoch, decays[network[better]]
+            for kept, current in zip(best.parameters(), networks.parameters(), strict=True):
+                kept[better] = current[network[better]]
+        elif epoch - last_better >= training.patience:
+            break
+    return best, epochs, chosen

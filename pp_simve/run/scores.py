@@ -1,0 +1,140 @@
+"""Scores of a fitted run: the suite of evaluators on its splits, results.json, and reading what was written."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pp_simve.data import ImageData, Split
+from pp_simve.errors import ConfigError
+from pp_simve.evaluation.bound import bound_terms
+from pp_simve.evaluation.records import MEAN, REPRESENTATIONS, Record, score, select
+from pp_simve.evaluation.subject import EVALUATION_SEED, Effort
+from pp_simve.evaluation.suite import Level, evaluate_modalities, evaluate_representations
+from pp_simve.inference import ELBO, Run
+from pp_simve.inference.device import device_name
+from pp_simve.run.config import Settings, read_config
+from pp_simve.run.methods import Program
+from pp_simve.run.viewing import Viewing
+
+QUICK = Effort()
+QUICK_REPRESENTATIONS = ("backbone", "z", "content")
+"""Those evaluated at the end of a fit: style of a single view is what content leaves of z."""
+HANDWRITING = ("digits", "mnist")
+"""Data sets whose images are of handwriting."""
+ALL_MODALITIES = "content of all modalities"
+MEAN_R2 = "mean_r2"
+
+
+def evaluate_run(
+    program: Program, viewing: Viewing, data: ImageData, level: Level, effort: Effort | None = None
+) -> list[Record]:
+    """The records of a fitted program: of its representations, or of each of its modalities and across them."""
+    device = next(program.objective.parameters()).device
+    effort = effort or QUICK
+    representations = QUICK_REPRESENTATIONS if level == "quick" else REPRESENTATIONS
+    splits = [on_device(split, device) for split in (data.train, data.validation, data.test)]
+    if viewing.modalities is None:
+        return evaluate_representations(
+            program.guide,
+            viewing.policies[None],
+            *splits,
+            level=level,
+            model=program.model,
+            representations=representations,
+            effort=effort,
+            attribute_names=data.attribute_names,
+            handwriting=data.name in HANDWRITING,
+        )
+    by_modality = [viewing.images(split) for split in splits]
+    of_modality = {
+        str(name): tuple(
+            Split(images[name], split.labels, split.attributes)
+            for images, split in zip(by_modality, splits, strict=True)
+        )
+        for name in viewing.policies
+    }
+    return evaluate_modalities(
+        program.guide,
+        {str(name): policy for name, policy in viewing.policies.items()},
+        of_modality,
+        level=level,
+        representations=representations,
+        effort=effort,
+        attribute_names=data.attribute_names,
+    )
+
+
+def run_results(run: Run, program: Program, viewing: Viewing, data: ImageData, config: Settings) -> dict[str, Any]:
+    """The entries of results.json: scores on test as fractions, the bound in nats per image, and what the fit cost."""
+    started = time.perf_counter()
+    device = next(program.objective.parameters()).device
+    records = evaluate_run(program, viewing, data, "quick")
+    bound = None
+    if program.model.likelihood is not None:
+        # The same bound for all, whatever they were fitted by: a weighted or importance-weighted one would not compare.
+        elbo = ELBO(program.model, program.guide, alpha=0.0)
+        bound = bound_terms(elbo, viewing.source(on_device(data.test, device)), seed=EVALUATION_SEED)
+        bound.pop("group", None)  # of the batches it was computed in, and no part of this bound
+    return {
+        **headline(records),
+        "bound": bound,
+        "is_bound": bound is not None and program.guide.has_density,
+        "seconds_per_epoch": run.seconds_per_epoch,
+        "peak_memory_mb": run.peak_memory_mb,
+        "epochs": run.steps * config.batch_size / len(data.train),
+        "steps": run.steps,
+        "batch_size": config.batch_size,
+        "views": config.views,
+        "modalities": [] if viewing.modalities is None else [str(name) for name in viewing.policies],
+        "parameters": sum(parameter.numel() for parameter in program.objective.parameters()),
+        "seed": config.seed,
+        "device": device_name(device),
+        "seconds_evaluating": time.perf_counter() - started,
+        "records": [record.to_json() for record in records],
+    }
+
+
+def headline(records: list[Record]) -> dict[str, dict[str, Any]]:
+    """The scores a method is compared by: the class from content (z where it has none), the views from z.
+
+    Of several modalities: the class from content of all of them; view parameters are those of each alone.
+    """
+    together = select(records, task="together")
+    primary = "content" if together or select(records, representation="content") else "z"
+    task = "together" if together else "class"
+    content = {
+        probe: score(records, task=task, probe=probe, metric="accuracy", representation=primary)
+        for probe in ("linear", "knn")
+    }
+    of_views = select(records, task="view", probe="ridge", representation="z", modality="")
+    style = {MEAN_R2 if one.target in (MEAN, "") else one.target: one.value for one in of_views}
+    return {
+        "content": {**content, "representation": ALL_MODALITIES if together else primary},
+        "style": {MEAN_R2: None, **style, "representation": "z"},
+    }
+
+
+def read_scores(path: Path) -> tuple[dict[str, Any], list[Record]]:
+    """The entries and the records of a results.json or evaluation.json.
+
+    Raises:
+        ConfigError: the file is missing or damaged, or of a version without score records.
+    """
+    entries = read_config(path)
+    if not isinstance(entries.get("records"), list):
+        command = "fit" if path.name == "results.json" else "evaluate"
+        raise ConfigError(f"{path} has no score records: another version wrote it; {command} again")
+    try:
+        return entries, [Record.from_json(one) for one in entries["records"]]
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged ({error})") from None
+
+
+def on_device(split: Split, device: torch.device) -> Split:
+    """The split with its tensors on a device: attributes, too, which may be views of a modality."""
+    labels, attributes = (None if part is None else part.to(device) for part in (split.labels, split.attributes))
+    return Split(split.images.to(device), labels, attributes)

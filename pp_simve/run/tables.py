@@ -1,0 +1,200 @@
+"""Score records as tables in a terminal, readable at 80 columns: rows are measures, columns representations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pp_simve.evaluation.records import MEAN, REPRESENTATIONS, Record, score, select
+
+UNDEFINED = "–"
+
+
+class Measure(NamedTuple):
+    """A row of a table for each target.
+
+    Attributes:
+        words: what is measured, with the target in place of ``{}``.
+        task, metric, probe: of the records.
+        digits: behind the point; None for fractions that are shown in percent.
+        sd, chance: the metric of the standard deviation, and of the score by chance; empty for none.
+        mean_only: whether only the mean over the targets is shown.
+    """
+
+    words: str
+    task: str
+    metric: str
+    probe: str = ""
+    digits: int | None = None
+    sd: str = ""
+    chance: str = ""
+    mean_only: bool = False
+
+
+MEASURES = (
+    Measure("class, linear probe", "class", "accuracy", "linear"),
+    Measure("class, MLP probe", "class", "accuracy", "mlp"),
+    Measure("class, k-NN", "class", "accuracy", "knn"),
+    Measure("class, {} labels each", "few_labels", "accuracy", "linear", sd="sd"),
+    Measure("class, content of {} views", "several_views", "accuracy", "linear"),
+    *(
+        Measure(f"clusters, {words}{of}", "class", metric, f"clusters_{words[:4]}", digits)
+        for words in ("diagonal", "full")
+        for of, metric, digits in (("", "accuracy", None), (", NMI", "nmi", 2), (", ARI", "ari", 2))
+    ),
+    Measure("view, {}, R², ridge", "view", "r2", "ridge", 3),
+    Measure("view, {}, R², MLP", "view", "r2", "mlp", 3),
+    Measure("view, {}, AUC", "view", "auc", "logistic", 3),
+    Measure("view, {}, R² of angle", "view", "r2", "circular", 3),
+    Measure("attributes, {}, AUC", "attributes", "auc", "logistic", 3, mean_only=True),
+    Measure("attributes, {}, bal. acc.", "attributes", "balanced_accuracy", "logistic", 3, mean_only=True),
+    Measure("handwriting, {}, R²", "handwriting", "r2", "ridge", 3),
+    Measure("axes", "information", "width", digits=0),
+    Measure("active axes", "information", "active_units", digits=0),
+    Measure("effective rank", "information", "effective_rank", digits=1),
+    Measure("alignment of two views", "information", "alignment", digits=3),
+    Measure("uniformity", "information", "uniformity", digits=3),
+    Measure("I(z; z') ≥, nats", "information", "infonce_bound", digits=2),
+    Measure("  of at most", "information", "infonce_ceiling", digits=2),
+    Measure("I(z; z') of prior, nats", "information", "prior_information", digits=2),
+    Measure("KL of axes, {}, nats", "information", "kl_of_axes", digits=2),
+)
+"""Of representations, in the order of the rows."""
+
+WHOLE = (
+    Measure("class, fine-tuned", "fine_tuning", "accuracy"),
+    Measure("content keeps of the class", "disentanglement", "content_keeps_class", digits=3),
+    Measure("content lacks of the view", "disentanglement", "content_lacks_views", digits=3),
+    Measure("style keeps of the view", "disentanglement", "style_keeps_views", digits=3),
+    Measure("style lacks of the class", "disentanglement", "style_lacks_class", digits=3),
+    Measure("disentanglement, the mean of these", "disentanglement", "mean", digits=3),
+    Measure("reconstruction, MSE", "generation", "mse", digits=4),
+    Measure("reconstruction, PSNR, dB", "generation", "psnr", digits=1),
+    Measure("bits per dimension, at most", "generation", "bits_per_dim", digits=3),
+    Measure("FID of samples", "generation", "fid", digits=1),
+    *(Measure(f"retrieval, {{}}, recall@{k}", "retrieval", f"recall@{k}", chance=f"chance@{k}") for k in (1, 5, 10)),
+    Measure("class, zero-shot, {}", "zero_shot", "accuracy", chance="chance"),
+    Measure("class of all modalities, linear probe", "together", "accuracy", "linear"),
+    Measure("class of all modalities, k-NN", "together", "accuracy", "knn"),
+)
+"""Of the whole program."""
+
+
+def print_scores(records: Sequence[Record], console: Console) -> None:
+    """Tables of the scores, then what has none and why."""
+    for modality in dict.fromkeys(record.modality for record in records):
+        of_modality = select(records, modality=modality)
+        title = f"test split, from {modality} alone" if modality else "test split"
+        for table in (representation_table(title, of_modality), program_table(title, of_modality)):
+            if table.row_count:
+                console.print(table, "", sep="\n")
+    for line in notes(records):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def print_results(results: Mapping[str, Any], records: Sequence[Record], console: Console) -> None:
+    """The scores of a results.json, the bound, and what the fit cost."""
+    print_scores(records, console)
+    if results["bound"] is not None:
+        measure = f"ELBO of {results['views']} views" + (" of each modality" if results["modalities"] else "")
+        no_bound = "" if results["is_bound"] else " (no bound)"
+        console.print(f"{measure}{no_bound}: {-results['bound']['loss']:.1f} nats an image")
+    console.print(
+        f"{results['seconds_per_epoch']:.2f} s an epoch, {results['peak_memory_mb']:,.0f} MB at most, "
+        f"evaluated in {results['seconds_evaluating']:.1f} s",
+        soft_wrap=True,
+    )
+
+
+def representation_table(title: str, records: Iterable[Record]) -> Table:
+    """A row a measure, a column a representation."""
+    records = [record for record in records if record.task in {measure.task for measure in MEASURES}]
+    kl = [record.value for record in select(records, metric="kl") if record.value is not None]
+    if kl:
+        summary = {"sum": sum(kl), "least": min(kl), "most": max(kl)}
+        records += [Record("information", "kl_of_axes", value, "z", target=name) for name, value in summary.items()]
+    columns = [name for name in REPRESENTATIONS if select(records, representation=name)]
+    table = _table(title, columns)
+    for measure in MEASURES:
+        of_measure = _of(measure, records)
+        for target in _targets(measure, of_measure):
+            cells = [_cell(measure, select(records, representation=name, target=target)) for name in columns]
+            _add(table, measure, target, cells)
+    return table
+
+
+def program_table(title: str, records: Sequence[Record]) -> Table:
+    """A row a measure, with the score by chance beside it where there is one."""
+    chance = any(measure.chance and _of(measure, records) for measure in WHOLE)
+    table = _table(title, ["score", "chance"] if chance else ["score"])
+    for measure in WHOLE:
+        for target in _targets(measure, _of(measure, records)):
+            of_target = select(records, target=target)
+            by_chance = measure._replace(metric=measure.chance, sd="")
+            _add(table, measure, target, [_cell(measure, of_target), _cell(by_chance, of_target)][: 1 + chance])
+    return table
+
+
+def notes(records: Iterable[Record]) -> list[str]:
+    """A line for each note, with all records that carry it."""
+    carrying: dict[str, dict[str, dict[str, None]]] = {}
+    for one in records:
+        if one.note:
+            what = " ".join(filter(None, (one.modality, one.task, one.probe or one.metric))).replace("_", " ")
+            carrying.setdefault(one.note, {}).setdefault(what, {})[one.representation] = None
+    lines = []
+    for note, found in carrying.items():
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for what, of in found.items():
+            groups.setdefault(tuple(filter(None, of)), []).append(what)
+        places = [", ".join(whats) + (f" of {', '.join(of)}" if of else "") for of, whats in groups.items()]
+        lines.append(f"{'; '.join(places)}: {note}")
+    return lines
+
+
+def digits(value: float | None, count: int | None) -> str:
+    """A number for a person: in percent where no number of digits is given."""
+    if value is None:
+        return UNDEFINED
+    if count is None:
+        return f"{100 * value:.1f} %"
+    return f"{round(value, count) + 0.0:,.{count}f}".replace("-", "−")  # −0.00 is 0.00
+
+
+def _table(title: str, columns: Iterable[str]) -> Table:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
+    )
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _add(table: Table, measure: Measure, target: str, cells: Sequence[str]) -> None:
+    """A row, unless nothing in it is defined."""
+    if any(cell != UNDEFINED for cell in cells):
+        words = measure.words.format(target)
+        table.add_row(words.replace(" 1 labels", " 1 label").replace(" 1 views", " 1 view"), *cells)
+
+
+def _of(measure: Measure, records: Iterable[Record]) -> list[Record]:
+    return select(records, task=measure.task, metric=measure.metric, probe=measure.probe)
+
+
+def _targets(measure: Measure, records: Iterable[Record]) -> list[str]:
+    """The targets of some records, the mean over them at the end."""
+    targets = sorted(dict.fromkeys(record.target for record in records), key=MEAN.__eq__)
+    return [target for target in targets if target == MEAN or not measure.mean_only]
+
+
+def _cell(measure: Measure, records: Sequence[Record]) -> str:
+    value = score(_of(measure, records))
+    sd = score(_of(measure._replace(metric=measure.sd), records)) if measure.sd else None
+    if value is None or sd is None:
+        return digits(value, measure.digits)
+    return f"{100 * value:.1f} ± {100 * sd:.1f}"
