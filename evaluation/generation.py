@@ -140,13 +140,12 @@ def sample(model: SimVE, guide: Guide, views: Tensor, count: int) -> tuple[Tenso
     Returns:
         Means of images, shape ``(count, channel, height, width)``, and a title.
     """
-    try:
+    if model.prior.proper:
         return model.generate(count)[0], "samples from the prior"
-    except NotImplementedError:
-        content = guide.posterior(views).content
-        content = content[torch.arange(count) % len(content)]
-        style = model.prior.style(content).sample()
-        return _decoded(model, model.prior.compose(content, style)), "contents of test images, styles from the prior"
+    content = guide.posterior(views).content
+    content = content[torch.arange(count) % len(content)]
+    style = model.prior.style(content).sample()
+    return _decoded(model, model.prior.compose(content, style)), "contents of test images, styles from the prior"
 
 
 def _decoded(model: SimVE, z: Tensor) -> Tensor:

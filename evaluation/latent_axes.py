@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 from pp_simve.evaluation.features import checked_features
 from pp_simve.inference import Guide, draw
 from pp_simve.inference.tools import unit_range
-from pp_simve.models import BlockPrior, GaussianPrior, Prior, SimVE, StandardPrior
+from pp_simve.models import Prior, SimVE
 
 
 def gaussian_axes(prior: Prior) -> tuple[Tensor, Tensor]:
@@ -22,17 +22,14 @@ def gaussian_axes(prior: Prior) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: content or style is not Gaussian with independent axes, or is improper.
     """
-    if isinstance(prior, GaussianPrior):
-        return prior.content_variance().detach(), prior.style_variance().detach()
-    if isinstance(prior, StandardPrior):
-        return torch.zeros(prior.latent_dim), torch.ones(prior.latent_dim)
-    if isinstance(prior, BlockPrior):
-        content, style = (part.to(prior.variance.device) for part in gaussian_axes(prior.block))
-        return torch.cat([content, torch.zeros_like(prior.variance)]), torch.cat([style, prior.variance])
-    raise ValueError(
-        f"under {type(prior).__name__} the axes of z have no Gaussian with known variances; this is for GaussianPrior, "
-        "StandardPrior and BlockPrior of these"
-    )
+    variances = prior.axis_variances()
+    if variances is None:
+        raise ValueError(
+            f"under {type(prior).__name__} the axes of z have no Gaussian with known variances; this is for "
+            "GaussianPrior, StandardPrior and BlockPrior of these"
+        )
+    content, style = variances
+    return content.detach(), style.detach()
 
 
 @torch.no_grad()

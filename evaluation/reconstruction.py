@@ -10,8 +10,8 @@ from torch import Tensor
 from pp_simve.evaluation.bound import importance_weighted_bound
 from pp_simve.evaluation.generation import reconstruct
 from pp_simve.inference import Guide
-from pp_simve.inference.tools import evaluation_mode, random_state_kept, unit_range
-from pp_simve.models import EmpiricalPrior, SimVE
+from pp_simve.inference.tools import evaluation_mode, unit_range
+from pp_simve.models import SimVE
 
 Scores = dict[str, float | dict[str, str] | None]
 """Scores by name; None for what is undefined, never NaN, so that it can be written as JSON."""
@@ -114,12 +114,9 @@ def _likelihood_kind(model: SimVE, guide: Guide, images: Tensor) -> tuple[bool, 
     discrete: bool = support.is_discrete
     if not guide.has_density:
         return discrete, "the guide answers by points, which have no density, so nothing bounds the likelihood"
-    if any(isinstance(part, EmpiricalPrior) and part.memory is None for part in model.prior.modules()):
+    if model.prior.depends_on_batch:
         return discrete, "the prior is made of the images at hand, so it gives no image a probability of its own"
-    try:
-        with random_state_kept(images.device):
-            model.prior.content().sample()
-    except NotImplementedError:
+    if not model.prior.proper:
         return discrete, "the prior on content is improper, so images have no probability"
     if discrete and not all(bool(support.check(unit_range(chunk)).all()) for chunk in torch.split(images, 512)):
         return discrete, (

@@ -1,4 +1,4 @@
-"""Which posteriors of digits to trust: fit, ask, refine, and sort the images. About two minutes on two cores."""
+"""Which posteriors of digits to trust: fit, check, refine, and sort the images. About two minutes on two cores."""
 
 import argparse
 
@@ -32,9 +32,9 @@ fit(model, guide, digits.train.images, policy=policy, epochs=arguments.epochs, l
 images = digits.test.images[: arguments.images]
 views, _ = draw_views(policy, images, 2, generator=torch.Generator().manual_seed(1))
 
-# Before: does a posterior's k̂ say that its draws can be weighted into the exact one?
+# Before: PSIS k̂ of each image, and the gap of the bound.
 before = weigh(draw(model, guide, views, arguments.draws, seed=0).log_weight)
-print(f"as the encoder answers: {before.share_above:.0%} of images above k̂ = {before.threshold:.2f}", end=", ")
+print(f"the encoder:            {before.share_above:.0%} of images above k̂ = {before.threshold:.2f}", end=", ")
 print("the bound {:.2f} ± {:.2f} nats low".format(*before.mean_gap))
 
 # After: each image's variational parameters improved by themselves, the model as it is.
@@ -44,7 +44,7 @@ after = weigh(drawn.log_weight)
 print(f"refined:                {after.share_above:.0%} of images above k̂ = {after.threshold:.2f}", end=", ")
 print("the bound {:.2f} ± {:.2f} nats low".format(*after.mean_gap))
 
-# Trust these, not those. For those to trust, weights correct what is left.
+# Images whose posteriors can be trusted; weights correct what is left.
 trusted = after.khat <= after.threshold
 moments = weighted_moments(drawn.content, after.log_weight)
 print(f"\ntrust the content of {int(trusted.sum())} of {len(images)} images; not of", end=" ")
@@ -59,5 +59,5 @@ for image in after.khat.argsort()[[0, 1, 2, -3, -2, -1]].tolist():
 
 # The same posterior for ArviZ, with whatever else it can do.
 tree = posterior((model, refined), views, draws=arguments.draws, labels=digits.test.labels[: arguments.images])
-print("\n", summary(tree.isel(image=[0], latent_dim=slice(4)), ["content"]).round(2), sep="")
-arviz().plot_forest(for_arviz(tree.isel(image=slice(3), latent_dim=slice(4))), var_names=["content"])
+print("\n", summary(tree.isel(image=[0], latent=slice(4)), ["content"]).round(2), sep="")
+arviz().plot_forest(for_arviz(tree.isel(image=slice(3), latent=slice(4))), var_names=["content"])

@@ -23,7 +23,7 @@ from pp_simve.inference.guides import Guide
 from pp_simve.inference.sampling import draw
 from pp_simve.inference.tools import frozen, random_state_kept
 from pp_simve.inference.tracing import GROUP, PLATES, densities
-from pp_simve.models import EmpiricalPrior, ExactPrior, SimVE, Views
+from pp_simve.models import ExactPrior, SimVE, Views
 from pp_simve.models.modalities import some_images, view_and_image_counts
 
 GUIDE_DRAWS = 100
@@ -297,10 +297,10 @@ class Target:
         # Without PyroModule's parameter statements, which would file every parameter in Pyro's global store.
         self._program: Any = partial(nn.Module.__call__, model)
         self._count, self.images = view_and_image_counts(views)
-        if isinstance(model.prior, EmpiricalPrior) and model.prior.memory is None:
+        if model.prior.depends_on_batch:
             raise ValueError(
-                "under an EmpiricalPrior of the batch an image's posterior depends on the images beside it, and has no "
-                "density of its own; give the prior a memory"
+                f"under {type(model.prior).__name__} of the batch an image's posterior depends on other images, "
+                "and has no density of its own; give the prior a memory"
             )
         of_content = model.prior.content()
         self.collapsed = is_discrete(of_content)

@@ -1,18 +1,23 @@
-"""Draws of a guide's latents, and what the model and the guide think of each: the ground of all posterior checks."""
+"""Posterior draws of a guide with their log densities, and simulation of views and latents from the model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
 
+import pyro
+import pyro.poutine as poutine
 import torch
 from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
-from pp_simve.inference.tracing import GROUP, densities, run_pair
-from pp_simve.models import Views
-from pp_simve.models.modalities import view_and_image_counts
+from pp_simve.inference.tracing import GROUP, densities, run_pair, site_infer
+from pp_simve.models import SimVE, Views
+from pp_simve.models.modalities import by_modality, from_modalities, view_and_image_counts
 
 PIXELS_AT_ONCE = 2**23
 """Decoded numbers a pass, over all draws, views and images: 32 MiB in float32, some ten times that with a decoder."""
@@ -78,7 +83,7 @@ def draw(model: nn.Module, guide: Guide, views: Views, draws: int, *, seed: int)
     """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
-    batches = [views] if isinstance(views, Tensor) else list(views.values())
+    batches = list(by_modality(views).values())
     at_once = max(1, PIXELS_AT_ONCE // max(1, sum(batch.numel() for batch in batches)))
     with evaluation_mode(model), evaluation_mode(guide), random_state_kept(batches[0].device):
         torch.manual_seed(seed)
@@ -127,3 +132,77 @@ def _joined(parts: list[Draws]) -> Draws:
         return None if values[0] is None else torch.cat(values)
 
     return Draws(**{field.name: of(field.name) for field in fields(Draws)})  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def simulate(model: SimVE, like: Views, images: int, *, seed: int) -> tuple[Views, Draws]:
+    """Views drawn from the model, and the latents that generated them.
+
+    Args:
+        model: with pixels and a proper prior.
+        like: views that give the shapes, modalities, number of views and device; their number of images is not used.
+        images: how many to draw.
+        seed: decides them; torch's own generators are left as they were.
+
+    Returns:
+        Views as the likelihood draws them (binary for a Bernoulli, outside [0, 1] too for a Gaussian), and their
+        latents as one draw, without ``log_q``.
+
+    Raises:
+        ValueError: pixels are not modelled, or the prior cannot be sampled.
+    """
+    if model.likelihood is None:
+        raise ValueError("the model has no likelihood: without pixels there are no views to simulate")
+    prior = type(model.prior).__name__
+    if model.prior.depends_on_batch:
+        raise ValueError(f"the prior {prior} is made of the images at hand: without images there is nothing to sample")
+    if not model.prior.proper:
+        raise ValueError(
+            f"the prior {prior} is improper and cannot be sampled: nothing can be simulated from the model"
+        )
+    template = from_modalities(
+        {
+            modality: torch.zeros((), device=batch.device).expand(len(batch), images, *batch.shape[2:])
+            for modality, batch in by_modality(like).items()
+        }
+    )
+    device = next(iter(by_modality(like).values())).device
+    with evaluation_mode(model), random_state_kept(device), pyro.validation_enabled(False):
+        torch.manual_seed(seed)
+        program = poutine.uncondition(partial(nn.Module.__call__, without_groups(model)))
+        trace = prune_subsample_sites(poutine.trace(program).get_trace(template))
+        trace.compute_log_prob(lambda _, site: not site_infer(site, "_deterministic"))
+    views = {
+        modality: _value(trace, "x" if modality is None else f"x_{modality}").expand(batch.shape)
+        for modality, batch in by_modality(template).items()
+    }
+    return from_modalities(views), _simulated_latents(trace, template)
+
+
+def without_groups(model: SimVE) -> SimVE:
+    """The program of pixels alone: the group's site needs several views and is no part of the posterior."""
+    likelihood: Any = model.likelihood  # a module already, also with several modalities
+    return model if model.group is None else SimVE(model.prior, likelihood)
+
+
+def _simulated_latents(trace: Trace, template: Views) -> Draws:
+    count, images = view_and_image_counts(template)
+    log_prior: list[Tensor] = []
+    log_likelihood: list[Tensor] = []
+    for site in trace.nodes.values():
+        if site["type"] != "sample" or site_infer(site, "_deterministic"):
+            continue
+        log_prob: Tensor = site["log_prob"]
+        if site_infer(site, "was_observed"):
+            log_likelihood.append(log_prob)
+        else:
+            log_prior.append((log_prob.sum(-2) if log_prob.ndim > 1 else log_prob).expand(images))
+    content, style, z = (_value(trace, name) for name in ("content", "style", "z"))
+    return Draws(
+        content=content.expand(1, images, content.shape[-1]),
+        style=style.expand(1, count, images, style.shape[-1]),
+        z=z.expand(1, count, images, z.shape[-1]),
+        log_prior=torch.stack(log_prior).sum(0)[None],
+        log_likelihood=torch.cat(log_likelihood)[None],
+        log_q=None,
+    )

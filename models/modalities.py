@@ -27,6 +27,16 @@ def view_and_image_counts(views: Views) -> tuple[int, int]:
     return sum(len(batch) for batch in views.values()), next(iter(images.values()))
 
 
+def by_modality(views: Views) -> dict[str | None, Tensor]:
+    """Views by the name of their modality; None is the name of a single modality."""
+    return {None: views} if isinstance(views, Tensor) else {**views}
+
+
+def from_modalities(batches: Mapping[str | None, Tensor]) -> Views:
+    """The inverse of `by_modality`."""
+    return batches[None] if None in batches else {str(name): batch for name, batch in batches.items()}
+
+
 def some_images(views: Views, which: slice | list[int]) -> Views:
     """The views of some of the images, which a list may repeat."""
     if isinstance(views, Tensor):

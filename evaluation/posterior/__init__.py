@@ -1,13 +1,18 @@
-"""Is a posterior to be trusted: draws as a data tree, importance weights, calibration, prediction, references, repair.
-Works on fitted pairs and tensors, never on run folders."""
+"""Posterior checks: draws as a data tree, importance weights, calibration, prediction, references, refinement.
+They take fitted pairs and tensors, never run folders; `diagnose` runs them all."""
 
 from pp_simve.evaluation.posterior.calibration import Calibration, Quantity, calibrate
 from pp_simve.evaluation.posterior.check_figures import axes_figure, predictive_figure, ranks_figure, weights_figure
 from pp_simve.evaluation.posterior.contraction import AxesCheck, AxisCheck, check_axes
-from pp_simve.evaluation.posterior.image_statistics import STATISTICS, Statistic
 from pp_simve.evaluation.posterior.importance import Moments, WeightCheck, check_weights, weigh, weighted_moments
 from pp_simve.evaluation.posterior.leave_one_out import LeaveOneOut, leave_one_view_out
-from pp_simve.evaluation.posterior.predictive import PredictiveCheck, StatisticCheck, check_predictions
+from pp_simve.evaluation.posterior.predictive import (
+    STATISTICS,
+    PredictiveCheck,
+    Statistic,
+    StatisticCheck,
+    check_predictions,
+)
 from pp_simve.evaluation.posterior.prototypes import PrototypeMatch, PrototypeUse, match_prototypes, prototype_use
 from pp_simve.evaluation.posterior.ranks import Uniformity, rank_uniformity
 from pp_simve.evaluation.posterior.reference import (
@@ -17,15 +22,19 @@ from pp_simve.evaluation.posterior.reference import (
     distance_to_reference,
     nuts_reference,
 )
-from pp_simve.evaluation.posterior.simulation import simulate
+from pp_simve.evaluation.posterior.suite import CHECKS, Diagnosis, Finding, Subject, diagnose
 from pp_simve.inference.refinement import RefinedGuide, refine
+from pp_simve.inference.sampling import simulate
 
 __all__ = [
+    "CHECKS",
     "STATISTICS",
     "AxesCheck",
     "AxisCheck",
     "Calibration",
+    "Diagnosis",
     "Distance",
+    "Finding",
     "GaussianClassifier",
     "LeaveOneOut",
     "Moments",
@@ -37,6 +46,7 @@ __all__ = [
     "RefinedGuide",
     "Statistic",
     "StatisticCheck",
+    "Subject",
     "Uniformity",
     "WeightCheck",
     "axes_figure",
@@ -44,6 +54,7 @@ __all__ = [
     "check_axes",
     "check_predictions",
     "check_weights",
+    "diagnose",
     "distance_to_reference",
     "leave_one_view_out",
     "match_prototypes",

@@ -1,6 +1,6 @@
-"""Every difference between ArviZ 0.23 (Python 3.11) and 1.x (Python 3.12 and later), so that nothing else knows of it.
+"""All differences between ArviZ 0.23 (Python 3.11) and 1.x (Python 3.12 and later) in one place.
 
-ArviZ is imported when it is first asked for: that takes seconds, which a fit should not have to pay.
+ArviZ is imported when it is first used, because that takes seconds.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FEWEST_DRAWS = 30
-"""Below that a tail has fewer than 6 draws: its lower quartile is its smallest, and 1.x fits nothing to it."""
+"""With fewer draws the tail has fewer than 6, to which 1.x fits nothing."""
 
 EQUAL_WEIGHTS = 1e-3
-"""Nats within which the largest log weights count as equal: they vary by a thousandth, often by rounding alone."""
+"""Nats within which the largest log weights count as equal."""
 
 WIDEST_TAIL = 700.0
-"""Nats over which a tail of weights can be held in float64."""
+"""Range of a tail in nats that float64 can hold."""
 
 _SHOWN_IMAGES = 8
 
@@ -126,12 +126,12 @@ def summary(
     if not 0 < probability < 1:
         raise ValueError(f"probability must be between 0 and 1, got {probability}")
     chains = tree[group].sizes.get("chain", 1)
-    interval = {"ci_prob": probability, "ci_modality": "hdi"} if takes_trees() else {"hdi_prob": probability}
+    interval = {"ci_prob": probability, "ci_kind": "hdi"} if takes_trees() else {"hdi_prob": probability}
     table = arviz().summary(
         for_arviz(tree),
         var_names=list(names or known),
         group=group,
-        modality="stats" if chains == 1 else "all",
+        kind="stats" if chains == 1 else "all",
         round_to="none",
         **interval,
     )

@@ -1,4 +1,4 @@
-"""Simulation-based calibration: where the truth is known, is it one draw more among the guide's?"""
+"""Simulation-based calibration: rank statistics of the true latents among the guide's draws."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from torch import Tensor
 
 from pp_simve.evaluation.posterior.batches import images_at_once, seeds
 from pp_simve.evaluation.posterior.ranks import Uniformity, rank_among, rank_uniformity
-from pp_simve.evaluation.posterior.simulation import simulate
 from pp_simve.inference import Draws, Guide, draw
+from pp_simve.inference.sampling import simulate
 from pp_simve.models import SimVE, Views
+from pp_simve.models.modalities import by_modality
 
 Quantity = Callable[[Draws], Tensor]
-"""A scalar of latents and views, from draws to shape ``(draw, image)``; it may use any of `Draws`' but ``log_q``."""
+"""A test quantity: from `Draws` without ``log_q`` to one number per draw and image, shape ``(draw, image)``."""
 
 COORDINATES = ("content", "style", "z")
 
 
 def log_likelihood(draws: Draws) -> Tensor:
-    """log p(views | z) of all views of an image, which depends on the views as no coordinate does."""
+    """log p(views | z) of all views of an image: a test quantity that depends on the views."""
     assert draws.log_likelihood is not None
     return draws.log_likelihood.sum(1)
 
@@ -31,25 +32,26 @@ QUANTITIES: Mapping[str, Quantity] = {"log likelihood": log_likelihood}
 
 @dataclass(frozen=True)
 class Calibration:
-    """Ranks of the truth among draws of the guide, for views simulated from the fitted model.
+    """Ranks of the true latents among draws of the guide, for views simulated from the fitted model.
 
-    If the guide were the posterior, all ranks were uniform: Talts, Betancourt, Simpson, Vehtari and Gelman, "Validating
-    Bayesian inference algorithms with simulation-based calibration" (2018, arXiv 1804.06788).
+    With the posterior as guide all ranks are uniform. Limitations: the guide is tested on views that the model
+    generates, which real ones may not resemble. Ranks of coordinates are uniform too for a guide that ignores the views
+    and returns the prior, and for wrong dependence between coordinates; test quantities that depend on the views detect
+    the former (Modrák et al.), hence the default ``log likelihood``.
 
-    It judges the guide on views that the model makes, not on real ones: where the model is wrong, real views may lie
-    where nothing here was asked. Coordinates cannot see a guide that ignores the views and returns the prior, whose
-    ranks are uniform too; a quantity that depends on the views can (Modrák, Moon, Kim, Bürkner, Huurre, Faltejsková,
-    Gelman and Vehtari, "Simulation-based calibration checking for Bayesian computation: the choice of test quantities
-    shapes sensitivity", 2023, Bayesian Analysis), which is why ``log likelihood`` is among them. Nor can coordinates
-    see wrong dependence between one another.
+    References:
+        Talts, Betancourt, Simpson, Vehtari, Gelman, "Validating Bayesian inference algorithms with simulation-based
+        calibration" (2018, arXiv 1804.06788).
+        Modrák et al., "Simulation-based calibration checking for Bayesian computation: the choice of test quantities
+        shapes sensitivity" (2023, Bayesian Analysis, arXiv 2211.02383).
 
     Attributes:
-        ranks: by ``content``, ``style`` and ``z`` (a column an axis) and ``quantities`` (a column each). Style and z
-            are those of one view of each simulation, the views taking turns, so that rows are independent. All columns
-            share the level of false alarms, so that any alarm at all has at most its probability.
-        pooled: the same over the axes of each, which take turns: one curve that shows a fault all axes have.
+        ranks: by ``content``, ``style`` and ``z`` (a column per axis) and ``quantities`` (a column each). Style and z
+            are those of one view of each simulation, views in turn, so that rows are independent. All columns share
+            the level of false alarms.
+        pooled: the same with the axes of a latent in turn: one curve per latent for a fault that all axes share.
         level: probability of any false alarm in ``ranks``, and in ``pooled``.
-        notes: what of the simulated views is unlike the views that were given, by name.
+        notes: how the simulated views differ from the given ones, by modality.
     """
 
     ranks: Mapping[str, Uniformity]
@@ -64,7 +66,7 @@ class Calibration:
 
     @property
     def failing(self) -> tuple[str, ...]:
-        """What leaves its band."""
+        """Axes and quantities whose ranks leave their band."""
         return tuple(name for uniformity in self.ranks.values() for name in uniformity.failing)
 
 
@@ -83,16 +85,16 @@ def calibrate(
     """Simulates latents and views, draws from the guide given the views, and ranks the former among the latter.
 
     Args:
-        views: real ones: as many views of each modality, as large, are simulated; else they only serve for ``notes``.
-        simulations: images simulated; faults of the size 1 / √simulations are seen.
+        views: real ones, which give the shapes, modalities and number of views to simulate, and ``notes``.
+        simulations: images simulated; faults of size 1 / √simulations are detected.
         draws: of the guide, of each image; the resolution of ranks.
-        seed: decides everything; torch's own generators are left as they were.
-        quantities: scalars to rank, apart from the coordinates.
+        seed: of simulations and draws; torch's own generators are left as they were.
+        quantities: test quantities beside the coordinates.
         level: probability of a false alarm.
 
     Raises:
-        ValueError: the guide has no density or is of certain images, pixels are not modelled, the prior is improper or
-            of the images at hand, fewer than 1 draw or 2 simulations, or NaN.
+        ValueError: the guide has no density or has per-image parameters, pixels are not modelled, the prior is
+            improper or depends on the batch, fewer than 1 draw or 2 simulations, or NaN.
     """
     if not guide.has_density:
         raise ValueError(
@@ -114,10 +116,10 @@ def calibrate(
             ranks.setdefault(name, []).append(rank_among(of_truth, of_guide, generator))
     joined = {name: torch.cat(parts) for name, parts in ranks.items()}
     curves = sum(part.shape[1] for part in joined.values())
-    tested = {
-        name: rank_uniformity(part, draws, _names(name, part.shape[1], name in quantities), level=level, curves=curves)
-        for name, part in joined.items()
-    }
+    tested = {}
+    for name, part in joined.items():
+        columns = [name] if name in quantities else [f"{name} {axis}" for axis in range(part.shape[1])]
+        tested[name] = rank_uniformity(part, draws, columns, level=level, curves=curves)
     several = {name: part for name, part in joined.items() if part.shape[1] > 1}
     pooled = {
         name: rank_uniformity(_in_turn(part), draws, [f"{name}, axes in turn"], level=level, curves=len(several))
@@ -130,7 +132,7 @@ def calibrate(
 def _simulations(
     model: SimVE, guide: Guide, views: Views, simulations: int, draws: int, seed: int
 ) -> Iterator[tuple[int, Draws, Draws, torch.Generator]]:
-    """Place of the first of some simulations, their truth, the guide's draws, and a generator for ties."""
+    """Place of the first of some simulations, their true latents, the guide's draws, and a generator for ties."""
     size = images_at_once(views, model.prior.latent_dim, draws)
     of_batch = seeds(seed)
     generator = torch.Generator().manual_seed(next(of_batch))
@@ -142,10 +144,10 @@ def _simulations(
 def _compared(
     truth: Draws, drawn: Draws, place: int, quantities: Mapping[str, Quantity]
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """What is ranked, by name: of the truth ``(image, column)``, of the draws ``(draw, image, column)``."""
+    """Name, true values ``(image, column)`` and draws ``(draw, image, column)`` of all that is ranked."""
     _, views, images, _ = drawn.z.shape
     here = torch.arange(images, device=drawn.z.device)
-    view = (here + place) % views  # each simulation speaks of one of its views
+    view = (here + place) % views  # one view of each simulation
     for name in COORDINATES:
         of_truth, of_guide = getattr(truth, name), getattr(drawn, name)
         if of_guide.shape[-1] == 0:
@@ -163,27 +165,22 @@ def _compared(
         yield name, of_truth[0, :, None], of_guide[..., None]
 
 
-def _names(name: str, columns: int, alone: bool) -> list[str]:
-    return [name] if alone else [f"{name} {axis}" for axis in range(columns)]
-
-
 def _in_turn(ranks: Tensor) -> Tensor:
-    """One of the columns in each row, the next in the next: shape ``(row, 1)``."""
+    """One column in each row, columns in turn: shape ``(row, 1)``."""
     row = torch.arange(len(ranks))
     return ranks[row, row % ranks.shape[1], None]
 
 
 def _unlike(views: Views, simulated: Views) -> dict[str, str]:
-    given = {"views": views} if isinstance(views, Tensor) else views
-    made = {"views": simulated} if isinstance(simulated, Tensor) else simulated
     notes = {}
-    for name, real in given.items():
-        if _is_binary(made[name]) and not _is_binary(real):
+    for modality, made in by_modality(simulated).items():
+        given, name = by_modality(views)[modality], modality or "views"
+        if _is_binary(made) and not _is_binary(given):
             notes[name] = (
                 "simulated views are black and white, as a Bernoulli draws them, where the guide was fitted to grey "
-                "ones: an alarm may speak of this difference and not of the guide's posteriors of real views"
+                "ones: an alarm may be due to this difference and not to the guide's posteriors of real views"
             )
-        elif not _in_range(made[name]) and _in_range(real):
+        elif not _in_range(made) and _in_range(given):
             notes[name] = "simulated views leave [0, 1], as a density over all numbers draws them; real ones do not"
     return notes
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 FIGURES = "diagnose-"
-"""What the names of the checks' figures begin with."""
-
+"""Prefix of the names of the checks' figures."""
 
 Cell = float | str | bool | None
 """A table entry; None is a dash."""
@@ -16,43 +15,41 @@ Cell = float | str | bool | None
 class Rows(TypedDict):
     """A table of a check.
 
-    A column of numbers alone stands to the right, any other to the left; the first names its row. None is a dash.
+    Columns of numbers are aligned to the right, others to the left; the first names its row.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     measures: NotRequired[bool]
-    """Whether each row is a measure of its own; numbers then have the digits of their row, and else of their column."""
+    """Whether each row is another measure; numbers are then rounded by row, and otherwise by column."""
 
 
 class Check(TypedDict):
-    """What one check of a posterior found, and how far that goes. Any number that is not finite is None, as in JSON.
+    """Result of one check of a posterior. A number that is not finite is None, as in JSON.
 
-    The figures ``figures/diagnose-NAME.png`` and ``diagnose-NAME-*.png`` of the run are shown with it; their titles and
-    captions are the report's.
+    The run's figures ``figures/diagnose-NAME.png`` and ``diagnose-NAME-*.png`` belong to it.
     """
 
     name: str
-    """Short, of lower-case letters and ``-``; no other check has it."""
+    """Unique; lower-case letters and ``-``."""
     title: str
-    """A few words above it."""
     value: float | str | None
-    """Its one number, in ``unit``; or a word; None where it has none."""
+    """A number in ``unit``, a word, or None."""
     unit: str | None
     alarm: bool | None
-    """Whether the posterior fails it; None where it gives no verdict."""
+    """Whether the posterior fails the check; None if it gives no verdict."""
     how: str
-    """How to read it: a line of plain text."""
-    blind: str
-    """What it cannot see: a line that goes on after "Cannot see:"."""
+    """How to read it: one line."""
+    limitations: str
+    """What it misses: a line that goes on after "Limitations:"."""
     rows: NotRequired[Rows | None]
 
 
 class Diagnostics(TypedDict):
-    """What diagnostics.json holds."""
+    """Content of diagnostics.json."""
 
     checks: Sequence[Check]
     notes: Sequence[str]
-    """Sentences above the checks: such as which of them have no meaning for this guide."""
+    """Why a check has no result, a sentence each."""
     settings: Mapping[str, Any]
-    """Of the command, by name."""
+    """Options of the command, by name."""

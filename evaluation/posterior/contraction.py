@@ -1,4 +1,4 @@
-"""Axes of latents: what views say of each, and whether all images together fill the prior."""
+"""Posterior contraction of each latent axis, and the aggregated posterior against the prior."""
 
 from __future__ import annotations
 
@@ -17,37 +17,34 @@ from pp_simve.inference.tools import evaluation_mode, random_state_kept
 from pp_simve.models import SimVE, Views
 
 EMPTY = 0.05
-"""Contraction, of either sign, below which an axis counts as empty: its posterior is as wide as its prior."""
+"""An axis whose contraction is smaller in magnitude is empty: its posterior is as wide as its prior."""
 
 SURE = 4.0
-"""Standard errors below 0 at which a contraction is an alarm: by chance of an axis in 30,000."""
+"""Standard errors below 0 at which a contraction is an alarm: by chance one axis in 30,000."""
 
 PRIOR_DRAWS = 2**14
-"""Draws of the prior that everything is compared with: its variances are then known to 1 %."""
+"""Draws of the prior to compare with: its variances are then known to 1 %."""
 
 
 @dataclass(frozen=True)
 class AxisCheck:
     """The axes of one latent (content, style or z), shape ``(axis,)`` each, float64.
 
-    The aggregated posterior is that of all images together, one draw an image: with the right model and the posterior
-    as guide it is the prior itself.
+    The aggregated posterior is the mixture of all images' posteriors, represented by one draw per image. For the exact
+    posterior of a well-specified model it is the prior.
 
     Attributes:
         prior_mean, prior_sd: of draws of the prior.
-        contraction: 1 − mean over images of the posterior variance / prior variance: 0 where views say nothing of an
-            axis, 1 where they fix it. Negative it can be for no posterior, if images are what the model says, for what
-            is learned on average makes certain. It cannot see whether certainty is justified: a guide that is too
-            narrow contracts more.
+        contraction: 1 − mean over images of posterior variance / prior variance: 0 if views do not inform an axis, 1 if
+            they determine it. Non-negative in expectation for the exact posterior of a well-specified model (law of
+            total variance). Limitation: a guide that is too narrow contracts more.
         contraction_error: its standard error, over images and draws of guide and prior.
         shift: mean of the aggregated posterior less the prior's, in prior standard deviations.
-        spread: standard deviation of the aggregated posterior, in the prior's. Below 1 images leave parts of the prior
-            empty, where the decoder was never asked; above 1 the prior is too narrow. It cannot see dependence between
-            axes.
-        wasserstein: distance of the two distributions (how far, on average, mass must move) in prior standard
-            deviations.
-        kolmogorov: largest difference of their distribution functions, 0 to 1.
-        p_values: of ``kolmogorov``, by Kolmogorov and Smirnov's two-sample test.
+        spread: standard deviation of the aggregated posterior over the prior's. Below 1, parts of the prior have no
+            images, and the decoder was not fitted there; above 1 the prior is too narrow.
+        wasserstein: 1-Wasserstein distance of aggregated posterior and prior, in prior standard deviations.
+        kolmogorov: Kolmogorov–Smirnov statistic of the two, 0 to 1.
+        p_values: of the two-sample Kolmogorov–Smirnov test.
         level: probability of a false alarm among all axes of all latents.
         curves: number of those axes.
     """
@@ -71,17 +68,17 @@ class AxisCheck:
 
     @property
     def wider(self) -> list[int]:
-        """Axes whose contraction is negative by `SURE` standard errors: the guide is wider than the prior."""
+        """Axes whose contraction is below 0 by `SURE` standard errors: the guide is wider than the prior."""
         return (self.contraction < -SURE * self.contraction_error).nonzero().flatten().tolist()
 
     @property
     def failing(self) -> list[int]:
-        """Axes whose aggregated posterior is not the prior."""
+        """Axes whose aggregated posterior differs from the prior."""
         return (self.p_values <= self.level / self.curves).nonzero().flatten().tolist()
 
     @property
     def alarm(self) -> bool:
-        """Whether any axis fails or is wider: model and data, or model and guide, do not agree. Empty ones are none."""
+        """Whether any axis fails or is wider than the prior; empty axes raise none."""
         return bool(self.failing or self.wider)
 
 
@@ -90,8 +87,8 @@ class AxesCheck:
     """The axes of every latent.
 
     Attributes:
-        latents: by ``content``, ``style`` and ``z``, of those that have axes and a proper prior.
-        notes: why another is missing.
+        latents: by ``content``, ``style`` and ``z``, those that have axes and a proper prior.
+        notes: why another is left out.
     """
 
     latents: Mapping[str, AxisCheck]
@@ -99,7 +96,7 @@ class AxesCheck:
 
     @property
     def alarm(self) -> bool:
-        """Whether the aggregated posterior of any axis is not the prior, or the guide is wider than the prior."""
+        """Whether any latent raises one."""
         return any(check.alarm for check in self.latents.values())
 
 
@@ -107,13 +104,13 @@ class AxesCheck:
 def check_axes(
     model: SimVE, guide: Guide, views: Views, *, draws: int = 100, seed: int, level: float = 0.01
 ) -> AxesCheck:
-    """Compares posteriors of images, and their aggregate, with the prior, an axis at a time.
+    """Compares posterior variances and the aggregated posterior with the prior, axis by axis.
 
     Args:
         views: ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per modality. Style and z are
-            those of one view of each image, the views taking turns.
-        draws: of the guide, at least 2; they give the posterior variances.
-        seed: decides everything; torch's own generators are left as they were.
+            those of one view of each image, views in turn.
+        draws: of the guide, at least 2, for the posterior variances.
+        seed: of all draws; torch's own generators are left as they were.
         level: probability of a false alarm.
 
     Raises:
@@ -144,24 +141,21 @@ def check_axes(
 
 def _prior_draws(model: SimVE, seed: int) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Draws of each latent that has any axes, shape ``(draw, axis)``, float64 on the CPU."""
-    parameter = next((tensor for tensor in [*model.prior.parameters(), *model.prior.buffers()]), torch.empty(0))
-    notes: dict[str, str] = {}
+    prior, notes = model.prior, {}
+    parameter = next((tensor for tensor in [*prior.parameters(), *prior.buffers()]), torch.empty(0))
     with evaluation_mode(model), random_state_kept(parameter.device):
         torch.manual_seed(seed)
-        try:
-            content = model.prior.content().sample((1, PRIOR_DRAWS))
-            proper = True
-        except NotImplementedError:
-            proper = False
-            width = model.prior.content().event_shape[0]
-            content = parameter.new_zeros(1, PRIOR_DRAWS, width)
-            for name in ("content", "z"):
-                notes[name] = f"the prior {type(model.prior).__name__} is improper: there is nothing to compare with"
-        style = model.prior.style(content).sample()
-        z = model.prior.compose(content, style)
-    found = {"content": content, "style": style, "z": z} if proper else {"style": style}
+        of_content = prior.content()
+        shape = torch.Size((1, PRIOR_DRAWS))
+        content = of_content.sample(shape) if prior.proper else parameter.new_zeros(*shape, *of_content.event_shape)
+        style = prior.style(content).sample()
+        found = {"content": content, "style": style, "z": prior.compose(content, style)}
+    if not prior.proper:
+        for name in ("content", "z"):
+            notes[name] = f"the prior {type(prior).__name__} is improper: there is nothing to compare with"
+            del found[name]
     if not content.shape[-1]:
-        notes["content"] = f"the prior {type(model.prior).__name__} shares nothing between views"
+        notes["content"] = f"the prior {type(prior).__name__} shares nothing between views"
     return {name: value[0].double().cpu() for name, value in found.items() if value.shape[-1]}, notes
 
 

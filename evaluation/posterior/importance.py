@@ -1,4 +1,4 @@
-"""Importance weights of a guide's draws: whether they can mend it, by how much its bound is low, and what they mend."""
+"""Importance weights of a guide's draws: PSIS k̂, the gap of the bound, effective draws and weighted moments."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pp_simve.inference.objectives.importance import log_mean_weight
 from pp_simve.models import SimVE, Views
 
 TOLERATED_SHARE = 0.05
-"""Images with k̂ above the threshold that are no alarm: k̂ is an estimate, and some images are always odd."""
+"""Share of images with k̂ above the threshold that raises no alarm: k̂ is an estimate."""
 
 TOLERATED_GAP = 0.5
-"""Nats an image: as much as a Gaussian guide loses whose mean is off by one standard deviation in one direction."""
+"""Nats per image: the KL divergence of a Gaussian whose mean is off by one standard deviation in one direction."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +31,23 @@ class Moments:
 
 @dataclass(frozen=True)
 class WeightCheck:
-    """What the importance weights p(views, latents) / q(latents | views) of each image say of the guide.
+    """Diagnostics of the importance weights w = p(views, latents) / q(latents | views) of each image.
 
-    All is on the CPU in float64, shape ``(image,)`` unless said otherwise.
+    All on the CPU in float64, shape ``(image,)`` unless noted.
 
     Attributes:
-        khat: shape k̂ of the largest weights' Pareto tail. Below ``threshold`` estimates by weights can be used, and the
-            guide covers the posterior as far as its draws tell; above it they cannot, with so many draws; −∞ where all
-            weights are equal, as those of the posterior itself. It cannot see what no draw has come near (another
-            mode), nor a guide that is somewhat too wide, whose weights are bounded.
+        khat: Pareto shape k̂ of the tail of the weights (PSIS). Below ``threshold``, importance-weighted estimates are
+            reliable; −∞ if all weights are equal, as for the exact posterior. Limitations: it misses what no draw came
+            near (another mode) and a guide that is somewhat too wide, whose weights are bounded.
         threshold: min(1 − 1/log₁₀ S, 0.7) for S draws (Vehtari, Simpson, Gelman, Yao and Gabry 2024, JMLR 25(72)).
-        elbo: mean log weight, nats: a lower bound on log p(views). Under an improper prior all bounds are up to a
-            constant. −∞ where the model excludes a draw.
-        bound: log of the mean of the S weights, nats: a bound that is at least as close (Burda, Grosse and
-            Salakhutdinov 2016, arXiv 1509.00519).
-        gap: bound − ELBO, nats. As S grows it goes to KL(q ‖ posterior), from below: at S it cannot see a divergence
-            much above log S, and of one that rare large weights make up (high k̂) only a part. 0 with the posterior
-            itself.
-        gap_error: Monte-Carlo standard error of ``gap``, by its influence function. Too small where k̂ is above 0.5.
-        ess: effective number of draws, 1 / Σ w² of the smoothed normalised weights, at most S. It is about means of
-            what the weights do not depend on, and as blind as k̂.
+        elbo: mean log weight, nats: a lower bound on log p(views), up to a constant under an improper prior; −∞ if the
+            model excludes a draw.
+        bound: log mean weight, nats: the importance-weighted bound of S draws (Burda, Grosse and Salakhutdinov 2016,
+            arXiv 1509.00519).
+        gap: bound − ELBO, nats, which tends to KL(q ‖ posterior) from below as S grows; 0 for the exact posterior.
+            Limitations: divergences much above log S, and those due to rare large weights (high k̂), are underestimated.
+        gap_error: Monte-Carlo standard error of ``gap``, by its influence function; too small if k̂ is above 0.5.
+        ess: effective sample size 1 / Σ w² of the smoothed normalised weights, at most S; limitations as k̂.
         log_weight: smoothed normalised log weights, for `weighted_moments`, shape ``(draw, image)``.
     """
 
@@ -75,7 +72,7 @@ class WeightCheck:
 
     @property
     def mean_gap(self) -> tuple[float, float]:
-        """Mean of ``gap`` over the images, and its Monte-Carlo standard error, nats an image."""
+        """Mean of ``gap`` over the images, and its Monte-Carlo standard error, nats per image."""
         return float(self.gap.mean()), float(self.gap_error.square().sum().sqrt()) / len(self.gap)
 
     @property
@@ -91,7 +88,7 @@ class WeightCheck:
 
 @torch.no_grad()
 def check_weights(model: SimVE, guide: Guide, views: Views, *, draws: int = 500, seed: int) -> WeightCheck:
-    """`weigh` of draws of the guide for all images, some images at a time.
+    """Draws from the guide for all images, some at a time, and `weigh`s them.
 
     Args:
         views: ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per modality.
@@ -101,9 +98,12 @@ def check_weights(model: SimVE, guide: Guide, views: Views, *, draws: int = 500,
     Raises:
         ValueError: as `weigh`.
     """
-    if draws < FEWEST_DRAWS:
-        raise ValueError(_too_few(draws))
-    _check_density(guide)
+    _check_draws(draws)
+    if not guide.has_density:
+        raise ValueError(
+            f"draws of {type(guide).__name__} are points without a density: k̂, the gap of the bound, effective draws "
+            "and weighted estimates have no meaning; predictive checks still have"
+        )
     of_batch = seeds(seed)
     batches = image_batches(views, model.prior.latent_dim, draws)
     weights = [draw(model, guide, batch, draws, seed=next(of_batch)).log_weight.cpu() for _, batch in batches]
@@ -112,7 +112,7 @@ def check_weights(model: SimVE, guide: Guide, views: Views, *, draws: int = 500,
 
 @torch.no_grad()
 def weigh(log_weight: Tensor) -> WeightCheck:
-    """What log weights say.
+    """Diagnostics of log weights.
 
     Args:
         log_weight: ``Draws.log_weight``, shape ``(draw, image)``, nats.
@@ -123,8 +123,7 @@ def weigh(log_weight: Tensor) -> WeightCheck:
     if log_weight.ndim != 2 or not log_weight.numel():
         raise ValueError(f"log weights must have shape (draw, image) and hold some, got {tuple(log_weight.shape)}")
     draws = len(log_weight)
-    if draws < FEWEST_DRAWS:
-        raise ValueError(_too_few(draws))
+    _check_draws(draws)
     log_weight = log_weight.double().cpu()
     found, shape = psis(log_weight.numpy())
     smoothed, khat = torch.from_numpy(found), torch.from_numpy(shape)
@@ -145,14 +144,14 @@ def weigh(log_weight: Tensor) -> WeightCheck:
 
 @torch.no_grad()
 def weighted_moments(values: Tensor, log_weight: Tensor | None = None) -> Moments:
-    """Means and standard deviations of the posterior, estimated by weighting the guide's draws.
+    """Importance-weighted means and standard deviations of the posterior.
 
-    Trust them for images whose k̂ is below the threshold, and only there; with smoothed weights the bias is then small.
+    Reliable for images whose k̂ is below the threshold only.
 
     Args:
         values: ``content``, ``style`` or ``z`` of `Draws`, or anything of shape ``(draw, ..., image, number)``.
-        log_weight: normalised, shape ``(draw, image)``, of the same draws: ``WeightCheck.log_weight``. None weights
-            all draws alike, and gives the guide's own moments.
+        log_weight: normalised, shape ``(draw, image)``, of the same draws: ``WeightCheck.log_weight``. None gives the
+            guide's own moments.
 
     Returns:
         Shape ``(..., image, number)``, on the values' device.
@@ -175,16 +174,9 @@ def weighted_moments(values: Tensor, log_weight: Tensor | None = None) -> Moment
     return Moments(mean, (weight * (values - mean).square()).sum(0).sqrt())
 
 
-def _check_density(guide: Guide) -> None:
-    if not guide.has_density:
+def _check_draws(draws: int) -> None:
+    if draws < FEWEST_DRAWS:
         raise ValueError(
-            f"draws of {type(guide).__name__} are points without a density: k̂, the gap of the bound, effective draws "
-            "and weighted estimates have no meaning; predictive checks still have"
+            "k̂, the gap of the bound, effective draws and weighted estimates compare draws: they have no meaning for "
+            f"fewer than {FEWEST_DRAWS}, got {draws}; take some hundreds"
         )
-
-
-def _too_few(draws: int) -> str:
-    return (
-        "k̂, the gap of the bound, effective draws and weighted estimates compare draws: they have no meaning for "
-        f"fewer than {FEWEST_DRAWS}, got {draws}; take some hundreds"
-    )

@@ -1,4 +1,4 @@
-"""Leave-one-view-out prediction: what the other views of an image say of the one that was left out."""
+"""Leave-one-view-out prediction: log scores and probability integral transforms of a view given the others."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from pp_simve.evaluation.posterior.batches import image_batches, seeds
-from pp_simve.evaluation.posterior.image_statistics import STATISTICS, Statistic, measured
-from pp_simve.evaluation.posterior.predictive import label, replicates
+from pp_simve.evaluation.posterior.predictive import STATISTICS, Statistic, label, measured, replicates
 from pp_simve.evaluation.posterior.ranks import Uniformity, rank_among, rank_uniformity
-from pp_simve.evaluation.posterior.simulation import without_groups
 from pp_simve.inference import Draws, Guide, draw
 from pp_simve.inference.objectives.importance import log_mean_weight
+from pp_simve.inference.sampling import without_groups
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
 from pp_simve.models import SimVE, Views
-from pp_simve.models.modalities import view_and_image_counts
+from pp_simve.models.modalities import by_modality, from_modalities, view_and_image_counts
 
 
 @dataclass(frozen=True)
@@ -26,22 +25,19 @@ class LeaveOneOut:
     """Each view predicted from the content of the image's other views and fresh style.
 
     Attributes:
-        score: log p(view | other views), nats, shape ``(view, image)``, views over all modalities: the
-            importance-weighted
-            bound of all views less that of all but one. Exact with the posterior as guide, in programs where all its
-            weights are equal; otherwise off by the difference of the two bounds' gaps, of either sign, so that it is no
-            bound itself. Larger is better; it compares with scores of the same views under another program, not with
-            those of other data. It cannot say whether the model or the guide is to blame. None where the guide has no
-            density.
-        error: Monte-Carlo standard error of ``score``, too small where weights have a heavy tail; None as above.
-        pit: by statistic, ranks of a view's among those of replicates from content of the others and fresh style, a row
-            an image and a column a view: probability integral transforms, uniform where the program's prediction is
-            right (Dawid 1984). All columns of all statistics share the level of false alarms. They are not
-            conservative, as posterior predictive p-values are. An alarm may be of the model (content that views do not
-            share as it says) or of the guide (content too certain, not certain enough, or shifted). They cannot see a
-            guide of style, which is not used, nor one that says nothing: predictions from the prior are calibrated too,
-            and only ``score`` shows that they are poor. Where draws are black and white and views grey, as with
-            Bernoulli, statistics such as contrast differ by that alone.
+        score: log p(view | other views), nats, shape ``(view, image)``, views over all modalities: the importance-
+            weighted bound of all views less that of all but one. Exact for a guide whose weights are all equal;
+            otherwise off by the difference of the two bounds' gaps, of either sign, so that it is no bound. Larger is
+            better, among programs of the same views. It does not tell errors of the model from errors of the guide.
+            None if the guide has no density.
+        error: Monte-Carlo standard error of ``score``, too small if the weights have a heavy tail; None as above.
+        pit: probability integral transforms (Dawid 1984) by statistic: ranks of the view's statistic among those of
+            replicates from content of the other views and fresh style, a row per image and a column per view; uniform
+            if the prediction is right. All columns of all statistics share the level of false alarms. An alarm may be
+            due to the model (views do not share content as assumed) or to the guide (content too narrow, too wide or
+            shifted). Limitations: the guide's style is not used; predictions from the prior are calibrated too, and
+            only ``score`` shows that they are poor; a Bernoulli's replicates are binary, so that for grey views
+            contrast and sharpness differ by that alone.
     """
 
     score: Tensor | None
@@ -50,7 +46,7 @@ class LeaveOneOut:
 
     @property
     def mean_score(self) -> tuple[float, float] | None:
-        """Mean of ``score`` over views and images, and its standard error over images, nats a view."""
+        """Mean of ``score`` over views and images, and its standard error over images, nats per view."""
         if self.score is None:
             return None
         of_image = self.score.mean(0)
@@ -80,16 +76,16 @@ def leave_one_view_out(
     level: float = 0.01,
     guide_for: Callable[[Views], Guide] | None = None,
 ) -> LeaveOneOut:
-    """Leaves out one view after the other, of each image.
+    """Predicts each view of each image from its other views.
 
     Args:
         views: at least two of each image, ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per
             modality.
-        draws: of the guide, for each view left out: weights of the scores, and replicates that a view is ranked among.
-        seed: decides them; torch's own generators are left as they were.
+        draws: of the guide, for each view left out: weights of the score, and replicates the view is ranked among.
+        seed: of the draws; torch's own generators are left as they were.
         statistics: of views, by name.
         level: probability of a false alarm among all columns of the transforms.
-        guide_for: makes a guide for the views that it is asked about, such as a refined one; None takes ``guide``.
+        guide_for: makes a guide for given views, such as a refined one; None takes ``guide``.
 
     Raises:
         ValueError: a single view, no draws, no statistics, pixels are not modelled, or NaN.
@@ -113,7 +109,7 @@ def leave_one_view_out(
             without, variance_without = _bound(drawn, guide)
             scores[place, here], errors[place, here] = bound - without, (variance + variance_without).sqrt()
             z = _predicted(model, drawn.content, next(of_batch))
-            alone = view[None] if modality is None else {modality: view[None]}
+            alone = from_modalities({modality: view[None]})
             found = replicates(model, z, alone, statistics, seed=next(of_batch))[modality]
             observed = measured(statistics, view)
             for name in statistics:
@@ -138,20 +134,18 @@ def _bound(draws: Draws, guide: Guide) -> tuple[Tensor, Tensor]:
 
 
 def _each_left_out(views: Views) -> Iterator[tuple[str | None, int, Tensor, Views]]:
-    """Kind of a view, its place in the modality, the view of every image, and the other views."""
-    if isinstance(views, Tensor):
-        for place in range(len(views)):
-            yield None, place, views[place], _without(views, place)
-        return
-    for modality, batch in views.items():
+    """Modality of a view, its place in the modality, the view of every image, and the other views."""
+    parts = by_modality(views)
+    for modality, batch in parts.items():
         for place in range(len(batch)):
-            # The only view of a modality leaves with its modality, which guides may miss.
-            rest = {name: _without(part, place) if name == modality else part for name, part in views.items()}
-            yield modality, place, batch[place], {name: part for name, part in rest.items() if len(part)}
-
-
-def _without(views: Tensor, place: int) -> Tensor:
-    return torch.cat([views[:place], views[place + 1 :]])
+            rest = {**parts, modality: torch.cat([batch[:place], batch[place + 1 :]])}
+            # A modality whose only view is left out is missing, which guides accept.
+            yield (
+                modality,
+                place,
+                batch[place],
+                from_modalities({name: part for name, part in rest.items() if len(part)}),
+            )
 
 
 def _predicted(model: SimVE, content: Tensor, seed: int) -> Tensor:

@@ -1,33 +1,60 @@
-"""Posterior predictive checks: do images that the program makes of an image's latents look like the image?"""
+"""Posterior predictive checks: statistics of views against those of their replicates, and the statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pp_simve.evaluation.posterior.batches import image_batches, seeds
-from pp_simve.evaluation.posterior.image_statistics import STATISTICS, Statistic, measured
 from pp_simve.inference import Guide, draw
 from pp_simve.inference.sampling import PIXELS_AT_ONCE
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
 from pp_simve.models import SimVE, Views
-from pp_simve.models.modalities import split_by_modality
+from pp_simve.models.modalities import by_modality, split_by_modality
+
+Statistic = Callable[[Tensor], Tensor]
+"""From images ``(..., channel, height, width)`` to numbers ``(...)``."""
+
+
+def mean(images: Tensor) -> Tensor:
+    """Mean of all pixels: brightness."""
+    return images.mean((-3, -2, -1))
+
+
+def contrast(images: Tensor) -> Tensor:
+    """Standard deviation of all pixels."""
+    return images.std((-3, -2, -1), correction=0)
+
+
+def sharpness(images: Tensor) -> Tensor:
+    """Mean squared difference of neighbouring pixels, horizontal and vertical (gradient energy, noise included)."""
+    height, width = images.shape[-2:]
+    total = images.diff(dim=-1).square().sum((-2, -1)) + images.diff(dim=-2).square().sum((-2, -1))
+    return total.mean(-1) / max(1, height * (width - 1) + (height - 1) * width)
+
+
+def ink(images: Tensor) -> Tensor:
+    """Share of pixels above ½."""
+    return (images > 0.5).to(images.dtype).mean((-3, -2, -1))
+
+
+STATISTICS: Mapping[str, Statistic] = {"mean": mean, "contrast": contrast, "sharpness": sharpness, "ink": ink}
 
 
 @dataclass(frozen=True)
 class StatisticCheck:
-    """One statistic of views and of their replicates, x ~ p(x | z) with z from the guide.
+    """One statistic of views and of their replicates x ~ p(x | z), z from the guide.
 
     Attributes:
         observed: of the views, shape ``(view, image)``.
-        replicated: mean over the replicates of each, same shape.
-        p_values: share of replicates whose statistic is above the view's, ties counted as halves, same shape.
-        overall: two-sided p-value of the mean over all views and images, among the means of as many replicated data
-            sets: small where the program makes images that differ in the mean from those it was shown.
-        level: probability up to which ``overall`` is an alarm.
+        replicated: mean over the replicates of each view, same shape.
+        p_values: share of replicates whose statistic exceeds the view's, ties counted as halves, same shape.
+        overall: two-sided p-value of the mean over all views and images among the means of replicated data sets: small
+            if replicates differ from the views on average.
+        level: ``overall`` up to this probability is an alarm.
     """
 
     observed: Tensor
@@ -44,17 +71,19 @@ class StatisticCheck:
 
 @dataclass(frozen=True)
 class PredictiveCheck:
-    """Posterior predictive checks (Gelman, Meng and Stern 1996, Statistica Sinica 6).
+    """Posterior predictive checks: whether model and guide together reproduce the views.
 
-    They ask whether program and guide together reproduce what they were shown. Their p-values are conservative:
-    replicates come from latents inferred from the very view they are compared with, so that p-values gather around ½
-    where all is well; a small one means more than it says, a large one little. They cannot see a guide that is wrong
-    where the views still come back, nor errors of what no statistic looks at. Of grey images a Bernoulli's replicates
-    are black and white: their contrast and sharpness are then above the views', which is the likelihood's misfit and no
-    guide's.
+    The p-values are conservative, gathered around ½ for the exact posterior, because latents were inferred from the
+    same views: a small one is strong evidence, a large one weak. Limitations: they miss errors of the guide that leave
+    reconstructions unchanged, and everything that no statistic measures. Replicates of a Bernoulli are binary, so that
+    for grey images contrast and sharpness are too large; this is the likelihood's misfit, not the guide's.
+
+    References:
+        Gelman, Meng, Stern, "Posterior predictive assessment of model fitness via realized discrepancies" (1996,
+        Statistica Sinica 6).
 
     Attributes:
-        statistics: by the statistic's name; ``KIND NAME`` where views are of several modalities.
+        statistics: by the statistic's name; ``MODALITY NAME`` with several modalities.
         draws: replicates of each view.
     """
 
@@ -63,12 +92,12 @@ class PredictiveCheck:
 
     @property
     def alarm(self) -> bool:
-        """Whether any statistic gives one; their levels add up to that of the check."""
+        """Whether any statistic raises one; their levels add up to that of the check."""
         return bool(self.failing)
 
     @property
     def failing(self) -> tuple[str, ...]:
-        """Statistics that give an alarm."""
+        """Statistics that raise an alarm."""
         return tuple(name for name, check in self.statistics.items() if check.alarm)
 
 
@@ -87,9 +116,9 @@ def check_predictions(
 
     Args:
         views: ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per modality.
-        draws: replicates of each view; they decide how small a p-value can be.
-        seed: decides them; torch's own generators are left as they were.
-        statistics: from images to numbers, by name; of all modalities alike.
+        draws: replicates of each view; they limit how small a p-value can be.
+        seed: of the draws; torch's own generators are left as they were.
+        statistics: from images to numbers, by name; the same for all modalities.
         level: of the alarms of all statistics together, shared equally.
 
     Raises:
@@ -97,19 +126,21 @@ def check_predictions(
     """
     if not statistics:
         raise ValueError("predictive checks compare statistics: give at least one, by name")
-    modalities = 1 if isinstance(views, Tensor) else len(views)
-    each = level / (modalities * len(statistics))
+    count = len(by_modality(views)) * len(statistics)
+    each = level / count
     if 2 / (draws + 1) > each:
         raise ValueError(
-            f"with {draws} draws no p-value can reach the level of one of {modalities * len(statistics)} statistics, "
+            f"with {draws} draws no p-value can reach the level of one of {count} statistics, "
             f"{each:g}; take at least {int(2 / each)} draws, or a higher level"
         )
     of_batch = seeds(seed)
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for _, batch in image_batches(views, model.prior.latent_dim, draws):
         z = draw(model, guide, batch, draws, seed=next(of_batch)).z
-        for name, observed, replicated in _both(model, z, batch, statistics, next(of_batch)):
-            parts.setdefault(name, []).append((observed, replicated))
+        for modality, replicated in replicates(model, z, batch, statistics, seed=next(of_batch)).items():
+            observed = measured(statistics, by_modality(batch)[modality])
+            for name in statistics:
+                parts.setdefault(label(modality, name), []).append((observed[name], replicated[name]))
     checks = {}
     for name, pairs in parts.items():
         observed = torch.cat([pair[0] for pair in pairs], 1)
@@ -120,11 +151,11 @@ def check_predictions(
 def replicates(
     model: SimVE, z: Tensor, views: Views, statistics: Mapping[str, Statistic], *, seed: int
 ) -> dict[str | None, dict[str, Tensor]]:
-    """Statistics of images drawn from the likelihood, some draws at a time: by modality (None where there is but one).
+    """Statistics of images drawn from the likelihood, by modality (None where there is but one).
 
     Args:
         z: of all views in the order of the modalities, shape ``(draw, view, image, latent)``.
-        views: of which only the modalities and their numbers count.
+        views: that give the modalities and their numbers of views.
         seed: torch's own generators are left as they were.
 
     Returns:
@@ -135,8 +166,7 @@ def replicates(
     with evaluation_mode(model), random_state_kept(z.device):
         torch.manual_seed(seed)
         for modality, of_modality in parts.items():
-            like = views if isinstance(views, Tensor) else views[str(modality)]
-            size = max(1, PIXELS_AT_ONCE // max(1, like.numel()))
+            size = max(1, PIXELS_AT_ONCE // max(1, by_modality(views)[modality].numel()))
             chunks = [
                 measured(statistics, model.likelihood_of(modality)(some).sample()) for some in of_modality.split(size)
             ]
@@ -145,17 +175,26 @@ def replicates(
 
 
 def label(modality: str | None, name: str) -> str:
-    """What a statistic of a modality is called."""
+    """Name of a statistic of a modality."""
     return name if modality is None else f"{modality} {name}"
 
 
-def _both(
-    model: SimVE, z: Tensor, views: Views, statistics: Mapping[str, Statistic], seed: int
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    for modality, of_modality in replicates(model, z, views, statistics, seed=seed).items():
-        observed = measured(statistics, views if isinstance(views, Tensor) else views[str(modality)])
-        for name, replicated in of_modality.items():
-            yield label(modality, name), observed[name], replicated
+def measured(statistics: Mapping[str, Statistic], images: Tensor) -> dict[str, Tensor]:
+    """Each statistic of images ``(..., channel, height, width)``, float64 of shape ``(...)`` on the CPU.
+
+    Raises:
+        ValueError: a statistic of another shape.
+    """
+    found = {}
+    for name, statistic in statistics.items():
+        value = statistic(images)
+        if value.shape != images.shape[:-3]:
+            raise ValueError(
+                f"the statistic {name!r} must give one number an image, shape {tuple(images.shape[:-3])}, "
+                f"got {tuple(value.shape)}"
+            )
+        found[name] = value.to(torch.float64).cpu()
+    return found
 
 
 def _checked(name: str, observed: Tensor, replicated: Tensor, level: float) -> StatisticCheck:

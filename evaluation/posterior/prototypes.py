@@ -1,4 +1,4 @@
-"""Prototypes of a mixture: which are used, and which of one fit are which of another."""
+"""Prototypes of a mixture prior: their use in one fit, and their matching between two."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pp_simve.inference import Guide, draw
 from pp_simve.models import Atoms, ExactPrior, SimVE, Views
 
 USED = 0.1
-"""Share of the images, in units of 1 / K, below which one of K prototypes counts as unused."""
+"""A prototype is unused if its share of the images is below this times 1 / K."""
 
 
 @dataclass(frozen=True)
 class PrototypeUse:
-    """Which of K prototypes the images of one fit belong to.
+    """Responsibilities of the K prototypes of a fit.
 
-    It says nothing of whether prototypes mean anything: a mixture that splits the data at random is used evenly too.
+    Limitation: a mixture that splits the data at random is used evenly too.
 
     Attributes:
         responsibilities: mean over draws of p(content is prototype k | z of all views), shape ``(image, K)``, float64.
         use: mean of them over images: sums to 1, shape ``(K,)``.
-        effective: exp of the entropy of ``use``: K where all are used alike, 1 where only one is.
-        certainty: mean over images of the largest responsibility: 1 / K where images belong to none, 1 to one.
+        effective: exp of the entropy of ``use``: K if all are used alike, 1 if only one is.
+        certainty: mean over images of the largest responsibility, from 1 / K to 1.
     """
 
     responsibilities: Tensor
@@ -36,24 +36,23 @@ class PrototypeUse:
 
     @property
     def unused(self) -> list[int]:
-        """Prototypes used less than `USED` times as much as if all were used alike."""
+        """Prototypes with less than `USED` times the share they would have if all were used alike."""
         return (self.use < USED / len(self.use)).nonzero().flatten().tolist()
 
 
 @dataclass(frozen=True)
 class PrototypeMatch:
-    """Prototypes of one fit as those of another, by which images belong to them.
+    """Prototypes of one fit matched to those of another by shared responsibilities.
 
-    Names of prototypes mean nothing: two fits that agree in all but the names have the same posterior of everything but
-    content's index. So anything said of prototype k over several fits (R-hat, means) is about names until matched.
+    The index of a prototype is arbitrary (label switching), so statistics of prototype k over several fits, such as
+    R-hat, need matching first.
 
     Attributes:
         order: ``order[k]`` is the prototype of the second fit matched to prototype k of the first, int64, shape
             ``(K,)``.
-        overlap: responsibilities shared, Σ_image first_k second_l / images, shape ``(K, K)``; its sum is 1.
-        before: share of images whose most probable prototypes have the same number in both fits.
-        after: the same, once the second fit's are renamed. Low where the fits disagree in more than names; by chance
-            alone about 1 / K and more.
+        overlap: shared responsibilities, Σ_image first_k second_l / images, shape ``(K, K)``; its sum is 1.
+        before: share of images whose most probable prototypes have the same index in both fits.
+        after: the same after matching; by chance alone about 1 / K and more.
     """
 
     order: Tensor
@@ -63,7 +62,7 @@ class PrototypeMatch:
 
     @property
     def switched(self) -> bool:
-        """Whether any prototype has another number in the second fit."""
+        """Whether any prototype has another index in the second fit."""
         return bool((self.order != torch.arange(len(self.order))).any())
 
 
@@ -91,9 +90,7 @@ def prototype_use(model: SimVE, guide: Guide, views: Views, *, draws: int = 20, 
 
 @torch.no_grad()
 def match_prototypes(first: Tensor, second: Tensor) -> PrototypeMatch:
-    """Renames the prototypes of a second fit so that images share as much responsibility as they can.
-
-    The assignment is the best of all K! (Hungarian method).
+    """Matches prototypes so that the shared responsibility is largest (Hungarian method).
 
     Args:
         first, second: responsibilities of the same images in two fits, shape ``(image, K)``, not negative, each row

@@ -1,4 +1,4 @@
-"""Are ranks uniform: empirical distribution functions with bands that hold all along them, and exact p-values."""
+"""Uniformity of ranks: rank ECDFs with simultaneous bands, and exact p-values."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from torch import Tensor
 Array = NDArray[np.float64]
 
 _POINTS = 100
-"""Places at which distribution functions are looked at, at most."""
+"""Largest number of places at which an ECDF is evaluated."""
 
 _SURELY = 1e-10
-"""Pointwise probability below which its sum over places, an upper bound, is taken for p: 1 − p has no digits left."""
+"""Pointwise probability below which p is its sum over places (an upper bound), since 1 − p is rounded to 1."""
 
 
 @dataclass(frozen=True)
 class Uniformity:
-    """Ranks of what should be one draw more among draws, a column each thing ranked, and whether they are uniform.
+    """Ranks of a value among draws of the same distribution, a column per quantity, and tests of their uniformity.
 
-    A column's statistic is the smallest two-sided binomial probability along its empirical distribution function. Its
-    p-value is exact where rows are independent, and its function leaves `band` just where the p-value is no more than
-    ``level / curves``: Säilynoja, Bürkner and Vehtari, "Graphical test for discrete uniformity and its applications
-    in goodness-of-fit evaluation and multiple sample comparison" (2022, Statistics and Computing 32), whose recursion
-    is the one used here.
+    The statistic of a column is the smallest two-sided binomial probability along its ECDF. Its p-value is exact for
+    independent rows, and its ECDF leaves the simultaneous `band` exactly if p ≤ ``level / curves``.
 
-    Read the shape: ∪ (difference first above, then below 0) means draws too narrow, ∩ too wide, a slope draws that are
-    shifted. It cannot see errors that cancel over the rows, nor those smaller than about 1 / √rows.
+    Reading: ∪ in the histogram (difference first above, then below 0) means draws too narrow, ∩ too wide, a slope
+    shifted draws. Limitations: misses errors that cancel over the rows, and those smaller than about 1 / √rows.
+
+    References:
+        Säilynoja, Bürkner, Vehtari, "Graphical test for discrete uniformity and its applications in goodness-of-fit
+        evaluation and multiple sample comparison" (2022, Statistics and Computing 32, arXiv 2103.10522).
 
     Attributes:
         names: of the columns.
@@ -64,16 +65,16 @@ class Uniformity:
 
     @property
     def places(self) -> Tensor:
-        """Where `differences` and `band` are given: probabilities in (0, 1), shape ``(place,)``."""
+        """Probabilities in (0, 1) at which `differences` and `band` are evaluated, shape ``(place,)``."""
         return torch.from_numpy((_thresholds(self.largest) + 1.0) / (self.largest + 1))
 
     def differences(self) -> Tensor:
-        """Empirical distribution functions less the uniform one, shape ``(column, place)``."""
+        """ECDFs less the uniform distribution function, shape ``(column, place)``."""
         counts = torch.from_numpy(_counts(self.ranks.numpy(), self.largest))
         return counts.double() / len(self.ranks) - self.places
 
     def band(self) -> tuple[Tensor, Tensor]:
-        """What differences of uniform ranks stay within, all along and in all columns: two edges, ``(place,)`` each."""
+        """Lower and upper edge of the simultaneous band of `differences`, ``(place,)`` each."""
         rows = len(self.ranks)
         pointwise = _critical(rows, self.largest, self.level / self.curves)
         low, high = _interval(_tails(rows, self.largest), pointwise)
@@ -81,7 +82,7 @@ class Uniformity:
         return torch.from_numpy(low / rows) - places, torch.from_numpy(high / rows) - places
 
     def histogram(self, bins: int = 20) -> Tensor:
-        """Ranks counted in equal parts of [0, largest], as near as whole ranks allow, shape ``(column, bin)``."""
+        """Counts of ranks in bins of [0, largest] of nearly equal width, shape ``(column, bin)``."""
         bins = min(bins, self.largest + 1)
         bin_of = self.ranks * bins // (self.largest + 1)
         return torch.stack([torch.bincount(column, minlength=bins) for column in bin_of.unbind(1)])
@@ -90,7 +91,7 @@ class Uniformity:
 def rank_uniformity(
     ranks: Tensor, largest: int, names: Sequence[str], *, level: float = 0.01, curves: int | None = None
 ) -> Uniformity:
-    """Tests columns of ranks.
+    """Tests the uniformity of columns of ranks.
 
     Args:
         ranks: integers from 0 to ``largest``, shape ``(row, column)``; rows are independent, columns need not be.
@@ -118,7 +119,7 @@ def rank_uniformity(
 
 
 def rank_among(truth: Tensor, draws: Tensor, generator: torch.Generator) -> Tensor:
-    """How many draws lie below, ties broken at random: int64 on the CPU, shape ``(...)``.
+    """Number of draws below the value, ties broken at random: int64 on the CPU, shape ``(...)``.
 
     Args:
         truth: shape ``(...)``.
@@ -137,40 +138,39 @@ def rank_among(truth: Tensor, draws: Tensor, generator: torch.Generator) -> Tens
 
 
 def _thresholds(largest: int) -> NDArray[np.int64]:
-    """Ranks at which distribution functions are looked at; that of the largest is 1 for certain."""
+    """Ranks at which ECDFs are evaluated; at the largest rank they are 1."""
     return np.unique(np.linspace(0, largest - 1, min(largest, _POINTS)).round().astype(np.int64))
 
 
 def _counts(ranks: NDArray[np.int64], largest: int) -> NDArray[np.int64]:
-    """How many ranks are no larger than each threshold, shape ``(column, place)``."""
+    """Number of ranks up to each threshold, shape ``(column, place)``."""
     thresholds = _thresholds(largest)
     return np.stack([np.searchsorted(np.sort(column), thresholds, side="right") for column in ranks.T])
 
 
 @lru_cache(maxsize=16)
 def _tails(rows: int, largest: int) -> Array:
-    """Twice the smaller tail of each count at each place, under uniform ranks, shape ``(place, count)``."""
+    """Two-sided binomial probability of each count at each place, shape ``(place, count)``."""
     places = ((_thresholds(largest) + 1) / (largest + 1))[:, None]
     counts = np.arange(rows + 1)
     tails = 2 * np.minimum(binom.cdf(counts, rows, places), binom.sf(counts - 1, rows, places))
-    # Tails that are equal by symmetry must stay so, or outcomes as extreme as the one at hand would not all be counted.
+    # Rounded, so that tails that are equal by symmetry are equal, and all equally extreme outcomes are counted.
     mantissa, exponent = np.frexp(tails)
     rounded: Array = np.ldexp(np.round(mantissa * 2**36) / 2**36, exponent)
     return rounded
 
 
 def _interval(tails: Array, pointwise: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Smallest and largest count at each place whose tails exceed ``pointwise``; each has one, the median's."""
+    """Smallest and largest count at each place whose probability exceeds ``pointwise``; the median's always does."""
     inside = tails > pointwise
     return inside.argmax(1), tails.shape[1] - 1 - inside[:, ::-1].argmax(1)
 
 
 @lru_cache(maxsize=4096)
 def _p_value(rows: int, largest: int, pointwise: float) -> float:
-    """Probability that a uniform distribution function has tails of ``pointwise`` or less anywhere.
+    """Probability that the ECDF of uniform ranks has a tail of ``pointwise`` or less at any place.
 
-    Counts form a Markov chain over the places: of the ranks that lie above one place, a binomial number lies below the
-    next.
+    Counts are a Markov chain over the places: a binomial number of the ranks above one place lies below the next.
     """
     places = (_thresholds(largest) + 1.0) / (largest + 1)
     if pointwise < _SURELY:

@@ -1,4 +1,4 @@
-"""Data trees made of parts, some images each: joined in memory, or written to a file one after another."""
+"""Posterior trees of many images: joined in memory, or written to a netCDF file some images at a time."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import h5netcdf
-import h5py
 import xarray as xr
 
 Groups = Mapping[str, xr.Dataset]
-"""Variables by group, for some images along the dimension ``image``. What has no such dimension counts once."""
+"""Datasets by group, for some images along the dimension ``image``; those without it come with the first part."""
 
-FORMAT = "pp_simve posterior 1"
-"""What the files say they are; the number grows when groups, names or dimensions change."""
+FORMAT = "pp_simve posterior 2"
+"""The file's attribute ``format``; the number grows when groups, names or dimensions change."""
 
 CHUNK_BYTES = 2**20
-"""Of a variable, read and checked at once. All draws of an image are together, because they are what is asked for."""
+"""Size of an HDF5 chunk, which is read and checked as a whole. It holds all draws of one or more images."""
 
 _PIXELS = ("prior_predictive", "posterior_predictive", "observed_data")
 
@@ -29,16 +28,11 @@ class PosteriorFileError(ValueError):
 
 def joined(parts: Iterable[Groups], attributes: Mapping[str, Any]) -> xr.DataTree:
     """All parts as one tree in memory."""
-    found: dict[str, list[xr.Dataset]] = {}
-    for part in parts:
-        for group, dataset in part.items():
-            found.setdefault(group, []).append(dataset)
+    first, *others = parts
     tree = xr.DataTree.from_dict(
         {
-            group: datasets[0]
-            if len(datasets) == 1
-            else xr.concat(
-                datasets,
+            group: xr.concat(
+                [dataset, *(part[group] for part in others)],
                 "image",
                 data_vars="minimal",
                 coords="minimal",
@@ -46,40 +40,41 @@ def joined(parts: Iterable[Groups], attributes: Mapping[str, Any]) -> xr.DataTre
                 join="exact",
                 combine_attrs="no_conflicts",
             )
-            for group, datasets in found.items()
+            if others and "image" in dataset.dims
+            else dataset
+            for group, dataset in first.items()
         }
     )
     tree.attrs = {"format": FORMAT, **attributes}
     return tree
 
 
-def write(path: Path, parts: Iterable[Groups], images: int, attributes: Mapping[str, Any]) -> None:
-    """All parts as one netCDF file, with no more than a part in memory.
+def write(path: Path, parts: Iterable[Groups], attributes: Mapping[str, Any]) -> None:
+    """All parts as one netCDF file, with one part in memory at a time.
 
-    The file is written under a temporary name beside ``path`` and renamed, so that no half file ever has the name.
+    xarray writes the first part, with ``image`` as an unlimited dimension; the others are appended along it. Every
+    chunk has a checksum. The file has a temporary name beside ``path`` until it is complete.
 
     Args:
         path: of the file; an older one is replaced.
-        parts: they must have as many images together as ``images``, and as many each as the first, but for those that
-            are fewer.
+        parts: the first has at least as many images as any other.
         attributes: of the whole: text, numbers or lists of numbers.
 
     Raises:
-        OSError: the disk is full, the folder is not there or not writable; nothing is left behind.
+        OSError: the disk is full, the folder is missing or not writable; nothing is left behind.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    iterator = iter(parts)
     try:
-        with h5netcdf.File(temporary, "w") as file:
-            file.attrs.update({"format": FORMAT, **attributes})
-            start = 0
-            for part in parts:
-                stop = start + max(dataset.sizes.get("image", 0) for dataset in part.values())
+        temporary.touch()  # fail before the first part is computed
+        tree = joined([next(iterator)], attributes)
+        encoding = {f"/{name}": _encoding(name, group.to_dataset()) for name, group in tree.children.items()}
+        unlimited = {f"/{name}": ["image"] for name, group in tree.children.items() if "image" in group.dims}
+        tree.to_netcdf(temporary, engine="h5netcdf", encoding=encoding, unlimited_dims=unlimited)
+        with h5netcdf.File(temporary, "a") as file:
+            for part in iterator:
                 for group, dataset in part.items():
-                    if group not in file.groups:
-                        _declare(file.create_group(group), dataset, images)
-                    for name, values in dataset.variables.items():
-                        _write(file.groups[group].variables[str(name)], values, start, stop)
-                start = stop
+                    _append(file.groups[group], dataset)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
@@ -89,10 +84,10 @@ def write(path: Path, parts: Iterable[Groups], images: int, attributes: Mapping[
 
 
 def open_posterior(path: Path | str) -> xr.DataTree:
-    """A tree that `posterior` wrote; values are read when they are asked for.
+    """A tree that `posterior` wrote; values are read when they are used.
 
-    ``tree.isel(image=slice(100))`` and then a computation reads those images only. Every chunk has a checksum: one that
-    was damaged raises OSError when it is read. Close it (``tree.close()``) when done.
+    ``tree.isel(image=slice(100))`` followed by a computation reads those images only. A damaged chunk raises OSError
+    when it is read. Close the tree (``tree.close()``) when done.
 
     Raises:
         PosteriorFileError: no such file, not a posterior of this version, or a damaged one.
@@ -124,32 +119,28 @@ def open_posterior(path: Path | str) -> xr.DataTree:
     raise PosteriorFileError(f"{path} lacks {', '.join(missing)}: it is damaged; write it again")
 
 
-def _declare(group: Any, dataset: xr.Dataset, images: int) -> None:
-    sizes = {str(dim): images if dim == "image" else size for dim, size in dataset.sizes.items()}
-    group.dimensions = sizes
+def _encoding(group: str, dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
+    """Chunks of whole images, checksums, and compression of pixels."""
+    encoding: dict[str, dict[str, Any]] = {}
     for name, values in dataset.variables.items():
-        text = values.dtype.kind in "US"
-        settings: dict[str, Any] = {}
-        if values.ndim and not text:
-            settings = {"chunks": _chunks(values, sizes), "fletcher32": True}
-            if group.name.strip("/") in _PIXELS and name not in dataset.dims:
-                settings |= {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-        variable = group.create_variable(
-            str(name), tuple(map(str, values.dims)), h5py.string_dtype() if text else values.dtype, **settings
-        )
-        variable.attrs.update(values.attrs)
+        if not values.ndim or values.dtype.kind == "U":
+            continue
+        images = values.sizes.get("image", 1)
+        while images > 1 and images * (values.nbytes // values.sizes["image"]) > CHUNK_BYTES:
+            images = (images + 1) // 2
+        chunks = tuple(images if dim == "image" else max(1, size) for dim, size in values.sizes.items())
+        settings = {"chunksizes": chunks, "fletcher32": True, "_FillValue": None}
+        if group in _PIXELS and name not in dataset.dims:
+            settings |= {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+        encoding[str(name)] = settings
+    return encoding
 
 
-def _chunks(values: xr.Variable, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """All of every dimension but ``image``, of which as many as fit; by halves, so that parts are whole chunks."""
-    images = values.sizes.get("image", 1)
-    of_one = values.nbytes // images
-    while images > 1 and images * of_one > CHUNK_BYTES:
-        images = (images + 1) // 2
-    return tuple(images if dim == "image" else max(1, sizes[str(dim)]) for dim in values.dims)
-
-
-def _write(variable: Any, values: xr.Variable, start: int, stop: int) -> None:
-    where = tuple(slice(start, stop) if dim == "image" else slice(None) for dim in values.dims)
-    data = values.to_numpy()
-    variable[where or ...] = data.astype(object) if data.dtype.kind == "U" else data
+def _append(group: Any, dataset: xr.Dataset) -> None:
+    """Writes images behind those that a group has."""
+    start = group.dimensions["image"].size
+    group.resize_dimension("image", start + dataset.sizes["image"])
+    for name, values in dataset.variables.items():
+        if "image" in values.dims:
+            where = tuple(slice(start, None) if dim == "image" else slice(None) for dim in values.dims)
+            group.variables[str(name)][where] = values.to_numpy()

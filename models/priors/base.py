@@ -30,6 +30,23 @@ class Prior(nn.Module, ABC):
             raise ValueError(f"latent must be at least 1 dimension, got {latent_dim}")
         self.latent_dim = latent_dim
 
+    @property
+    def proper(self) -> bool:
+        """Whether p(content) integrates to one, so that content can be sampled."""
+        return True
+
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether p(content) is made of the images of the current batch: it is then no distribution of one image."""
+        return False
+
+    def axis_variances(self) -> tuple[Tensor, Tensor] | None:
+        """Variances of content and of style in each axis of z, ``(latent,)`` each, where z is a sum of the two.
+
+        Axes without content have variance 0 there. None unless both are Gaussian with mean 0 and independent axes.
+        """
+        return None
+
     @abstractmethod
     def content(self) -> TorchDistribution:
         """p(content), event ``(content,)``."""

@@ -55,6 +55,21 @@ class BlockPrior(QuadraticPrior):
 
     variance: Tensor
 
+    @property
+    def proper(self) -> bool:
+        return self.block.proper
+
+    @property
+    def depends_on_batch(self) -> bool:
+        return self.block.depends_on_batch
+
+    def axis_variances(self) -> tuple[Tensor, Tensor] | None:
+        of_block = self.block.axis_variances()
+        if of_block is None:
+            return None
+        content, style = of_block
+        return torch.cat([content, torch.zeros_like(self.variance)]), torch.cat([style, self.variance])
+
     def content(self) -> dist.TorchDistribution:
         return self.block.content()
 

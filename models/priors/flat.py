@@ -23,6 +23,10 @@ class FlatPrior(AdditivePrior, QuadraticPrior):
         learn_style: learns the style variance of each axis, from the given start.
     """
 
+    @property
+    def proper(self) -> bool:
+        return False
+
     def content(self) -> dist.TorchDistribution:
         return dist.ImproperUniform(constraints.real_vector, (), (self.latent_dim,))
 

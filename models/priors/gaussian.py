@@ -43,6 +43,9 @@ class GaussianPrior(AdditivePrior, QuadraticPrior):
         scale = self.content_variance().sqrt()
         return dist.Normal(torch.zeros_like(scale), scale).to_event(1)
 
+    def axis_variances(self) -> tuple[Tensor, Tensor]:
+        return self.content_variance(), self.style_variance()
+
     def content_axes(self) -> Tensor:
         """Which axes of z say more of content than of style: bool, shape ``(latent,)``."""
         return self.content_variance() > self.style_variance()

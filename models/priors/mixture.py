@@ -161,6 +161,10 @@ class EmpiricalPrior(PrototypePrior):
     bank: Tensor
     next: Tensor
 
+    @property
+    def depends_on_batch(self) -> bool:
+        return self.memory is None
+
     def remember(self, z: Tensor) -> None:
         contents = z.mean(-3).reshape(-1, self.latent_dim)
         if self.training:

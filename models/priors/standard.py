@@ -23,6 +23,9 @@ class StandardPrior(QuadraticPrior):
 
     one: Tensor
 
+    def axis_variances(self) -> tuple[Tensor, Tensor]:
+        return self.one.new_zeros(self.latent_dim), self.one.new_ones(self.latent_dim)
+
     def content(self) -> dist.Independent:
         return dist.Normal(self.one.new_zeros(0), self.one.new_ones(0)).to_event(1)
 

@@ -150,7 +150,7 @@ def differences(fits: Sequence[PlannedFit]) -> list[str]:
     """In words, what is not the same for all fits and has to be for their scores to compare."""
 
     def values(fit: PlannedFit) -> dict[str, str]:
-        settings = {name: str(getattr(fit.config, name)) for name in ALIKE}
+        settings = {name: str(getattr(fit.config, name)) or "not set" for name in ALIKE}
         return {"data": f"{fit.config.data} ({fit.fingerprint})", **settings}
 
     found = []

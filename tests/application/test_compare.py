@@ -254,7 +254,7 @@ def test_several_modalities_are_compared_by_all_of_them(folder: Path) -> None:
         ("--views 3", "views is 2 in simve, but 3 in other"),
         ("--policy crop", "policy is affine in simve, but crop in other"),
         ("--encoder 'mlp(hidden=[16])'", "encoder is mlp(hidden=[32]) in simve, but mlp(hidden=[16]) in other"),
-        ("--modalities halves", "modalities is None in simve, but halves in other"),
+        ("--modalities halves", "modalities is not set in simve, but halves in other"),
         ("--data npz:noise.npz --policy affine --batch-size 8", "data is digits ("),
     ],
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pp_simve.inference import AmortizedGuide, Guide, StructuredGuide
-from pp_simve.models import ConjugatePrior, GaussianPrior, SimVE
+from pp_simve.models import Bernoulli, ConjugatePrior, Gaussian, GaussianPrior, SimVE
 
 from ..inference.linear_gaussian import (
     CONTENT,
@@ -87,3 +87,24 @@ def independent_views(linear: Linear, prior: ConjugatePrior) -> Guide:
     guide = AmortizedGuide(PotentialEncoder(linear), prior)
     set_head(guide, (linear.precision + 1 / torch.tensor(STYLE, dtype=DOUBLE)).rsqrt())
     return guide
+
+
+class Flatten(nn.Flatten):
+    """Pixels as features."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.features = pixels
+
+
+def program_of_modalities() -> tuple[SimVE, AmortizedGuide, dict[str, Tensor]]:
+    prior = GaussianPrior(2)
+    shapes = {"picture": (1, 2, 3), "attributes": (4, 1, 1)}
+    decoders = {
+        modality: nn.Sequential(nn.Linear(2, torch.Size(shape).numel()), nn.Unflatten(-1, shape))
+        for modality, shape in shapes.items()
+    }
+    likelihoods = {"picture": Gaussian(decoders["picture"], 0.1), "attributes": Bernoulli(decoders["attributes"])}
+    guide = AmortizedGuide({"picture": Flatten(6), "attributes": Flatten(4)}, prior)
+    views = {"picture": torch.rand(2, 5, 1, 2, 3), "attributes": torch.rand(1, 5, 4, 1, 1).round()}
+    return SimVE(prior, likelihoods), guide, views

@@ -134,7 +134,7 @@ def test_bad_weights_are_refused(log_weights: np.ndarray, message: str) -> None:
 def tree(chains: int) -> xr.DataTree:
     values = np.random.default_rng(0).normal(size=(chains, 400, 2, 3)) + 10 * np.arange(3)
     content = xr.DataArray(values, dims=["chain", "draw", "image", "latent"])
-    nothing = content.isel(latent_dim=slice(0)).rename(latent_dim="content_latent")
+    nothing = content.isel(latent=slice(0)).rename(latent="content_latent")
     posterior = xr.Dataset({"z": content, "content": nothing}, coords={"chain": range(chains), "draw": range(400)})
     return xr.DataTree.from_dict({"posterior": posterior})
 

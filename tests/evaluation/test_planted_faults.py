@@ -165,6 +165,13 @@ def test_gaps_are_divergences_as_far_as_draws_tell() -> None:
 
 
 def test_every_fault_is_found_by_calibration_and_by_the_bound() -> None:
-    for fault in list(GUIDES)[1:]:
-        assert found(fault).calibration.alarm
-        assert found(fault).weights.gap_alarm
+    assert all(found(fault).calibration.alarm and found(fault).weights.gap_alarm for fault in list(GUIDES)[1:])
+
+
+def test_only_the_score_is_worse_for_a_guide_that_ignores_the_views() -> None:
+    right, prior = found("none: the posterior itself").left_out, found("the prior, whatever the views").left_out
+    assert right.mean_score is not None
+    assert prior.mean_score is not None
+    assert prior.mean_score[0] < right.mean_score[0] - 0.2
+    assert "along the first axis of view 0" in found("mean shifted by 1 sd").left_out.failing
+    assert found("the prior, whatever the views").calibration.failing == ("log likelihood",)

@@ -72,9 +72,9 @@ def test_plots_take_it(tree: xr.DataTree, name: str, settings: dict[str, Any]) -
 
 
 def test_its_summary_has_a_row_for_each_number(tree: xr.DataTree) -> None:
-    table = arviz().summary(for_arviz(tree), modality="stats", round_to="none")
+    table = arviz().summary(for_arviz(tree), kind="stats", round_to="none")
     assert len(table) == IMAGES * LATENT * (1 + 2 * 1)  # content, and style and z of the only view
-    values = tree["posterior"]["content"].isel(image=1, latent_dim=2).to_numpy()
+    values = tree["posterior"]["content"].isel(image=1, latent=2).to_numpy()
     assert table.loc["content[1, 2]", "mean"] == pytest.approx(values.mean())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,13 @@ import xarray as xr
 from torch import Tensor
 
 from pp_simve.evaluation import PosteriorFileError, open_posterior, posterior, stack_chains
-from pp_simve.evaluation.posterior import groups, storage
+from pp_simve.evaluation.posterior import storage
+from pp_simve.evaluation.posterior import tree as trees
 from pp_simve.inference import AmortizedGuide, MLPEncoder
 from pp_simve.inference.augmentations import AugmentationPolicy, Parameters, augmentation_policy
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
+
+from .planted_guides import program_of_modalities
 
 SHAPE, LATENT, MANY = (1, 4, 4), 3, 150
 
@@ -39,16 +43,23 @@ def write(path: Path, **settings: Any) -> xr.DataTree:
     return posterior(pair(), images(), **{**given, **settings, "to": path})
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a posterior in it. Look, but do not touch."""
+    path = tmp_path_factory.mktemp("written") / "posterior.nc"
+    write(path).close()
+    return path
+
+
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """A file with a posterior in it."""
-    write(tmp_path / "posterior.nc").close()
-    return tmp_path / "posterior.nc"
+def path(tmp_path: Path, written: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copy(written, tmp_path))
 
 
 @pytest.mark.parametrize("numbers", [2**22, 2000])
 def test_the_file_holds_the_tree_in_memory(numbers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "NUMBERS_AT_ONCE", numbers)
+    monkeypatch.setattr(trees, "NUMBERS_AT_ONCE", numbers)
     monkeypatch.setattr(storage, "CHUNK_BYTES", 500)
     path = tmp_path / "posterior.nc"
     settings: dict[str, Any] = {"policy": augmentation_policy("affine", SHAPE), "draws": 8, "labels": range(MANY)}
@@ -61,14 +72,9 @@ def test_the_file_holds_the_tree_in_memory(numbers: int, tmp_path: Path, monkeyp
     assert [file.name for file in tmp_path.iterdir()] == ["posterior.nc"]
 
 
-def test_kinds_of_view_and_several_chains_are_kept(tmp_path: Path) -> None:
-    prior = GaussianPrior(LATENT)
-    modalities = {"picture": SHAPE, "attributes": (5, 1, 1)}
-    model = SimVE(
-        prior, {modality: Bernoulli(MLPDecoder(LATENT, shape, hidden=(4,))) for modality, shape in modalities.items()}
-    )
-    guide = AmortizedGuide({modality: MLPEncoder(shape, hidden=(4,)) for modality, shape in modalities.items()}, prior)
-    given = {modality: torch.rand(70, *shape) for modality, shape in modalities.items()}
+def test_modalities_and_several_chains_are_kept(tmp_path: Path) -> None:
+    model, guide, _ = program_of_modalities()
+    given = {"picture": torch.rand(70, 1, 2, 3), "attributes": torch.rand(70, 4, 1, 1)}
     trees = [posterior((model, guide), given, draws=4, seed=seed, to=tmp_path / f"{seed}.nc") for seed in range(2)]
     expected = posterior((model, guide), given, draws=4)
     assert trees[0].identical(expected)
@@ -113,7 +119,7 @@ torch.set_num_threads(1)
 path, shape, prior = Path(sys.argv[1]), (1, 8, 8), GaussianPrior(64)
 model = SimVE(prior, Gaussian(MLPDecoder(64, shape, hidden=(8,))))
 guide = AmortizedGuide(MLPEncoder(shape, hidden=(8,)), prior)
-for count in (384, 1536):
+for count in (256, 1024):
     posterior((model, guide), torch.rand(count, *shape), draws=200, to=path).close()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, path.stat().st_size // 1024)
 """
@@ -124,7 +130,7 @@ def test_memory_does_not_grow_with_images(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", MEMORY, str(tmp_path / "posterior.nc")]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     (before, small), (after, large) = [map(int, line.split()) for line in lines]
-    assert large - small > 150_000  # kilobytes
+    assert large - small > 100_000  # kilobytes
     assert after - before < (large - small) / 3  # allocators keep a little; joined in memory, it would be twice as much
 
 
@@ -182,18 +188,11 @@ def test_a_missing_file_says_how_to_write_one(tmp_path: Path) -> None:
         open_posterior(tmp_path / "nothing.nc")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.9])
-def test_a_file_cut_short_is_damaged(path: Path, share: float) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.9, None])
+def test_a_file_cut_short_or_of_text_is_damaged(path: Path, share: float | None) -> None:
     data = path.read_bytes()
-    path.write_bytes(data[: int(share * len(data))])
+    path.write_bytes(b"content, style\n" * 1000 if share is None else data[: int(share * len(data))])
     with pytest.raises(PosteriorFileError, match=r"posterior\.nc cannot be read .*: it is damaged or no netCDF file"):
-        open_posterior(path)
-
-
-def test_a_text_file_is_damaged(tmp_path: Path) -> None:
-    path = tmp_path / "posterior.nc"
-    path.write_text("content, style\n" * 1000)
-    with pytest.raises(PosteriorFileError, match="damaged or no netCDF file"):
         open_posterior(path)
 
 
@@ -210,10 +209,11 @@ def test_a_damaged_value_is_found_when_it_is_read(path: Path) -> None:
             tree["posterior"]["z"].to_numpy()
 
 
-def test_a_file_of_another_version_is_refused(path: Path) -> None:
+@pytest.mark.parametrize("number", [1, 99])
+def test_a_file_of_another_version_is_refused(path: Path, number: int) -> None:
     with h5py.File(path, "a") as file:
-        file.attrs["format"] = "pp_simve posterior 99"
-    with pytest.raises(PosteriorFileError, match="another version: its format is 'pp_simve posterior 99', this"):
+        file.attrs["format"] = f"pp_simve posterior {number}"
+    with pytest.raises(PosteriorFileError, match=f"another version: its format is 'pp_simve posterior {number}', this"):
         open_posterior(path)
 
 

@@ -12,8 +12,8 @@ import xarray as xr
 from torch import Tensor, nn
 
 from pp_simve.evaluation import posterior, psis, stack_chains, summary
-from pp_simve.evaluation.posterior import groups
-from pp_simve.inference import AmortizedGuide, Guide, MLPEncoder, PointGuide, StructuredGuide, fit
+from pp_simve.evaluation.posterior import tree as trees
+from pp_simve.inference import AmortizedGuide, Guide, PointGuide, StructuredGuide, fit
 from pp_simve.inference.augmentations import Compose, RandomFlip, augmentation_policy
 from pp_simve.models import (
     Bernoulli,
@@ -45,6 +45,7 @@ from ..inference.linear_gaussian import (
     make_linear,
     make_model,
 )
+from .planted_guides import program_of_modalities
 
 Pair = tuple[SimVE, Guide]
 
@@ -213,7 +214,7 @@ def small_pair() -> Pair:
 
 @pytest.mark.parametrize("numbers", [2**22, 3000])
 def test_images_views_and_labels_line_up_in_any_number_of_parts(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "NUMBERS_AT_ONCE", numbers)
+    monkeypatch.setattr(trees, "NUMBERS_AT_ONCE", numbers)
     images, policy = many_images(), augmentation_policy("affine", SHAPE)
     index = torch.arange(MANY).flip(0)
     tree = posterior(
@@ -272,20 +273,15 @@ def test_a_pair_without_a_policy_takes_each_image_as_its_view() -> None:
     assert tree["observed_data"].identical(posterior(small_pair(), images.numpy(), draws=4)["observed_data"])
 
 
-def test_views_of_several_kinds_have_variables_of_their_own() -> None:
-    torch.manual_seed(0)
-    shapes = {"picture": SHAPE, "attributes": (5, 1, 1)}
-    prior = GaussianPrior(LATENT)
-    model = SimVE(
-        prior, {modality: Bernoulli(MLPDecoder(LATENT, shape, hidden=(4,))) for modality, shape in shapes.items()}
-    )
-    guide = AmortizedGuide({modality: MLPEncoder(shape, hidden=(4,)) for modality, shape in shapes.items()}, prior)
+def test_modalities_have_variables_of_their_own() -> None:
+    model, guide, _ = program_of_modalities()
+    shapes = {"picture": (1, 2, 3), "attributes": (4, 1, 1)}
     images = {modality: torch.rand(70, *shape) for modality, shape in shapes.items()}
-    policy = {"picture": augmentation_policy("affine", SHAPE)}
+    policy = {"picture": augmentation_policy("affine", shapes["picture"])}
     tree = posterior((model, guide), images, policy=policy, views=None, draws=4, predictive_draws=3)
     assert tree["constant_data"]["modality"].to_numpy().tolist() == ["picture", "attributes"]
     assert tree["constant_data"]["rotation_picture"].dims == ("image", "view_picture")
-    assert tree["posterior"]["z"].shape == (1, 4, 70, 2, LATENT)
+    assert tree["posterior"]["z"].shape == (1, 4, 70, 2, model.prior.latent_dim)
     assert tree["log_likelihood"]["x_attributes"].dims == ("chain", "draw", "image", "view_attributes")
     for modality, shape in shapes.items():
         assert tree["posterior_predictive"][f"x_{modality}"].shape == (1, 3, 70, 1, *shape)
@@ -298,57 +294,69 @@ def test_views_of_several_kinds_have_variables_of_their_own() -> None:
 
 # What is left out, and why.
 
+WITHOUT_PIXELS = {
+    "posterior_predictive.x",
+    "prior_predictive.x",
+    "log_likelihood.x",
+    "sample_stats.log_p",
+    "sample_stats.log_weight",
+}
+LEFT_OUT: list[tuple[Callable[[], Prior], type[AmortizedGuide], bool, str, str, set[str]]] = [
+    (lambda: FlatPrior(LATENT), AmortizedGuide, True, "no_prior", "improper", {"prior"}),
+    (lambda: BlockPrior(LATENT, FlatPrior(2)), AmortizedGuide, True, "no_prior", "improper", {"prior"}),
+    (lambda: EmpiricalPrior(LATENT, memory=None), AmortizedGuide, True, "no_prior", "images' own", {"prior"}),
+    (
+        lambda: StandardPrior(LATENT),
+        AmortizedGuide,
+        True,
+        "no_content",
+        "shares nothing",
+        {"posterior.content", "prior.content"},
+    ),
+    (
+        lambda: GaussianPrior(LATENT),
+        PointGuide,
+        True,
+        "no_log_q",
+        "points without a density",
+        {"sample_stats.log_q", "sample_stats.log_weight"},
+    ),
+    (lambda: GaussianPrior(LATENT), AmortizedGuide, False, "no_log_p", "not modelled", WITHOUT_PIXELS),
+    (lambda: EmpiricalPrior(LATENT, memory=5), AmortizedGuide, True, "", "", set()),
+]
 
-def with_prior(prior: Prior) -> tuple[Pair, Tensor]:
+
+@pytest.mark.parametrize(("prior", "kind", "pixels", "attribute", "reason", "missing"), LEFT_OUT)
+def test_what_has_no_meaning_is_left_out_and_said(
+    prior: Callable[[], Prior], kind: type[AmortizedGuide], pixels: bool, attribute: str, reason: str, missing: set[str]
+) -> None:
+    (pair, linear, views), made = exact(), prior().double()
+    model = make_model(made, linear) if pixels else SimVE(made)  # type: ignore[arg-type]
+    tree = posterior((model, kind(PotentialEncoder(linear), made).double()), views, draws=3)
+    everything, found = variables(posterior(pair, views, draws=3)), variables(tree)
+    assert everything - found == {
+        name for name in everything if name in missing or name.split(".")[0].split("_")[0] in missing
+    }
+    assert {key for key in tree.attrs if key.startswith("no_")} == ({attribute} if attribute else set())
+    assert reason in tree.attrs.get(attribute, "")
+
+
+def variables(tree: xr.DataTree) -> set[str]:
+    return {f"{name}.{key}" for name, group in tree.children.items() for key in group.data_vars}
+
+
+def test_widths_of_latents_that_differ_have_dimensions_of_their_own() -> None:
     _, linear, views = exact()
-    prior = prior.double()
-    return (make_model(prior, linear), AmortizedGuide(PotentialEncoder(linear), prior).double()), views  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("prior", "reason"), [(lambda: FlatPrior(LATENT), "improper"), (lambda: EmpiricalPrior(LATENT), "images' own")]
-)
-def test_priors_that_cannot_be_drawn_from_have_no_groups(prior: Callable[[], Prior], reason: str) -> None:
-    pair, views = with_prior(prior())
-    tree = posterior(pair, views, draws=3)
-    assert reason in tree.attrs["no_prior"]
-    assert not {"prior", "prior_predictive"} & set(tree.children)
-    assert tree["posterior_predictive"]["x"].shape == (1, 3, IMAGES, VIEWS, *SHAPE)
-
-
-def test_a_prior_that_shares_nothing_has_no_content() -> None:
-    pair, views = with_prior(StandardPrior(LATENT))
-    tree = posterior(pair, views, draws=40)
-    assert "shares nothing" in tree.attrs["no_content"]
-    assert set(tree["posterior"].data_vars) == set(tree["prior"].data_vars) == {"style", "z"}
-    assert len(summary(tree)) == 2 * IMAGES * VIEWS * LATENT
-
-
-def test_a_block_prior_gives_content_a_dimension_of_its_own() -> None:
-    pair, views = with_prior(BlockPrior(LATENT, GaussianPrior(2)))
-    tree = posterior(pair, views, draws=3)
+    prior = BlockPrior(LATENT, GaussianPrior(2)).double()
+    guide = AmortizedGuide(PotentialEncoder(linear), prior).double()
+    tree = posterior((make_model(prior, linear), guide), views, draws=3)
     assert tree["posterior"]["content"].sizes == {"chain": 1, "draw": 3, "image": IMAGES, "content_latent": 2}
     assert tree["posterior"]["style"].dims[-1] == "latent"
     assert tree["prior"]["content"].dims[-1] == "content_latent"
-
-
-def test_points_have_no_weights() -> None:
-    _, linear, views = exact()
-    prior = GaussianPrior(LATENT).double()
-    guide = PointGuide(PotentialEncoder(linear), prior).double()
-    tree = posterior((make_model(prior, linear), guide), views, draws=3)
-    assert "points without a density" in tree.attrs["no_log_q"]
-    assert set(tree["sample_stats"].data_vars) == {"log_p"}
-
-
-def test_without_pixels_there_are_latents_alone() -> None:
-    _, linear, views = exact()
-    prior = GaussianPrior(LATENT).double()
-    guide = AmortizedGuide(PotentialEncoder(linear), prior).double()
-    tree = posterior((SimVE(prior), guide), views, draws=3)
-    assert "not modelled" in tree.attrs["no_log_p"]
-    assert set(tree.children) == {"posterior", "prior", "observed_data", "constant_data", "sample_stats"}
-    assert set(tree["sample_stats"].data_vars) == {"log_q"}
+    standard = StandardPrior(LATENT).double()
+    guide = AmortizedGuide(PotentialEncoder(linear), standard).double()
+    tree = posterior((make_model(standard, linear), guide), views, draws=40)
+    assert len(summary(tree)) == 2 * IMAGES * VIEWS * LATENT
 
 
 def test_one_draw_and_no_pixels_are_enough() -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pp_simve.evaluation.posterior import STATISTICS, batches, check_predictions, predictive
-from pp_simve.evaluation.posterior.image_statistics import contrast, ink, mean, sharpness
-from pp_simve.inference import PointGuide
+from pp_simve.evaluation.posterior import STATISTICS, check_predictions
+from pp_simve.evaluation.posterior.predictive import contrast, ink, mean, sharpness
 from pp_simve.models import Bernoulli, SimVE
 
-from ..inference.linear_gaussian import DOUBLE, PIXEL_VARIANCE, Linear, PotentialEncoder, draw_views
+from ..inference.linear_gaussian import DOUBLE, PIXEL_VARIANCE, Linear, draw_views
 from .planted_guides import gaussian_program, wrong_posterior
-from .test_calibration import program_of_modalities
 
 
 def test_statistics_are_what_they_are_called() -> None:
@@ -58,7 +56,7 @@ def predictive_sd(linear: Linear, length: float) -> float:
     return float((posterior[0, 0] * length**2 + PIXEL_VARIANCE * length).sqrt())
 
 
-def test_overall_is_of_the_mean_and_gathers_around_a_half() -> None:
+def test_p_values_are_conservative() -> None:
     linear, prior, model = gaussian_program()
     views, guide = draw_views(linear, images=200), wrong_posterior(linear, prior)
     right = check_predictions(model, guide, views, draws=900, seed=1)
@@ -66,9 +64,6 @@ def test_overall_is_of_the_mean_and_gathers_around_a_half() -> None:
     # Conservative: latents come from the view, so that its own statistic is rarely far out.
     of_views = right.statistics["mean"].p_values
     assert float((of_views - 0.5).abs().mean()) < 0.22  # of uniform ones 0.25
-    shifted = check_predictions(model, wrong_posterior(linear, prior, shift=1.0), views, draws=900, seed=1)
-    assert shifted.alarm
-    assert min(check.overall for check in shifted.statistics.values()) == pytest.approx(2 / 901)
 
 
 def test_ties_count_as_halves() -> None:
@@ -87,51 +82,3 @@ def test_grey_views_are_unlike_black_and_white_replicates() -> None:
     found = check_predictions(coins, wrong_posterior(linear, prior), views, seed=1)
     assert "contrast" in found.failing
     assert (found.statistics["contrast"].replicated > found.statistics["contrast"].observed).double().mean() > 0.9
-
-
-def test_points_have_replicates_too() -> None:
-    linear, prior, model = gaussian_program()
-    views = draw_views(linear)
-    found = check_predictions(model, PointGuide(PotentialEncoder(linear), prior).double(), views, seed=1)
-    assert set(found.statistics) == set(STATISTICS)
-
-
-def test_views_of_several_modalities() -> None:
-    model, guide, views = program_of_modalities()
-    found = check_predictions(model, guide, views, draws=2000, seed=1)
-    assert list(found.statistics)[:4] == [f"picture {name}" for name in STATISTICS]
-    assert found.statistics["picture mean"].observed.shape == (2, 5)
-    assert found.statistics["attributes mean"].p_values.shape == (1, 5)
-    assert {check.level for check in found.statistics.values()} == {0.01 / 8}
-
-
-def test_parts_and_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    linear, prior, model = gaussian_program()
-    views, guide = draw_views(linear, images=7), wrong_posterior(linear, prior)
-    state = torch.get_rng_state()
-    monkeypatch.setattr(batches, "NUMBERS_AT_ONCE", 2 * 900 * views.shape[0] * 3)
-    monkeypatch.setattr(predictive, "PIXELS_AT_ONCE", 10 * views.numel())
-    first, again, other = (check_predictions(model, guide, views, draws=900, seed=seed) for seed in (1, 1, 2))
-    assert torch.equal(first.statistics["mean"].p_values, again.statistics["mean"].p_values)
-    assert not torch.equal(first.statistics["mean"].p_values, other.statistics["mean"].p_values)
-    assert torch.equal(state, torch.get_rng_state())
-    torch.testing.assert_close(first.statistics["mean"].observed, views.mean((-3, -2, -1)))
-
-
-def test_bad_input_is_refused() -> None:
-    linear, prior, model = gaussian_program()
-    views, guide = draw_views(linear), wrong_posterior(linear, prior)
-    with pytest.raises(ValueError, match="at least one"):
-        check_predictions(model, guide, views, seed=1, statistics={})
-    with pytest.raises(ValueError, match="take at least 800 draws"):
-        check_predictions(model, guide, views, draws=100, seed=1)
-    with pytest.raises(ValueError, match="without a likelihood"):
-        check_predictions(SimVE(prior), guide, views, seed=1)
-    with pytest.raises(ValueError, match="must give one number an image"):
-        check_predictions(model, guide, views, seed=1, statistics={"all": lambda images: images})
-    with pytest.raises(ValueError, match="'broken' is NaN"):
-        check_predictions(model, guide, views, seed=1, statistics={"broken": lambda images: mean(images) * torch.nan})
-    broken = nn.Sequential(nn.Linear(3, 8), nn.Unflatten(-1, (1, 2, 4))).double()
-    nn.init.constant_(broken[0].weight, torch.nan)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"NaN|nan"):
-        check_predictions(SimVE(prior, type(model.likelihood_of())(broken)), guide, views, seed=1)  # type: ignore[call-arg]

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from pp_simve.diagnosing.subject import Finding, Subject, finite
 from pp_simve.evaluation.posterior import (
     Reference,
     WeightCheck,
@@ -21,6 +20,7 @@ from pp_simve.evaluation.posterior import (
 )
 from pp_simve.evaluation.posterior.batches import image_batches, seeds
 from pp_simve.evaluation.posterior.check import Check
+from pp_simve.evaluation.posterior.suite import Finding, Subject, finite
 from pp_simve.inference import Guide, draw
 from pp_simve.inference.mcmc import ProgressBar
 from pp_simve.models import Views
@@ -71,7 +71,7 @@ def refined(subject: Subject, steps: int) -> Finding:
         "alarm": None,
         "how": "The amortization gap: each image's variational parameters were optimized separately, with the model "
         "fixed. Refinement is worth its time where k̂ falls below its threshold.",
-        "blind": "the gap of the guide's family, which refinement does not close.",
+        "limitations": "the gap of the guide's family, which refinement does not close.",
         "rows": {"columns": ["measure", "before", "after"], "rows": measures, "measures": True},
     }
     return Finding(check, {"": weights_figure(after, subject.pictures)})
@@ -116,7 +116,7 @@ def compared_with_reference(subject: Subject, images: int, steps: int, progress:
         "alarm": accuracy - 2 * error > DISTINGUISHED,
         "how": f"NUTS samples the posteriors of {images} images with the model fixed; a classifier is trained to "
         f"distinguish its draws from the guide's. {_of_reference(reference)}",
-        "blind": "modes that no chain found, and other images.",
+        "limitations": "modes that no chain found, and other images.",
         "rows": {
             "columns": ["measure", *summaries],
             "rows": [

@@ -99,11 +99,3 @@ def test_the_matching_is_the_best_of_all() -> None:
     assert tuple(found.order.tolist()) == max(shared, key=lambda order: shared[order])
     agree = (found.order[first.argmax(1)] == second.argmax(1)).double().mean()
     assert found.after == pytest.approx(float(agree))
-
-
-def test_what_is_no_responsibility_is_refused() -> None:
-    rows = torch.full((3, 2), 0.5)
-    with pytest.raises(ValueError, match="as many prototypes"):
-        match_prototypes(rows, torch.full((3, 4), 0.25))
-    with pytest.raises(ValueError, match="second responsibilities must be probabilities"):
-        match_prototypes(rows, rows * 2)

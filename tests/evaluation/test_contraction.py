@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pp_simve.evaluation.posterior import batches, check_axes
-from pp_simve.inference import DeltaGuide
+from pp_simve.evaluation.posterior import check_axes
 
 from ..inference.linear_gaussian import (
     CASES,
@@ -14,14 +13,12 @@ from ..inference.linear_gaussian import (
     DOUBLE,
     LATENT,
     STYLE,
-    PotentialEncoder,
     draw_views,
     exact_structured_guide,
     make_linear,
     make_model,
 )
 from .planted_guides import gaussian_program, prior_as_guide, wrong_posterior
-from .test_calibration import program_of_modalities
 
 
 def test_contraction_is_that_of_the_closed_form() -> None:
@@ -69,9 +66,6 @@ def test_a_guide_that_says_nothing_has_empty_axes_and_fills_the_prior() -> None:
     assert not found.alarm
     assert all(check.empty == [0, 1, 2] for check in found.latents.values())
     assert not any(check.wider for check in found.latents.values())
-    certain = check_axes(model, DeltaGuide(PotentialEncoder(linear), prior).double(), draw_views(linear), seed=1)
-    assert certain.latents["z"].contraction.tolist() == pytest.approx([1.0] * LATENT)
-    assert not certain.latents["z"].empty
 
 
 def test_a_guide_wider_than_the_prior_is_found() -> None:
@@ -105,19 +99,3 @@ def test_priors_without_content_and_improper_ones() -> None:
         assert (note is None) == (not found.notes)
         if note is not None:
             assert note in found.notes["content"]
-
-
-def test_kinds_parts_and_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, guide, views = program_of_modalities()
-    state = torch.get_rng_state()
-    monkeypatch.setattr(batches, "NUMBERS_AT_ONCE", 2 * 10 * 3 * 2)
-    found = [check_axes(model, guide, views, draws=10, seed=seed).latents["z"] for seed in (1, 1, 2)]
-    assert torch.equal(found[0].contraction, found[1].contraction)
-    assert not torch.equal(found[0].contraction, found[2].contraction)
-    assert torch.equal(state, torch.get_rng_state())
-
-
-def test_too_few_draws_are_refused() -> None:
-    linear, prior, model = gaussian_program()
-    with pytest.raises(ValueError, match="no meaning for fewer than 2 draws"):
-        check_axes(model, wrong_posterior(linear, prior), draw_views(linear), draws=1, seed=1)

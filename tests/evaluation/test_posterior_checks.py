@@ -1,0 +1,197 @@
+"""What all posterior checks have in common: batches, seeds, modalities, and input that has no meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pp_simve.evaluation.posterior import (
+    STATISTICS,
+    batches,
+    calibrate,
+    check_axes,
+    check_predictions,
+    check_weights,
+    leave_one_view_out,
+    match_prototypes,
+    predictive,
+    prototype_use,
+    rank_uniformity,
+    weigh,
+    weighted_moments,
+)
+from pp_simve.evaluation.posterior.arviz_versions import FEWEST_DRAWS
+from pp_simve.evaluation.posterior.ranks import rank_among
+from pp_simve.inference import AmortizedGuide, DeltaGuide, Guide, PointGuide
+from pp_simve.models import EmpiricalPrior, FlatPrior, Gaussian, SimVE, Views
+from pp_simve.models.modalities import by_modality, view_and_image_counts
+
+from ..inference.linear_gaussian import LATENT, PotentialEncoder, draw_views, exact_structured_guide, make_model
+from .planted_guides import gaussian_program, program_of_modalities, wrong_posterior
+
+Result = Callable[[SimVE, Guide, Views, int], Tensor]
+RESULTS: dict[str, Result] = {
+    "weights": lambda model, guide, views, seed: check_weights(model, guide, views, draws=30, seed=seed).elbo,
+    "calibration": lambda model, guide, views, seed: (
+        calibrate(model, guide, views, simulations=50, draws=20, seed=seed).ranks["z"].ranks
+    ),
+    "predictions": lambda model, guide, views, seed: torch.cat(
+        [of.p_values for of in check_predictions(model, guide, views, draws=1700, seed=seed).statistics.values()]
+    ),
+    "left out": lambda model, guide, views, seed: _score(leave_one_view_out(model, guide, views, draws=20, seed=seed)),
+    "axes": lambda model, guide, views, seed: (
+        check_axes(model, guide, views, draws=10, seed=seed).latents["z"].contraction
+    ),
+}
+
+
+def _score(found: Any) -> Tensor:
+    score: Tensor = found.score
+    return score
+
+
+@pytest.mark.parametrize("modalities", [False, True])
+@pytest.mark.parametrize("check", RESULTS)
+def test_batches_seeds_and_modalities(check: str, modalities: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images a batch, the same seed the same numbers, and torch's generator as it was."""
+    if modalities:
+        model, guide, views = program_of_modalities()
+    else:
+        linear, prior, model = gaussian_program()
+        views, guide = draw_views(linear, images=5), wrong_posterior(linear, prior, factor=0.9)
+    count, images = view_and_image_counts(views)
+    state = torch.get_rng_state()
+    draws = {"weights": 30, "calibration": 20, "predictions": 1700, "left out": 20, "axes": 10}[check]
+    monkeypatch.setattr(batches, "NUMBERS_AT_ONCE", 2 * draws * count * model.prior.latent_dim)
+    monkeypatch.setattr(predictive, "PIXELS_AT_ONCE", 100 * sum(batch.numel() for batch in by_modality(views).values()))
+    first, again, other = (RESULTS[check](model, guide, views, seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.isfinite().all()
+    assert torch.equal(state, torch.get_rng_state())
+    shapes = {
+        "weights": (images,),
+        "calibration": (50, model.prior.latent_dim),
+        "left out": (count, images),
+        "axes": (model.prior.latent_dim,),
+        "predictions": (count * len(STATISTICS), images),
+    }
+    assert first.shape == shapes[check]
+
+
+def test_names_of_several_modalities() -> None:
+    model, guide, views = program_of_modalities()
+    found = check_predictions(model, guide, views, draws=2000, seed=1)
+    assert list(found.statistics)[:4] == [f"picture {name}" for name in STATISTICS]
+    assert found.statistics["picture mean"].observed.shape == (2, 5)
+    assert found.statistics["attributes mean"].p_values.shape == (1, 5)
+    assert {check.level for check in found.statistics.values()} == {0.01 / 8}
+    pit = leave_one_view_out(model, guide, views, draws=20, seed=1).pit
+    assert pit["picture mean"].names == ("picture mean of view 0", "picture mean of view 1")
+    assert pit["attributes ink"].names == ("attributes ink of view 0",)
+
+
+def test_points_have_predictions_and_axes_but_no_weights_ranks_or_scores() -> None:
+    linear, prior, model = gaussian_program()
+    views = draw_views(linear)
+    for guide in (PointGuide(PotentialEncoder(linear), prior), DeltaGuide(PotentialEncoder(linear), prior)):
+        with pytest.raises(ValueError, match="no meaning; predictive checks still have"):
+            check_weights(model, guide.double(), views, seed=1)
+        with pytest.raises(ValueError, match="ranks have no meaning"):
+            calibrate(model, guide, views, seed=1)
+        found = leave_one_view_out(model, guide, views, draws=20, seed=1)
+        assert found.score is found.error is found.mean_score is None
+        assert found.pit["mean"].ranks.shape == (4, 3)
+        assert set(check_predictions(model, guide, views, seed=1).statistics) == set(STATISTICS)
+    certain = check_axes(model, guide, views, seed=1).latents["z"]
+    assert certain.contraction.tolist() == pytest.approx([1.0] * LATENT)
+    assert not certain.empty
+
+
+def test_priors_that_cannot_be_sampled_have_no_calibration() -> None:
+    linear, _, _ = gaussian_program()
+    views = draw_views(linear)
+    flat, empirical = FlatPrior(LATENT).double(), EmpiricalPrior(LATENT, memory=None).double()
+    with pytest.raises(ValueError, match="FlatPrior is improper"):
+        calibrate(make_model(flat, linear), exact_structured_guide(flat, linear), views, seed=1)
+    with pytest.raises(ValueError, match="EmpiricalPrior is made of the images at hand"):
+        calibrate(make_model(empirical, linear), AmortizedGuide(PotentialEncoder(linear), empirical), views, seed=1)
+
+
+CALLS: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
+    (check_weights, {"draws": 1}, rf"weighted estimates .* no meaning .* fewer than {FEWEST_DRAWS}, got 1"),
+    (check_weights, {"views": torch.zeros(3, 4, 1, 2, 4).byte()}, "must be floating point numbers .* got torch.uint8"),
+    (check_weights, {"views": torch.zeros(3, 0, 1, 2, 4)}, "of one image at least"),
+    (check_weights, {"pixels": False}, "no likelihood"),
+    (calibrate, {"draws": 0}, "2 simulations at least, got 0 and 500"),
+    (calibrate, {"pixels": False}, "no likelihood"),
+    (calibrate, {"quantities": {"z": lambda draws: draws.z}}, "rename z"),
+    (calibrate, {"quantities": {"all": lambda draws: draws.content}}, "must be one number a draw and image"),
+    (check_predictions, {"statistics": {}}, "at least one"),
+    (check_predictions, {"draws": 100}, "take at least 800 draws"),
+    (check_predictions, {"pixels": False}, "without a likelihood"),
+    (check_predictions, {"statistics": {"all": lambda images: images}}, "must give one number an image"),
+    (check_predictions, {"statistics": {"broken": lambda images: images[..., 0, 0, 0] * torch.nan}}, "'broken' is NaN"),
+    (leave_one_view_out, {"views": torch.zeros(1, 4, 1, 2, 4)}, "at least 2, got 1"),
+    (leave_one_view_out, {"draws": 1}, "2 draws and a statistic"),
+    (leave_one_view_out, {"statistics": {}}, "2 draws and a statistic"),
+    (leave_one_view_out, {"pixels": False}, "no likelihood"),
+    (check_axes, {"draws": 1}, "no meaning for fewer than 2 draws"),
+    (prototype_use, {}, "not one of K prototypes"),
+]
+
+
+@pytest.mark.parametrize(("check", "settings", "message"), CALLS)
+def test_checks_without_meaning_are_refused(check: Callable[..., Any], settings: dict[str, Any], message: str) -> None:
+    linear, prior, model = gaussian_program()
+    settings = dict(settings)
+    views = settings.pop("views", draw_views(linear))
+    with pytest.raises(ValueError, match=message):
+        check(
+            model if settings.pop("pixels", True) else SimVE(prior),
+            wrong_posterior(linear, prior),
+            views,
+            seed=1,
+            **settings,
+        )
+
+
+HALF, ZEROS = torch.full((3, 2), 0.5), torch.zeros(5, 3, 2)
+ARRAYS: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
+    (weigh, (torch.zeros(FEWEST_DRAWS - 1, 3),), f"got {FEWEST_DRAWS - 1}"),
+    (weigh, (torch.zeros(30, 2).index_fill(1, torch.tensor([1]), torch.nan),), "NaN"),
+    (weigh, (torch.zeros(30),), "must have shape"),
+    (weighted_moments, (ZEROS, torch.zeros(5, 2)), "same draws"),
+    (weighted_moments, (ZEROS, torch.zeros(5, 3)), "sum to 1"),
+    (match_prototypes, (HALF, torch.full((3, 4), 0.25)), "as many prototypes"),
+    (match_prototypes, (HALF, HALF * 2), "second responsibilities must be probabilities"),
+    (rank_among, (torch.tensor([torch.nan]), torch.zeros(3, 1), torch.Generator()), "NaN has no rank"),
+    (rank_uniformity, (torch.zeros(0, 1, dtype=torch.long), 3, ["none"]), "must have shape"),
+    (rank_uniformity, (torch.tensor([[4]]), 3, ["large"]), "integers from 0"),
+    (rank_uniformity, (torch.tensor([[0.5]]), 3, ["between"]), "integers from 0"),
+]
+
+
+@pytest.mark.parametrize(("function", "arguments", "message"), ARRAYS)
+def test_arrays_without_meaning_are_refused(
+    function: Callable[..., Any], arguments: tuple[Any, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        function(*arguments)
+
+
+def test_a_level_is_a_probability() -> None:
+    with pytest.raises(ValueError, match="probability"):
+        rank_uniformity(torch.tensor([[1]]), 3, ["one"], level=0.0)
+
+
+def test_a_broken_decoder_is_found_by_predictions() -> None:
+    linear, prior, _ = gaussian_program()
+    broken = nn.Sequential(nn.Linear(3, 8), nn.Unflatten(-1, (1, 2, 4))).double()
+    nn.init.constant_(broken[0].weight, torch.nan)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"NaN|nan"):
+        check_predictions(SimVE(prior, Gaussian(broken)), wrong_posterior(linear, prior), draw_views(linear), seed=1)

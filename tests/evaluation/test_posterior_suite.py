@@ -1,0 +1,185 @@
+"""`diagnose`: every check of a pair in one call, and what is reported if a check has no meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pp_simve.evaluation import open_posterior
+from pp_simve.evaluation.posterior import CHECKS, Diagnosis, Finding, Subject, diagnose, suite, weigh
+from pp_simve.inference import AmortizedGuide, Guide, PointGuide
+from pp_simve.inference.augmentations import Compose, RandomFlip
+from pp_simve.models import EmpiricalPrior, FlatPrior, MixturePrior, SimVE
+
+from ..inference.linear_gaussian import LATENT, POINTS, SHAPE, STYLE, PotentialEncoder, draw_views, make_model
+from .planted_guides import gaussian_program, program_of_modalities, wrong_posterior
+
+ALWAYS = ["khat", "gap", "calibration", "predictions", "left-out", "axes"]
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "PREDICTIVE_DRAWS", 800)
+
+
+def names(found: Diagnosis) -> list[str]:
+    return [check["name"] for check in found.checks]
+
+
+def run(model: SimVE, guide: Guide, views: Tensor, draws: int = 40) -> Diagnosis:
+    return diagnose(model, guide, views, draws=draws, simulations=50)
+
+
+@pytest.mark.parametrize(("shift", "alarms"), [(0.0, set()), (1.0, {"khat", "gap", "calibration"})])
+def test_every_check_reports(shift: float, alarms: set[str]) -> None:
+    linear, prior, model = gaussian_program()
+    found = diagnose(model, wrong_posterior(linear, prior, shift=shift), draw_views(linear, images=40), seed=3)
+    assert names(found) == ALWAYS
+    assert not found.notes
+    raised = {check["name"] for check in found.checks if check["alarm"]}
+    assert alarms <= raised if alarms else not raised
+    for check in found.checks:
+        assert check["title"]
+        assert check["how"].endswith(".")
+        assert check["limitations"].endswith(".")
+        rows = check["rows"]
+        assert rows is not None
+        assert {len(row) for row in rows["rows"]} == {len(rows["columns"])}
+    figures = {"khat", "calibration", "calibration-pooled", "predictions", "left-out", "axes"}
+    assert set(found.figures()) == {f"diagnose-{name}" for name in figures}
+
+
+def test_weights_are_those_of_the_file_and_views_those_of_the_policy(tmp_path: Path) -> None:
+    linear, prior, model = gaussian_program()
+    images, policy = torch.rand(10, *SHAPE, dtype=torch.float64), Compose([RandomFlip()], SHAPE)
+    subjects: list[Subject] = []
+    model, guide = model.float(), wrong_posterior(linear, prior).float()
+    found = diagnose(
+        model,
+        guide,
+        images.float(),
+        policy,
+        views=3,
+        draws=40,
+        seed=5,
+        checks={"k̂": CHECKS["k̂ of the importance weights"], "mine": subjects.append},
+        to=tmp_path / "posterior.nc",
+    )
+    assert names(found) == ["khat"]  # a check that returns None reports nothing
+    with open_posterior(tmp_path / "posterior.nc") as tree:
+        log_weight = torch.from_numpy(tree["sample_stats"]["log_weight"][0].to_numpy().copy())
+        assert tree["constant_data"]["horizontal_flip"].shape == (10, 3)
+        assert torch.equal(subjects[0].views, torch.from_numpy(tree["observed_data"]["x"].to_numpy()).transpose(0, 1))
+    assert found.checks[0]["value"] == 100 * weigh(log_weight).share_above
+    assert torch.equal(subjects[0].pictures, images.float())
+
+
+def points() -> tuple[SimVE, Guide, Tensor]:
+    linear, prior, model = gaussian_program()
+    return model, PointGuide(PotentialEncoder(linear), prior).double(), draw_views(linear)
+
+
+def without_pixels() -> tuple[SimVE, Guide, Tensor]:
+    linear, prior, _ = gaussian_program()
+    return SimVE(prior), wrong_posterior(linear, prior), draw_views(linear)
+
+
+def under(prior: FlatPrior | MixturePrior | EmpiricalPrior) -> tuple[SimVE, Guide, Tensor]:
+    linear, _, _ = gaussian_program()
+    guide = AmortizedGuide(PotentialEncoder(linear), prior).double()
+    return make_model(prior.double(), linear), guide, draw_views(linear)
+
+
+Pair = Callable[[], tuple[SimVE, Guide, Tensor]]
+PAIRS: dict[str, tuple[Pair, list[str], list[str]]] = {
+    "points": (
+        points,
+        ["predictions", "left-out", "axes"],
+        ["No k̂ of the importance weights: draws of PointGuide are points", "No gap", "No simulation-based calibration"],
+    ),
+    "no pixels": (
+        without_pixels,
+        ["axes"],
+        [
+            "No k̂ of the importance weights: pixels are not modelled",
+            "No gap",
+            "No simul",
+            "No posterior pr",
+            "No leave",
+        ],
+    ),
+    "improper": (
+        lambda: under(FlatPrior(LATENT)),
+        [name for name in ALWAYS if name != "calibration"],
+        ["No simulation-based calibration: the prior FlatPrior is improper"],
+    ),
+    "mixture": (lambda: under(MixturePrior(LATENT, POINTS, style_variance=STYLE)), [*ALWAYS, "prototypes"], []),
+    "of the batch": (
+        lambda: under(EmpiricalPrior(LATENT, memory=None)),
+        [*(name for name in ALWAYS if name != "calibration"), "prototypes"],
+        ["No simulation-based calibration: the prior EmpiricalPrior is made of the images"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_checks_without_meaning_are_notes(name: str) -> None:
+    pair, checks, notes = PAIRS[name]
+    found = run(*pair())
+    assert names(found) == checks
+    for note, start in zip(found.notes, notes, strict=True):
+        assert note.startswith(start)
+        assert note.endswith(".")
+    by_name = {check["name"]: check for check in found.checks}
+    if name == "points":
+        assert by_name["left-out"]["value"] is by_name["left-out"]["unit"] is None
+    if name == "mixture":
+        rows = by_name["prototypes"]["rows"]
+        assert rows is not None
+        assert sum(float(str(share)) for _, share in rows["rows"]) == pytest.approx(1)
+
+
+def test_one_draw_has_no_weights() -> None:
+    linear, prior, model = gaussian_program()
+    found = run(model, wrong_posterior(linear, prior), draw_views(linear), draws=1)
+    assert not {"khat", "gap"} & set(names(found))
+    assert {"calibration", "predictions", "axes"} <= set(names(found))
+    assert any("draws" in note for note in found.notes)
+
+
+def test_several_modalities() -> None:
+    model, guide, views = program_of_modalities()
+    found = diagnose(model, guide, views, draws=40, simulations=30)
+    assert names(found) == ALWAYS
+    rows = found.checks[3]["rows"]
+    assert rows is not None
+    assert {str(name).split()[0] for name, *_ in rows["rows"]} == {"picture", "attributes"}
+
+
+def test_checks_of_ones_own_and_their_announcement() -> None:
+    linear, prior, model = gaussian_program()
+    announced: list[str] = []
+
+    @contextmanager
+    def announce(name: str) -> Iterator[None]:
+        announced.append(name)
+        yield
+
+    def mine(subject: Subject) -> Finding:
+        raise ValueError(f"{len(subject.pictures or ())} pictures")
+
+    def broken(subject: Subject) -> Finding:
+        raise KeyError("a mistake is no note")
+
+    settings = {"draws": 40, "simulations": 50, "announce": announce}
+    guide, views = wrong_posterior(linear, prior), draw_views(linear)
+    found = diagnose(model, guide, views, checks={**CHECKS, "mine": mine}, **settings)  # type: ignore[arg-type]
+    assert announced == [*CHECKS, "mine"]
+    assert found.notes == ("No mine: 0 pictures.",)
+    with pytest.raises(KeyError):
+        diagnose(model, guide, views, checks={"broken": broken}, **settings)  # type: ignore[arg-type]
