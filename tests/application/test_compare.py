@@ -295,7 +295,7 @@ def test_a_run_with_other_settings_is_not_taken_for_the_one_asked_for(
     command = ("--methods", "simve", "--seeds", "2", "--out", "out", *SMALL)
     finish(command, lambda fit: fit_results())
     for flags, words in {
-        ("--prior", "flat"): "prior is None there, 'flat' here",
+        ("--prior", "flat"): "prior is not set there, 'flat' here",
         ("--steps", "20"): "steps is 10 there, 20 here",
         ("--lr", "0.1"): "lr is 0.002 there, 0.1 here",
     }.items():
