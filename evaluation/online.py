@@ -9,7 +9,7 @@ from pp_simve.evaluation.probes.base import checked, checked_classes, checked_gr
 from pp_simve.evaluation.records import REPRESENTATIONS
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.tools import evaluation_mode
-from pp_simve.models import Views
+from pp_simve.models import PlainViews
 
 
 class OnlineProbe:
@@ -62,7 +62,7 @@ class OnlineProbe:
         self._steps = 0
 
     @torch.no_grad()
-    def __call__(self, views: Views, index: Tensor) -> dict[str, Tensor]:
+    def __call__(self, views: PlainViews, index: Tensor) -> dict[str, Tensor]:
         """Classifies and trains on a batch.
 
         Args:
@@ -70,7 +70,9 @@ class OnlineProbe:
             index: positions of the images among the labels, shape ``(image,)``.
         """
         with evaluation_mode(self.guide):
-            first = views[0] if isinstance(views, Tensor) else {name: views[name][0] for name in list(views)[:1]}
+            first: PlainViews = (
+                views[0] if isinstance(views, Tensor) else {name: views[name][0] for name in list(views)[:1]}
+            )
             features = self.guide.embed(first).as_dict()[self.representation]
         if not self._steps:
             self._start(features)

@@ -30,7 +30,7 @@ from pp_simve.inference import (
 from pp_simve.inference.augmentations import Compose
 from pp_simve.inference.loop import Loop
 from pp_simve.inference.svi import FitError
-from pp_simve.models import Bernoulli, EmpiricalPrior, GaussianPrior, MLPDecoder, SimVE, Views
+from pp_simve.models import Bernoulli, EmpiricalPrior, GaussianPrior, MLPDecoder, PlainViews, SimVE
 from pp_simve.testing.objective import read_backs
 
 SHAPE = (1, 8, 8)
@@ -42,7 +42,7 @@ IMAGES = torch.randint(0, 256, (COUNT, *SHAPE), dtype=torch.uint8, generator=tor
 class Noisy(AmortizedGuide):
     """Draws where it need not, as a guide whose mean has no closed form would."""
 
-    def posterior(self, views: Views) -> Representation:
+    def posterior(self, views: PlainViews) -> Representation:
         found = super().posterior(views)
         return Representation(found.backbone, found.z + torch.randn_like(found.z), found.content, found.style)
 
@@ -146,7 +146,7 @@ class Fixed(Guide):
         super().__init__()
         self.seen: list[tuple[bool, bool]] = []
 
-    def posterior(self, views: Views) -> Representation:
+    def posterior(self, views: PlainViews) -> Representation:
         assert isinstance(views, Tensor)
         self.seen.append((self.training, torch.is_grad_enabled()))
         pixels = views.flatten(2)
@@ -260,7 +260,7 @@ def test_refuses_what_only_the_fit_can_tell() -> None:
     with pytest.raises(ValueError, match="content has no width under this prior"):
         OnlineProbe(Fixed(), LABELS, "content")(torch.rand(1, 4, 3, 1, 1), torch.arange(4))
     guide = made("multilayer")
-    with pytest.raises(FitError, match="OnlineProbe knows 40 images by their index, but there are 48 to fit"):
+    with pytest.raises(FitError, match="OnlineProbe was made for 40 images, by their index, but there are 48 to fit"):
         small_fit(guide, OnlineProbe(guide, LABELS[:40]))
     with pytest.raises(ValueError, match="observer and objective both have a term loss; rename one"):
         small_fit(guide, lambda views, index: {"loss": torch.zeros(())})  # type: ignore[arg-type]
