@@ -292,6 +292,32 @@ ONE = torch.ones(2)
 CRITIC = GaussianCritic(ONE, ONE)
 
 
+def test_partners_stand_on_the_diagonal_and_candidates_in_the_row() -> None:
+    scores = torch.tensor([[0.0, 2.0], [-3.0, 1.0]])
+    by_rows = math.log(2) - (math.log(1 + math.exp(2)) + math.log(1 + math.exp(-4))) / 2
+    assert infonce_bound(scores)["bound"] == pytest.approx(by_rows, abs=1e-7)
+
+
+def test_equal_views_reach_the_ceiling() -> None:
+    x = normal(64, 3, seed=32)
+    found = mutual_information(x, x, CanonicalCritic.fit(x, x))
+    assert found["ceiling"] - 0.01 < found["bound"] <= found["ceiling"]
+
+
+def test_the_effective_rank_is_not_centred() -> None:
+    features = normal(200, 4, seed=3)
+    assert effective_rank(features) > 3.8
+    assert effective_rank(features + 100.0) < 1.2
+
+
+def test_an_axis_without_content_adds_nothing() -> None:
+    content, style = torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.7])
+    first, second = normal(6, 2, seed=10), normal(5, 2, seed=11)
+    alone = GaussianCritic(content[:1], style[:1])(first[:, :1], second[:, :1])
+    torch.testing.assert_close(GaussianCritic(content, style)(first, second), alone, rtol=0, atol=1e-12)
+    assert gaussian_information(content, style) == pytest.approx(gaussian_information(content[:1], style[:1]))
+
+
 @pytest.mark.parametrize(
     ("message", "calls"),
     [

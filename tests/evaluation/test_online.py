@@ -211,6 +211,15 @@ def test_features_are_read_in_evaluation_mode_without_gradients() -> None:
     assert guide.training
 
 
+def test_shuffled_labels_stay_near_chance() -> None:
+    guide = made("multilayer")
+    labels = torch.randint(3, (COUNT,), generator=torch.Generator().manual_seed(9))
+    noise = torch.randint(0, 256, (COUNT, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+    run = small_fit(guide, OnlineProbe(guide, labels), noise, steps=3)
+    # Four standard deviations of a binomial with the 48 images of one epoch, each seen once.
+    assert abs(run.history[-1]["probe_accuracy"] - 1 / 3) < 4 * (2 / 9 / COUNT) ** 0.5
+
+
 def test_views_of_several_kinds_are_read_by_the_first_modality() -> None:
     encoders = {"left": MLPEncoder(SHAPE, hidden=(6,)), "right": MLPEncoder((3, 1, 1), hidden=(5,))}
     guide = AmortizedGuide(encoders, GaussianPrior(4))
