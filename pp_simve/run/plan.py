@@ -134,11 +134,15 @@ def _stored(
 
 def as_flags(config: FitConfig) -> tuple[str, ...]:
     """The flags of ``python -m pp_simve.fit`` that give these settings."""
-    given = {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(config)}
-    changed = {name: value for name, value in given.items() if value != getattr(FitConfig, name)}
-    flags = {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
-    # With the sign of equality, a value may begin with a hyphen.
-    return tuple(flag if value is True else f"{flag}={value}" for flag, value in flags.items())
+    flags = []
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        if value != entry.default:
+            name = f"--{entry.name.replace('_', '-')}"
+            # With the sign of equality, a value may begin with a hyphen; a flag with several values is repeated.
+            values = value if isinstance(value, tuple) else (value,)
+            flags += [name if one is True else f"{name}={one}" for one in values]
+    return tuple(flags)
 
 
 def differences(fits: Sequence[PlannedFit]) -> list[str]:
