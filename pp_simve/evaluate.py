@@ -27,8 +27,7 @@ from pp_simve.inference.tools import write_whole
 from pp_simve.report import write_report
 from pp_simve.run.config import Count, Place
 from pp_simve.run.console import each_run, exit_code
-from pp_simve.run.fitted import Fitted, load_once
-from pp_simve.run.folder import RunFolder, source_commit
+from pp_simve.run.folder import FittedRun, RunFolder, load_fitted, load_once, source_commit
 from pp_simve.run.scores import evaluate_run
 from pp_simve.run.tables import print_scores
 from pp_simve.run.trust import announce
@@ -95,10 +94,10 @@ def evaluate_runs(config: EvaluateConfig) -> int:
         if config.trust_parts:
             announce(path, folder.read_settings(trust_parts=True)[0], console)
         started = time.perf_counter()
-        fitted = Fitted.read(folder, device, images, config.data_root, trust_parts=config.trust_parts)
+        fitted = load_fitted(folder, device, images, config.data_root, trust_parts=config.trust_parts)
         records = evaluate(fitted, config.effort)
         write_report(folder)
-        title = f"{path}: {fitted.config.method} on {fitted.data.name}"
+        title = f"{path}: {fitted.settings.method} on {fitted.data.name}"
         console.print(title, markup=False, soft_wrap=True, style="bold")
         print_scores(records, console)
         seconds = time.perf_counter() - started
@@ -107,7 +106,7 @@ def evaluate_runs(config: EvaluateConfig) -> int:
     return each_run(config.runs, "evaluated", carry_out)
 
 
-def evaluate(fitted: Fitted, effort: Effort) -> list[Record]:
+def evaluate(fitted: FittedRun, effort: Effort) -> list[Record]:
     """Evaluates a run in full and writes its evaluation.json; the records in it.
 
     Raises:
@@ -120,7 +119,7 @@ def evaluate(fitted: Fitted, effort: Effort) -> list[Record]:
         "version": pp_simve.__version__,
         "commit": source_commit(),
         "settings": {
-            "method": fitted.config.method,
+            "method": fitted.settings.method,
             "data": data.name,
             "data_fingerprint": data.fingerprint,
             "images": {name: len(getattr(data, name)) for name in ("train", "validation", "test")},

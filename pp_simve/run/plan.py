@@ -12,9 +12,8 @@ from pathlib import Path
 from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
 from pp_simve.inference.device import choose_device
-from pp_simve.run.config import FitConfig, read_config
-from pp_simve.run.fitted import load_once
-from pp_simve.run.folder import RunFolder
+from pp_simve.run.config import FitConfig, Settings
+from pp_simve.run.folder import RunFolder, load_once
 from pp_simve.run.methods import build
 from pp_simve.run.trust import check_trusted, own_parts_of
 from pp_simve.run.viewing import Viewing
@@ -39,7 +38,7 @@ class PlannedFit:
     label: str
     folder: RunFolder
     flags: tuple[str, ...]
-    config: FitConfig
+    config: Settings
     fingerprint: str
     trust_parts: bool = False
 
@@ -99,7 +98,7 @@ def planned(
                     if note not in noted:
                         say(f"note: {note}")
                         noted.add(note)
-            chosen = config.chosen_for(shape)
+            chosen = config.resolve(shape)
             if seed == 0:
                 Viewing.of(chosen, shape)
                 build(chosen, shape)
@@ -119,12 +118,11 @@ def _stored(
 ) -> tuple[DataShape, str]:
     """Shape and fingerprint of the data of a run that was started before with the settings asked for."""
     settings, fingerprint = folder.read_settings(trust_parts=True)  # only compared, until `check_trusted` below
-    given = read_config(folder.path / "config.json")["data_shape"]
-    shape = DataShape(**given | {"image": tuple(given["image"])})
-    if different := settings.differences(asked.chosen_for(shape)):
-        listed = ", ".join(f"{name} is {theirs!r} there, {ours!r} here" for name, (theirs, ours) in different.items())
+    shape = folder.read_shape()
+    if different := settings.differences(asked.resolve(shape).as_config()):
         raise ConfigError(
-            f"{folder.path} was started with other settings: {listed}; repeat them, choose another --out, or remove it"
+            f"{folder.path} was started with other settings: {', '.join(different)}; repeat them, choose another "
+            "--out, or remove it"
         )
     check_trusted(folder.path, settings, trust_parts, typed=asked)
     if names := own_parts_of(settings, typed=asked):
@@ -151,7 +149,11 @@ def differences(fits: Sequence[PlannedFit]) -> list[str]:
     for name in ("data", *ALIKE):
         labels: dict[str, dict[str, None]] = {}
         for fit in fits:
-            value = f"{fit.config.data} ({fit.fingerprint})" if name == "data" else str(getattr(fit.config, name))
+            value = (
+                f"{fit.config.data} ({fit.fingerprint})"
+                if name == "data"
+                else str(getattr(fit.config, name)) or "not set"
+            )
             labels.setdefault(value, {})[fit.label] = None
         if len(labels) > 1:
             found.append(f"{name} is " + ", but ".join(f"{value} in {', '.join(of)}" for value, of in labels.items()))
