@@ -187,10 +187,12 @@ def mlp(subject: Subject, name: str) -> Found:
 
 def few_labels(subject: Subject, name: str) -> Found:
     """By labels a class, as many as every class of train and validation has; of 100 only where some class has them."""
-    splits = subject.labelled(name)
-    largest = int(torch.unique(splits[0][1], return_counts=True)[1].max())
+    train, validation, test = subject.labelled(name)
+    largest = int(torch.unique(train[1], return_counts=True)[1].max())
     counts = [count for count in (1, 10, 100) if count <= largest]
-    found = few_label_scores(*splits, counts=counts, draws=3, seed=subject.seed, penalties=FEW_PENALTIES)
+    found = few_label_scores(
+        train, validation, test, counts=counts, draws=3, seed=subject.seed, penalties=FEW_PENALTIES
+    )
     return {count: {"accuracy": of.pop("mean"), **of} for count, of in found.items()}
 
 
@@ -240,7 +242,8 @@ def view_binary(subject: Subject, name: str) -> Found:
     binary = [key for key, values in splits[0][1].items() if bool(((values == 0) | (values == 1)).all())]
     if not binary:
         raise NotApplicableError("no view parameter is binary")
-    return attribute_scores(*((x, _side_by_side({key: y[key] for key in binary}) > 0.5) for x, y in splits), binary)
+    train, validation, test = ((x, _side_by_side({key: y[key] for key in binary}) > 0.5) for x, y in splits)
+    return attribute_scores(train, validation, test, binary)
 
 
 def view_angles(subject: Subject, name: str) -> Found:
@@ -249,7 +252,13 @@ def view_angles(subject: Subject, name: str) -> Found:
     periods = {key: period for key, period in PERIODS.items() if key in splits[0][1]}
     if not periods:
         raise NotApplicableError("no view parameter is an angle")
-    return angle_scores(*((x, {key: y[key] for key in periods}) for x, y in splits), periods)
+    train, validation, test = ((x, {key: y[key] for key in periods}) for x, y in splits)
+    return angle_scores(train, validation, test, periods)
+
+
+def attributes(subject: Subject, name: str) -> Found:
+    train, validation, test = subject.attributed(name)
+    return attribute_scores(train, validation, test, subject.attribute_names)
 
 
 def handwriting(subject: Subject, name: str) -> Found:
@@ -359,9 +368,7 @@ EVALUATORS: Sequence[Evaluator] = (
     Evaluator("view", "r2", view_mlp, "mlp"),
     Evaluator("view", "auc", view_binary, "logistic"),
     Evaluator("view", "r2", view_angles, "circular"),
-    Evaluator(
-        "attributes", "auc", lambda its, of: attribute_scores(*its.attributed(of), its.attribute_names), "logistic"
-    ),
+    Evaluator("attributes", "auc", attributes, "logistic"),
     Evaluator("handwriting", "r2", handwriting, "ridge"),
     Evaluator("information", "width", lambda its, of: {"width": its.clean[2][of].shape[1]}),
     Evaluator(
