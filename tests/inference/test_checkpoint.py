@@ -110,7 +110,7 @@ def test_a_missing_file_does_not_exist_and_cannot_be_loaded(tmp_path: Path) -> N
         file.load()
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999])
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.5, 0.999])
 def test_a_truncated_file_is_refused(file: CheckpointFile, fraction: float) -> None:
     whole = file.path.read_bytes()
     file.path.write_bytes(whole[: int(fraction * len(whole))])
@@ -118,7 +118,7 @@ def test_a_truncated_file_is_refused(file: CheckpointFile, fraction: float) -> N
         file.load()
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_file_of_anything_else_is_refused(file: CheckpointFile, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     junk = torch.randint(0, 256, (int(10 ** (1 + seed % 4)),), dtype=torch.uint8, generator=generator)

@@ -142,14 +142,6 @@ def test_terms_are_per_image_by_default_and_summed_at_scale_one() -> None:
         torch.testing.assert_close(mean[name] * IMAGES, total[name], rtol=1e-13, atol=1e-13)
 
 
-def test_several_particles_are_the_mean_of_single_ones() -> None:
-    pair, views = make_pair(), draw_views(2)
-    one = ELBO(pair.model, pair.guide)
-    singles = torch.stack([one(views)["loss"].detach() for _ in range(200)])
-    many = ELBO(pair.model, pair.guide, particles=5_000)(views)["loss"].detach()
-    assert abs(float(many - singles.mean())) < 4 * float(singles.std()) * (1 / 200 + 1 / 5_000) ** 0.5
-
-
 def test_the_global_parameter_store_stays_empty_whatever_pyros_setting() -> None:
     for local in (False, True):
         with pyro.settings.context(module_local_params=local):

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import pyro
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pp_simve.inference import (
-    ELBO,
     AmortizedGuide,
     DeltaGuide,
     FlowGuide,
@@ -21,10 +19,10 @@ from pp_simve.inference import (
 )
 from pp_simve.inference.guides.heads import EncoderHead, ModalityHeads, encoder_head
 from pp_simve.inference.guides.recognition import SMALLEST_SCALE
-from pp_simve.models import Gaussian, GaussianPrior, Prior, SimVE, network_precision
+from pp_simve.models import GaussianPrior, Prior, network_precision
 from pp_simve.testing.guide import GuideSuite
 
-from .programs import DOUBLE, FEATURES, IMAGES, LATENT, PIXELS, SHAPE, SmoothEncoder, draw_views, on_sphere
+from .programs import DOUBLE, FEATURES, IMAGES, LATENT, PIXELS, SmoothEncoder, draw_views, on_sphere
 
 EPSILON, MOMENTUM = 1e-5, 0.1  # of batch norm, as usual
 HEADS: dict[str, list[int]] = {"none": [], "one": [7], "two": [9, 4]}
@@ -93,35 +91,6 @@ def test_a_projection_is_linear_layers_with_batch_norm_and_relu(head: str, views
         assert not torch.allclose(part(features), expected(features, True))
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_gradients_through_a_projection_equal_finite_differences(head: str) -> None:
-    part, images = make_head(HEADS[head], outputs=2).train(), draw_views(2)
-    weights = torch.randn(2, IMAGES, 2, dtype=DOUBLE)
-
-    def loss() -> Tensor:
-        return (part(part.features(images)) * weights).sum()
-
-    slopes = dict(zip(dict(part.named_parameters()), torch.autograd.grad(loss(), list(part.parameters())), strict=True))
-    for name, parameter in part.named_parameters():
-        assert float(slopes[name].abs().max()) > 1e-6, name
-        direction = torch.randn_like(parameter)
-        with torch.no_grad():
-            parameter.add_(direction, alpha=1e-6)
-            up = loss()
-            parameter.sub_(direction, alpha=2e-6)
-            down = loss()
-            parameter.add_(direction, alpha=1e-6)
-        torch.testing.assert_close((up - down) / 2e-6, (slopes[name] * direction).sum(), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_backbone_features_are_those_before_the_projection(head: str) -> None:
-    part, images = make_head(HEADS[head]), draw_views(3)
-    layer: Any = part.get_submodule("encoder.1")
-    expected = torch.tanh(images.flatten(2) @ layer.weight.T + layer.bias)
-    torch.testing.assert_close(part.features(images), expected, rtol=1e-12, atol=1e-12)
-
-
 def test_the_head_stays_in_full_precision_and_the_projection_does_not() -> None:
     part = make_head([9, 4]).float().eval()
     features = torch.rand(2, IMAGES, FEATURES)
@@ -133,17 +102,6 @@ def test_the_head_stays_in_full_precision_and_the_projection_does_not() -> None:
     assert seen == [torch.bfloat16, torch.float32]
     assert low.dtype == torch.float32
     torch.testing.assert_close(low, part(features), rtol=0.05, atol=0.05)
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_what_is_saved_is_loaded_statistics_included(head: str) -> None:
-    first, second = make_head(HEADS[head]), make_head(HEADS[head])
-    for _ in range(2):
-        first(first.features(draw_views(2)))
-    second.load_state_dict(first.state_dict())
-    images = draw_views(1)
-    numbers = [part.eval()(part.features(images)) for part in (first, second)]
-    assert torch.equal(numbers[0], numbers[1])
 
 
 # Several modalities.
@@ -268,25 +226,6 @@ def test_the_posterior_reads_z_off_the_projection(guide: str, training: bool) ->
     else:
         z = on_sphere(numbers) if guide == "unit delta" else numbers[..., :LATENT]
         torch.testing.assert_close(found.z, z, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("guide", GUIDES)
-def test_gradients_reach_every_parameter_through_a_projection(guide: str) -> None:
-    made = make_guide(guide)
-    decoder = nn.Sequential(nn.Linear(LATENT, PIXELS), nn.Unflatten(-1, SHAPE))
-    model = SimVE(made.prior, Gaussian(decoder)).double()
-    pyro.set_rng_seed(1)
-    ELBO(model, made)(draw_views(3))["loss"].backward()
-    names = [name for name, _ in made.named_parameters()]
-    assert any("projection" in name for name in names)
-    for name, parameter in made.named_parameters():
-        assert parameter.grad is not None, name
-        assert float(parameter.grad.abs().max()) > 1e-9, name
-
-
-@pytest.mark.parametrize("guide", GUIDES)
-def test_without_a_projection_a_guide_has_no_such_parameters(guide: str) -> None:
-    assert not any("projection" in name for name in make_guide(guide, ()).state_dict())
 
 
 @pytest.mark.parametrize("guide", GUIDES)

@@ -73,7 +73,7 @@ def checkpoint(tmp_path: Path) -> CheckpointFile:
     return CheckpointFile(tmp_path / "checkpoint.pt")
 
 
-@pytest.mark.parametrize("steps", [1, 5, 6, 10])
+@pytest.mark.parametrize("steps", [1, 5, 6])
 def test_a_fit_stopped_in_or_between_epochs_goes_on_bit_for_bit(checkpoint: CheckpointFile, steps: int) -> None:
     stopped = fit_mlp(checkpoint, should_stop=stop_after(steps))
     assert stopped.steps == steps
@@ -81,10 +81,9 @@ def test_a_fit_stopped_in_or_between_epochs_goes_on_bit_for_bit(checkpoint: Chec
     assert_same_end(fit_mlp(checkpoint), fit_mlp(), steps)
 
 
-@pytest.mark.parametrize("steps", [3, 4])
-def test_a_convolutional_fit_goes_on_bit_for_bit(checkpoint: CheckpointFile, steps: int) -> None:
-    fit_convolutions(checkpoint, should_stop=stop_after(steps))
-    assert_same_end(fit_convolutions(checkpoint), fit_convolutions(), steps)
+def test_a_convolutional_fit_goes_on_bit_for_bit(checkpoint: CheckpointFile) -> None:
+    fit_convolutions(checkpoint, should_stop=stop_after(3))
+    assert_same_end(fit_convolutions(checkpoint), fit_convolutions(), 3)
 
 
 def test_a_fit_may_be_stopped_many_times(checkpoint: CheckpointFile) -> None:
