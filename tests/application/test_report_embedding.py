@@ -26,7 +26,7 @@ from pp_simve.run.viewing import Viewing
 def unfitted(**settings: Any) -> tuple[Program, Viewing, ImageData]:
     data = load("digits", Path("data"))
     networks = {"encoder": "mlp(hidden=[32])", "decoder": "mlp(hidden=[32])", "latent_dim": 8}
-    config = FitConfig(data="digits", **networks, **settings).chosen_for(data.shape)
+    config = FitConfig(data="digits", **networks, **settings).resolve(data.shape)
     torch.manual_seed(0)
     return build(config, data.shape), Viewing.of(config, data.shape), data
 
