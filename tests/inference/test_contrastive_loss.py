@@ -369,6 +369,19 @@ def test_the_gradient_over_alpha_tends_to_the_groups_like_one_over_alpha() -> No
             torch.testing.assert_close((g / alpha - (both - simve)) * alpha, simve, rtol=1e-7, atol=1e-8)
 
 
+def test_a_narrower_block_leaves_the_other_axes_to_pixels() -> None:
+    bridge, views = Bridge(1e6, width=2), draw_views(2)
+    simve = same(0.0, bridge, width=2)
+    ours, theirs = (
+        torch.autograd.grad(made(views)["loss"], made.guide.recognition.encoder_head.head.weight)[0]
+        for made in (bridge, simve)
+    )
+    style, style_scale = LATENT - 1, 2 * LATENT - 1
+    for row in (style, style_scale):
+        assert torch.equal(ours[row], theirs[row])
+    assert (ours[:2].abs() > 1e3 * theirs[:2].abs()).any()
+
+
 ALPHAS = [1e1, 1e2, 1e3, 1e4]
 
 
