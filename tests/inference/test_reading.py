@@ -316,14 +316,10 @@ class TestFlowGuideWithProjection(GuideSuite):
 
 
 class TestPointGuideWithProjection(GuideSuite):
-    has_density: ClassVar[bool] = False
-
     def make(self, encoder: nn.Module, prior: Prior) -> Guide:
         return GUIDES["point"](encoder, prior, [16, 8])
 
 
 class TestDeltaGuideWithProjection(GuideSuite):
-    has_density: ClassVar[bool] = False
-
     def make(self, encoder: nn.Module, prior: Prior) -> Guide:
         return GUIDES["delta"](encoder, prior, [16, 8])
