@@ -18,7 +18,7 @@ from pp_simve.inference.mcmc import is_discrete
 from pp_simve.inference.objectives import ELBO
 from pp_simve.inference.sampling import draw
 from pp_simve.inference.tools import frozen, random_state_kept
-from pp_simve.models import ConjugatePrior, ExactPrior, Prior, SimVE, Views
+from pp_simve.models import ConjugatePrior, ExactPrior, PlainViews, Prior, SimVE, Views, ViewsLike
 
 START_DRAWS = 1000
 """Of a guide whose z is not Gaussian, for the moments of z."""
@@ -146,12 +146,12 @@ class RefinedGuide(Guide):
     elbo_error: Tensor
     moved: Tensor
 
-    def __init__(self, views: Views, backbone: Features, family: Family) -> None:
+    def __init__(self, views: PlainViews, backbone: Features, family: Family) -> None:
         super().__init__()
         self.views, self.backbone, self.family = views, backbone, family
         self._known = _keys(views)
 
-    def forward(self, views: Views) -> None:
+    def forward(self, views: PlainViews) -> None:
         """As `Guide.forward`.
 
         Raises:
@@ -159,7 +159,7 @@ class RefinedGuide(Guide):
         """
         self.family.sample(self._places(views))
 
-    def posterior(self, views: Views) -> Representation:
+    def posterior(self, views: PlainViews) -> Representation:
         images = self._places(views)
         z, content, style = self.family.means(images)
         backbone = (
@@ -169,7 +169,7 @@ class RefinedGuide(Guide):
         )
         return Representation(backbone=backbone, z=z, content=content.squeeze(0), style=style)
 
-    def _places(self, views: Views) -> Images:
+    def _places(self, views: PlainViews) -> Images:
         """Indices of the images in the batch; of an image that is there twice, the last."""
         if views is self.views or (keys := _keys(views)) == self._known:
             return ALL
@@ -187,7 +187,7 @@ class RefinedGuide(Guide):
 def refine(
     model: SimVE,
     guide: Guide,
-    views: Views,
+    views: PlainViews,
     *,
     steps: int = 200,
     lr: float = 0.1,
@@ -227,8 +227,8 @@ def refine(
             raise ValueError(f"{name} must be at least {least}, got {number}")
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be positive and finite, got {lr}")
-    model.likelihood_of(None if isinstance(views, Tensor) else next(iter(views)))  # raises if there is none
-    like = views if isinstance(views, Tensor) else next(iter(views.values()))
+    model.likelihood_of(Views.of(views).modalities[0])  # raises if there is none
+    like = Views.of(views).tensors()[0]
     numbers = torch.Generator().manual_seed(seed)
     seeds = [int(torch.randint(2**62, (1,), generator=numbers)) for _ in range(5)]
 
@@ -264,7 +264,7 @@ def _ascend(model: SimVE, refined: RefinedGuide, steps: int, lr: float, draws: i
     optimizer.zero_grad()
 
 
-def _family(model: SimVE, guide: Guide, views: Views, seed: int) -> Family:
+def _family(model: SimVE, guide: Guide, views: PlainViews, seed: int) -> Family:
     if isinstance(guide, StructuredGuide):
         if is_discrete(guide.messages.content()):
             raise ValueError(
@@ -292,18 +292,16 @@ def _family(model: SimVE, guide: Guide, views: Views, seed: int) -> Family:
     return GaussianLatents(model.prior, z.mean(0), scale)
 
 
-def _keys(views: Views) -> list[bytes]:
+def _keys(views: ViewsLike) -> list[bytes]:
     """The pixels of all views of each image, with their modalities, shapes and type."""
-    modalities = {"": views} if isinstance(views, Tensor) else dict(views)
-    heads = [f"{name} {batch.dtype} {batch.shape[:1]} {batch.shape[2:]}".encode() for name, batch in modalities.items()]
-    arrays = [batch.detach().cpu().transpose(0, 1).contiguous().numpy() for batch in modalities.values()]
+    views = Views.of(views)
+    heads = [f"{name} {batch.dtype} {batch.shape[:1]} {batch.shape[2:]}".encode() for name, batch in views.items()]
+    arrays = [batch.detach().cpu().transpose(0, 1).contiguous().numpy() for batch in views.tensors()]
     return [
         b"".join(part for head, array in zip(heads, arrays, strict=True) for part in (head, array[image].tobytes()))
-        for image in range(len(arrays[0]))
+        for image in range(views.n_images)
     ]
 
 
-def _shapes(views: Views) -> str:
-    if isinstance(views, Tensor):
-        return f"shape {tuple(views.shape)}"
-    return ", ".join(f"{modality} {tuple(batch.shape)}" for modality, batch in views.items())
+def _shapes(views: PlainViews) -> str:
+    return ", ".join(f"{modality or 'shape'} {tuple(batch.shape)}" for modality, batch in Views.of(views).items())

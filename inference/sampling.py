@@ -1,4 +1,4 @@
-"""Posterior draws of a guide with their log densities, and simulation of views and latents from the model."""
+"""Posterior sampling: draws of a guide with their log densities, and simulation of views and latents from the model."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
 from pp_simve.inference.tracing import GROUP, densities, run_pair, site_infer
-from pp_simve.models import SimVE, Views
-from pp_simve.models.modalities import by_modality, from_modalities, view_and_image_counts
+from pp_simve.models import PlainViews, SimVE, Views, ViewsLike
 
 PIXELS_AT_ONCE = 2**23
 """Decoded numbers a pass, over all draws, views and images: 32 MiB in float32, some ten times that with a decoder."""
@@ -28,7 +27,7 @@ class Draws:
     """Draws from q(content, style | views), and their log densities in nats. Views are counted over all modalities.
 
     Attributes:
-        content: shape ``(draw, image, content)``; zero wide under a prior that shares nothing between views.
+        content: shape ``(draw, image, content)``; of width zero under a prior without content.
         style: shape ``(draw, view, image, style)``.
         z: shape ``(draw, view, image, latent)``.
         log_prior: log p(content, style), shape ``(draw, image)``. Under an improper prior up to a constant.
@@ -51,7 +50,7 @@ class Draws:
             ValueError: pixels are not modelled.
         """
         if self.log_likelihood is None:
-            raise ValueError("the model has no likelihood: without pixels there is no posterior that draws could fit")
+            raise ValueError("the model has no likelihood of pixels, so there is no posterior to sample")
         return self.log_prior + self.log_likelihood.sum(1)
 
     @property
@@ -62,44 +61,44 @@ class Draws:
             ValueError: pixels are not modelled, or the guide has no density.
         """
         if self.log_q is None:
-            raise ValueError("the guide has no density, its draws are points: importance weights mean nothing")
+            raise ValueError("the guide has no density (its draws are points), so importance weights are undefined")
         return self.log_p - self.log_q
 
 
 @torch.no_grad()
-def draw(model: nn.Module, guide: Guide, views: Views, draws: int, *, seed: int) -> Draws:
-    """Draws of the guide for a batch of images, scored by the model and the guide, in evaluation mode.
+def draw(model: nn.Module, guide: Guide, views: ViewsLike, draws: int, *, seed: int) -> Draws:
+    """Draws of the guide for a batch of images with log densities under model and guide, in evaluation mode.
 
-    The group's site, which says where an image stood in its batch, is no part of it.
+    The site ``group``, an image's place in its batch, is left out.
 
     Args:
         views: ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per modality.
-        draws: of each image. They are made some at a time, as memory allows; it is the result that may be large.
-        seed: decides them; torch's own generators are left as they were.
+        draws: of each image, made in parts as memory allows; the result itself may be large.
+        seed: determines the draws; torch's global generators are left as they were.
 
     Raises:
         ValueError: ``draws`` below 1.
-        ProgramError: with Pyro's validation on, for programs that do not fit together.
+        ProgramError: with Pyro's validation on, for programs that do not match.
     """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
-    batches = list(by_modality(views).values())
-    at_once = max(1, PIXELS_AT_ONCE // max(1, sum(batch.numel() for batch in batches)))
-    with evaluation_mode(model), evaluation_mode(guide), random_state_kept(batches[0].device):
+    views = Views.of(views)
+    at_once = max(1, PIXELS_AT_ONCE // max(1, sum(batch.numel() for batch in views.tensors())))
+    with evaluation_mode(model), evaluation_mode(guide), random_state_kept(views.device):
         torch.manual_seed(seed)
         parts = [_draw(model, guide, views, min(at_once, draws - start)) for start in range(0, draws, at_once)]
     return _joined(parts)
 
 
 def _draw(model: nn.Module, guide: Guide, views: Views, draws: int) -> Draws:
-    count, images = view_and_image_counts(views)
+    count, images = views.n_views, views.n_images
     model_trace, guide_trace = run_pair(model, guide, views, particles=draws)
     content, style, z = (_value(model_trace, name) for name in ("content", "style", "z"))
     of_prior: list[Tensor] = []
     of_pixels: list[Tensor] = []
     of_guide: list[Tensor] = []
     for density in densities(model_trace, guide_trace):
-        # Pyro's improper density is a zero on the CPU, wherever the others are.
+        # Pyro's improper density is a zero on the CPU, whatever the device.
         log_prob = density.log_prob.to(z.device)
         if density.term == "reconstruction":
             of_pixels.append(_by_view(log_prob, draws))
@@ -135,7 +134,7 @@ def _joined(parts: list[Draws]) -> Draws:
 
 
 @torch.no_grad()
-def simulate(model: SimVE, like: Views, images: int, *, seed: int) -> tuple[Views, Draws]:
+def simulate(model: SimVE, like: PlainViews, images: int, *, seed: int) -> tuple[PlainViews, Draws]:
     """Views drawn from the model, and the latents that generated them.
 
     Args:
@@ -160,13 +159,13 @@ def simulate(model: SimVE, like: Views, images: int, *, seed: int) -> tuple[View
         raise ValueError(
             f"the prior {prior} is improper and cannot be sampled: nothing can be simulated from the model"
         )
-    template = from_modalities(
+    template = Views.by_modality(
         {
             modality: torch.zeros((), device=batch.device).expand(len(batch), images, *batch.shape[2:])
-            for modality, batch in by_modality(like).items()
+            for modality, batch in Views.of(like).items()
         }
-    )
-    device = next(iter(by_modality(like).values())).device
+    ).plain
+    device = Views.of(like).device
     with evaluation_mode(model), random_state_kept(device), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         program = poutine.uncondition(partial(nn.Module.__call__, without_groups(model)))
@@ -174,9 +173,9 @@ def simulate(model: SimVE, like: Views, images: int, *, seed: int) -> tuple[View
         trace.compute_log_prob(lambda _, site: not site_infer(site, "_deterministic"))
     views = {
         modality: _value(trace, "x" if modality is None else f"x_{modality}").expand(batch.shape)
-        for modality, batch in by_modality(template).items()
+        for modality, batch in Views.of(template).items()
     }
-    return from_modalities(views), _simulated_latents(trace, template)
+    return Views.by_modality(views).plain, _simulated_latents(trace, template)
 
 
 def without_groups(model: SimVE) -> SimVE:
@@ -185,8 +184,8 @@ def without_groups(model: SimVE) -> SimVE:
     return model if model.group is None else SimVE(model.prior, likelihood)
 
 
-def _simulated_latents(trace: Trace, template: Views) -> Draws:
-    count, images = view_and_image_counts(template)
+def _simulated_latents(trace: Trace, template: PlainViews) -> Draws:
+    count, images = Views.of(template).n_views, Views.of(template).n_images
     log_prior: list[Tensor] = []
     log_likelihood: list[Tensor] = []
     for site in trace.nodes.values():

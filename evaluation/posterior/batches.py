@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from pp_simve.inference.augmentations import AugmentationPolicy, Parameters, draw_views
-from pp_simve.inference.svi import Pixels
+from pp_simve.inference.data import Pixels
 from pp_simve.inference.tools import unit_range
-from pp_simve.models import Views
-from pp_simve.models.modalities import by_modality, from_modalities, some_images, view_and_image_counts
+from pp_simve.models import PlainViews, Views
 
 NUMBERS_AT_ONCE = 2**22
 """Latents, and pixels of views, held at once, of each modality: 16 MiB in float32."""
@@ -24,7 +23,7 @@ BLOCK = 64
 _SHOWN_IMAGES = 8
 
 
-def images_at_once(views: Views, latent_dim: int, draws: int) -> int:
+def images_at_once(views: PlainViews, latent_dim: int, draws: int) -> int:
     """Number of images whose views and draws fit into `NUMBERS_AT_ONCE`.
 
     Args:
@@ -32,19 +31,19 @@ def images_at_once(views: Views, latent_dim: int, draws: int) -> int:
         latent_dim: dimensions of z.
         draws: of each image.
     """
-    count, images = view_and_image_counts(views)
-    pixels = sum(batch.numel() for batch in by_modality(views).values()) // max(1, images)
+    count, images = Views.of(views).n_views, Views.of(views).n_images
+    pixels = sum(batch.numel() for batch in Views.of(views).tensors()) // max(1, images)
     return max(1, NUMBERS_AT_ONCE // max(1, pixels, draws * count * latent_dim))
 
 
-def image_batches(views: Views, latent_dim: int, draws: int) -> Iterator[tuple[int, Views]]:
+def image_batches(views: PlainViews, latent_dim: int, draws: int) -> Iterator[tuple[int, PlainViews]]:
     """Place of the first image of each batch, and the batch's views; arguments as `images_at_once`.
 
     Raises:
         ValueError: no images, or views that are not floating point.
     """
-    _, images = view_and_image_counts(views)
-    batches = by_modality(views).values()
+    images = Views.of(views).n_images
+    batches = Views.of(views).tensors()
     if not images or not all(batch.is_floating_point() for batch in batches):
         given = ", ".join(f"{batch.dtype} of shape {tuple(batch.shape)}" for batch in batches)
         raise ValueError(
@@ -53,7 +52,7 @@ def image_batches(views: Views, latent_dim: int, draws: int) -> Iterator[tuple[i
         )
     size = images_at_once(views, latent_dim, draws)
     for start in range(0, images, size):
-        yield start, some_images(views, slice(start, start + size))
+        yield start, Views.of(views)[slice(start, start + size)].plain
 
 
 def seeds(seed: int) -> Iterator[int]:
@@ -74,7 +73,7 @@ class ViewBlock:
     """
 
     start: int
-    views: Views
+    views: PlainViews
     parameters: dict[str | None, Parameters]
 
 
@@ -156,7 +155,7 @@ class ViewSource:
                     views[modality], parameters[modality] = drawn
                 else:
                     views[modality] = unit_range(chosen if chosen.ndim == 5 else chosen[None])
-            yield ViewBlock(start, from_modalities(views), parameters)
+            yield ViewBlock(start, Views.by_modality(views).plain, parameters)
 
 
 def _view_count(

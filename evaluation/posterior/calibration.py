@@ -12,8 +12,7 @@ from pp_simve.evaluation.posterior.batches import images_at_once, seeds
 from pp_simve.evaluation.posterior.ranks import Uniformity, rank_among, rank_uniformity
 from pp_simve.inference import Draws, Guide, draw
 from pp_simve.inference.sampling import simulate
-from pp_simve.models import SimVE, Views
-from pp_simve.models.modalities import by_modality
+from pp_simve.models import PlainViews, SimVE, Views
 
 Quantity = Callable[[Draws], Tensor]
 """A test quantity: from `Draws` without ``log_q`` to one number per draw and image, shape ``(draw, image)``."""
@@ -74,7 +73,7 @@ class Calibration:
 def calibrate(
     model: SimVE,
     guide: Guide,
-    views: Views,
+    views: PlainViews,
     *,
     simulations: int = 500,
     draws: int = 99,
@@ -130,7 +129,7 @@ def calibrate(
 
 
 def _simulations(
-    model: SimVE, guide: Guide, views: Views, simulations: int, draws: int, seed: int
+    model: SimVE, guide: Guide, views: PlainViews, simulations: int, draws: int, seed: int
 ) -> Iterator[tuple[int, Draws, Draws, torch.Generator]]:
     """Place of the first of some simulations, their true latents, the guide's draws, and a generator for ties."""
     size = images_at_once(views, model.prior.latent_dim, draws)
@@ -171,10 +170,10 @@ def _in_turn(ranks: Tensor) -> Tensor:
     return ranks[row, row % ranks.shape[1], None]
 
 
-def _unlike(views: Views, simulated: Views) -> dict[str, str]:
+def _unlike(views: PlainViews, simulated: PlainViews) -> dict[str, str]:
     notes = {}
-    for modality, made in by_modality(simulated).items():
-        given, name = by_modality(views)[modality], modality or "views"
+    for modality, made in Views.of(simulated).items():
+        given, name = Views.of(views).tensor(modality), modality or "views"
         if _is_binary(made) and not _is_binary(given):
             notes[name] = (
                 "simulated views are black and white, as a Bernoulli draws them, where the guide was fitted to grey "

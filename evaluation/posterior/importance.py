@@ -12,7 +12,7 @@ from pp_simve.evaluation.posterior.arviz_versions import FEWEST_DRAWS, psis
 from pp_simve.evaluation.posterior.batches import image_batches, seeds
 from pp_simve.inference import Guide, draw
 from pp_simve.inference.objectives.importance import log_mean_weight
-from pp_simve.models import SimVE, Views
+from pp_simve.models import PlainViews, SimVE
 
 TOLERATED_SHARE = 0.05
 """Share of images with k̂ above the threshold that raises no alarm: k̂ is an estimate."""
@@ -87,7 +87,7 @@ class WeightCheck:
 
 
 @torch.no_grad()
-def check_weights(model: SimVE, guide: Guide, views: Views, *, draws: int = 500, seed: int) -> WeightCheck:
+def check_weights(model: SimVE, guide: Guide, views: PlainViews, *, draws: int = 500, seed: int) -> WeightCheck:
     """Draws from the guide for all images, some at a time, and `weigh`s them.
 
     Args:

@@ -23,8 +23,7 @@ from pp_simve.evaluation.posterior.check import Check
 from pp_simve.evaluation.posterior.suite import Finding, Subject, finite
 from pp_simve.inference import Guide, draw
 from pp_simve.inference.mcmc import ProgressBar
-from pp_simve.models import Views
-from pp_simve.models.modalities import some_images
+from pp_simve.models import PlainViews, Views
 
 CHAINS = 4
 REFERENCE_DRAWS = 200
@@ -40,7 +39,7 @@ def refined(subject: Subject, steps: int) -> Finding:
     """Bound, importance weights and predictions before and after some steps on per-image variational parameters."""
     before = subject.weights
 
-    def better(views: Views) -> Guide:
+    def better(views: PlainViews) -> Guide:
         return refine(subject.model, subject.guide, views, steps=steps, seed=subject.seed)
 
     after = _weights(subject, better)
@@ -85,7 +84,7 @@ def compared_with_reference(subject: Subject, images: int, steps: int, progress:
         steps: of refinement; 0 for none.
         progress: called after each draw of NUTS.
     """
-    views = some_images(subject.views, slice(images))
+    views = Views.of(subject.views)[slice(images)].plain
     reference = nuts_reference(
         subject.model,
         views,
@@ -129,7 +128,7 @@ def compared_with_reference(subject: Subject, images: int, steps: int, progress:
     return Finding(check, {})
 
 
-def _weights(subject: Subject, guide_for: Callable[[Views], Guide]) -> WeightCheck:
+def _weights(subject: Subject, guide_for: Callable[[PlainViews], Guide]) -> WeightCheck:
     of_batch = seeds(subject.seed)
     parts = []
     for _, batch in image_batches(subject.views, subject.model.prior.latent_dim, subject.draws):

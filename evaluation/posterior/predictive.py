@@ -12,8 +12,7 @@ from pp_simve.evaluation.posterior.batches import image_batches, seeds
 from pp_simve.inference import Guide, draw
 from pp_simve.inference.sampling import PIXELS_AT_ONCE
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
-from pp_simve.models import SimVE, Views
-from pp_simve.models.modalities import by_modality, split_by_modality
+from pp_simve.models import PlainViews, SimVE, Views
 
 Statistic = Callable[[Tensor], Tensor]
 """From images ``(..., channel, height, width)`` to numbers ``(...)``."""
@@ -105,7 +104,7 @@ class PredictiveCheck:
 def check_predictions(
     model: SimVE,
     guide: Guide,
-    views: Views,
+    views: PlainViews,
     *,
     draws: int = 1000,
     seed: int,
@@ -126,7 +125,7 @@ def check_predictions(
     """
     if not statistics:
         raise ValueError("predictive checks compare statistics: give at least one, by name")
-    count = len(by_modality(views)) * len(statistics)
+    count = len(Views.of(views).modalities) * len(statistics)
     each = level / count
     if 2 / (draws + 1) > each:
         raise ValueError(
@@ -138,18 +137,18 @@ def check_predictions(
     for _, batch in image_batches(views, model.prior.latent_dim, draws):
         z = draw(model, guide, batch, draws, seed=next(of_batch)).z
         for modality, replicated in replicates(model, z, batch, statistics, seed=next(of_batch)).items():
-            observed = measured(statistics, by_modality(batch)[modality])
+            observed = measured(statistics, Views.of(batch).tensor(modality))
             for name in statistics:
                 parts.setdefault(label(modality, name), []).append((observed[name], replicated[name]))
     checks = {}
     for name, pairs in parts.items():
-        observed = torch.cat([pair[0] for pair in pairs], 1)
-        checks[name] = _checked(name, observed, torch.cat([pair[1] for pair in pairs], 2), each)
+        values = torch.cat([pair[0] for pair in pairs], 1)
+        checks[name] = _checked(name, values, torch.cat([pair[1] for pair in pairs], 2), each)
     return PredictiveCheck(checks, draws)
 
 
 def replicates(
-    model: SimVE, z: Tensor, views: Views, statistics: Mapping[str, Statistic], *, seed: int
+    model: SimVE, z: Tensor, views: PlainViews, statistics: Mapping[str, Statistic], *, seed: int
 ) -> dict[str | None, dict[str, Tensor]]:
     """Statistics of images drawn from the likelihood, by modality (None where there is but one).
 
@@ -161,12 +160,12 @@ def replicates(
     Returns:
         Shape ``(draw, view, image)`` each, float64 on the CPU.
     """
-    parts: dict[str | None, Tensor] = {None: z} if isinstance(views, Tensor) else dict(split_by_modality(z, views))
+    parts = dict(Views.of(views).split(z))
     found: dict[str | None, dict[str, Tensor]] = {}
     with evaluation_mode(model), random_state_kept(z.device):
         torch.manual_seed(seed)
         for modality, of_modality in parts.items():
-            size = max(1, PIXELS_AT_ONCE // max(1, by_modality(views)[modality].numel()))
+            size = max(1, PIXELS_AT_ONCE // max(1, Views.of(views).tensor(modality).numel()))
             chunks = [
                 measured(statistics, model.likelihood_of(modality)(some).sample()) for some in of_modality.split(size)
             ]

@@ -29,10 +29,9 @@ from pp_simve.evaluation.posterior.ranks import Uniformity
 from pp_simve.evaluation.posterior.tree import Values, posterior
 from pp_simve.inference import Guide
 from pp_simve.inference.augmentations import AugmentationPolicy
-from pp_simve.inference.svi import Pixels
+from pp_simve.inference.data import Pixels
 from pp_simve.inference.tools import unit_range
-from pp_simve.models import Atoms, SimVE, Views
-from pp_simve.models.modalities import by_modality, from_modalities
+from pp_simve.models import Atoms, PlainViews, SimVE, Views
 
 PREDICTIVE_DRAWS = 1000
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -78,7 +77,7 @@ class Subject:
 
     model: SimVE
     guide: Guide
-    views: Views
+    views: PlainViews
     pictures: Tensor | None
     log_weight: Tensor | None
     draws: int
@@ -187,7 +186,7 @@ def diagnose(
     subject = Subject(
         model=model,
         guide=guide,
-        views=from_modalities({modality: batch.to(device) for modality, batch in by_modality(drawn).items()}),
+        views=Views.by_modality({modality: batch.to(device) for modality, batch in Views.of(drawn).items()}).plain,
         pictures=None if pictures is None else pictures.cpu(),
         log_weight=log_weight,
         draws=draws,
@@ -286,7 +285,7 @@ def calibration(subject: Subject) -> Finding:
 
 def predictions(subject: Subject) -> Finding:
     """Posterior predictive checks."""
-    draws = PREDICTIVE_DRAWS * len(by_modality(subject.views))  # more statistics need smaller p-values
+    draws = PREDICTIVE_DRAWS * len(Views.of(subject.views).modalities)  # more statistics need smaller p-values
     found = check_predictions(subject.model, subject.guide, subject.views, draws=draws, seed=subject.seed)
     check: Check = {
         "name": "predictions",
@@ -419,14 +418,14 @@ def finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _views(tree: xr.DataTree) -> Views:
+def _views(tree: xr.DataTree) -> PlainViews:
     """The views of a posterior's tree as programs take them, on the CPU."""
     found: dict[str | None, Tensor] = {}
     for name, pixels in tree["observed_data"].data_vars.items():
         modality = str(name).removeprefix("x").removeprefix("_") or None
         values = torch.from_numpy(np.array(pixels.transpose(..., *pixels.dims[-3:])))
         found[modality] = values.transpose(0, 1)
-    return from_modalities(found)
+    return Views.by_modality(found).plain
 
 
 def _log_weight(tree: xr.DataTree) -> Tensor | None:

@@ -21,16 +21,9 @@ from pp_simve.evaluation.posterior import storage
 from pp_simve.evaluation.posterior.batches import NUMBERS_AT_ONCE, ViewSource, seeds
 from pp_simve.inference import Draws, Guide, Run, draw
 from pp_simve.inference.augmentations import AugmentationPolicy
-from pp_simve.inference.svi import Pixels
+from pp_simve.inference.data import Pixels
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
-from pp_simve.models import Likelihood, SimVE, Views
-from pp_simve.models.modalities import (
-    by_modality,
-    from_modalities,
-    some_images,
-    split_by_modality,
-    view_and_image_counts,
-)
+from pp_simve.models import Likelihood, PlainViews, SimVE, Views
 
 Values = Tensor | np.ndarray[Any, Any] | Sequence[int]
 Variables = dict[str, tuple[tuple[str, ...], np.ndarray[Any, Any]]]
@@ -160,10 +153,10 @@ def _parts(
     for block in source.blocks(sampler.device):
         if block.start == 0:
             sampler.check(block.views)
-        size, (_, images) = sampler.images_at_once(block.views), view_and_image_counts(block.views)
+        size, images = sampler.images_at_once(block.views), Views.of(block.views).n_images
         of_parts = seeds(next(of_blocks))
         for first in range(0, images, size):
-            views = some_images(block.views, slice(first, first + size))
+            views = Views.of(block.views)[slice(first, first + size)].plain
             groups = sampler.of_images(views, *islice(of_parts, 2))
             if block.start == first == 0:
                 groups |= sampler.of_prior(views, prior_seed)
@@ -215,15 +208,15 @@ class _Sampler:
         tensors = chain(both.parameters(), both.buffers())
         return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
-    def images_at_once(self, views: Views) -> int:
+    def images_at_once(self, views: PlainViews) -> int:
         """Number of images that fit into memory with their draws: a power of 2."""
-        count, images = view_and_image_counts(views)
-        pixels = sum(batch[:, 0].numel() for batch in by_modality(views).values())
+        count, images = Views.of(views).n_views, Views.of(views).n_images
+        pixels = sum(batch[:, 0].numel() for batch in Views.of(views).tensors())
         numbers = max(self.draws * count * self.model.prior.latent_dim, self.pixel_draws * pixels)
         return 1 << min(max(1, NUMBERS_AT_ONCE // numbers), images).bit_length() - 1
 
     @torch.no_grad()
-    def check(self, views: Views) -> None:
+    def check(self, views: PlainViews) -> None:
         """Runs the pair on views of these shapes with Pyro's checks on: grey ones, since some images may give NaN.
 
         A guide of per-image parameters is run on the first image.
@@ -231,7 +224,7 @@ class _Sampler:
         Raises:
             ValueError: views of a shape or modality that the program does not take, or programs that do not fit.
         """
-        one = {modality: batch[:, :1] for modality, batch in by_modality(views).items()}
+        one = {modality: batch[:, :1] for modality, batch in Views.of(views).items()}
         if self.guide.amortized:
             one = {modality: torch.full_like(batch, 0.5) for modality, batch in one.items()}
         try:
@@ -243,12 +236,12 @@ class _Sampler:
                     if expected != batch.shape[2:]:
                         raise ValueError(f"the model's images are of shape {tuple(expected)}")
             with pyro.validation_enabled(True):
-                draw(self.model, self.guide, from_modalities(one), 1, seed=0)
+                draw(self.model, self.guide, Views.by_modality(one).plain, 1, seed=0)
         except (ValueError, RuntimeError) as error:
             shapes = ", ".join(str(tuple(batch.shape[2:])) for batch in one.values())
             raise ValueError(f"views of shape {shapes} do not go through model and guide: {error}") from error
 
-    def of_images(self, views: Views, draw_seed: int, pixel_seed: int) -> dict[str, Variables]:
+    def of_images(self, views: PlainViews, draw_seed: int, pixel_seed: int) -> dict[str, Variables]:
         """All groups but ``constant_data`` and those of the prior."""
         # Unchecked: NaN for some image must show in its own log weight, not as an error about all images.
         with pyro.validation_enabled(False):
@@ -262,7 +255,7 @@ class _Sampler:
             },
             "observed_data": {
                 _name("x", modality): (("image", *_pixel_dims(modality)), _numpy(batch.transpose(0, 1)))
-                for modality, batch in by_modality(views).items()
+                for modality, batch in Views.of(views).items()
             },
             "sample_stats": _densities(drawn),
             "log_likelihood": _by_view(drawn, views),
@@ -270,11 +263,11 @@ class _Sampler:
         return {group: variables for group, variables in found.items() if variables}
 
     @torch.no_grad()
-    def of_prior(self, views: Views, seed: int) -> dict[str, Variables]:
+    def of_prior(self, views: PlainViews, seed: int) -> dict[str, Variables]:
         """Groups of the prior, with as many views of each modality; none where nothing can be drawn from it."""
         if "no_prior" in self.reasons():
             return {}
-        prior, (count, _) = self.model.prior, view_and_image_counts(views)
+        prior, count = self.model.prior, Views.of(views).n_views
         with evaluation_mode(self.model), random_state_kept(self.device), pyro.validation_enabled(False):
             torch.manual_seed(seed)
             content = prior.content().sample(torch.Size((1, self.draws)))
@@ -305,11 +298,11 @@ class _Sampler:
         return {"content": variable("content", content), **found} if self._shares_content else found
 
     @torch.no_grad()
-    def _pixels(self, z: Tensor, views: Views, seed: int) -> dict[str, tuple[tuple[str, ...], Tensor]]:
+    def _pixels(self, z: Tensor, views: PlainViews, seed: int) -> dict[str, tuple[tuple[str, ...], Tensor]]:
         """Pixels drawn given z, ``(..., view, image, latent)``, by modality; empty if pixels are not modelled."""
         if self.model.likelihood is None or not self.pixel_draws:
             return {}
-        parts: dict[str | None, Tensor] = {None: z} if isinstance(views, Tensor) else dict(split_by_modality(z, views))
+        parts = dict(Views.of(views).split(z))
         with evaluation_mode(self.model), random_state_kept(z.device):
             torch.manual_seed(seed)
             return {
@@ -336,10 +329,10 @@ def _densities(drawn: Draws) -> Variables:
     return {name: ((*_SAMPLE, "image"), _numpy(values[None])) for name, values in found.items()}
 
 
-def _by_view(drawn: Draws, views: Views) -> Variables:
+def _by_view(drawn: Draws, views: PlainViews) -> Variables:
     if drawn.log_likelihood is None:
         return {}
-    batches = by_modality(views)
+    batches = dict(Views.of(views).items())
     parts = drawn.log_likelihood.split([len(batch) for batch in batches.values()], 1)
     return {
         _name("x", modality): ((*_SAMPLE, "image", _name("view", modality)), _numpy(values.transpose(1, 2)[None]))

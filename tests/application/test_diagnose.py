@@ -16,9 +16,9 @@ import torch
 import xarray as xr
 
 from pp_simve import diagnose
-from pp_simve.diagnosing import refinement
+from pp_simve.evaluation.posterior import optional_checks as refinement
 from pp_simve.evaluation.posterior import suite, weigh
-from pp_simve.run.folder import RunFolder
+from pp_simve.run.folder import RunFolder, load_run
 
 from .command import SMALL
 from .command import run as run_fit
@@ -195,7 +195,7 @@ def test_a_damaged_run_is_named_and_left_as_it_was(fitted: Path, capsys: pytest.
 
 def test_weights_that_are_no_numbers_are_said_to_be_none(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = RunFolder(fitted)
-    program = folder.program()
+    program = load_run(folder.path)
     with torch.no_grad():
         next(program.model.parameters()).fill_(torch.nan)
     folder.write_weights(program.objective)

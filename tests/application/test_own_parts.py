@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from pp_simve.evaluation import Effort
-from pp_simve.inference.annealing import annealed_parts
-from pp_simve.run.folder import RunFolder
+from pp_simve.inference.schedules import annealed_parts
+from pp_simve.run.folder import RunFolder, load_run
 
 from .command import SMALL, results, run
 
@@ -28,8 +28,8 @@ from own_guide import VotingGuide
 from torch import nn
 
 from pp_simve.inference import ELBO, AmortizedGuide, Objective, Schedule
-from pp_simve.inference.annealing import Annealed
 from pp_simve.inference.augmentations import AugmentationPolicy
+from pp_simve.inference.schedules import Annealed
 from pp_simve.models import ExactPrior, GaussianPrior, Likelihood, apply_network
 
 
@@ -303,7 +303,7 @@ def fitted(folder: Path, parts: dict[str, str]) -> Any:
     assert run(*SMALL, *flags, "--out", "run", "--quiet") == 0
     config, _ = RunFolder(folder / "run").read_settings(trust_parts=True)
     assert {flag: getattr(config, flag) for flag in parts} == parts
-    return RunFolder(folder / "run").program(trust_parts=True)
+    return load_run(folder / "run", trust_parts=True)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_a_prior_and_a_guide_from_files_in_the_folder(folder: Path) -> None:
     ended = in_the_shell(folder, "-m", "pp_simve.fit", *SMALL, *parts, "--out", "run")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert results(folder / "run")["content"]["linear"] > 0
-    program: Any = RunFolder(folder / "run").program(trust_parts=True)
+    program: Any = load_run(folder / "run", trust_parts=True)
     assert (type(program.model.prior).__name__, type(program.guide).__name__) == ("MyPrior", "VotingGuide")
 
 

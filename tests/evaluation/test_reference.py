@@ -217,7 +217,7 @@ def test_bad_input_is_refused() -> None:
         nuts_reference(model, views, target_accept=1.0)
     with pytest.raises(ValueError, match="no images"):
         nuts_reference(SimVE(prior), views)
-    with pytest.raises(ValueError, match="beside it"):
+    with pytest.raises(ValueError, match="depends on other images"):
         nuts_reference(make_model(EmpiricalPrior(LATENT, memory=None), linear), views)
     with pytest.raises(ValueError, match="not finite where a chain"):
         nuts_reference(model, views * torch.nan, draws=4, warmup=1)

@@ -28,7 +28,7 @@ def test_axis_variances_of_a_block_in_a_block() -> None:
 
 @pytest.mark.parametrize("prior", OF_BATCH)
 def test_a_prior_of_the_batch_has_no_content_without_one(prior: Prior) -> None:
-    with pytest.raises(RuntimeError, match="before a guide has seen a batch"):
+    with pytest.raises(RuntimeError, match="before a guide was called with a batch"):
         prior.content()
     prior.remember(torch.randn(2, 4, prior.latent_dim))
     assert prior.content().sample((3,)).shape == (3, 2)
