@@ -27,6 +27,7 @@ from pp_simve.testing.checks import (
     close,
     must_run,
     seeded,
+    shapes,
 )
 
 LEADING = ((IMAGES,), (VIEWS, IMAGES), (PARTICLES, VIEWS, IMAGES))
@@ -57,8 +58,8 @@ class LikelihoodSuite(Suite[Likelihood]):
             found = likelihood(_z(leading))
             check(
                 found.batch_shape == leading and found.event_shape == SHAPE,
-                f"for z of shape {(*leading, LATENT)} it has batch {tuple(found.batch_shape)} and event "
-                f"{tuple(found.event_shape)}, expected batch {leading} and event {SHAPE}. End with .to_event(3), and "
+                f"for z of shape {(*leading, LATENT)} it has {shapes(found)}, expected "
+                f"batch {leading} and event {SHAPE}. End with .to_event(3), and "
                 "call the decoder with apply_network(..., event_dim=1)",
             )
             shape = tuple(found.log_prob(_images(leading)).shape)
@@ -140,9 +141,6 @@ class LikelihoodSuite(Suite[Likelihood]):
         z, images = inputs
         found = part(z)
         return {"log_prob": found.log_prob(images), ".mean": found.mean}
-
-    def _loss(self, part: Likelihood) -> Tensor:
-        return -self._outputs(part, *self._inputs(part))["log_prob"].sum()
 
     def _fits(self, part: Likelihood) -> list[tuple[SimVE, Guide, None]]:
         prior = GaussianPrior(LATENT)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import unittest
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partialmethod
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -59,22 +60,18 @@ class _Counter(TorchDispatchMode):
 def read_backs() -> Iterator[list[str]]:
     """What is read back from the device within the context, by the operations' names; counted on a CPU as well."""
     counter = _Counter()
-    with ExitStack() as stack:
-        # Those read a tensor on the CPU without an operation that is dispatched.
-        for method in ("tolist", "numpy", "cpu", "__array__"):
-            stack.enter_context(mock.patch.object(Tensor, method, _counted(method, counter.found)))
-        stack.enter_context(counter)
+    # Those read a tensor on the CPU without an operation that is dispatched.
+    undispatched = {name: getattr(Tensor, name) for name in ("tolist", "numpy", "cpu", "__array__")}
+
+    def counted(name: str, *args: Any, **kwargs: Any) -> Any:
+        counter.found.append(name)
+        return undispatched[name](*args, **kwargs)
+
+    patches = {
+        name: partialmethod(lambda self, name, *a, **k: counted(name, self, *a, **k), name) for name in undispatched
+    }
+    with mock.patch.multiple(Tensor, **patches), counter:
         yield counter.found
-
-
-def _counted(method: str, found: list[str]) -> Callable[..., Any]:
-    real = getattr(Tensor, method)
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        found.append(method)
-        return real(*args, **kwargs)
-
-    return counted
 
 
 class Bound(Pair):
@@ -195,9 +192,6 @@ class ObjectiveSuite(Suite[Bound]):
 
     def _outputs(self, part: Bound, *inputs: Tensor) -> dict[str, Tensor]:
         return {f"the term {name!r}": value for name, value in _terms(part.objective, inputs[0]).items()}
-
-    def _loss(self, part: Bound) -> Tensor:
-        return _terms(part.objective, tiny_views())["loss"]
 
     def _fits(self, part: Bound) -> list[tuple[SimVE, Guide, nn.Module]]:
         return [(part.model, part.guide, part.objective)]

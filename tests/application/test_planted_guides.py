@@ -172,7 +172,7 @@ def evaluation_left_on(self: Right, images: Tensor, batch_size: int = 512) -> Re
 mean, posterior, scale, content = Right.mean, Right.posterior, Right.scale, Right.content
 SITES = "test_sites_are_those_of_the_model"
 EVIDENCE = "test_importance_weights_average_to_the_evidence: not normalized"
-PARAMETER = "test_every_parameter_gets_a_gradient"
+FIT = "test_five_steps_of_a_fit"
 STATE = "test_state_dict_holds_everything"
 MEANS = "test_posterior_means_are_the_means_of_draws: posterior(views)"
 EMBEDDING = "test_embedding_is_the_posterior_of_one_view"
@@ -208,20 +208,20 @@ GUIDES: list[Mistake] = [
     ("NumPy's randomness", "test_same_seed_same_numbers: no numpy", {"mean": numpy_noise}),
     (
         "encoder's output detached",
-        f"{PARAMETER}: parameter guide.encoder.1.weight",
+        f"{FIT}: parameter guide.encoder.1.weight is the same",
         {"features": lambda self, views: Right.features(self, views).detach()},
     ),
     (
         "draws that are not reparametrized",
-        f"{PARAMETER}: 'z' is not reparametrised",
+        f"{FIT}: 'z' is not reparametrised",
         {"latent": lambda self, x: latent_of(Sampled, self, x)},
     ),
     (
         "a layer of no use",
-        f"{PARAMETER}: parameter guide.unused.weight",
+        f"{FIT}: parameter guide.unused.weight",
         built(Right, lambda self: setattr(self, "unused", nn.Linear(2, 2))),
     ),
-    ("pyro.param in the global store", f"{PARAMETER}: global store", {"mean": shifted_by_a_pyro_parameter}),
+    ("pyro.param in the global store", f"{FIT}: global store", {"mean": shifted_by_a_pyro_parameter}),
     (".float()", "test_keeps_dtype: leave out .float()", {"posterior": in_float32}),
     (
         "encoder called without apply_network",
@@ -270,7 +270,7 @@ GUIDES: list[Mistake] = [
     ),
     (
         "a scale that explodes in training",
-        "test_five_steps_of_a_fit: a fit of five steps ends in NonFiniteError",
+        f"{FIT}: a fit of five steps ends in NonFiniteError",
         {"scale": exploding}
         | built(Right, lambda self: self.register_buffer("start", self.raw_scale.bias.detach() + 1e-5)),
     ),
@@ -356,7 +356,7 @@ OBJECTIVES: list[Mistake] = [
         "test_a_step_reads_nothing_back: by a mask",
         {"forward": lambda self, views: right(self, views) | {"bright": views[views > 0.5].mean()}},
     ),
-    ("no gradient to the guide", f"{PARAMETER}: parameter guide.", {"forward": without_guide}),
+    ("no gradient to the guide", f"{FIT}: parameter guide.", {"forward": without_guide}),
     (
         "a sum over images",
         f"{MEAN}: divide by views.shape[1]",

@@ -169,7 +169,7 @@ def style_of(normal_class: type[dist.Normal], self: Right, content: Tensor) -> d
 
 
 posterior, marginal, expected = Right.content_posterior, Right.log_marginal, Right.expected_log_marginal
-PARAMETER = "test_every_parameter_gets_a_gradient"
+FIT = "test_five_steps_of_a_fit"
 STATE = "test_state_dict_holds_everything: differs after state_dict was loaded"
 DENSITY = "test_densities_are_normalized_and_followed_by_draws"
 JOINT = "test_marginal_and_posterior_are_those_of_the_joint"
@@ -197,7 +197,7 @@ PRIORS: list[Mistake] = [
     ),
     (
         "style without to_event",
-        "test_runs_in_the_program: the program with this prior ends in ValueError",
+        "test_shapes: and one event dimension, by .to_event(1)",
         {"style": lambda self, content: dist.Normal(torch.zeros_like(content), self.style_variance().sqrt())},
     ),
     ("style for content of one shape only", "test_shapes: style(content of shape", {"style": style_of_one_shape}),
@@ -211,10 +211,10 @@ PRIORS: list[Mistake] = [
         "test_gradients_equal_finite_differences: the gradient of style(content).log_prob",
         {"style": lambda self, content: normal(torch.zeros_like(content), self.style_variance().detach())},
     ),
-    ("detach() everywhere", PARAMETER, {"style_variance": lambda self: self.log_style.exp().detach()}),
+    ("detach() everywhere", FIT, {"style_variance": lambda self: self.log_style.exp().detach()}),
     (
         "a parameter of no use",
-        "test_five_steps_of_a_fit: parameter unused is the same",
+        f"{FIT}: parameter unused is the same",
         built(Right, lambda self: setattr(self, "unused", nn.Parameter(torch.zeros(())))),
     ),
     (".float() on an answer", "test_keeps_dtype", {"log_marginal": lambda *given: marginal(*given).float()}),
@@ -339,7 +339,7 @@ PRIORS: list[Mistake] = [
     ),
     (
         "breaks in training mode only",
-        "test_five_steps_of_a_fit: a fit of five steps ends in",
+        f"{FIT}: a fit of five steps ends in",
         {"style": style_broken_in_training},
     ),
     (
@@ -408,10 +408,10 @@ LIKELIHOODS: list[Mistake] = [
         "test_density_integrates_to_one: the density of an image of one pixel integrates to",
         {"forward": lambda self, z: dist.Independent(Rough(self.mean(z), self.log_scale.exp()), 3)},
     ),
-    ("decoder detached", PARAMETER, {"mean": lambda self, z: mean(self, z).detach()}),
+    ("decoder detached", FIT, {"mean": lambda self, z: mean(self, z).detach()}),
     (
         "scale detached",
-        "test_five_steps_of_a_fit: parameter log_scale is the same",
+        f"{FIT}: parameter log_scale is the same",
         {"pixels": lambda self, z: dist.Normal(self.mean(z), self.log_scale.detach().exp())},
     ),
     (
@@ -460,7 +460,7 @@ LIKELIHOODS: list[Mistake] = [
     ),
     (
         "a parameter of no use",
-        PARAMETER,
+        FIT,
         built(RightLikelihood, lambda self: setattr(self, "unused", nn.Parameter(torch.zeros(())))),
     ),
 ]
