@@ -306,7 +306,7 @@ def test_what_else_goes_together(arguments: tuple[str, ...], folder: Path) -> No
             "8 views in a batch has no determinant on 8 axes",
         ),
         *(
-            (("--method", method, "--views", "1"), "views must be at least 2, got 1: the objective sees the original")
+            (("--method", method, "--views", "1"), "views must be at least 2, got 1: the objective takes the original")
             for method in ("cr-vae", "aavae")
         ),
         (("--method", "group-vae", "--latent", "1"), "the prior of --method group-vae: the content block must leave"),
