@@ -10,9 +10,11 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import pyro
 import torch
+from pyro import poutine
 from pyro.distributions import TorchDistribution
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from pp_simve.inference import AmortizedGuide, Guide, StructuredGuide
@@ -34,6 +36,7 @@ from pp_simve.testing.checks import (
     seeded,
     shapes,
     tiny_model,
+    tiny_views,
 )
 
 ROUNDING = 1e-7
@@ -108,7 +111,7 @@ class PriorSuite(Suite[Any]):
                 check(((value - expected).abs() < 0.06 * (found[0].abs() + found[1])).all(), message)
 
     def test_shapes(self) -> None:
-        """Batches are plates, the last dimension is the only event."""
+        """Batches are plates, the last dimension is the only event, and `SimVE` passes Pyro's validation."""
         for prior in self._priors():
             for leading in ((), (PARTICLES,)):
                 values = self._values(prior, leading)
@@ -119,6 +122,11 @@ class PriorSuite(Suite[Any]):
                     shape = tuple(answer.value.shape)
                     advice = "views are dimension -3 of z, images -2; sum over views with keepdim=True"
                     check(shape == expected, f"{name} has shape {shape}, expected {expected}: {advice}")
+            if prior.proper:
+                expected = "distributions whose batch the plates can hold"
+                with must_run("the program with this prior", expected), pyro.validation_enabled(True), seeded():
+                    run = partial(nn.Module.__call__, tiny_model(prior).double())
+                    poutine.trace(run).get_trace(tiny_views(VIEWS)).compute_log_prob()
 
     def test_batch_equals_loop(self) -> None:
         """What it computes for an image, or a particle, does not depend on those beside it."""
@@ -194,6 +202,11 @@ class PriorSuite(Suite[Any]):
             return {name: answer.value for name, answer in answers.items()}
 
         check_finite_differences(functions, (z, precision, *prior.parameters()))
+        with seeded():
+            total = sum((value * torch.rand_like(value)).sum() for value in functions().values())
+        for name, parameter in self._trained(prior).items():
+            gradient: Any = torch.autograd.grad(total, parameter, retain_graph=True, allow_unused=True)[0]
+            check(gradient is not None and (gradient != 0).any(), f"no density or mean depends on parameter {name}")
 
     # Closed forms
 
