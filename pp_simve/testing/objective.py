@@ -67,7 +67,7 @@ def read_backs() -> Iterator[list[str]]:
         counter.found.append(name)
         return undispatched[name](*args, **kwargs)
 
-    patches = {
+    patches: dict[str, Any] = {
         name: partialmethod(lambda self, name, *a, **k: counted(name, self, *a, **k), name) for name in undispatched
     }
     with mock.patch.multiple(Tensor, **patches), counter:

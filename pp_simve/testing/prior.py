@@ -123,8 +123,8 @@ class PriorSuite(Suite[Any]):
                     advice = "views are dimension -3 of z, images -2; sum over views with keepdim=True"
                     check(shape == expected, f"{name} has shape {shape}, expected {expected}: {advice}")
             if prior.proper:
-                expected = "distributions whose batch the plates can hold"
-                with must_run("the program with this prior", expected), pyro.validation_enabled(True), seeded():
+                needed = "distributions whose batch the plates can hold"
+                with must_run("the program with this prior", needed), pyro.validation_enabled(True), seeded():
                     run = partial(nn.Module.__call__, tiny_model(prior).double())
                     poutine.trace(run).get_trace(tiny_views(VIEWS)).compute_log_prob()
 
@@ -203,7 +203,7 @@ class PriorSuite(Suite[Any]):
 
         check_finite_differences(functions, (z, precision, *prior.parameters()))
         with seeded():
-            total = sum((value * torch.rand_like(value)).sum() for value in functions().values())
+            total = torch.stack([(value * torch.rand_like(value)).sum() for value in functions().values()]).sum()
         for name, parameter in self._trained(prior).items():
             gradient: Any = torch.autograd.grad(total, parameter, retain_graph=True, allow_unused=True)[0]
             check(gradient is not None and (gradient != 0).any(), f"no density or mean depends on parameter {name}")
