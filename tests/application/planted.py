@@ -3,40 +3,55 @@
 from __future__ import annotations
 
 import unittest
+from collections.abc import Callable
 from typing import Any
 
 import pyro
 import pytest
 
-
-class Mistake:
-    """A wrong part.
-
-    Args:
-        what: the mistake in words.
-        part: a class; or members that replace those of the right part.
-        caught_by: checks that fail, each followed by ": " and words of its message where these matter. Other checks
-            may fail too.
-    """
-
-    def __init__(self, what: str, part: type[Any] | dict[str, Any], *caught_by: str) -> None:
-        self.what, self.part, self.caught_by = what, part, caught_by
-
-    def planted(self, right: type[Any]) -> type[Any]:
-        """The class of the wrong part."""
-        return type("Wrong", (right,), self.part) if isinstance(self.part, dict) else self.part
+Members = dict[str, Any]
+Mistake = tuple[str, str, type[Any] | Members]
+"""The mistake in words, the check that fails with words of its message after ": ", and the wrong part: a class, or
+members that replace those of the right part."""
 
 
-def each(mistakes: list[Mistake]) -> Any:
-    """Parametrizes a test with every mistake and check."""
-    rows = [(mistake, *check.partition(": ")[::2]) for mistake in mistakes for check in mistake.caught_by]
-    ids = [f"{mistake.what}-{check}" for mistake, check, _ in rows]
-    return pytest.mark.parametrize(("mistake", "check", "words"), rows, ids=ids)
+def built(right: type[Any], change: Callable[[Any], object]) -> Members:
+    """Members that change a part of that class when it is made."""
+
+    def init(self: Any, *arguments: Any) -> None:
+        right.__init__(self, *arguments)
+        change(self)
+
+    return {"__init__": init}
 
 
-def suite_for(suite: type[Any], part: type[Any], **attributes: Any) -> Any:
-    """The suite for a class, made of the same arguments."""
-    return type("Suite", (suite,), {"make": lambda _, *arguments: part(*arguments), **attributes})()
+def plain(part: Any, name: str) -> None:
+    """Makes a buffer of a part a plain attribute."""
+    value = getattr(part, name)
+    delattr(part, name)
+    setattr(part, name, value)
+
+
+def suite_for(suite: type[Any], right: type[Any], wrong: type[Any] | Members | None = None) -> Any:
+    """The suite for a class, made of the same arguments, with a mistake planted."""
+    part = type("Wrong", (right,), wrong) if isinstance(wrong, dict) else wrong or right
+    return type("Suite", (suite,), {"make": lambda _, *arguments: part(*arguments)})()
+
+
+def each(suite: type[Any], right: type[Any], mistakes: list[Mistake]) -> list[Any]:
+    """Parameters of `assert_caught`, one a mistake."""
+    return [pytest.param(suite_for(suite, right, part), check, id=what) for what, check, part in mistakes]
+
+
+def assert_caught(suite: Any, check: str) -> None:
+    """The check fails, by its own message and not by an accident on the way."""
+    name, _, words = check.partition(": ")
+    try:
+        with pytest.raises(AssertionError) as failure:
+            getattr(suite, name)()
+    finally:
+        pyro.clear_param_store()
+    assert words in str(failure.value), str(failure.value)
 
 
 def failures(suite: Any) -> dict[str, Exception]:
@@ -51,13 +66,3 @@ def failures(suite: Any) -> dict[str, Exception]:
             except Exception as error:  # whatever pytest would count as a failure
                 failed[name] = error
     return failed
-
-
-def assert_caught(suite: Any, check: str, words: str) -> None:
-    """The check fails, by its own message and not by an accident on the way."""
-    try:
-        with pytest.raises(AssertionError) as failure:
-            getattr(suite, check)()
-    finally:
-        pyro.clear_param_store()
-    assert words in str(failure.value), str(failure.value)

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,9 @@ STARTS = frozenset(
     ["os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "os.startfile", "pty.spawn"]
 )
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+Guarded = Callable[..., tuple[int, str]]
+Refuses = Callable[..., str]
 
 _recorded: list[str] | None = None
 
@@ -89,10 +92,17 @@ def recorded() -> Iterator[list[str]]:
         _recorded = None
 
 
+@contextmanager
+def nothing_recorded(error: type[Exception] | None = None, match: str | None = None) -> Iterator[None]:
+    """Nothing is done within that must not be; it raises that error, where given."""
+    with recorded() as found, pytest.raises(error, match=match) if error else nullcontext():
+        yield
+    assert found == []
+    assert not Path("PWNED").exists()
+
+
 @pytest.fixture
-def guarded(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str]]:
+def guarded(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Guarded:
     """Calls a command's `main` under the hook; its exit code and its errors, on one line. Nothing may be recorded."""
     (folder / f"{MARKER}.py").write_text("class Prior: pass\n")
     monkeypatch.syspath_prepend(str(folder))
@@ -101,12 +111,23 @@ def guarded(
 
     def call(main: Callable[[list[str]], int], *arguments: object) -> tuple[int, str]:
         capsys.readouterr()
-        with recorded() as found:
+        with nothing_recorded():
             code = main([str(argument) for argument in arguments])
-        assert found == []
         assert MARKER not in sys.modules
-        assert not (folder / "PWNED").exists()
         return code, " ".join(capsys.readouterr().err.split())
+
+    return call
+
+
+@pytest.fixture
+def refuses(guarded: Guarded) -> Refuses:
+    """Calls a command that must end with code 2 and these words; the whole message."""
+
+    def call(words: str, *command: Any) -> str:
+        code, message = guarded(*command)
+        assert code == 2
+        assert words in message
+        return message
 
     return call
 
@@ -146,10 +167,9 @@ def test_the_hook_sees_what_it_is_to_see(folder: Path, monkeypatch: pytest.Monke
             act()
         assert len(found) == 1
         sys.modules.pop(MARKER, None)
-    with recorded() as found:
+    with nothing_recorded():
         (folder / "here").write_text("x")
         json.loads(Path("here").read_text().replace("x", "1"))
-    assert found == []
     assert not (folder / "PWNED").exists()
 
 
@@ -194,65 +214,53 @@ def test_every_setting_that_may_name_a_class_is_asked_about() -> None:
     assert set(KNOWN) == set(NAMING_PARTS)
 
 
-@pytest.mark.parametrize("kind", TEXTS)
-@pytest.mark.parametrize("setting", KNOWN)
+@pytest.mark.parametrize(
+    ("setting", "kind"), [*((setting, "nested") for setting in KNOWN), *(("prior", kind) for kind in TEXTS)]
+)
 def test_parts_of_a_stored_run_are_not_imported(
-    guarded: Callable[..., tuple[int, str]], fitted: Path, stopped_run: Path, setting: str, kind: str
+    refuses: Refuses, fitted: Path, stopped_run: Path, setting: str, kind: str
 ) -> None:
     text = re.sub(r"\bknown\b", KNOWN[setting], TEXTS[kind])
-    name = next(
-        name
-        for name in ("os:system", "os:fork", "subprocess:Popen", f"{MARKER}:Prior")
-        if name in text + ("os:system" if kind == "in disguise" else "")
-    )
+    names = ("os:system", "os:fork", "subprocess:Popen", f"{MARKER}:Prior")
+    name = "os:system" if kind == "in disguise" else next(name for name in names if name in text)
     for path in (fitted, stopped_run):
         name_in_settings(path, setting, text)
+    words = (
+        f"names classes that would be imported: {name}. Importing a module runs its code; if you trust these, add --t"
+    )
     for command in ((evaluate.main, fitted), (diagnose.main, fitted), (fit.main, "--resume", stopped_run)):
-        code, message = guarded(*command)
-        assert code == 2
-        assert f"names classes that would be imported: {name}." in message
-        assert "add --trust-parts" in message
-    with recorded() as found:
-        for read in (
-            lambda: load_run(fitted),
-            lambda: RunFolder(fitted).read_settings(),
-            lambda: load_fitted(RunFolder(fitted), torch.device("cpu"), load_nothing),
-        ):
-            with pytest.raises(ConfigError, match="would be imported"):
-                read()
-    assert found == []
+        refuses(words, *command)
+    for read in (
+        lambda: load_run(fitted),
+        lambda: RunFolder(fitted).read_settings(),
+        lambda: load_fitted(RunFolder(fitted), torch.device("cpu"), load_nothing),
+    ):
+        with nothing_recorded(ConfigError, "would be imported"):
+            read()
 
 
 def load_nothing(*settings: object) -> Any:
     pytest.fail("loaded data")
 
 
-def test_all_that_a_run_would_import_is_named_once(guarded: Callable[..., tuple[int, str]], fitted: Path) -> None:
+def test_all_that_a_run_would_import_is_named_once(refuses: Refuses, fitted: Path) -> None:
     name_in_settings(fitted, "prior", f"a:B(c=d.e:F(), g={MARKER}:H(i=a:B()))")
     name_in_settings(fitted, "guide", "d.e:F(x='y:Z()')")
-    code, message = guarded(evaluate.main, fitted)
-    assert code == 2
-    assert f"would be imported: a:B, d.e:F, {MARKER}:H. Importing" in message
+    refuses(f"would be imported: a:B, d.e:F, {MARKER}:H. Importing", evaluate.main, fitted)
 
 
-@pytest.mark.parametrize(
-    "kind", ["a function", "a class", "without brackets", "nested", "deeply nested", "in disguise"]
-)
-def test_even_trusted_only_parts_are_called(guarded: Callable[..., tuple[int, str]], fitted: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["a function", "a class", "without brackets", "deeply nested", "in disguise"])
+def test_even_trusted_only_parts_are_called(refuses: Refuses, fitted: Path, kind: str) -> None:
     name_in_settings(fitted, "prior", TEXTS[kind].replace("known", "block"))
     for main in (evaluate.main, diagnose.main):
-        code, message = guarded(main, fitted, "--trust-parts")
-        assert code == 2
-        assert "is not a class derived from" in message
+        refuses("is not a class derived from", main, fitted, "--trust-parts")
 
 
-def test_a_file_cannot_say_that_it_is_trusted(guarded: Callable[..., tuple[int, str]], stopped_run: Path) -> None:
+def test_a_file_cannot_say_that_it_is_trusted(refuses: Refuses, stopped_run: Path) -> None:
     entries = json.loads((stopped_run / "config.json").read_text())
     entries["config"] |= {"trust_parts": True, "prior": f"{MARKER}:Prior"}
     (stopped_run / "config.json").write_text(json.dumps(entries))
-    code, message = guarded(fit.main, "--resume", stopped_run)
-    assert code == 2
-    assert "trust_parts are not known" in message
+    refuses("trust_parts are not known", fit.main, "--resume", stopped_run)
 
 
 @pytest.mark.parametrize(
@@ -268,18 +276,17 @@ def test_a_file_cannot_say_that_it_is_trusted(guarded: Callable[..., tuple[int, 
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_settings_that_cannot_be_read_are_refused(
-    guarded: Callable[..., tuple[int, str]], fitted: Path, value: Any, words: str
-) -> None:
+def test_settings_that_cannot_be_read_are_refused(refuses: Refuses, fitted: Path, value: Any, words: str) -> None:
     name_in_settings(fitted, "prior", value)
-    code, message = guarded(evaluate.main, fitted)
-    assert code == 2
-    assert words in message
-    assert "\x1b[2J" not in message
+    assert "\x1b[2J" not in refuses(words, evaluate.main, fitted)
 
 
 def test_a_comparison_trusts_what_was_typed_and_no_more(
-    guarded: Callable[..., tuple[int, str]], stopped_run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    guarded: Guarded,
+    refuses: Refuses,
+    stopped_run: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     commands = []
 
@@ -292,9 +299,7 @@ def test_a_comparison_trusts_what_was_typed_and_no_more(
     stored = Path(shutil.move(stopped_run, folder / "out" / "simve-0"))
     command = (compare.main, "--methods", "simve", "--seeds", "1", "--out", "out", *SMALL)
     name_in_settings(stored, "track", f"{MARKER}:Prior")
-    code, message = guarded(*command)
-    assert code == 2
-    assert f"would be imported: {MARKER}:Prior." in message
+    refuses(f"would be imported: {MARKER}:Prior.", *command)
     assert commands == []
     assert guarded(*command, f"--track={MARKER}:Prior")[0] == 0
     assert guarded(*command, "--trust-parts")[0] == 0
@@ -319,23 +324,18 @@ def torch_file(payload: object) -> bytes:
 
 
 @pytest.mark.parametrize("content", [pickled(), torch_file(Hostile()), torch_file({"steps": Hostile()})])
-def test_a_checkpoint(guarded: Callable[..., tuple[int, str]], stopped_run: Path, content: bytes) -> None:
+def test_a_checkpoint(refuses: Refuses, stopped_run: Path, content: bytes) -> None:
     (stopped_run / "checkpoint.pt").write_bytes(content)
-    code, message = guarded(fit.main, "--resume", stopped_run)
-    assert code == 2
-    assert "checkpoint.pt cannot be read as a checkpoint" in message
-    with recorded() as found, pytest.raises(CheckpointError):
+    refuses("checkpoint.pt cannot be read as a checkpoint", fit.main, "--resume", stopped_run)
+    with nothing_recorded(CheckpointError):
         RunFolder(stopped_run).checkpoint.load()
-    assert found == []
 
 
 @pytest.mark.parametrize("content", [pickled(), torch_file(Hostile())])
-def test_weights(guarded: Callable[..., tuple[int, str]], fitted: Path, content: bytes) -> None:
+def test_weights(refuses: Refuses, fitted: Path, content: bytes) -> None:
     (fitted / "model.safetensors").write_bytes(content)
     for main in (evaluate.main, diagnose.main):
-        code, message = guarded(main, fitted)
-        assert code == 2
-        assert "model.safetensors cannot be loaded" in message
+        refuses("model.safetensors cannot be loaded", main, fitted)
 
 
 @pytest.mark.parametrize(
@@ -344,16 +344,14 @@ def test_weights(guarded: Callable[..., tuple[int, str]], fitted: Path, content:
 @pytest.mark.parametrize("content", [pickled(), b'__import__("os").system("touch PWNED") #}'], ids=["pickle", "code"])
 def test_what_a_report_is_made_of(fitted: Path, name: str, content: bytes) -> None:
     (fitted / name).write_bytes(content)
-    with recorded() as found, pytest.raises(ConfigError, match=re.escape(name)):
+    with nothing_recorded(ConfigError, re.escape(name)):
         write_report(RunFolder(fitted))
-    assert found == []
-    assert not Path("PWNED").exists()
 
 
 EVIL = "</script></style><img src=x onerror=alert(1)>\"'><script>alert(2)</script>"
 
 
-def test_words_of_a_run_are_words_of_its_report(guarded: Callable[..., tuple[int, str]], fitted: Path) -> None:
+def test_words_of_a_run_are_words_of_its_report(guarded: Guarded, fitted: Path) -> None:
     def evil(value: Any) -> Any:
         """The same with every text replaced, and one more entry of such a name in every mapping."""
         if isinstance(value, dict):
@@ -376,22 +374,16 @@ def test_words_of_a_run_are_words_of_its_report(guarded: Callable[..., tuple[int
         **{"value": 1.0, "alarm": True, "rows": {"columns": [EVIL], "rows": [[EVIL]]}},
     }
     (fitted / "diagnostics.json").write_text(json.dumps({"checks": [checks], "notes": [EVIL], "settings": {EVIL: 1}}))
-    (fitted / "evaluation.json").write_text(
-        json.dumps(
-            {
-                "knows": {
-                    name: {"class": {"linear": {"error": EVIL}}, "views": {}} for name in ("backbone", "z", EVIL)
-                },
-                "generation": {"reconstruction": {"skipped": EVIL}, EVIL: {"error": EVIL}},
-                "information": {"z": {"infonce": {"error": EVIL}}},
-                "data": EVIL,
-                "headline": {EVIL: 1.0},
-            }
-        )
-    )
-    with recorded() as found:
+    error = {"error": EVIL}
+    evaluation = {
+        "knows": {name: {"class": {"linear": error}, "views": {}} for name in ("backbone", "z", EVIL)},
+        "generation": {"reconstruction": {"skipped": EVIL}, EVIL: error},
+        "information": {"z": {"infonce": error}},
+        **{"data": EVIL, "headline": {EVIL: 1.0}},
+    }
+    (fitted / "evaluation.json").write_text(json.dumps(evaluation))
+    with nothing_recorded():
         text = write_report(RunFolder(fitted)).read_text()
-    assert found == []
     assert "&lt;img src=x" in text
     assert "<img src=x" not in text
     assert "<script>alert(2)" not in text
@@ -399,7 +391,7 @@ def test_words_of_a_run_are_words_of_its_report(guarded: Callable[..., tuple[int
         assert text.count(tag) == plain.count(tag)
 
 
-def test_evaluating_and_diagnosing_run_nothing_either(guarded: Callable[..., tuple[int, str]], fitted: Path) -> None:
+def test_evaluating_and_diagnosing_run_nothing_either(guarded: Guarded, fitted: Path) -> None:
     for name in ("posterior.nc", "checkpoint.pt"):
         (fitted / name).write_bytes(pickled())
     few = ("--images", 8, "--draws", 20, "--simulations", 20)
@@ -410,9 +402,8 @@ def test_evaluating_and_diagnosing_run_nothing_either(guarded: Callable[..., tup
 
 def test_a_posterior(folder: Path) -> None:
     (folder / "posterior.nc").write_bytes(pickled())
-    with recorded() as found, pytest.raises(PosteriorFileError, match="cannot be read"):
+    with nothing_recorded(PosteriorFileError, "cannot be read"):
         open_posterior(folder / "posterior.nc")
-    assert found == []
 
 
 # Data.
@@ -431,56 +422,37 @@ def write_pictures(path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "ppm", "tga"])
 def test_postscript_that_is_called_an_image(
-    guarded: Callable[..., tuple[int, str]], folder: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+    refuses: Refuses, folder: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # whether there is a Ghostscript is asked once
     write_pictures(folder / "pictures")
     (folder / "pictures" / "a" / f"evil.{suffix}").write_bytes(POSTSCRIPT)
-    code, message = guarded(fit.main, *SMALL, "--data", "folder:pictures", "--out", "out")
-    assert code == 2
+    message = refuses("cannot be decoded", fit.main, *SMALL, "--data", "folder:pictures", "--out", "out")
     assert f"evil.{suffix}" in message
-    assert "cannot be decoded" in message
 
 
 def test_postscript_that_is_called_a_figure(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
     (fitted / "figures" / "swaps.png").write_bytes(POSTSCRIPT)
-    with recorded() as found, pytest.raises(OSError, match="cannot identify image file"):
+    with nothing_recorded(OSError, "cannot identify image file"):
         write_report(RunFolder(fitted))
-    assert found == []
 
 
 def test_the_formats_that_are_read_are_those_of_the_extensions(folder: Path) -> None:
-    for name, mode in (
-        ("a.bmp", "RGB"),
-        ("a.gif", "L"),
-        ("a.jpg", "RGB"),
-        ("a.jp2", "RGB"),
-        ("a.png", "RGB"),
-        ("a.ppm", "RGB"),
-        ("a.tif", "L"),
-        ("a.webp", "RGB"),
-        ("a.tga", "RGB"),
-        ("a.avif", "RGB"),
-    ):
-        path = folder / "pictures" / "a" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new(mode, (16, 16), "white").save(path)
-        shutil.copytree(path.parent, folder / "pictures" / "b", dirs_exist_ok=True)
-    with recorded() as found:
+    (folder / "pictures" / "a").mkdir(parents=True)
+    for suffix in ("bmp", "gif", "jpg", "jp2", "png", "ppm", "tif", "webp", "tga", "avif"):
+        mode = "L" if suffix in ("gif", "tif") else "RGB"
+        Image.new(mode, (16, 16), "white").save(folder / "pictures" / "a" / f"a.{suffix}")
+    shutil.copytree(folder / "pictures" / "a", folder / "pictures" / "b")
+    with nothing_recorded():
         assert len(load("folder:pictures", cache=folder / "cache").train) > 0
-    assert found == []
 
 
-def test_an_npz_file(guarded: Callable[..., tuple[int, str]], folder: Path) -> None:
+def test_an_npz_file(refuses: Refuses, folder: Path) -> None:
     write_npz(folder / "a.npz", labelled=False, labels=np.array([Hostile()] * 40, dtype=object))
-    code, message = guarded(fit.main, *SMALL, "--data", "npz:a.npz", "--out", "out")
-    assert code == 2
-    assert "holds Python objects" in message
+    refuses("holds Python objects", fit.main, *SMALL, "--data", "npz:a.npz", "--out", "out")
     (folder / "a.npz").write_bytes(pickled())
-    code, message = guarded(fit.main, *SMALL, "--data", "npz:a.npz", "--out", "out")
-    assert code == 2
-    assert "is not an npz file" in message
+    refuses("is not an npz file", fit.main, *SMALL, "--data", "npz:a.npz", "--out", "out")
 
 
 def test_official_files(folder: Path) -> None:
@@ -488,9 +460,8 @@ def test_official_files(folder: Path) -> None:
     (folder / "cifar-10-batches-py").mkdir()
     for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"):
         (folder / "cifar-10-batches-py" / name).write_bytes(pickled())
-    with recorded() as found, pytest.raises(DataError, match="damaged"):
+    with nothing_recorded(DataError, "damaged"):
         load("cifar10", folder)
-    assert found == []
 
 
 def test_a_cache_of_decoded_images(folder: Path) -> None:
@@ -498,8 +469,7 @@ def test_a_cache_of_decoded_images(folder: Path) -> None:
     before = load("folder:pictures", cache=folder / "cache")
     (cached,) = (folder / "cache").iterdir()
     cached.write_bytes(pickled())
-    with recorded() as found:
+    with nothing_recorded():
         after = load("folder:pictures", cache=folder / "cache")
-    assert found == []
     assert any("cache rebuilt" in note for note in after.notes)
     assert torch.equal(after.train.images, before.train.images)

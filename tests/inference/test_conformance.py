@@ -62,7 +62,6 @@ TestAmortizedGuideUnderEmpiricalPriorOfTheBatch = guide(
     AmortizedGuide,
     lambda width: EmpiricalPrior(width, memory=None, style_variance=0.5),
     mean_is_exact=False,
-    independent_images=False,
 )
 TestStructuredGuide = guide(StructuredGuide)
 TestStructuredGuideUnderLearnedPrior = guide(
@@ -72,8 +71,8 @@ TestStructuredGuideUnderBlockPrior = guide(StructuredGuide, lambda width: BlockP
 TestStructuredGuideUnderStudentTPrior = guide(StructuredGuide, lambda width: StudentTPrior(width, style_variance=0.5))
 # The flow's center is only near its mean.
 TestFlowGuide = guide(lambda encoder, prior: FlowGuide(encoder, prior, hidden=[8]), mean_is_exact=False)
-TestPointGuide = guide(PointGuide, has_density=False)
-TestDeltaGuide = guide(DeltaGuide, has_density=False)
+TestPointGuide = guide(PointGuide)
+TestDeltaGuide = guide(DeltaGuide)
 
 
 def objective(make: Make, within: type[ObjectiveSuite] = ObjectiveSuite, **attributes: Any) -> type[ObjectiveSuite]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -204,7 +204,5 @@ class TestAmortizedGuideWithProjection(GuideSuite):
 
 
 class TestDeltaGuideWithProjection(GuideSuite):
-    has_density: ClassVar[bool] = False
-
     def make(self, encoder: nn.Module, prior: Prior) -> Guide:
         return GUIDES["delta"](encoder, prior, [16, 8])

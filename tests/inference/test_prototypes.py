@@ -379,8 +379,6 @@ class TestMixturePriorOfUnitNorm(PriorSuite):
 
 
 class TestDeltaGuideOfUnitNorm(GuideSuite):
-    has_density: ClassVar[bool] = False
-
     def make(self, encoder: nn.Module, prior: Prior) -> Guide:
         return DeltaGuide(encoder, prior, unit_norm=True)
 

@@ -36,8 +36,8 @@ TestGaussianPriorWithVariancesByAxis = prior(lambda width: GaussianPrior(width, 
 TestGaussianPriorLearned = prior(
     lambda width: GaussianPrior(width, CONTENT[:width], STYLE[:width], learn_content=True, learn_style=True)
 )
-TestFlatPrior = prior(FlatPrior, proper=False)
-TestFlatPriorLearned = prior(lambda width: FlatPrior(width, STYLE[:width], learn_style=True), proper=False)
+TestFlatPrior = prior(FlatPrior)
+TestFlatPriorLearned = prior(lambda width: FlatPrior(width, STYLE[:width], learn_style=True))
 TestMixturePrior = prior(lambda width: MixturePrior(width, prototypes=4))
 TestMixturePriorGiven = prior(
     lambda width: MixturePrior(
@@ -50,16 +50,14 @@ TestMixturePriorLearned = prior(
 TestEmpiricalPriorWithMemory = prior(lambda width: EmpiricalPrior(width, memory=8))
 # Fewer images remembered than a batch has.
 TestEmpiricalPriorLearnedWithSmallMemory = prior(lambda width: EmpiricalPrior(width, memory=3, learn_style=True))
-TestEmpiricalPriorOfTheBatch = prior(
-    lambda width: EmpiricalPrior(width, memory=None, learn_style=True), independent_images=False
-)
+TestEmpiricalPriorOfTheBatch = prior(lambda width: EmpiricalPrior(width, memory=None, learn_style=True))
 TestBlockPrior = prior(lambda width: BlockPrior(width, variance=1.5), latents=(2, 3))
 TestBlockPriorOfLearnedGaussian = block(
     lambda width: GaussianPrior(width, 2.0, 0.3, learn_content=True, learn_style=True)
 )
 TestBlockPriorOfMixture = block(lambda width: MixturePrior(width, 3, learn_weights=True))
 TestBlockPriorOfMemory = block(lambda width: EmpiricalPrior(width, memory=8))
-TestBlockPriorOfFlat = block(FlatPrior, proper=False)
+TestBlockPriorOfFlat = block(FlatPrior)
 TestBlockPriorOfStandard = block(StandardPrior)
 TestStandardPrior = prior(StandardPrior)
 TestStudentTPrior = prior(lambda width: StudentTPrior(width, content_variance=2.0, degrees=3.0))
@@ -70,6 +68,6 @@ def likelihood(make: Callable[..., Any], **attributes: Any) -> type[LikelihoodSu
 
 
 # Grey values get the cross-entropy. Over [0, 1] its exponential integrates to (2p - 1) / logit(p), at most a half.
-TestBernoulli = likelihood(Bernoulli, normalised=False)
+TestBernoulli = likelihood(Bernoulli, normalized=False)
 TestGaussian = likelihood(Gaussian)
 TestGaussianLearned = likelihood(lambda decoder: Gaussian(decoder, variance=0.3, learned=True))
