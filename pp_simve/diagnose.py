@@ -25,8 +25,15 @@ from rich.table import Table
 import pp_simve
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation.posterior.check import FIGURES, Check, Diagnostics
-from pp_simve.evaluation.posterior.optional_checks import CHAINS, compared_with_reference, refined
-from pp_simve.evaluation.posterior.suite import CHECKS, Finding, Subject, diagnose
+from pp_simve.evaluation.posterior.suite import (
+    CHAINS,
+    CHECKS,
+    Finding,
+    Subject,
+    compared_with_reference,
+    diagnose,
+    refined,
+)
 from pp_simve.evaluation.subject import EVALUATION_SEED
 from pp_simve.inference.device import choose_device, device_name
 from pp_simve.inference.tools import unit_range, write_whole

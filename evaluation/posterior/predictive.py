@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.posterior.batches import image_batches, seeds
-from pp_simve.inference import Guide, draw
+from pp_simve.evaluation.posterior.batches import batches_of_draws, seeds
+from pp_simve.inference import Guide
 from pp_simve.inference.sampling import PIXELS_AT_ONCE
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
 from pp_simve.models import SimVE, Views
@@ -135,9 +135,8 @@ def check_predictions(
         )
     of_batch = seeds(seed)
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for _, batch in image_batches(views, model.prior.latent_dim, draws):
-        z = draw(model, guide, batch, draws, seed=next(of_batch)).z
-        for modality, replicated in replicates(model, z, batch, statistics, seed=next(of_batch)).items():
+    for _, batch, drawn in batches_of_draws(model, guide, views, draws, of_batch):
+        for modality, replicated in replicates(model, drawn.z, batch, statistics, seed=next(of_batch)).items():
             observed = measured(statistics, by_modality(batch)[modality])
             for name in statistics:
                 parts.setdefault(label(modality, name), []).append((observed[name], replicated[name]))

@@ -8,8 +8,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from pp_simve.evaluation.posterior.batches import image_batches, seeds
-from pp_simve.inference import Guide, draw
+from pp_simve.evaluation.posterior.batches import batches_of_draws, seeds
+from pp_simve.inference import Guide
 from pp_simve.models import Atoms, ExactPrior, SimVE, Views
 
 USED = 0.1
@@ -78,12 +78,8 @@ def prototype_use(model: SimVE, guide: Guide, views: Views, *, draws: int = 20, 
     Raises:
         ValueError: content is not one of K points (`MixturePrior`, `EmpiricalPrior`, or a `BlockPrior` of these).
     """
-    of_batch = seeds(seed)
-    parts = []
-    for _, batch in image_batches(views, model.prior.latent_dim, draws):
-        z = draw(model, guide, batch, draws, seed=next(of_batch)).z
-        parts.append(_responsibilities(model, z).double().mean(0).cpu())
-    found = torch.cat(parts)
+    batches = batches_of_draws(model, guide, views, draws, seeds(seed))
+    found = torch.cat([_responsibilities(model, drawn.z).double().mean(0).cpu() for _, _, drawn in batches])
     use = found.mean(0)
     return PrototypeUse(found, use, float(torch.special.entr(use).sum().exp()), float(found.amax(-1).mean()))
 
