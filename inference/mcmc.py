@@ -105,9 +105,10 @@ def nuts(
         ValueError: numbers too small; no likelihood of pixels; discrete content that cannot be summed out; a density
             that is not finite at a start.
     """
-    for name, number in (("draws", draws), ("warmup", warmup), ("chains", chains)):
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
+    settings: dict[str, int | float | bool] = {"draws": draws, "warmup": warmup, "chains": chains, "seed": seed}
+    for name in ("draws", "warmup", "chains"):
+        if settings[name] < 1:
+            raise ValueError(f"{name} must be at least 1, got {settings[name]}")
     if not 0 < target_accept < 1:
         raise ValueError(f"target_accept must be between 0 and 1, got {target_accept}")
     model.likelihood_of(None if isinstance(views, Tensor) else next(iter(views)))  # raises if there is none
@@ -147,16 +148,9 @@ def nuts(
         z=z.movedim(2, 3).cpu().numpy(),
         **{name: np.array([run[name] for run in runs]) for name in runs[0] if name != "u"},
         seconds=time.perf_counter() - started,
-        settings={
-            "draws": draws,
-            "warmup": warmup,
-            "chains": chains,
-            "seed": seed,
-            "target_accept": target_accept,
-            "max_tree_depth": max_tree_depth,
-            "whitened": guide is not None,
-            "content_summed_out": target.collapsed,
-        },
+        settings=settings
+        | {"target_accept": target_accept, "max_tree_depth": max_tree_depth}
+        | {"whitened": guide is not None, "content_summed_out": target.collapsed},
     )
 
 

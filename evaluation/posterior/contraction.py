@@ -106,10 +106,8 @@ def check_axes(
     """Compares posterior variances and the aggregated posterior with the prior, axis by axis.
 
     Args:
-        views: ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per modality. Style and z are
-            those of one view of each image, views in turn.
+        views, seed: as of `check_weights`. Style and z are those of one view of each image, views in turn.
         draws: of the guide, at least 2, for the posterior variances.
-        seed: of all draws; torch's own generators are left as they were.
         level: probability of a false alarm.
 
     Raises:
@@ -163,15 +161,9 @@ def _compared(prior: Tensor, variance: Tensor, draws: int, once: Tensor, level: 
     of_images = (variance.var(0) / images).sqrt() / sd.square() if images > 1 else torch.zeros_like(sd)
     of_draws = kept * math.sqrt(2 / (images * (draws - 1)))
     error = (torch.maximum(of_images, of_draws).square() + kept.square() * 2 / PRIOR_DRAWS).sqrt()
-    samples = list(zip(prior.numpy().T, once.numpy().T, strict=True))
-    tests = [ks_2samp(*pair, method="asymp") for pair in samples]
-    distances, statistics, p_values = torch.tensor(
-        [
-            [wasserstein_distance(*pair) for pair in samples],
-            *zip(*[(of.statistic, of.pvalue) for of in tests], strict=True),
-        ],
-        dtype=torch.float64,
-    )
+    pairs = zip(prior.numpy().T, once.numpy().T, strict=True)
+    tests = [(wasserstein_distance(*pair), *ks_2samp(*pair, method="asymp")) for pair in pairs]
+    distances, statistics, p_values = torch.tensor(tests, dtype=torch.float64).T
     return AxisCheck(
         prior_mean=mean,
         prior_sd=sd,

@@ -79,13 +79,10 @@ def leave_one_view_out(
     """Predicts each view of each image from its other views.
 
     Args:
-        views: at least two of each image, ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per
-            modality.
+        views, seed, guide_for: as of `check_weights`; at least two views of each image.
         draws: of the guide, for each view left out: weights of the score, and replicates the view is ranked among.
-        seed: of the draws; torch's own generators are left as they were.
         statistics: of views, by name.
         level: probability of a false alarm among all columns of the transforms.
-        guide_for: makes a guide for given views, such as a refined one; None takes ``guide``.
 
     Raises:
         ValueError: a single view, no draws, no statistics, pixels are not modelled, or NaN.
@@ -108,7 +105,10 @@ def leave_one_view_out(
             drawn = draw(model, of, others, draws, seed=next(of_batch))
             without, variance_without = _bound(drawn)
             scores[place, here], errors[place, here] = bound - without, (variance + variance_without).sqrt()
-            z = _predicted(model, drawn.content, next(of_batch))
+            with evaluation_mode(model), random_state_kept(drawn.content.device):
+                torch.manual_seed(next(of_batch))
+                content = drawn.content.unsqueeze(1)
+                z = model.prior.compose(content, model.prior.style(content).sample())
             alone = from_modalities({modality: view[None]})
             found = replicates(model, z, alone, statistics, seed=next(of_batch))[modality]
             observed = measured(statistics, view)
@@ -141,11 +141,3 @@ def _each_left_out(views: Views) -> Iterator[tuple[str | None, int, Tensor, View
             # A modality whose only view is left out is missing, which guides accept.
             others = from_modalities({name: part for name, part in rest.items() if len(part)})
             yield modality, place, batch[place], others
-
-
-def _predicted(model: SimVE, content: Tensor, seed: int) -> Tensor:
-    """z of one more view of each image: its content, fresh style. Shape ``(draw, 1, image, latent)``."""
-    with evaluation_mode(model), random_state_kept(content.device):
-        torch.manual_seed(seed)
-        content = content.unsqueeze(1)
-        return model.prior.compose(content, model.prior.style(content).sample())

@@ -91,14 +91,14 @@ class PredictiveCheck:
     draws: int
 
     @property
-    def alarm(self) -> bool:
-        """Whether any statistic raises one; their levels add up to that of the check."""
-        return bool(self.failing)
-
-    @property
     def failing(self) -> tuple[str, ...]:
         """Statistics that raise an alarm."""
         return tuple(name for name, check in self.statistics.items() if check.alarm)
+
+    @property
+    def alarm(self) -> bool:
+        """Whether any statistic raises one; their levels add up to that of the check."""
+        return bool(self.failing)
 
 
 @torch.no_grad()
@@ -115,9 +115,8 @@ def check_predictions(
     """Compares statistics of views with those of replicates.
 
     Args:
-        views: ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per modality.
+        views, seed: as of `check_weights`.
         draws: replicates of each view; they limit how small a p-value can be.
-        seed: of the draws; torch's own generators are left as they were.
         statistics: from images to numbers, by name; the same for all modalities.
         level: of the alarms of all statistics together, shared equally.
 
@@ -142,24 +141,25 @@ def check_predictions(
                 parts.setdefault(label(modality, name), []).append((observed[name], replicated[name]))
     checks = {}
     for name, pairs in parts.items():
-        observed = torch.cat([pair[0] for pair in pairs], 1)
-        checks[name] = _checked(name, observed, torch.cat([pair[1] for pair in pairs], 2), each)
+        observed, replicated = (torch.cat(of, -1) for of in zip(*pairs, strict=True))
+        if observed.isnan().any() or replicated.isnan().any():
+            raise ValueError(f"the statistic {name!r} is NaN for some views or replicates: NaN compares with nothing")
+        of_data, of_replicates = observed.mean(), replicated.mean((1, 2))
+        rarer = min(int((of_replicates >= of_data).sum()), int((of_replicates <= of_data).sum())) + 1
+        checks[name] = StatisticCheck(
+            observed=observed,
+            replicated=replicated.mean(0),
+            p_values=((replicated > observed).double() + 0.5 * (replicated == observed).double()).mean(0),
+            overall=min(1.0, 2 * rarer / (draws + 1)),
+            level=each,
+        )
     return PredictiveCheck(checks, draws)
 
 
 def replicates(
     model: SimVE, z: Tensor, views: Views, statistics: Mapping[str, Statistic], *, seed: int
 ) -> dict[str | None, dict[str, Tensor]]:
-    """Statistics of images drawn from the likelihood, by modality (None where there is but one).
-
-    Args:
-        z: of all views in the order of the modalities, shape ``(draw, view, image, latent)``.
-        views: that give the modalities and their numbers of views.
-        seed: torch's own generators are left as they were.
-
-    Returns:
-        Shape ``(draw, view, image)`` each, float64 on the CPU.
-    """
+    """Statistics ``(draw, view, image)`` of images drawn given z ``(draw, view, image, latent)``, by modality."""
     parts: dict[str | None, Tensor] = {None: z} if isinstance(views, Tensor) else dict(split_by_modality(z, views))
     found: dict[str | None, dict[str, Tensor]] = {}
     with evaluation_mode(model), random_state_kept(z.device):
@@ -179,11 +179,7 @@ def label(modality: str | None, name: str) -> str:
 
 
 def measured(statistics: Mapping[str, Statistic], images: Tensor) -> dict[str, Tensor]:
-    """Each statistic of images ``(..., channel, height, width)``, float64 of shape ``(...)`` on the CPU.
-
-    Raises:
-        ValueError: a statistic of another shape.
-    """
+    """Each statistic of images ``(..., channel, height, width)``, float64 of shape ``(...)`` on the CPU."""
     found = {}
     for name, statistic in statistics.items():
         value = statistic(images)
@@ -194,19 +190,3 @@ def measured(statistics: Mapping[str, Statistic], images: Tensor) -> dict[str, T
             )
         found[name] = value.to(torch.float64).cpu()
     return found
-
-
-def _checked(name: str, observed: Tensor, replicated: Tensor, level: float) -> StatisticCheck:
-    """Of shapes ``(view, image)`` and ``(draw, view, image)``."""
-    if observed.isnan().any() or replicated.isnan().any():
-        raise ValueError(f"the statistic {name!r} is NaN for some views or replicates, and NaN compares with nothing")
-    of_data, of_replicates = observed.mean(), replicated.mean((1, 2))
-    above, below = ((of_replicates >= of_data).sum() + 1, (of_replicates <= of_data).sum() + 1)
-    overall = min(1.0, 2 * float(torch.minimum(above, below)) / (len(replicated) + 1))
-    return StatisticCheck(
-        observed=observed,
-        replicated=replicated.mean(0),
-        p_values=((replicated > observed).double() + 0.5 * (replicated == observed).double()).mean(0),
-        overall=overall,
-        level=level,
-    )

@@ -95,12 +95,9 @@ class Subject:
             ValueError: they have no meaning for this pair.
         """
         if self.log_weight is None:
-            why = (
-                "pixels are not modelled, so there is no posterior to weigh draws by"
-                if self.model.likelihood is None
-                else f"draws of {type(self.guide).__name__} are points without a density"
-            )
-            raise ValueError(f"{why}: importance weights have no meaning")
+            if self.model.likelihood is None:
+                raise ValueError("pixels are not modelled, so there is no posterior to weigh draws by")
+            raise ValueError(f"draws of {type(self.guide).__name__} are points without a density to weigh them by")
         return weigh(self.log_weight)
 
 
@@ -172,33 +169,14 @@ def diagnose(
         >>> diagnosis = diagnose(model, guide, images[:64], policy)  # doctest: +SKIP
         >>> {check["name"]: check["alarm"] for check in diagnosis.checks}  # doctest: +SKIP
     """
-    tree = posterior(
-        (model, guide),
-        images,
-        views=views,
-        draws=draws,
-        policy=policy,
-        labels=labels,
-        seed=seed,
-        view_seed=seed,
-        to=to,
-        configuration=configuration,
-        commit=commit,
-    )
-    with closing(tree):
+    of_views: dict[str, Any] = {"views": views, "policy": policy, "labels": labels, "seed": seed, "view_seed": seed}
+    of_file: dict[str, Any] = {"to": to, "configuration": configuration, "commit": commit}
+    with closing(posterior((model, guide), images, draws=draws, **of_views, **of_file)) as tree:
         drawn, log_weight = _views(tree, device_of(model, guide)), _log_weight(tree)
     if pictures is None and not isinstance(images, Mapping) and images.ndim == 4:
         pictures = unit_range(torch.as_tensor(images))
-    subject = Subject(
-        model=model,
-        guide=guide,
-        views=drawn,
-        pictures=None if pictures is None else pictures.cpu(),
-        log_weight=log_weight,
-        draws=draws,
-        simulations=simulations,
-        seed=seed,
-    )
+    pictures = None if pictures is None else pictures.cpu()
+    subject = Subject(model, guide, drawn, pictures, log_weight, draws, simulations, seed)
     findings, notes = [], []
     for name, check in (CHECKS if checks is None else checks).items():
         try:

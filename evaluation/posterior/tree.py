@@ -79,26 +79,24 @@ def posterior(
     ``no_content`` (the prior shares nothing between views). Other attributes: versions of libraries,
     ``configuration``, ``commit``, ``policy``, ``draws``, ``views``, ``seed`` and ``view_seed``.
 
-    The draws of a fit are independent and form one chain, for which R-hat and effective sample size have no meaning;
-    `stack_chains` makes several fits the chains of one tree. A density that is NaN stays NaN in its own image.
+    The draws of a fit are independent and form one chain; `stack_chains` makes several fits the chains of one tree. A
+    density that is NaN stays NaN in its own image.
 
     Args:
         program: what `fit` returned, or a `SimVE` and its guide.
         images: uint8, or float in [0, 1], ``(image, channel, height, width)``; or views,
             ``(view, image, channel, height, width)``. By modality if there are several.
-        views: number of views of each image and modality; by default that of the fit, or for a pair with a policy 2 (1
-            per modality).
+        views: of each image and modality; by default that of the fit, or for a pair with a policy 2 (1 per modality).
         draws: of the posterior of each image, and of the prior.
         policy: draws the views; by modality if images are. By default that of the fit; without one (a pair) the image
             itself is its only view.
         labels: a number for each image, such as its class.
         index: place of each image in the data, the coordinate of ``image``; by default 0, 1, ….
         predictive_draws: of pixels, which are large; at most ``draws`` are made, none for 0.
-        seed: of all draws. The same images and arguments give the same tree, in memory and in a file. Torch's own
-            generators are left as they were.
+        seed: of all draws. Torch's own generators are left as they were.
         view_seed: of the views, whatever the program, the draws and ``seed``.
-        to: a netCDF file, written some images at a time so that memory does not grow with their number. It is complete
-            or not there at all, and the returned tree reads from it: see `open_posterior`.
+        to: a netCDF file, written some images at a time. It is complete or not there at all, and the returned tree
+            reads from it: see `open_posterior`.
         configuration: of the fit, kept as JSON; by default model and guide as they print.
         commit: of the program's source.
 
