@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+from scipy.stats import multivariate_normal
 from sklearn.covariance import ledoit_wolf
 from sklearn.model_selection import StratifiedKFold
 
@@ -100,14 +101,6 @@ def worst_axis(draws: Array) -> tuple[Array, Array]:
     return tuple(np.where(moving.any(1), values, np.nan) for values in (worst, fewest))  # type: ignore[return-value]
 
 
-class Classifier(Protocol):
-    """As scikit-learn's: fitted to rows ``(row, axis)`` and labels 0 and 1, it predicts labels of other rows."""
-
-    def fit(self, x: Array, y: Array) -> Any: ...
-
-    def predict(self, x: Array) -> Array: ...
-
-
 @dataclass(frozen=True)
 class Distance:
     """Differences between the guide's draws of each image's posterior and the reference's.
@@ -147,38 +140,27 @@ class GaussianClassifier:
     which the common covariance is the identity: so towards no difference.
     """
 
-    def __init__(self) -> None:
-        self._gaussians: list[tuple[Array, Array, float]] = []
-        self._whiten: Array = np.empty(0)
-
     def fit(self, x: Array, y: Array) -> GaussianClassifier:
         """From rows ``(row, axis)`` and labels 0 and 1, as many of each."""
         within = np.concatenate([x[y == label] - x[y == label].mean(0) for label in (0, 1)])
         values, vectors = np.linalg.eigh(ledoit_wolf(within, assume_centered=True)[0])
         self._whiten = vectors / np.sqrt(values.clip(values.max() * 1e-10))
-        self._gaussians = []
-        for label in (0, 1):
-            rows = x[y == label] @ self._whiten
-            covariance = ledoit_wolf(rows)[0]
-            logdet = float(np.linalg.slogdet(covariance)[1])
-            self._gaussians.append((rows.mean(0), np.linalg.inv(covariance), logdet))
+        samples = [x[y == label] @ self._whiten for label in (0, 1)]
+        self._densities = [multivariate_normal(rows.mean(0), ledoit_wolf(rows)[0]) for rows in samples]
         return self
 
     def predict(self, x: Array) -> Array:
         """Labels of rows ``(row, axis)``."""
-        rows = x @ self._whiten
-        scores = [
-            -0.5 * (np.einsum("ri,ij,rj->r", rows - mean, precision, rows - mean) + logdet)
-            for mean, precision, logdet in self._gaussians
-        ]
-        return (scores[1] > scores[0]).astype(np.int64)
+        scores = [density.logpdf(x @ self._whiten) for density in self._densities]
+        labels: Array = np.argmax(scores, axis=0)
+        return labels
 
 
 def distance_to_reference(
     reference: Reference,
     drawn: Draws,
     *,
-    classifier: Callable[[], Classifier] = GaussianClassifier,
+    classifier: Callable[[], Any] = GaussianClassifier,
     folds: int = 5,
     seed: int = 0,
 ) -> Distance:
@@ -190,7 +172,7 @@ def distance_to_reference(
 
     Args:
         drawn: of `pp_simve.inference.draw`; some hundreds, as many as the reference's effective draws or more.
-        classifier: constructor, called for each image and fold.
+        classifier: makes one with scikit-learn's ``fit`` and ``predict``, for each image and fold.
         folds: of the cross-validation.
         seed: of the folds.
 
@@ -237,7 +219,7 @@ def _thinned(draws: Mapping[str, Array], image: int, ess: float) -> Array:
     return np.concatenate([part.reshape(each * chains, math.prod(part.shape[2:])) for part in parts], 1)
 
 
-def _accuracy(theirs: Array, ours: Array, classifier: Callable[[], Classifier], folds: int, seed: int) -> float:
+def _accuracy(theirs: Array, ours: Array, classifier: Callable[[], Any], folds: int, seed: int) -> float:
     x = np.concatenate([theirs, ours])
     y = np.repeat([0, 1], [len(theirs), len(ours)])
     sd = theirs.std(0)

@@ -172,7 +172,8 @@ def diagnose(
     of_views: dict[str, Any] = {"views": views, "policy": policy, "labels": labels, "seed": seed, "view_seed": seed}
     of_file: dict[str, Any] = {"to": to, "configuration": configuration, "commit": commit}
     with closing(posterior((model, guide), images, draws=draws, **of_views, **of_file)) as tree:
-        drawn, log_weight = _views(tree, device_of(model, guide)), _log_weight(tree)
+        drawn, stats = _views(tree, device_of(model, guide)), tree.children.get("sample_stats", {})
+        log_weight = torch.from_numpy(stats["log_weight"][0].to_numpy()) if "log_weight" in stats else None
     if pictures is None and not isinstance(images, Mapping) and images.ndim == 4:
         pictures = unit_range(torch.as_tensor(images))
     pictures = None if pictures is None else pictures.cpu()
@@ -508,10 +509,3 @@ def _views(tree: xr.DataTree, device: torch.device) -> Views:
         modality = str(name).removeprefix("x").removeprefix("_") or None
         found[modality] = torch.from_numpy(pixels.to_numpy()).transpose(0, 1).to(device)
     return from_modalities(found)
-
-
-def _log_weight(tree: xr.DataTree) -> Tensor | None:
-    """Log weights of the only chain, ``(draw, image)``; None if they were left out."""
-    if "sample_stats" not in tree.children or "log_weight" not in tree["sample_stats"]:
-        return None
-    return torch.from_numpy(tree["sample_stats"]["log_weight"][0].to_numpy())

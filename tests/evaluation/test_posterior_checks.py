@@ -88,6 +88,12 @@ def test_names_of_several_modalities() -> None:
     pit = leave_one_view_out(model, guide, views, draws=20, seed=1).pit
     assert pit["picture mean"].names == ("picture mean of view 0", "picture mean of view 1")
     assert pit["attributes ink"].names == ("attributes ink of view 0",)
+    assert {name: of.ranks.shape for name, of in pit.items()} == {
+        f"{modality} {name}": (5, count)
+        for modality, count in (("picture", 2), ("attributes", 1))
+        for name in STATISTICS
+    }
+    assert {of.curves for of in pit.values()} == {12}  # all share the level
 
 
 def test_points_have_predictions_and_axes_but_no_weights_ranks_or_scores() -> None:

@@ -172,17 +172,6 @@ def test_model_and_guide_are_unchanged_and_the_seed_decides(spoiled: Pair) -> No
             assert torch.equal(value, kept[name])
 
 
-def test_images_are_independent(linear: Linear, spoiled: Pair) -> None:
-    """An image refined in a batch comes to the same as alone, up to the noise of its draws."""
-    model, guide, views = spoiled
-    one = views[:, :1]
-    alone_guide = mean_field_guide(gaussian_prior(), mean_field(linear, one, CONTENT, STYLE))
-    spoil(alone_guide)
-    batch = refine(model, guide, views, steps=200, draws=32, seed=1)
-    alone = refine(model, alone_guide, one, steps=200, draws=32, seed=2)
-    torch.testing.assert_close(batch.family.loc()[:, :1], alone.family.loc(), rtol=0, atol=0.06)
-
-
 def test_it_has_posteriors_of_any_of_its_images_and_of_no_others(spoiled: Pair) -> None:
     model, guide, views = spoiled
     refined = refine(model, guide, views, steps=5, draws=2, judged=2)
