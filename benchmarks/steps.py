@@ -15,9 +15,9 @@ from family import SETTINGS
 
 from pp_simve.data import DataShape, load
 from pp_simve.fit import parse
-from pp_simve.inference.annealing import annealed_parts
 from pp_simve.inference.augmentations import augmentation_policy, draw_views
 from pp_simve.inference.device import network_dtype
+from pp_simve.inference.schedules import annealed_parts
 from pp_simve.models import network_precision
 from pp_simve.run.methods import build
 
@@ -60,16 +60,14 @@ def main() -> None:
 def stepper(flags: list[str], images: torch.Tensor) -> Callable[[], int]:
     """A function that draws views, takes a gradient step and returns how many images that saw."""
     shape = DataShape((int(images.shape[1]), int(images.shape[2]), int(images.shape[3])), images=len(images))
-    config = parse(flags).chosen_for(shape)
-    assert config.batch_size is not None
-    assert config.policy is not None
+    settings = parse(flags).resolve(shape)
     torch.manual_seed(0)
-    objective = build(config, shape).objective
+    objective = build(settings, shape).objective
     for part in annealed_parts(objective):
         part.finish()
     optimizer = torch.optim.Adam(objective.parameters(), lr=1e-3, fused=True)
-    policy, generator = augmentation_policy(config.policy, shape.image), torch.Generator().manual_seed(0)
-    batch, count = images[: config.batch_size], config.views or 2
+    policy, generator = augmentation_policy(settings.policy, shape.image), torch.Generator().manual_seed(0)
+    batch, count = images[: settings.batch_size], settings.views
 
     def take() -> int:
         views, _ = draw_views(policy, batch, count, generator=generator)

@@ -41,7 +41,8 @@ from pp_simve.inference import ELBO, AmortizedGuide, MLPEncoder, ResidualEncoder
 from pp_simve.inference.augmentations import augmentation_policy, draw_views
 from pp_simve.inference.data import Images
 from pp_simve.inference.device import choose_device, network_dtype
-from pp_simve.inference.loop import Loop, Plan
+from pp_simve.inference.loop import Loop
+from pp_simve.inference.plan import Plan
 from pp_simve.inference.schedules import constant
 from pp_simve.models import Bernoulli, Gaussian, GaussianPrior, MLPDecoder, ResidualDecoder, SimVE, network_precision
 

@@ -14,7 +14,7 @@ from pp_simve.evaluation.records import Record
 from pp_simve.evaluation.subject import Labelled, LabelledImages, labels_of
 from pp_simve.inference.guides.base import Guide, Representation
 from pp_simve.inference.tools import evaluation_mode, unit_range
-from pp_simve.models import Views
+from pp_simve.models import PlainViews
 
 
 class SingleModality(Guide):
@@ -30,11 +30,11 @@ class SingleModality(Guide):
         self.guide = guide
         self.modality = modality
 
-    def forward(self, views: Views) -> None:
+    def forward(self, views: PlainViews) -> None:
         assert isinstance(views, Tensor)
         self.guide({self.modality: views})
 
-    def posterior(self, views: Views) -> Representation:
+    def posterior(self, views: PlainViews) -> Representation:
         assert isinstance(views, Tensor)
         found = self.guide.posterior({self.modality: views})
         backbone = found.backbone if isinstance(found.backbone, Tensor) else found.backbone[self.modality]

@@ -8,7 +8,7 @@ from torch import Tensor
 from pp_simve.evaluation.records import REPRESENTATIONS
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.tools import evaluation_mode
-from pp_simve.models import Views
+from pp_simve.models import PlainViews
 
 _SMALLEST_VARIANCE = 1e-8
 """Added to variances, so that a constant feature stays 0."""
@@ -70,7 +70,7 @@ class OnlineProbe:
         return len(self._positions)
 
     @torch.no_grad()
-    def __call__(self, views: Views, index: Tensor) -> dict[str, Tensor]:
+    def __call__(self, views: PlainViews, index: Tensor) -> dict[str, Tensor]:
         """Classifies and trains on a batch.
 
         Args:
@@ -78,7 +78,7 @@ class OnlineProbe:
             index: positions of the images among the labels, shape ``(image,)``.
         """
         if not isinstance(views, Tensor):
-            first: Views = {modality: batch[0] for modality, batch in list(views.items())[:1]}
+            first: PlainViews = {modality: batch[0] for modality, batch in list(views.items())[:1]}
         else:
             first = views[0]
         with evaluation_mode(self.guide):

@@ -28,9 +28,9 @@ rows = math.ceil(len(arguments.methods) / columns)
 figure, grid = pyplot.subplots(rows, columns, figsize=(2.6 * columns, 2.9 * rows), layout="constrained", squeeze=False)
 print("method      content: linear    k-NN   style: R²")
 for axes, method in zip(grid.flat, arguments.methods, strict=False):
-    config = FitConfig(method=method, seed=arguments.seed).chosen_for(digits.shape)
-    torch.manual_seed(config.seed)
-    program = build(config, digits.shape)
+    settings = FitConfig(method=method, seed=arguments.seed).resolve(digits.shape)
+    torch.manual_seed(settings.seed)
+    program = build(settings, digits.shape)
     fit(
         program.model,
         program.guide,
@@ -41,7 +41,7 @@ for axes, method in zip(grid.flat, arguments.methods, strict=False):
         epochs=arguments.epochs,
         lr=2e-3,
         schedule=WarmupCosine(),
-        seed=config.seed,
+        seed=settings.seed,
     )
     splits = (digits.train, digits.validation, digits.test)
     records = evaluate_representations(program.guide, policy, *splits, seed=0, representations=("z",))

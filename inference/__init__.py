@@ -1,4 +1,4 @@
-"""q: views, encoders, guides, objectives and the loop. No data sets, no command lines."""
+"""q: sources of views, encoders, guides, objectives and the training loop. No data sets, no command lines."""
 
 from pp_simve.inference.checkpoint import CheckpointError, CheckpointFile
 from pp_simve.inference.device import DeviceError
@@ -32,9 +32,11 @@ from pp_simve.inference.objectives import (
     SwAV,
     VICRegEntropy,
 )
+from pp_simve.inference.plan import FitError
+from pp_simve.inference.progress import Progress, Run
 from pp_simve.inference.sampling import Draws, draw
 from pp_simve.inference.schedules import Cyclic, Geometric, Linear, Schedule, WarmupCosine
-from pp_simve.inference.svi import Progress, Run, fit
+from pp_simve.inference.svi import fit
 
 __all__ = [
     "BYOL",
@@ -53,6 +55,7 @@ __all__ = [
     "DeviceError",
     "Draws",
     "EntropyEstimate",
+    "FitError",
     "FlowGuide",
     "GaussianEntropy",
     "Geometric",

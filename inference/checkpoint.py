@@ -1,4 +1,4 @@
-"""Files of a fit: written whole or not at all, read without running anything they contain."""
+"""Checkpoint files: written atomically, read without executing anything they contain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """Where a fit keeps the state to go on from: parameters, optimizer, random states, position in the data."""
+    """File of the state a fit resumes from: parameters, optimizer, random states, position in the data."""
 
     path: Path
 
@@ -40,11 +40,11 @@ class CheckpointFile:
         """
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file can fail anywhere in torch's reader, with any type of error
+        except Exception as error:  # a damaged file can raise any error in torch's reader
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
                 f"{self.path} cannot be read as a checkpoint ({reason}); "
-                "it is missing, truncated or of another program: start a new fit"
+                "it is missing, truncated or of another program; start a new fit"
             ) from None
         if not isinstance(state, dict):
             raise CheckpointError(f"{self.path} holds a {type(state).__name__} and no checkpoint; start a new fit")

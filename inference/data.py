@@ -1,74 +1,102 @@
-"""What a fit draws its views from: images of one modality, or of several, resident on the device."""
+"""Sources of views: images of one modality or several, resident on a device, with policies that draw their views."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
+from pp_simve.inference.augmentations import (
+    AugmentationPolicy,
+    Compose,
+    ImageShape,
+    Parameters,
+    augmentation_policy,
+    draw_views,
+)
+from pp_simve.inference.plan import FitError
 from pp_simve.inference.tools import unit_range
-from pp_simve.models import Views
+from pp_simve.models import PlainViews
+
+Pixels = Tensor | np.ndarray[Any, Any]
 
 
 class Source(Protocol):
-    """Images by their place in the data."""
+    """Images by their place in the data, as batches of views."""
 
     def __len__(self) -> int: ...
 
     @property
-    def views(self) -> int:
+    def n_views(self) -> int:
         """Views of each image in a batch, of all modalities together."""
 
     @property
     def device(self) -> torch.device:
-        """Where the images are."""
+        """Device of the images."""
 
     def to(self, device: torch.device) -> Source:
-        """The same on a device."""
+        """The same source on a device."""
 
-    def draw(self, index: Tensor, generator: torch.Generator) -> Views:
-        """Views of the images at those places, without reading from the device."""
+    def draw(self, index: Tensor, generator: torch.Generator) -> PlainViews:
+        """Views of the images at those places, float32 in [0, 1], without reading from the device."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """Views that a policy draws of images of one modality.
+    """Images of one modality, with the policy that draws their views.
 
     Attributes:
-        images: uint8, shape ``(image, channel, height, width)``.
-        policy: draws the views.
-        views: of each image.
-        original_first: whether the first of them is the image itself.
+        images: uint8 or float in [0, 1], shape ``(image, channel, height, width)``; or ``(view, image, channel, height,
+            width)``, views drawn before, which are taken as they are.
+        policy: draws the views; None takes images as they are.
+        n_views: of each image.
+        original_first: whether the first view is the image itself.
+
+    Raises:
+        ValueError: several views without a policy to draw them, or a policy for views drawn before.
     """
 
     images: Tensor
-    policy: AugmentationPolicy
-    views: int
+    policy: AugmentationPolicy | None
+    n_views: int
     original_first: bool = False
 
+    def __post_init__(self) -> None:
+        drawn_before = len(self.images) if self.images.ndim == 5 else 1
+        if self.policy is None and self.n_views != drawn_before:
+            raise ValueError(f"without a policy there are {drawn_before} views of each image, got {self.n_views}")
+        if self.policy is not None and self.images.ndim == 5:
+            raise ValueError("images of five dimensions are views already, so they take no policy")
+
     def __len__(self) -> int:
-        return len(self.images)
+        return self.images.shape[-4]
 
     @property
     def device(self) -> torch.device:
         return self.images.device
 
     def to(self, device: torch.device) -> Images:
-        return Images(self.images.to(device), self.policy, self.views, self.original_first)
+        return replace(self, images=self.images.to(device))
 
     def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        chosen = self.images[index]
-        views, _ = draw_views(self.policy, chosen, self.views - self.original_first, generator=generator)
-        return torch.cat([unit_range(chosen)[None], views]) if self.original_first else views
+        return self.draw_with_parameters(index, generator)[0]
+
+    def draw_with_parameters(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Parameters]:
+        """As `draw`, with the parameters of the views that the policy drew, each ``(view, image)``."""
+        chosen = self.images[..., index, :, :, :]
+        if self.policy is None:
+            return unit_range(chosen if chosen.ndim == 5 else chosen[None]), {}
+        views, parameters = draw_views(self.policy, chosen, self.n_views - self.original_first, generator=generator)
+        return torch.cat([unit_range(chosen)[None], views]) if self.original_first else views, parameters
 
 
 @dataclass(frozen=True)
 class MultimodalImages:
-    """Views of several modalities of the same things, `Images` each."""
+    """Images of several modalities of the same things, `Images` each."""
 
     modalities: Mapping[str, Images]
 
@@ -76,8 +104,13 @@ class MultimodalImages:
         return len(next(iter(self.modalities.values())))
 
     @property
-    def views(self) -> int:
-        return sum(part.views for part in self.modalities.values())
+    def n_views(self) -> int:
+        return sum(part.n_views for part in self.modalities.values())
+
+    @property
+    def policy(self) -> dict[str, AugmentationPolicy]:
+        """The policies that draw views."""
+        return {modality: part.policy for modality, part in self.modalities.items() if part.policy is not None}
 
     @property
     def device(self) -> torch.device:
@@ -88,3 +121,58 @@ class MultimodalImages:
 
     def draw(self, index: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         return {modality: part.draw(index, generator) for modality, part in self.modalities.items()}
+
+
+def training_source(
+    images: Pixels | Mapping[str, Pixels],
+    policy: AugmentationPolicy | Mapping[str, AugmentationPolicy] | None,
+    views: int,
+    *,
+    original_first: bool = False,
+) -> Images | MultimodalImages:
+    """The source of views that `fit` trains on; its arguments are those of `fit`.
+
+    Raises:
+        FitError: images, policies or numbers of views out of range, modalities that do not match.
+    """
+    if isinstance(images, Mapping) and original_first:
+        raise FitError("an objective that compares views with the original image needs images of one modality")
+    least = 1 + original_first
+    if views < least:
+        why = ": the objective takes the original image as the first of them" if original_first else ""
+        raise FitError(f"views must be at least {least}, got {views}{why}")
+    if not isinstance(images, Mapping):
+        if isinstance(policy, Mapping):
+            raise FitError(f"policies by modality ({', '.join(policy)}) need images by modality")
+        data = _checked_images(images)
+        drawing = policy or augmentation_policy("crop" if data.shape[1] == 1 else "crop+colour", image_shape(data))
+        return Images(data, drawing, views, original_first)
+    if policy is not None and (not isinstance(policy, Mapping) or set(policy) - set(images)):
+        raise FitError(
+            f"images are by modality ({', '.join(images)}), so the policy must be, too: {{modality: policy}}"
+        )
+    modalities = {}
+    for modality, pixels in images.items():
+        data = _checked_images(pixels)
+        drawing = (policy or {}).get(modality) or Compose([], image_shape(data))
+        modalities[modality] = Images(data, drawing, views)
+    counts = {modality: len(part) for modality, part in modalities.items()}
+    if len(set(counts.values())) != 1:
+        raise FitError(f"images of every modality must be of the same things, got numbers of images {counts}")
+    return MultimodalImages(modalities)
+
+
+def image_shape(images: Tensor) -> ImageShape:
+    """``(channel, height, width)`` of a batch of images."""
+    channels, height, width = images.shape[-3:]
+    return channels, height, width
+
+
+def _checked_images(images: Pixels) -> Tensor:
+    data = torch.as_tensor(images)
+    if data.dtype != torch.uint8 or data.ndim != 4:
+        raise FitError(
+            "images must be uint8 of shape (image, channel, height, width), "
+            f"got {data.dtype} of shape {tuple(data.shape)}"
+        )
+    return data

@@ -1,4 +1,4 @@
-"""What the machine offers: device, network precision, memory used."""
+"""Device, network precision and memory use."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Precision = Literal["auto", "32", "bf16"]
 
 
 class DeviceError(ValueError):
-    """A device was asked for that this machine does not have."""
+    """A requested device is not available."""
 
 
 def leave_processes_at_exit() -> None:
-    """Ends the group of processes in order when the interpreter does.
+    """Destroys the process group when the interpreter exits.
 
-    Fabric sees to that for NCCL alone. Gloo's threads, left to themselves, now and then abort a process that is done.
+    Fabric does so for NCCL only. Otherwise Gloo's threads occasionally abort a process that has finished.
     """
     atexit.register(_leave_processes)
 
@@ -46,7 +46,7 @@ def choose_device(name: DeviceName) -> Literal["cpu", "cuda"]:
 def network_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
     """The type networks are autocast to; None for float32.
 
-    ``auto`` is bfloat16 where the hardware multiplies it: CUDA from Ampere on, CPUs with AVX512-BF16 or AMX.
+    ``auto`` is bfloat16 where the hardware supports it: CUDA from Ampere on, CPUs with AVX512-BF16 or AMX.
     """
     if precision == "32":
         return None

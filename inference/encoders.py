@@ -1,5 +1,5 @@
-"""Encoders: networks from images to features. Any module that maps ``(batch, channel, height, width)`` to
-``(batch, features)`` serves; an attribute ``features`` saves naming the width to the guide."""
+"""Encoders: networks from images to features. Any module from ``(batch, channel, height, width)`` to
+``(batch, features)`` will do; with an attribute ``features`` its width need not be passed to the guide."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 
 def normed_layers(width: int, hidden: Sequence[int]) -> nn.Sequential:
-    """Hidden layers with batch norm and ReLU after each: projection heads and predictors; none is an empty module.
+    """Hidden layers with batch norm and ReLU after each: for projection heads and predictors.
 
     Args:
         width: of the inputs.
@@ -20,14 +20,14 @@ def normed_layers(width: int, hidden: Sequence[int]) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for units in hidden:
-        # The norm has a bias of its own.
+        # The norm has a bias.
         layers += [nn.Linear(width, units, bias=False), nn.BatchNorm1d(units), nn.ReLU()]
         width = units
     return nn.Sequential(*layers)
 
 
 class MLPEncoder(nn.Sequential):
-    """Fully connected: image → hidden, ReLU after each layer.
+    """Fully connected encoder: image → hidden, ReLU after each layer.
 
     Args:
         image_shape: ``(channel, height, width)``.
@@ -63,7 +63,7 @@ class _Block(nn.Module):
 
 
 class ResidualEncoder(nn.Module):
-    """A small residual network: three stages of two blocks, width 32-64-128, 4x4 features flattened.
+    """Small residual encoder: three stages of two blocks, width 32-64-128, 4x4 features flattened.
 
     The shape of the released code's encoder for colour images (half the width of a ResNet-18, no fourth stage): about
     0.7 million parameters and 2,048 features, made for machines without a GPU.

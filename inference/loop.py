@@ -1,9 +1,8 @@
-"""One step of stochastic variational inference after another, and the state needed to go on from any of them."""
+"""Training loop: gradient steps on views drawn on the device, and the state from which any step can be resumed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -11,48 +10,36 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from pp_simve.inference.annealing import annealed_parts
 from pp_simve.inference.data import Source
 from pp_simve.inference.metrics import MetricBuffer
-from pp_simve.inference.schedules import Schedule
+from pp_simve.inference.plan import Plan
+from pp_simve.inference.schedules import annealed_parts
 from pp_simve.inference.tools import random_state_kept
-from pp_simve.models import Views
+from pp_simve.models import PlainViews
 
-# Pyro's checks are on for the first step only: after it they cost time, and would trip over a NaN before the metrics,
-# which know its step and term, are fetched.
+# Pyro's checks are on for the first step only: they cost time, and would raise for a NaN before the metrics, which name
+# its step and term, are fetched.
 VALIDATED_STEPS = 1
 
-Observer = Callable[[Views, Tensor], Mapping[str, Tensor]]
-"""Watches a fit without touching it: shown the views of each step and the images' places in the data, ``(image,)``,
-after the step's update, it returns finite scalars by name, the same names each time, kept beside the objective's terms.
+Observer = Callable[[PlainViews, Tensor], Mapping[str, Tensor]]
+"""Observer of a fit: called after each step with its views and the images' places in the data, ``(image,)``, returns
+finite scalars by name, the same names each time, which are kept with the objective's terms.
 
-It is called without gradients, on each process with that process's share of the batch, and whatever it draws from the
-global random streams is put back, so anything random needs a generator of its own. It must leave parameters and buffers
-as they are and read nothing back from the device. No checkpoint holds its state: in a resumed fit it starts anew.
+It is called without gradients, on each process with that process's share of the batch, and the global random state is
+restored afterwards, so a random observer needs its own generator. It must leave parameters and buffers as they are and
+read nothing back from the device. Its state is not part of a checkpoint: in a resumed fit it starts anew.
 """
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a fit does, apart from what it fits: see `fit` for each entry."""
-
-    batch_size: int
-    total_steps: int
-    lr: float
-    schedule: Schedule
-    seed: int
-    fetch_every: int
 
 
 class Loop:
     """Draws batches and views on the device and takes gradient steps; `step` reads nothing back.
 
     Args:
-        fabric: launched; decides device and processes.
+        fabric: launched; determines device and processes.
         objective: module from views to named terms.
         source: of the views.
-        plan: the rest.
-        observer: watches each step.
+        plan: the settings.
+        observer: called after each step.
     """
 
     def __init__(
@@ -72,7 +59,7 @@ class Loop:
         self.module, self.optimizer = fabric.setup(objective, optimizer)
         self.source = source.to(fabric.device)
 
-        # A stream of views for each process, but one order of the images: each process takes its share of it.
+        # Views are random by process, the order of images is the same for all: each process takes its share of it.
         rank_seed = plan.seed * 1000 + fabric.global_rank
         self.generator = torch.Generator(fabric.device).manual_seed(rank_seed)
         self.shuffler = torch.Generator(fabric.device).manual_seed(plan.seed)
@@ -131,7 +118,7 @@ class Loop:
         return all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters)
 
     def state(self) -> dict[str, Any]:
-        """All that `restore` needs to go on bit for bit; every process must call it."""
+        """The state from which `restore` resumes bit for bit; every process must call it."""
         random = {
             "global": torch.get_rng_state(),
             "views": self.generator.get_state(),
@@ -153,11 +140,11 @@ class Loop:
         }
 
     def _settings(self) -> dict[str, Any]:
-        """What a fit must have in common with the one it goes on from."""
+        """Settings that a fit must share with the one it resumes."""
         plan = self.plan
         return {
             "images": len(self.source),
-            "views": self.source.views,
+            "views": self.source.n_views,
             "batch_size": plan.batch_size,
             "total_steps": plan.total_steps,
             "lr": plan.lr,
@@ -165,7 +152,7 @@ class Loop:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from a `state`.
+        """Resumes from a `state`.
 
         Raises:
             ValueError: it is of another fit.

@@ -23,8 +23,7 @@ from pp_simve.inference.guides import Guide
 from pp_simve.inference.sampling import draw
 from pp_simve.inference.tools import frozen, random_state_kept
 from pp_simve.inference.tracing import GROUP, PLATES, densities
-from pp_simve.models import ExactPrior, SimVE, Views
-from pp_simve.models.modalities import some_images, view_and_image_counts
+from pp_simve.models import ExactPrior, PlainViews, SimVE, Views
 
 GUIDE_DRAWS = 100
 CURVATURE_DRAWS = 16
@@ -69,7 +68,7 @@ class MarkovChains:
 
 def nuts(
     model: SimVE,
-    views: Views,
+    views: PlainViews,
     *,
     guide: Guide | None = None,
     draws: int = 500,
@@ -111,8 +110,8 @@ def nuts(
             raise ValueError(f"{name} must be at least 1, got {settings[name]}")
     if not 0 < target_accept < 1:
         raise ValueError(f"target_accept must be between 0 and 1, got {target_accept}")
-    model.likelihood_of(None if isinstance(views, Tensor) else next(iter(views)))  # raises if there is none
-    like = views if isinstance(views, Tensor) else next(iter(views.values()))
+    model.likelihood_of(Views.of(views).modalities[0])  # raises if there is none
+    like = Views.of(views).tensors()[0]
     started = time.perf_counter()
     with frozen(model), pyro.validation_enabled(False), poutine.block(), random_state_kept(like.device):
         target = Target(model, views)
@@ -215,7 +214,7 @@ class Whitening:
         return self.centre + (self.map @ u.unsqueeze(-1)).squeeze(-1)
 
     @classmethod
-    def by_guide(cls, model: SimVE, guide: Guide, views: Views, seed: int) -> Whitening:
+    def by_guide(cls, model: SimVE, guide: Guide, views: PlainViews, seed: int) -> Whitening:
         """From the curvature of the target at draws of the guide, whose mean is the centre.
 
         The covariance is the inverse of −∇² log p, averaged over `CURVATURE_DRAWS` draws: that of the Gaussian closest
@@ -231,7 +230,7 @@ class Whitening:
         # One image after the other, because second derivatives take memory.
         curvature = torch.cat(
             [
-                _curvature(Target(model, some_images(views, [image])), points[:CURVATURE_DRAWS, [image]])
+                _curvature(Target(model, Views.of(views)[[image]].plain), points[:CURVATURE_DRAWS, [image]])
                 for image in range(points.shape[1])
             ]
         )
@@ -275,11 +274,11 @@ class Target:
         ValueError: content is discrete and the prior has no ``content_posterior``, or content depends on the batch.
     """
 
-    def __init__(self, model: SimVE, views: Views) -> None:
+    def __init__(self, model: SimVE, views: PlainViews) -> None:
         self.views, self.prior = views, model.prior
         # Without PyroModule's parameter statements, which would file every parameter in Pyro's global store.
         self._program: Any = partial(nn.Module.__call__, model)
-        self._count, self.images = view_and_image_counts(views)
+        self._count, self.images = Views.of(views).n_views, Views.of(views).n_images
         if model.prior.depends_on_batch:
             raise ValueError(
                 f"under {type(model.prior).__name__} of the batch an image's posterior depends on other images, "
@@ -295,7 +294,7 @@ class Target:
                 )
             self.size = self._count * model.prior.latent_dim
             return
-        like = views if isinstance(views, Tensor) else next(iter(views.values()))
+        like = Views.of(views).tensors()[0]
         self._to_content = biject_to(of_content.support)
         self._contents = torch.Size(self._to_content.inverse_shape(of_content.event_shape)).numel()
         of_style = model.prior.style(self._to_content(like.new_zeros(self._contents)))

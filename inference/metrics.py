@@ -72,7 +72,7 @@ class MetricBuffer:
         self.count = 0
         values = rows.tolist()
         for offset, row in enumerate(values):
-            # The loss is named last: one of its terms is the better culprit.
+            # The loss comes last: one of its terms is the more informative name.
             for name, value in sorted(zip(self.names, row, strict=True), key=lambda item: item[0] == "loss"):
                 if not math.isfinite(value):
                     raise NonFiniteError(first + offset, name, value)

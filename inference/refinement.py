@@ -18,8 +18,8 @@ from pp_simve.inference.mcmc import is_discrete
 from pp_simve.inference.objectives import ELBO
 from pp_simve.inference.sampling import draw
 from pp_simve.inference.tools import frozen, random_state_kept
-from pp_simve.models import ConjugatePrior, ExactPrior, Prior, SimVE, Views
-from pp_simve.models.modalities import by_modality, some_images, view_and_image_counts
+from pp_simve.models import ConjugatePrior, ExactPrior, PlainViews, Prior, SimVE, Views, ViewsLike
+from pp_simve.models.modalities import map_modalities
 
 START_DRAWS = 1000
 """Of a guide whose z is not Gaussian, for the moments of z."""
@@ -140,12 +140,12 @@ class RefinedGuide(Guide):
     elbo_error: Tensor
     moved: Tensor
 
-    def __init__(self, views: Views, backbone: Features, family: Family) -> None:
+    def __init__(self, views: PlainViews, backbone: Features, family: Family) -> None:
         super().__init__()
         self.views, self.backbone, self.family = views, backbone, family
         self._known = _keys(views)
 
-    def forward(self, views: Views) -> None:
+    def forward(self, views: PlainViews) -> None:
         """As `Guide.forward`.
 
         Raises:
@@ -153,13 +153,13 @@ class RefinedGuide(Guide):
         """
         self.family.sample(self._places(views))
 
-    def posterior(self, views: Views) -> Representation:
+    def posterior(self, views: PlainViews) -> Representation:
         images = self._places(views)
         z, content, style = self.family.means(images)
-        backbone = some_images(self.backbone, images)
+        backbone = map_modalities(lambda features: features[:, images], self.backbone)
         return Representation(backbone=backbone, z=z, content=content.squeeze(0), style=style)
 
-    def _places(self, views: Views) -> Images:
+    def _places(self, views: PlainViews) -> Images:
         """Indices of the images in the batch; of an image that is there twice, the last."""
         if views is self.views or (keys := _keys(views)) == self._known:
             return ALL
@@ -177,7 +177,7 @@ class RefinedGuide(Guide):
 def refine(
     model: SimVE,
     guide: Guide,
-    views: Views,
+    views: PlainViews,
     *,
     steps: int = 200,
     lr: float = 0.1,
@@ -217,15 +217,14 @@ def refine(
             raise ValueError(f"{name} must be at least {least}, got {number}")
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be positive and finite, got {lr}")
-    model.likelihood_of(None if isinstance(views, Tensor) else next(iter(views)))  # raises if there is none
-    like = views if isinstance(views, Tensor) else next(iter(views.values()))
+    model.likelihood_of(Views.of(views).modalities[0])  # raises if there is none
     numbers = torch.Generator().manual_seed(seed)
     seeds = [int(torch.randint(2**62, (1,), generator=numbers)) for _ in range(5)]
 
     def log_weights(of: Guide, seed: int) -> Tensor:
         return draw(model, of, views, judged, seed=seed).log_weight
 
-    with frozen(model, guide), pyro.validation_enabled(False), random_state_kept(like.device):
+    with frozen(model, guide), pyro.validation_enabled(False), random_state_kept(Views.of(views).device):
         with torch.no_grad():
             refined = RefinedGuide(views, guide.posterior(views).backbone, _family(model, guide, views, seeds[0]))
         at_start = log_weights(refined, seeds[1])
@@ -250,7 +249,7 @@ def refine(
     return refined
 
 
-def _family(model: SimVE, guide: Guide, views: Views, seed: int) -> Family:
+def _family(model: SimVE, guide: Guide, views: PlainViews, seed: int) -> Family:
     if isinstance(guide, StructuredGuide):
         if is_discrete(guide.messages.content()):
             raise ValueError(
@@ -278,10 +277,10 @@ def _family(model: SimVE, guide: Guide, views: Views, seed: int) -> Family:
     return GaussianLatents(model.prior, z.mean(0), scale)
 
 
-def _keys(views: Views) -> list[bytes]:
+def _keys(views: ViewsLike) -> list[bytes]:
     """The pixels of all views of each image, with their modalities, shapes and type."""
-    keys = [b""] * view_and_image_counts(views)[1]
-    for name, batch in by_modality(views).items():
+    keys = [b""] * Views.of(views).n_images
+    for name, batch in Views.of(views).items():
         head = f"{name} {batch.dtype} {batch.shape[:1]} {batch.shape[2:]}".encode()
         arrays = batch.transpose(0, 1).contiguous().numpy(force=True)
         keys = [key + head + array.tobytes() for key, array in zip(keys, arrays, strict=True)]

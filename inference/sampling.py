@@ -1,4 +1,4 @@
-"""Posterior draws of a guide with their log densities, and simulation of views and latents from the model."""
+"""Posterior sampling: draws of a guide with their log densities, and simulation of views and latents from the model."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
 from pp_simve.inference.tracing import GROUP, densities, run_pair, site_infer
-from pp_simve.models import SimVE, Views
-from pp_simve.models.modalities import by_modality, from_modalities, view_and_image_counts
+from pp_simve.models import PlainViews, SimVE, Views, ViewsLike
 
 PIXELS_AT_ONCE = 2**23
 """Decoded numbers a pass, over all draws, views and images: 32 MiB in float32, some ten times that with a decoder."""
@@ -28,7 +27,7 @@ class Draws:
     """Draws from q(content, style | views), and their log densities in nats. Views are counted over all modalities.
 
     Attributes:
-        content: shape ``(draw, image, content)``; zero wide under a prior that shares nothing between views.
+        content: shape ``(draw, image, content)``; of width zero under a prior without content.
         style: shape ``(draw, view, image, style)``.
         z: shape ``(draw, view, image, latent)``.
         log_prior: log p(content, style), shape ``(draw, image)``. Under an improper prior up to a constant.
@@ -51,7 +50,7 @@ class Draws:
             ValueError: pixels are not modelled.
         """
         if self.log_likelihood is None:
-            raise ValueError("the model has no likelihood: without pixels there is no posterior that draws could fit")
+            raise ValueError("the model has no likelihood of pixels, so there is no posterior to sample")
         return self.log_prior + self.log_likelihood.sum(1)
 
     @property
@@ -62,30 +61,30 @@ class Draws:
             ValueError: pixels are not modelled, or the guide has no density.
         """
         if self.log_q is None:
-            raise ValueError("the guide has no density, its draws are points: importance weights mean nothing")
+            raise ValueError("the guide has no density (its draws are points), so importance weights are undefined")
         return self.log_p - self.log_q
 
 
 @torch.no_grad()
-def draw(model: nn.Module, guide: Guide, views: Views, draws: int, *, seed: int) -> Draws:
-    """Draws of the guide for a batch of images, scored by the model and the guide, in evaluation mode.
+def draw(model: nn.Module, guide: Guide, views: ViewsLike, draws: int, *, seed: int) -> Draws:
+    """Draws of the guide for a batch of images with log densities under model and guide, in evaluation mode.
 
-    The group's site, which says where an image stood in its batch, is no part of it.
+    The site ``group``, an image's place in its batch, is left out.
 
     Args:
         views: ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per modality.
-        draws: of each image. They are made some at a time, as memory allows; it is the result that may be large.
-        seed: decides them; torch's own generators are left as they were.
+        draws: of each image, made in parts as memory allows; the result itself may be large.
+        seed: determines the draws; torch's global generators are left as they were.
 
     Raises:
         ValueError: ``draws`` below 1.
-        ProgramError: with Pyro's validation on, for programs that do not fit together.
+        ProgramError: with Pyro's validation on, for programs that do not match.
     """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
-    batches = list(by_modality(views).values())
-    at_once = max(1, PIXELS_AT_ONCE // max(1, sum(batch.numel() for batch in batches)))
-    with evaluation_mode(model), evaluation_mode(guide), random_state_kept(batches[0].device):
+    views = Views.of(views)
+    at_once = max(1, PIXELS_AT_ONCE // max(1, sum(batch.numel() for batch in views.tensors())))
+    with evaluation_mode(model), evaluation_mode(guide), random_state_kept(views.device):
         torch.manual_seed(seed)
         parts = [_draw(model, guide, views, min(at_once, draws - start)) for start in range(0, draws, at_once)]
     joined = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Draws)}
@@ -93,12 +92,12 @@ def draw(model: nn.Module, guide: Guide, views: Views, draws: int, *, seed: int)
 
 
 def _draw(model: nn.Module, guide: Guide, views: Views, draws: int) -> Draws:
-    count, images = view_and_image_counts(views)
+    count, images = views.n_views, views.n_images
     model_trace, guide_trace = run_pair(model, guide, views, particles=draws)
     latents = _latents(model_trace, draws, count, images)
     of_prior, of_pixels, of_guide = [], [], []
     for density in densities(model_trace, guide_trace):
-        # Pyro's improper density is a zero on the CPU, wherever the others are.
+        # Pyro's improper density is a zero on the CPU, whatever the device.
         log_prob = density.log_prob.to(latents["z"].device)
         if density.term == "reconstruction":
             of_pixels.append(log_prob.expand(draws, *log_prob.shape[-2:]))
@@ -133,7 +132,7 @@ def _by_image(log_prob: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def simulate(model: SimVE, like: Views, images: int, *, seed: int) -> tuple[Views, Draws]:
+def simulate(model: SimVE, like: PlainViews, images: int, *, seed: int) -> tuple[PlainViews, Draws]:
     """Views drawn from the model, and the latents that generated them.
 
     Args:
@@ -158,11 +157,10 @@ def simulate(model: SimVE, like: Views, images: int, *, seed: int) -> tuple[View
         raise ValueError(
             f"the prior {prior} is improper and cannot be sampled: nothing can be simulated from the model"
         )
-    batches = by_modality(like)
-    device = next(iter(batches.values())).device
-    shapes = {modality: (len(batch), images, *batch.shape[2:]) for modality, batch in batches.items()}
+    device = Views.of(like).device
+    shapes = {modality: (len(batch), images, *batch.shape[2:]) for modality, batch in Views.of(like).items()}
     nothing = torch.zeros((), device=device)
-    template = from_modalities({modality: nothing.expand(shape) for modality, shape in shapes.items()})
+    template = Views.by_modality({modality: nothing.expand(shape) for modality, shape in shapes.items()}).plain
     with evaluation_mode(model), random_state_kept(device), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         program = poutine.uncondition(partial(nn.Module.__call__, without_groups(model)))
@@ -176,14 +174,14 @@ def simulate(model: SimVE, like: Views, images: int, *, seed: int) -> tuple[View
             else:
                 log_prior.append(_by_image(site["log_prob"]).expand(images))
     latents = Draws(
-        **_latents(trace, 1, view_and_image_counts(template)[0], images),
+        **_latents(trace, 1, Views.of(template).n_views, images),
         log_prior=torch.stack(log_prior).sum(0)[None],
         log_likelihood=torch.cat(log_likelihood)[None],
         log_q=None,
     )
     sites = {modality: "x" if modality is None else f"x_{modality}" for modality in shapes}
     views = {modality: _value(trace, sites[modality]).expand(shape) for modality, shape in shapes.items()}
-    return from_modalities(views), latents
+    return Views.by_modality(views).plain, latents
 
 
 def without_groups(model: SimVE) -> SimVE:

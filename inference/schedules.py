@@ -1,4 +1,4 @@
-"""Schedules: a number as a function of ``(step, total steps)``, for a learning rate, a β or the scale of a guide."""
+"""Schedules, numbers as functions of ``(step, total steps)``, and `Annealed`, a number that follows one over a fit."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from torch import nn
+
 
 class Schedule(ABC):
     """A number for each step of a fit.
 
-    Derive from it for a schedule that the command line can name (``package.module:Class``). In Python any function of
-    ``(step, total steps)`` works as well.
+    A subclass can be named on the command line (``package.module:Class``). In Python any function of
+    ``(step, total steps)`` will do.
     """
 
     @abstractmethod
@@ -21,7 +23,7 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """No schedule: the factor is 1 at every step."""
+    """A factor of 1 at every step."""
 
     def __call__(self, step: int, total: int) -> float:
         return 1.0
@@ -53,7 +55,7 @@ class WarmupCosine(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """From ``start`` to ``end`` in a straight line, and ``end`` from then on (warm-up of β: Bowman et al. 2016).
+    """Linear from ``start`` to ``end``, and ``end`` from then on (warm-up of β: Bowman et al. 2016).
 
     Args:
         start, end: the values.
@@ -75,7 +77,7 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Geometric(Schedule):
-    """From ``start`` to ``end`` by equal ratios, which suits scales that go towards zero.
+    """Geometric from ``start`` to ``end``, by equal ratios, which suits scales that go towards zero.
 
     Args:
         start, end: the values, positive.
@@ -99,11 +101,11 @@ class Geometric(Schedule):
 
 @dataclass(frozen=True)
 class Cyclic(Schedule):
-    """``cycles`` times: from ``start`` to ``end`` in a straight line, then ``end`` for a while (Fu et al. 2019).
+    """Cyclical: ``cycles`` times linear from ``start`` to ``end``, then ``end`` for the rest (Fu et al. 2019).
 
     Args:
         start, end: the values.
-        cycles: how often over the fit.
+        cycles: number of cycles over the fit.
         rise: fraction of a cycle in which it rises, in (0, 1].
     """
 
@@ -124,6 +126,46 @@ class Cyclic(Schedule):
             return self.end
         within = step * self.cycles % total / total
         return self.start + min(1.0, within / self.rise) * (self.end - self.start)
+
+
+class Annealed(nn.Module):
+    """A number for each step of a fit, constant or by a schedule; call it for its present value.
+
+    The value is a plain float: a step that uses it reads nothing from the device. Outside a fit it is the last one of
+    the schedule.
+
+    Args:
+        value: the number, or its schedule, a function of ``(step, total steps)``.
+
+    Attributes:
+        ends: its first and last values.
+    """
+
+    def __init__(self, value: float | Schedule) -> None:
+        super().__init__()
+        self.schedule = value if callable(value) else None
+        self.ends = (float(value(0, 1)), float(value(1, 1))) if callable(value) else (float(value), float(value))
+        self.value = self.ends[1]
+
+    def forward(self) -> float:
+        return self.value
+
+    def move(self, step: int, total: int) -> None:
+        """Sets the value of a step."""
+        if self.schedule is not None:
+            self.value = float(self.schedule(step, total))
+
+    def finish(self) -> None:
+        """Sets the last value."""
+        self.value = self.ends[1]
+
+    def extra_repr(self) -> str:
+        return f"{self.schedule or self.value}"
+
+
+def annealed_parts(module: nn.Module) -> list[Annealed]:
+    """The parts of a module that change over a fit."""
+    return [part for part in module.modules() if isinstance(part, Annealed) and part.schedule is not None]
 
 
 def _check_finite(**values: float) -> None:

@@ -1,4 +1,4 @@
-"""Small tools that every room uses: pixel range, modes and gradients of modules, random state, whole files."""
+"""Small tools: pixel range, modes and gradients of modules, random state, whole files."""
 
 from __future__ import annotations
 
@@ -6,28 +6,19 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import overload
 
 import torch
 from torch import Tensor, nn
 
-from pp_simve.models import Views
 
-
-@overload
-def unit_range(images: Tensor) -> Tensor: ...
-@overload
-def unit_range(images: Views) -> Views: ...
-def unit_range(images: Views) -> Views:
+def unit_range(images: Tensor) -> Tensor:
     """uint8 images as float32 in [0, 1]; float images as they are."""
-    if not isinstance(images, Tensor):
-        return {modality: unit_range(batch) for modality, batch in images.items()}
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """A module in evaluation mode; afterwards each of its parts is in the mode it was in, frozen ones too."""
+    """Context with a module in evaluation mode; afterwards each of its parts is in its former mode."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -40,7 +31,7 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Modules in evaluation mode, whose parameters take no gradient; afterwards all is as it was."""
+    """Context with modules in evaluation mode and parameters without gradient; afterwards all is as before."""
     wanted = {parameter: parameter.requires_grad for module in modules for parameter in module.parameters()}
     with ExitStack() as stack:
         for module in modules:
@@ -56,7 +47,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def random_state_kept(device: torch.device) -> Iterator[None]:
-    """Puts the global random states, which Pyro draws from, back as they were."""
+    """Context that restores the global random states, which Pyro draws from, at its end."""
     with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
         yield
 

@@ -1,4 +1,4 @@
-"""A pair of programs run on a batch: their traces, the densities of their sites, and whether they fit together."""
+"""Traces of model and guide on a batch, the log densities of their sites, and checks that the two match."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor, nn
 
-from pp_simve.models import Views
+from pp_simve.models import Views, ViewsLike
 
 PLATES = 2  # image (dim -1) and view (dim -2)
-GROUP = "group"  # the site that says which image a view came from
+GROUP = "group"  # the site of which image a view came from
 
 
 class ProgramError(ValueError):
-    """Model and guide do not fit together, or cannot be fitted by this objective."""
+    """Model and guide do not match, or cannot be fitted by this objective."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Density:
 
 
 def run_pair(
-    model: nn.Module, guide: nn.Module, views: Views, targets: Views | None = None, particles: int = 1
+    model: nn.Module, guide: nn.Module, views: ViewsLike, targets: ViewsLike | None = None, particles: int = 1
 ) -> tuple[Trace, Trace]:
     """Traces of the model on targets (default: the views) and of the guide on views.
 
@@ -54,13 +54,16 @@ def run_pair(
         particles: draws of the guide, in a plate on the left where there are several.
 
     Raises:
-        ProgramError: with Pyro's validation on, for programs that do not fit together or carry no gradient.
+        ProgramError: with Pyro's validation on, for programs that do not match or carry no gradient.
     """
+    # Programs are called with a tensor or a dictionary, whatever wraps them here.
+    seen = views.plain if isinstance(views, Views) else views
+    explained = seen if targets is None else targets.plain if isinstance(targets, Views) else targets
     with _explained("guide", guide):
-        guide_trace = poutine.trace(_program(guide, particles)).get_trace(views)
+        guide_trace = poutine.trace(_program(guide, particles)).get_trace(seen)
     with _explained("model", model):
         replayed = poutine.replay(_program(model, particles), trace=guide_trace)
-        model_trace = poutine.trace(replayed).get_trace(views if targets is None else targets)
+        model_trace = poutine.trace(replayed).get_trace(explained)
     return checked_pair(model_trace, guide_trace, particles)
 
 
@@ -68,7 +71,7 @@ def checked_pair(model_trace: Trace, guide_trace: Trace, particles: int = 1) -> 
     """The traces without the plates' own sites, checked where Pyro's validation is on.
 
     Raises:
-        ProgramError: the programs do not fit together.
+        ProgramError: the programs do not match.
     """
     model_trace, guide_trace = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
     if is_validation_enabled():
@@ -98,7 +101,7 @@ def site_infer(site: Mapping[str, Any], key: str) -> Any:
 
 @contextmanager
 def _explained(what: str, program: nn.Module | None = None) -> Iterator[None]:
-    """Says whose fault a ValueError of Pyro's checks is."""
+    """Turns a ValueError of Pyro's checks into a `ProgramError` that names the program."""
     try:
         yield
     except ProgramError:
@@ -113,24 +116,24 @@ def _explained(what: str, program: nn.Module | None = None) -> Iterator[None]:
         ) from error
 
 
-def _program(module: nn.Module, particles: int) -> Callable[[Views], None]:
+def _program(module: nn.Module, particles: int) -> Callable[[ViewsLike], None]:
     """The module's forward pass, without PyroModule's parameter statements.
 
-    Those would file every parameter in Pyro's global store, where the parameters of the next model have the same names,
-    and would cost a millisecond a step. Parameters here are the module's own.
+    Those would register every parameter in Pyro's global store, where the parameters of the next model have the same
+    names, and would cost a millisecond a step. Parameters belong to the module.
     """
-    program: Callable[[Views], None] = partial(nn.Module.__call__, module)
+    program: Callable[[ViewsLike], None] = partial(nn.Module.__call__, module)
     if particles == 1:
         return program
     # The plate belongs inside the replay: a value that was replayed already is no longer broadcast.
-    repeated: Callable[[Views], None] = pyro.plate("particles", particles, dim=-PLATES - 1)(program)
+    repeated: Callable[[ViewsLike], None] = pyro.plate("particles", particles, dim=-PLATES - 1)(program)
     return repeated
 
 
 def _validate(model_trace: Trace, guide_trace: Trace, plates: int) -> None:
-    """Raises for programs that do not fit together, or whose samples carry no gradient."""
+    """Raises `ProgramError` for programs that do not match, or whose samples carry no gradient."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # pyro only warns of a site that one program lacks
+        warnings.simplefilter("error", UserWarning)  # Pyro only warns of a site that one program lacks
         try:
             check_model_guide_match(model_trace, guide_trace, plates)
         except UserWarning as mismatch:

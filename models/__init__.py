@@ -3,7 +3,7 @@
 from pp_simve.models.contrastive import GroupLikelihood, InfoNCE, NTXent
 from pp_simve.models.decoders import MLPDecoder, ResidualDecoder
 from pp_simve.models.likelihoods import Bernoulli, Gaussian, Likelihood
-from pp_simve.models.modalities import Views
+from pp_simve.models.modalities import PlainViews, Views, ViewsLike
 from pp_simve.models.networks import apply_network, network_precision
 from pp_simve.models.priors import (
     AdditivePrior,
@@ -39,6 +39,7 @@ __all__ = [
     "MLPDecoder",
     "MixturePrior",
     "NTXent",
+    "PlainViews",
     "Prior",
     "QuadraticPrior",
     "ResidualDecoder",
@@ -46,6 +47,7 @@ __all__ = [
     "StandardPrior",
     "StudentTPrior",
     "Views",
+    "ViewsLike",
     "apply_network",
     "network_precision",
 ]

@@ -1,4 +1,4 @@
-"""The group likelihood: which image of the batch a view came from is an observed variable, too."""
+"""Group likelihoods, contrastive losses as likelihoods: which image of the batch a view came from is observed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ LEAST_TEMPERATURE = 0.01  # of a learned one
 
 
 class GroupLikelihood(nn.Module, ABC):
-    """p(group | z) = softmax over candidates of log N(z; candidate, temperature).
+    """Group likelihood p(group | z) = softmax over candidates of log N(z; candidate, temperature).
 
-    The batch's own embeddings are the candidates for content, as under an `EmpiricalPrior`; the right one is a view of
-    the same image. Each view is asked once for each other view of its image. In training mode the batch is that of all
-    processes, which must then all be asked; in evaluation mode it is this process's own.
+    The embeddings of the batch are the candidates for content, as under an `EmpiricalPrior`; the positive one is a view
+    of the same image. Each view is classified once for each other view of its image. In training mode the batch is that
+    of all processes, which must then all call it; in evaluation mode it is that of this process.
 
     Args:
         temperature: the variance around a candidate; the temperature of contrastive losses where z has unit norm.
         unit_norm: puts z on the unit sphere first, so that candidates compare by cosine.
-        width: how many of the first axes of z speak of the group (the content block); default all.
+        width: number of the first axes of z that are compared (the content block); default all.
         learn_temperature: learns it, from the given start, above 1/100: CLIP (Radford et al. 2021) keeps it there,
             starting from 0.07.
     """
@@ -82,32 +82,32 @@ class GroupLikelihood(nn.Module, ABC):
         embedded = z if self.width is None else z[..., : self.width]
         if self.unit_norm:
             embedded = functional.normalize(embedded, dim=-1)
-        # What is evaluated is judged on one process, which would wait for the others without end.
+        # Evaluation runs on one process, which would wait for the others forever.
         candidates, first = gathered(embedded, dim=-2) if self.training else (embedded, 0)
         logits, groups = self._compare(embedded, candidates, first)
         return dist.Categorical(logits=logits).to_event(1), groups
 
     @abstractmethod
     def _compare(self, z: Tensor, candidates: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        """Logits ``(..., view, image, view − 1, candidate)`` and the right candidates ``(view, image, view − 1)``.
+        """Logits ``(..., view, image, view − 1, candidate)`` and the positive candidates ``(view, image, view − 1)``.
 
         Args:
-            z: of the images asked about, shape ``(..., view, image, latent)``.
-            candidates: of all images, those included, shape ``(..., view, images of all processes, latent)``; with one
+            z: of the images of this process, shape ``(..., view, image, latent)``.
+            candidates: of all images, these included, shape ``(..., view, images of all processes, latent)``; with one
                 process it is ``z`` itself.
             first: the place of the first image of z among them.
         """
 
     def _log_densities(self, z: Tensor, candidates: Tensor) -> Tensor:
-        """log N(z; candidate, temperature) without what all candidates share: ``(..., z, candidate)``."""
+        """log N(z; candidate, temperature) up to a constant of all candidates: ``(..., z, candidate)``."""
         # A matrix product: differences would need a tensor of (z, candidate, latent).
         return (z @ candidates.mT - 0.5 * candidates.square().sum(-1).unsqueeze(-2)) / self.temperature
 
 
 class NTXent(GroupLikelihood):
-    """Candidates are all other views of the batch: with two views SimCLR's NT-Xent (Chen et al. 2020), 2B − 1 of them.
+    """NT-Xent (SimCLR, Chen et al. 2020): candidates are all other views of the batch, 2B − 1 with two views.
 
-    With more, the further views of the image itself are left out.
+    With more than two, the further views of the image itself are left out.
     """
 
     def _compare(self, z: Tensor, candidates: Tensor, first: int) -> tuple[Tensor, Tensor]:
@@ -116,19 +116,19 @@ class NTXent(GroupLikelihood):
         flat = z.flatten(-3, -2)
         logits = self._log_densities(flat, flat if candidates is z else candidates.flatten(-3, -2))
         place = torch.arange(views * among, device=z.device).view(views, among)
-        asking = place[:, first : first + images]
-        own = asking.reshape(-1, 1) % among == place.flatten() % among
-        asked, right = [], []
+        anchors = place[:, first : first + images]
+        own = anchors.reshape(-1, 1) % among == place.flatten() % among
+        logits_of, positives = [], []
         for offset in range(1, views):
-            other = asking.roll(-offset, 0)
+            other = anchors.roll(-offset, 0)
             left_out = own & (place.flatten() != other.reshape(-1, 1))
-            asked.append(logits.masked_fill(left_out, -torch.inf).unflatten(-2, (views, images)))
-            right.append(other)
-        return torch.stack(asked, -2), torch.stack(right, -1)
+            logits_of.append(logits.masked_fill(left_out, -torch.inf).unflatten(-2, (views, images)))
+            positives.append(other)
+        return torch.stack(logits_of, -2), torch.stack(positives, -1)
 
 
 class InfoNCE(GroupLikelihood):
-    """Candidates are one other view of each image: InfoNCE (van den Oord et al. 2018), B of them, in all directions.
+    """InfoNCE (van den Oord et al. 2018): candidates are one other view of each image, B of them, in all directions.
 
     With two views and a learned temperature it is CLIP's symmetric loss (Radford et al. 2021), whose views are of two
     modalities: the sum of both directions, where the paper takes their mean.
@@ -136,6 +136,6 @@ class InfoNCE(GroupLikelihood):
 
     def _compare(self, z: Tensor, candidates: Tensor, first: int) -> tuple[Tensor, Tensor]:
         views, images = z.shape[-3:-1]
-        asked = [self._log_densities(z, candidates.roll(-offset, -3)) for offset in range(1, views)]
-        right = torch.arange(first, first + images, device=z.device)
-        return torch.stack(asked, -2), right.view(1, images, 1).expand(views, images, views - 1)
+        logits_of = [self._log_densities(z, candidates.roll(-offset, -3)) for offset in range(1, views)]
+        positives = torch.arange(first, first + images, device=z.device)
+        return torch.stack(logits_of, -2), positives.view(1, images, 1).expand(views, images, views - 1)

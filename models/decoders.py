@@ -12,10 +12,10 @@ from torch.nn import functional
 
 
 class MLPDecoder(nn.Sequential):
-    """Fully connected: latent → hidden → image, ReLU between.
+    """Fully connected decoder: latent → hidden → image, with ReLU.
 
     Args:
-        latent: latent dimensions.
+        latent_dim: latent dimensions.
         image_shape: ``(channel, height, width)``.
         hidden: widths of the hidden layers; the default mirrors the encoder of the released code (784-2000-500-500).
     """
@@ -33,7 +33,7 @@ class MLPDecoder(nn.Sequential):
 
 
 class _UpBlock(nn.Module):
-    """Twice the side: nearest-neighbour, then a residual pair of 3x3 convolutions."""
+    """Upsampling by 2: nearest-neighbor, then a residual pair of 3x3 convolutions."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -44,20 +44,20 @@ class _UpBlock(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        # The 1x1 shortcut commutes with the upsampling, so it is taken on the smaller picture.
+        # The 1x1 shortcut commutes with the upsampling, so it is applied to the smaller image.
         shortcut = functional.interpolate(self.shortcut(inputs), scale_factor=2.0)
         hidden = functional.relu(self.first_norm(self.first(functional.interpolate(inputs, scale_factor=2.0))))
         return functional.relu(self.second_norm(self.second(hidden)) + shortcut)
 
 
 class ResidualDecoder(nn.Module):
-    """Convolutional and residual, for square images whose side is a multiple of 4 (32 and 64 pixels above all).
+    """Convolutional residual decoder, for square images whose side is a multiple of 4 (32 and 64 pixels above all).
 
     A linear layer to ``4·width`` channels, residual blocks that double the side and halve the channels, and a last
     doubling by pixel shuffle, which keeps every convolution off the full resolution.
 
     Args:
-        latent: latent dimensions.
+        latent_dim: latent dimensions.
         image_shape: ``(channel, height, width)``.
         width: channels of the last block.
     """
@@ -81,7 +81,7 @@ class ResidualDecoder(nn.Module):
         self.blocks = nn.Sequential(*(_UpBlock(*pair) for pair in pairwise(widths)))
         self.head = nn.Conv2d(width, 4 * channels, 3, padding=1)
         with torch.no_grad():
-            # The four pixels that a shuffled group becomes start equal: otherwise they start as a checkerboard.
+            # The four pixels of a shuffled group start equal: otherwise the image starts as a checkerboard.
             for parameter in self.head.parameters():
                 parameter.copy_(parameter[::4].repeat_interleave(4, 0))
 

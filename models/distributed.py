@@ -1,4 +1,4 @@
-"""Values of all processes side by side: an image is compared with the whole batch, not with one process's share."""
+"""Gathering over processes, with gradients: an image is compared with the whole batch."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch.autograd.function import once_differentiable
 
 
 def gathered(values: Tensor, dim: int) -> tuple[Tensor, int]:
-    """The values of all processes along ``dim``, in the order of ranks, and the place where this process's own begin.
+    """Concatenates the values of all processes along ``dim`` by rank; also returns where those of this process start.
 
     Every process must call it, with values of the same shape and dtype; without a process group, or alone in it, the
     values are returned as they are.
 
-    The gradient is of all processes' losses: where they average the gradients of their parameters, and each one's loss
-    is the mean over its own images, the result is the gradient of the mean over the joint batch. Nothing is read back
-    from the device.
+    The gradient is that of all processes' losses: where they average the gradients of their parameters, and each loss
+    is the mean over its process's images, the result is the gradient of the mean over the joint batch. Nothing is read
+    back from the device.
     """
     if not (processes.is_available() and processes.is_initialized()) or processes.get_world_size() == 1:
         return values, 0
-    everyone: Tensor = _Gather.apply(values, dim)
-    return everyone, processes.get_rank() * values.shape[dim]
+    of_all: Tensor = _Gather.apply(values, dim)
+    return of_all, processes.get_rank() * values.shape[dim]
 
 
 class _Gather(torch.autograd.Function):
@@ -31,8 +31,8 @@ class _Gather(torch.autograd.Function):
 
     The joint loss is the mean over W processes of L_r, and the values z_r of a process are in all of them:
     dL/dθ = 1/W Σ_r (Σ_s dL_s/dz_r) dz_r/dθ. The inner sum is taken here. The outer mean is that of the parameters'
-    gradients (DistributedDataParallel), so a mean here would divide by W twice, and no sum would leave out what
-    z_r does as a candidate of others.
+    gradients (DistributedDataParallel), so a mean here would divide by W twice; without the sum, z_r as a
+    candidate of other processes would have no gradient.
     """
 
     @staticmethod
@@ -45,7 +45,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        # A copy: the sum is taken in place, and the gradient may be another operation's as well.
+        # A copy: the sum is in place, and the gradient may be shared with another operation.
         total = gradient.clone(memory_format=torch.contiguous_format)
         processes.all_reduce(total)
         return total.narrow(ctx.dim, processes.get_rank() * ctx.size, ctx.size), None

@@ -1,4 +1,4 @@
-"""Likelihoods: a decoder's output as a distribution with one event over a whole image."""
+"""Likelihoods: distributions of an image given z, with one event over the whole image."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ IMAGE_DIM = 3
 
 
 class Likelihood(nn.Module, ABC):
-    """p(x | z): called with z, shape ``(..., latent)``, returns a distribution of batch ``(...)``, event an image."""
+    """Likelihood p(x | z): called with z, ``(..., latent)``, returns a distribution of batch ``(...)``, event image."""
 
     @abstractmethod
     def forward(self, z: Tensor) -> dist.TorchDistribution: ...
 
 
 class Bernoulli(Likelihood):
-    """Each pixel a coin whose probability is its grey value.
+    """Bernoulli pixels, with the decoder's output as logits.
 
-    Grey values between 0 and 1 are scored as expected log probabilities (cross-entropy), as usual for such images.
+    Gray values between 0 and 1 have the expected log probability (cross-entropy), as is usual for such images.
 
     Args:
         decoder: maps ``(batch, latent)`` to logits ``(batch, channel, height, width)``.
@@ -35,18 +35,18 @@ class Bernoulli(Likelihood):
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         logits = apply_network(self.decoder, z, event_dim=1)
-        # Unvalidated, because a coin's support is {0, 1} and grey values lie between.
+        # Unvalidated, because the support is {0, 1} and gray values lie between.
         pixels = dist.Bernoulli(logits=logits, validate_args=False)
         return dist.Independent(pixels, IMAGE_DIM, validate_args=False)
 
 
 class Gaussian(Likelihood):
-    """Each pixel N(decoder's mean, variance).
+    """Gaussian pixels N(decoder's output, variance).
 
     Args:
         decoder: maps ``(batch, latent)`` to means ``(batch, channel, height, width)``.
         variance: of every pixel, in squared units of [0, 1].
-        learned: learns that one variance, from the given start.
+        learned: makes the variance a parameter that starts there.
     """
 
     def __init__(self, decoder: nn.Module, variance: float = 0.01, *, learned: bool = False) -> None:

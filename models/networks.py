@@ -1,4 +1,4 @@
-"""How the program calls its neural networks: leading dimensions flattened, in the ambient precision, out in full."""
+"""Calls of neural networks by programs: leading dimensions flattened, under autocast, results in full precision."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _precision: ContextVar[torch.dtype | None] = ContextVar("network_precision", def
 
 @contextmanager
 def network_precision(dtype: torch.dtype | None) -> Iterator[None]:
-    """Runs networks under autocast to ``dtype`` within the context; None runs them as they are.
+    """Context in which networks run under autocast to ``dtype``; None for none.
 
-    Only networks: the distributions around them keep full precision, because a log density summed over thousands of
-    pixels has no digits left in bfloat16.
+    Distributions keep full precision, because a log density summed over thousands of pixels has no significant digits
+    left in bfloat16.
     """
     token = _precision.set(dtype)
     try:
@@ -27,7 +27,7 @@ def network_precision(dtype: torch.dtype | None) -> Iterator[None]:
 
 
 def apply_network(network: nn.Module, inputs: Tensor, event_dim: int) -> Tensor:
-    """Applies a network that knows one batch dimension to inputs with any number of them.
+    """Applies a network with one batch dimension to inputs with any number of them.
 
     Args:
         network: maps ``(batch, *event)`` to ``(batch, *output)``.
@@ -35,7 +35,7 @@ def apply_network(network: nn.Module, inputs: Tensor, event_dim: int) -> Tensor:
         event_dim: number of event dimensions of the inputs (3 for images, 1 for latents).
 
     Returns:
-        Shape ``(*leading, *output)``, of the inputs' dtype whatever precision the network ran in.
+        Shape ``(*leading, *output)``, of the inputs' dtype, whatever precision the network ran in.
     """
     leading = inputs.shape[: inputs.ndim - event_dim]
     flat = inputs.reshape(-1, *inputs.shape[inputs.ndim - event_dim :])

@@ -1,4 +1,4 @@
-"""The generative program: content an image, style a view, pixels from their composition."""
+"""The generative program SimVE: one content per image, one style per view, pixels given their composition."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pp_simve.models.contrastive import GroupLikelihood
 from pp_simve.models.likelihoods import Likelihood
-from pp_simve.models.modalities import Views, modality_modules, split_by_modality, view_and_image_counts
+from pp_simve.models.modalities import Views, ViewsLike, modality_modules
 from pp_simve.models.priors import Prior
 
 
@@ -23,16 +23,16 @@ class SimVE(PyroModule):
     plain Pyro program with sites ``content``, ``style``, ``z`` (deterministic) and ``x`` (observed) in the plates
     ``image`` (dim -1) and ``view`` (dim -2).
 
-    Which image a view came from may be observed as well, at a site ``group``: with the pixels that is the bridge to
-    contrastive methods, without them it is their model.
+    The group, which image of the batch a view came from, may be observed as well, at a site ``group``: together with
+    the pixels it is the bridge to contrastive methods, without them it is their model.
 
-    Views may be of several modalities, such as an image and its attributes, each with a likelihood of its own: they
-    are then observed at a site ``x_KIND`` in a plate ``view_KIND`` each. A modality may be missing from a batch.
+    Views may be of several modalities, such as an image and its attributes, each with its own likelihood, observed at a
+    site ``x_<modality>`` in a plate ``view_<modality>``. A modality may be missing from a batch.
 
     Args:
         prior: over content and style.
-        likelihood: of an image given z, or one for each modality; None where pixels are not modelled.
-        group: of the image's place in the batch given z; None where it is not observed.
+        likelihood: of an image given z, or one per modality; None where pixels are not modelled.
+        group: likelihood of the group given z; None where it is not observed.
     """
 
     def __init__(
@@ -46,24 +46,25 @@ class SimVE(PyroModule):
         self.likelihood = modality_modules(likelihood) if isinstance(likelihood, Mapping) else likelihood
         self.group = group
 
-    def forward(self, views: Views) -> None:
+    def forward(self, views: ViewsLike) -> None:
         """Observes views, ``(view, image, channel, height, width)`` (or one such tensor per modality), in [0, 1]."""
+        views = Views.of(views)
         prior = self.prior
-        count, images = view_and_image_counts(views)
-        with pyro.plate("image", images, dim=-1):
+        view_plate = pyro.plate("view", views.n_views, dim=-2)
+        with pyro.plate("image", views.n_images, dim=-1):
             content = pyro.sample("content", prior.content())
-            with pyro.plate("view", count, dim=-2):
+            with view_plate:
                 style = pyro.sample("style", prior.style(content))
                 z = pyro.deterministic("z", prior.compose(content, style), event_dim=1)
-                if self.likelihood is not None and isinstance(views, Tensor):
-                    pyro.sample("x", self.likelihood_of()(z), obs=views)
-                if self.group is not None:
+            if self.likelihood is not None:
+                for (modality, of_modality), observed in zip(views.split(z), views.tensors(), strict=True):
+                    plate, site = (view_plate, "x") if modality is None else _plate_and_site(modality, len(observed))
+                    with plate:
+                        pyro.sample(site, self.likelihood_of(modality)(of_modality), obs=observed)
+            if self.group is not None:
+                with view_plate:
                     of_group, groups = self.group(z)
                     pyro.sample("group", of_group, obs=groups)
-            if self.likelihood is not None and not isinstance(views, Tensor):
-                for modality, of_modality in split_by_modality(z, views):
-                    with pyro.plate(f"view_{modality}", of_modality.shape[-3], dim=-2):
-                        pyro.sample(f"x_{modality}", self.likelihood_of(modality)(of_modality), obs=views[modality])
 
     def likelihood_of(self, modality: str | None = None) -> Likelihood:
         """The likelihood of views of a modality; without modalities, the only one.
@@ -73,26 +74,23 @@ class SimVE(PyroModule):
         """
         if self.likelihood is None:
             raise ValueError("a SimVE without a likelihood has no images to generate or decode")
-        by_modality: dict[str | None, Any] = {None: self.likelihood}
-        if isinstance(self.likelihood, nn.ModuleDict):
-            by_modality = dict(self.likelihood.items())
-        if modality not in by_modality:
-            known = (
-                "its views are of one modality"
-                if None in by_modality
-                else f"it has those of {', '.join(map(str, by_modality))}"
-            )
-            wanted = "views without a modality" if modality is None else f"modality {modality}"
-            raise ValueError(f"this SimVE has no likelihood of {wanted}; {known}")
-        found: Likelihood = by_modality[modality]
-        return found
+        several = self.likelihood if isinstance(self.likelihood, nn.ModuleDict) else None
+        found: Any = self.likelihood if several is None and modality is None else None
+        if several is not None and modality is not None and modality in several:
+            found = several[modality]
+        if found is not None:
+            likelihood: Likelihood = found
+            return likelihood
+        known = "its views are of one modality" if several is None else f"it has those of {', '.join(several)}"
+        wanted = "views without a modality" if modality is None else f"modality {modality}"
+        raise ValueError(f"this SimVE has no likelihood of {wanted}; {known}")
 
     @torch.no_grad()
     def generate(self, images: int, views: int = 1, modality: str | None = None) -> Tensor:
         """Means of images drawn from the prior, shape ``(view, image, channel, height, width)``.
 
         Args:
-            images: how many.
+            images: number of images.
             views: of each image.
             modality: of the views, where the model has several.
 
@@ -105,3 +103,8 @@ class SimVE(PyroModule):
         style = self.prior.style(content).expand((views, images)).sample()
         mean: Tensor = likelihood(self.prior.compose(content, style)).mean
         return mean
+
+
+def _plate_and_site(modality: str, views: int) -> tuple[pyro.plate, str]:
+    """The plate and the site of a modality's pixels."""
+    return pyro.plate(f"view_{modality}", views, dim=-2), f"x_{modality}"

@@ -40,11 +40,10 @@ from pp_simve.inference.device import choose_device, device_name
 from pp_simve.inference.mcmc import ProgressBar
 from pp_simve.inference.tools import unit_range, write_whole
 from pp_simve.report import write_report
-from pp_simve.reporting.tables import plain
 from pp_simve.run.config import Place
 from pp_simve.run.console import each_run, exit_code
-from pp_simve.run.fitted import Fitted, load_once
-from pp_simve.run.folder import RunFolder, source_commit
+from pp_simve.run.folder import FittedRun, RunFolder, load_fitted, load_once, source_commit
+from pp_simve.run.numbers import plain
 from pp_simve.run.trust import announce
 from pp_simve.run.viewing import unwrapped
 
@@ -110,10 +109,10 @@ def diagnose_runs(config: DiagnoseConfig) -> int:
         folder = RunFolder(path)
         if config.trust_parts:
             announce(path, folder.read_settings(trust_parts=True)[0], console)
-        fitted = Fitted.read(folder, device, images, config.data_root, trust_parts=config.trust_parts)
+        fitted = load_fitted(folder, device, images, config.data_root, trust_parts=config.trust_parts)
         found = diagnose_run(fitted, config, console)
         console.print(
-            f"{path}: {fitted.config.method} on {fitted.data.name}", markup=False, soft_wrap=True, style="bold"
+            f"{path}: {fitted.settings.method} on {fitted.data.name}", markup=False, soft_wrap=True, style="bold"
         )
         print_diagnostics(found, console)
         console.print(f"posterior: {path / POSTERIOR}", markup=False, soft_wrap=True)
@@ -122,7 +121,7 @@ def diagnose_runs(config: DiagnoseConfig) -> int:
     return each_run(config.runs, "diagnosed", carry_out)
 
 
-def diagnose_run(fitted: Fitted, config: DiagnoseConfig, console: Console) -> Diagnostics:
+def diagnose_run(fitted: FittedRun, config: DiagnoseConfig, console: Console) -> Diagnostics:
     """Diagnoses a run and writes its posterior.nc, diagnostics.json, figures and report; what diagnostics.json holds.
 
     Raises:
@@ -157,7 +156,7 @@ def diagnose_run(fitted: Fitted, config: DiagnoseConfig, console: Console) -> Di
         labels=None if test.labels is None else test.labels[: config.images].cpu(),
         pictures=unit_range(test.images[: config.images]),
         to=folder.path / POSTERIOR,
-        configuration=fitted.config.to_json(),
+        configuration=fitted.settings.to_json(),
         commit=source_commit(),
         announce=status,
     )

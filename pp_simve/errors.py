@@ -1,4 +1,4 @@
-"""What a person can put right: errors the command lines answer with a message and exit code 2, not a traceback."""
+"""Errors in what a user gave: the command lines print their message and exit with code 2, without a traceback."""
 
 from __future__ import annotations
 
@@ -9,13 +9,24 @@ from collections.abc import Iterable
 class ConfigError(Exception):
     """A setting is wrong; the message says what was given, what was expected and what to do.
 
-    Not a ValueError: tyro would catch it while it builds the settings, and answer in words of its own.
+    Not a ValueError: tyro would catch it while it builds the settings, and print a message of its own.
     """
 
 
-def unknown_name(kind: str, given: str, valid: Iterable[str], also: str = "") -> ConfigError:
-    """An error for a name that is not one of ``valid``, with the nearest one."""
+def unknown_name(kind: str, given: str, valid: Iterable[str], also: str = "") -> str:
+    """The message for a name that is not one of ``valid``, with the nearest one."""
     names = list(valid)
-    nearest = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-    return ConfigError(f"unknown {kind} {given!r}{hint} Expected one of: {', '.join(names)}{also}")
+    near = nearest(given, names)
+    hint = f"; did you mean {near!r}?" if near else "."
+    return f"unknown {kind} {given!r}{hint} Expected one of: {', '.join(names)}{also}"
+
+
+def nearest(given: str, valid: Iterable[str]) -> str | None:
+    """The valid name most like the given one, if one is, without regard to case, punctuation and what follows ":"."""
+    plain = {_plain(name): name for name in reversed(list(valid))}
+    near = difflib.get_close_matches(_plain(given), plain, n=1, cutoff=0.5)
+    return plain[near[0]] if near else None
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.partition(":")[0].lower() if letter.isalnum())

@@ -27,8 +27,7 @@ from pp_simve.inference.tools import write_whole
 from pp_simve.report import write_report
 from pp_simve.run.config import Count, Place
 from pp_simve.run.console import each_run, exit_code
-from pp_simve.run.fitted import Fitted, Load, load_once
-from pp_simve.run.folder import RunFolder, source_commit
+from pp_simve.run.folder import Load, RunFolder, load_fitted, load_once, source_commit
 from pp_simve.run.scores import evaluate_run
 from pp_simve.run.tables import print_scores
 from pp_simve.run.trust import announce
@@ -118,7 +117,7 @@ def evaluate(
     """Evaluates a fitted run in full and writes its evaluation.json; its entries, and the records among them.
 
     Args:
-        folder, device, images, data_root, trust_parts: as of `Fitted.read`.
+        folder, device, images, data_root, trust_parts: as of `load_fitted`.
         effort: how much each evaluator may cost.
 
     Raises:
@@ -129,14 +128,14 @@ def evaluate(
     """
     started = time.perf_counter()
     effort = effort or Effort()
-    fitted = Fitted.read(folder, device, images, data_root, trust_parts=trust_parts)
+    fitted = load_fitted(folder, device, images, data_root, trust_parts=trust_parts)
     data = fitted.data
     records = evaluate_run(fitted.program, fitted.viewing, data, "full", effort)
     found = {
         "version": pp_simve.__version__,
         "commit": source_commit(),
         "settings": {
-            "method": fitted.config.method,
+            "method": fitted.settings.method,
             "data": data.name,
             "data_fingerprint": data.fingerprint,
             "images": {name: len(getattr(data, name)) for name in ("train", "validation", "test")},

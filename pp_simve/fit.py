@@ -1,4 +1,4 @@
-"""Fits a method to images and evaluates what it learned, for instance: python -m pp_simve.fit --data cifar10"""
+"""Fits a method to images and evaluates its representations, for instance: python -m pp_simve.fit --data cifar10"""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 import tyro
@@ -20,11 +19,11 @@ from pp_simve.data import ImageData, load
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import OnlineProbe
 from pp_simve.evaluation.records import Record, by_name
-from pp_simve.inference import CheckpointError, Run, WarmupCosine, fit
+from pp_simve.inference import CheckpointError, Progress, Run, WarmupCosine, fit
 from pp_simve.inference.device import choose_device
 from pp_simve.inference.schedules import Schedule, constant
 from pp_simve.report import embed_test, write_report
-from pp_simve.run.config import FitConfig
+from pp_simve.run.config import FitConfig, Settings
 from pp_simve.run.console import STOPPED, exit_code, interruptible
 from pp_simve.run.figures import run_figures
 from pp_simve.run.folder import RunFolder
@@ -33,7 +32,7 @@ from pp_simve.run.parts import make_part
 from pp_simve.run.progress import watched
 from pp_simve.run.scores import run_results
 from pp_simve.run.tables import print_results
-from pp_simve.run.tracking import TRACKERS, CSVFile, JSONLines, Several, Tracker
+from pp_simve.run.tracking import TRACKERS, JSONLines, Several, Tracker
 from pp_simve.run.trust import announce, own_parts_of
 from pp_simve.run.viewing import Viewing, unwrapped
 
@@ -60,15 +59,15 @@ def parse(arguments: Sequence[str]) -> FitConfig:
     if config.out is not None:
         raise ConfigError(f"--resume goes on in its own folder, {config.resume}; leave out --out {config.out}")
     stored, _ = RunFolder(config.resume).read_settings(trust_parts=config.trust_parts)
-    default = stored
+    default = stored.as_config()
     if config.epochs is not None or config.steps is not None:
         # The run's own length would contradict the one given before the two could be compared.
-        default = dataclasses.replace(stored, epochs=None, steps=None)
+        default = dataclasses.replace(default, epochs=None, steps=None)
     given = tyro.cli(FitConfig, args=list(arguments), default=default, prog="python -m pp_simve.fit")
     if different := stored.differences(given):
-        listed = ", ".join(f"{name} is {theirs!r} there, {ours!r} here" for name, (theirs, ours) in different.items())
         raise ConfigError(
-            f"{config.resume} was started with other settings: {listed}; leave them out, or start a new run"
+            f"{config.resume} was started with other settings: {', '.join(different)}; leave them out, or start a "
+            "new run"
         )
     return given
 
@@ -79,34 +78,35 @@ def run_fit(config: FitConfig) -> int:
     console = Console(quiet=config.quiet or not first_process, highlight=False)
     if config.resume is not None and config.trust_parts:
         announce(config.resume, config, console)
-    choose_device(config.device)  # before anything is loaded: an error now costs nobody a minute
+    choose_device(config.device)  # fails before the data are loaded
     data = load(config.data, config.data_root, image_size=config.image_size, skip_bad=config.skip_bad)
     for note in data.notes:
         console.print(f"note: {note}", markup=False)
-    config = config.chosen_for(data.shape)
-    viewing = Viewing.of(config, data.shape)
-    torch.manual_seed(config.seed)
-    program = build(config, data.shape)
+    settings = config.resolve(data.shape)
+    viewing = Viewing.of(settings, data.shape)
+    torch.manual_seed(settings.seed)
+    program = build(settings, data.shape)
 
-    folder = RunFolder(config.resume or config.out or _new_folder(config))
-    tracker = _tracker(config, folder, first_process)
+    folder = RunFolder(config.resume or config.out or _new_folder(settings))
+    resume = f"--resume {folder.path}" + (" --trust-parts" if own_parts_of(settings) else "")
+    tracker = _tracker(settings, folder, first_process)
     steps_done = 0 if config.resume is None else _resumable_steps(folder, data)
     made: list[Path] = []
     if config.resume is None and first_process:
-        made = folder.create(config, data.shape, data.fingerprint)
+        made = folder.create(settings, data.shape, data.fingerprint)
     try:
-        console.print(_introduction(config, data, program, folder), markup=False, soft_wrap=True)
-        tracker.start(config.to_json(), steps_done)
-        run = _fit(config, data, program, viewing, folder, tracker, console)
+        console.print(_introduction(settings, data, program, folder), markup=False, soft_wrap=True)
+        tracker.start(settings.to_json(), steps_done)
+        run = _fit(settings, data, program, viewing, folder, tracker, console)
         if not first_process:
             return 0
         if not run.finished:
             tracker.finish({})
             console.print(f"stopped at step {run.steps} of {run.total_steps}; go on with")
-            console.print(f"  python -m pp_simve.fit {_resume(config, folder)}", markup=False, soft_wrap=True)
+            console.print(f"  python -m pp_simve.fit {resume}", markup=False, soft_wrap=True)
             return STOPPED
         folder.write_weights(run.objective)
-        results = run_results(run, program, viewing, data, config)
+        results = run_results(run, program, viewing, data, settings)
         records = [Record.from_json(entries) for entries in results["records"]]
         folder.write_results(results)
         tracker.finish(results | {"scores": by_name(records)})
@@ -119,7 +119,7 @@ def run_fit(config: FitConfig) -> int:
             folder.discard(made)
         if isinstance(error, OSError | KeyboardInterrupt):
             if folder.checkpoint.exists():
-                error.add_note(f"nothing is lost up to the last checkpoint; go on with {_resume(config, folder)}")
+                error.add_note(f"nothing is lost up to the last checkpoint; go on with {resume}")
             elif config.resume is None:
                 error.add_note(f"there was no checkpoint yet, so nothing is left of {folder.path}")
         raise
@@ -130,7 +130,7 @@ def run_fit(config: FitConfig) -> int:
 
 
 def _fit(
-    config: FitConfig,
+    settings: Settings,
     data: ImageData,
     program: Program,
     viewing: Viewing,
@@ -141,57 +141,55 @@ def _fit(
     watching = nullcontext(lambda progress: None) if console.quiet else watched(console)
     with watching as show, interruptible() as interruption:
 
-        def monitor(progress: Any) -> None:
+        def monitor(progress: Progress) -> None:
             tracker.log(progress.rows)
             show(progress)
 
-        assert config.batch_size is not None
-        assert config.lr is not None
         return fit(
             program.model,
             program.guide,
             unwrapped(viewing.images(data.train)),
             objective=program.objective,
             policy=unwrapped(viewing.policies),
-            views=config.views,
-            batch_size=config.batch_size,
-            epochs=config.epochs,
-            steps=config.steps,
-            lr=config.lr,
-            schedule=SCHEDULES[config.schedule],
-            seed=config.seed,
-            device=config.device,
-            devices=config.devices,
-            precision=config.precision,
+            views=settings.views,
+            batch_size=settings.batch_size,
+            epochs=settings.epochs or None,
+            steps=settings.steps or None,
+            lr=settings.lr,
+            schedule=SCHEDULES[settings.schedule],
+            seed=settings.seed,
+            device=settings.device,
+            devices=settings.devices,
+            precision=settings.precision,
             monitor=monitor,
-            observer=_probe(config, data, program),
+            observer=_probe(settings, data, program),
             should_stop=interruption,
             checkpoint=folder.checkpoint,
         )
 
 
-def _probe(config: FitConfig, data: ImageData, program: Program) -> OnlineProbe | None:
-    """What watches the fit, where that was asked for."""
-    if config.probe is None:
+def _probe(settings: Settings, data: ImageData, program: Program) -> OnlineProbe | None:
+    """The probe that is logged while fitting, if one was asked for."""
+    if not settings.probe:
         return None
     if data.train.labels is None:
-        raise ConfigError(f"--probe {config.probe} predicts the class, but the images of {data.name} have no labels")
+        raise ConfigError(f"--probe {settings.probe} predicts the class, but the images of {data.name} have no labels")
     try:
-        return OnlineProbe(program.guide, data.train.labels, config.probe)
+        return OnlineProbe(program.guide, data.train.labels, settings.probe)
     except ValueError as error:
-        raise ConfigError(f"--probe {config.probe}: {error}") from None
+        raise ConfigError(f"--probe {settings.probe}: {error}") from None
 
 
-def _tracker(config: FitConfig, folder: RunFolder, first_process: bool) -> Several:
-    """The files of every run and who else was asked for, on the first process."""
+def _tracker(settings: Settings, folder: RunFolder, first_process: bool) -> Several:
+    """metrics.jsonl and the trackers that were asked for, on the first process."""
     # Built on all processes, so that a wrong name ends all of them.
-    asked = [make_part("track", text, TRACKERS, Tracker, folder.path) for text in dict.fromkeys(config.track)]
-    return Several([JSONLines(folder.path), CSVFile(folder.path), *asked] if first_process else [])
+    asked = [make_part("track", text, TRACKERS, Tracker, folder.path) for text in dict.fromkeys(settings.track)]
+    return Several([JSONLines(folder.path), *asked] if first_process else [])
 
 
 def _resumable_steps(folder: RunFolder, data: ImageData) -> int:
     """The steps a run's checkpoint has done; other data are refused."""
-    _, fingerprint = folder.read_settings(trust_parts=True)  # `parse` asked whether they are, and nothing is built here
+    _, fingerprint = folder.read_settings(trust_parts=True)  # `parse` checked it, and nothing is built here
     if fingerprint != data.fingerprint:
         raise ConfigError(f"the images of {data.name} are not those {folder.path} was started with; start a new run")
     steps = folder.checkpoint.load().get("steps") if folder.checkpoint.exists() else 0
@@ -200,28 +198,23 @@ def _resumable_steps(folder: RunFolder, data: ImageData) -> int:
     return steps
 
 
-def _resume(config: FitConfig, folder: RunFolder) -> str:
-    """The flags that go on with a run."""
-    return f"--resume {folder.path}" + (" --trust-parts" if own_parts_of(config) else "")
-
-
-def _new_folder(config: FitConfig) -> Path:
-    kind, _, rest = config.data.partition(":")
+def _new_folder(settings: Settings) -> Path:
+    kind, _, rest = settings.data.partition(":")
     name = f"{kind}-{Path(rest).stem}" if rest else kind
-    return Path("runs") / f"{name}-{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return Path("runs") / f"{name}-{settings.method}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _introduction(config: FitConfig, data: ImageData, program: Program, folder: RunFolder) -> str:
+def _introduction(settings: Settings, data: ImageData, program: Program, folder: RunFolder) -> str:
     trained = (parameter for parameter in program.objective.parameters() if parameter.requires_grad)
     parameters = sum(parameter.numel() for parameter in trained)
     sizes = f"{len(data.train.images):,} / {len(data.validation.images):,} / {len(data.test.images):,}"
     channels, height, width = data.image_shape
-    kinds = f" each of {config.modalities}" if config.modalities else ""
-    length = f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs"
+    kinds = f" each of {settings.modalities}" if settings.modalities else ""
+    length = f"{settings.steps} steps" if settings.steps else f"{settings.epochs:g} epochs"
     return (
-        f"{config.method} on {data.name}: {sizes} train / validation / test images, {channels}x{height}x{width}\n"
-        f"{parameters:,} parameters, {config.latent_dim} latents, {config.views} views{kinds} ({config.policy}), "
-        f"{length} of batches of {config.batch_size}, seed {config.seed}\n"
+        f"{settings.method} on {data.name}: {sizes} train / validation / test images, {channels}x{height}x{width}\n"
+        f"{parameters:,} parameters, {settings.latent_dim} latents, {settings.views} views{kinds} ({settings.policy}), "
+        f"{length} of batches of {settings.batch_size}, seed {settings.seed}\n"
         f"run folder: {folder.path}"
     )
 

@@ -66,3 +66,11 @@ def settings_left_alone() -> Iterator[None]:
     if changed:
         restore(before)
         pytest.fail("global settings left changed: " + "; ".join(changed))
+
+
+@pytest.fixture
+def local_parameters() -> Iterator[None]:
+    """Parameters belong to their module, not to Pyro's global store."""
+    with pyro.settings.context(module_local_params=True):
+        yield
+    pyro.clear_param_store()

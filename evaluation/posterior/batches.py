@@ -12,10 +12,9 @@ from torch import Tensor
 
 from pp_simve.inference import Draws, Guide, draw
 from pp_simve.inference.augmentations import AugmentationPolicy, Parameters, draw_views
-from pp_simve.inference.svi import Pixels
+from pp_simve.inference.data import Pixels
 from pp_simve.inference.tools import unit_range
-from pp_simve.models import SimVE, Views
-from pp_simve.models.modalities import by_modality, from_modalities, some_images, view_and_image_counts
+from pp_simve.models import PlainViews, SimVE, Views, ViewsLike
 
 NUMBERS_AT_ONCE = 2**22
 """Latents, and pixels of views, held at once, of each modality: 16 MiB in float32."""
@@ -23,15 +22,15 @@ NUMBERS_AT_ONCE = 2**22
 BLOCK = 64
 """Images whose views are drawn at once; fixed, so that views do not depend on what is computed from them."""
 
-GuideFor = Callable[[Views], Guide]
+GuideFor = Callable[[PlainViews], Guide]
 """Makes a guide for given views, such as a refined one."""
 
 
-def images_at_once(views: Views, latent_dim: int, draws: int) -> int:
+def images_at_once(views: ViewsLike, latent_dim: int, draws: int) -> int:
     """Number of images whose views and draws (so many of each image) fit into `NUMBERS_AT_ONCE`."""
-    count, images = view_and_image_counts(views)
-    pixels = sum(batch.numel() for batch in by_modality(views).values()) // max(1, images)
-    return max(1, NUMBERS_AT_ONCE // max(1, pixels, draws * count * latent_dim))
+    views = Views.of(views)
+    pixels = sum(batch.numel() for batch in views.tensors()) // max(1, views.n_images)
+    return max(1, NUMBERS_AT_ONCE // max(1, pixels, draws * views.n_views * latent_dim))
 
 
 def seeds(seed: int) -> Iterator[int]:
@@ -42,15 +41,19 @@ def seeds(seed: int) -> Iterator[int]:
 
 
 def batches_of_draws(
-    model: SimVE, guide: Guide, views: Views, draws: int, of_batch: Iterator[int], guide_for: GuideFor | None = None
-) -> Iterator[tuple[int, Views, Draws]]:
+    model: SimVE,
+    guide: Guide,
+    views: PlainViews,
+    draws: int,
+    of_batch: Iterator[int],
+    guide_for: GuideFor | None = None,
+) -> Iterator[tuple[int, PlainViews, Draws]]:
     """Place of the first image of each batch, the batch's views, and draws of its guide by the next seed.
 
     Raises:
         ValueError: no images, or views that are not floating point.
     """
-    _, images = view_and_image_counts(views)
-    batches = by_modality(views).values()
+    images, batches = Views.of(views).n_images, Views.of(views).tensors()
     if not images or not all(batch.is_floating_point() for batch in batches):
         given = ", ".join(f"{batch.dtype} of shape {tuple(batch.shape)}" for batch in batches)
         raise ValueError(
@@ -59,7 +62,7 @@ def batches_of_draws(
         )
     size = images_at_once(views, model.prior.latent_dim, draws)
     for start in range(0, images, size):
-        batch = some_images(views, slice(start, start + size))
+        batch = Views.of(views)[start : start + size].plain
         of = guide if guide_for is None else guide_for(batch)
         yield start, batch, draw(model, of, batch, draws, seed=next(of_batch))
 
@@ -152,7 +155,7 @@ def which(bad: np.ndarray[Any, Any], what: str = "images") -> str:
 
 def view_blocks(
     sources: Mapping[str | None, ImageSource], seed: int, device: torch.device
-) -> Iterator[tuple[int, Views, dict[str | None, Parameters]]]:
+) -> Iterator[tuple[int, PlainViews, dict[str | None, Parameters]]]:
     """Place of the first image, views and augmentation parameters ``(view, image)`` of `BLOCK` images after another."""
     images = next(iter(sources.values())).pixels.shape[-4]
     for start, of_block in zip(range(0, images, BLOCK), seeds(seed), strict=False):
@@ -166,4 +169,4 @@ def view_blocks(
             else:
                 drawn = draw_views(source.policy, chosen, source.views, generator=generator)
                 views[modality], parameters[modality] = drawn
-        yield start, from_modalities(views), parameters
+        yield start, Views.by_modality(views).plain, parameters

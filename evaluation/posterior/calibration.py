@@ -12,8 +12,7 @@ from pp_simve.evaluation.posterior.batches import images_at_once, one_view_each,
 from pp_simve.evaluation.posterior.ranks import Uniformity, rank_among, rank_uniformity
 from pp_simve.inference import Draws, Guide, draw
 from pp_simve.inference.sampling import simulate
-from pp_simve.models import SimVE, Views
-from pp_simve.models.modalities import by_modality
+from pp_simve.models import PlainViews, SimVE, Views
 
 Quantity = Callable[[Draws], Tensor]
 """A test quantity: from `Draws` without ``log_q`` to one number per draw and image, shape ``(draw, image)``."""
@@ -74,7 +73,7 @@ class Calibration:
 def calibrate(
     model: SimVE,
     guide: Guide,
-    views: Views,
+    views: PlainViews,
     *,
     simulations: int = 500,
     draws: int = 99,
@@ -155,11 +154,11 @@ def _compared(
         yield name, of_truth[0, :, None], of_guide[..., None]
 
 
-def _unlike(views: Views, simulated: Views) -> dict[str, str]:
+def _unlike(views: PlainViews, simulated: PlainViews) -> dict[str, str]:
     """How simulated views differ from given ones, by modality."""
     notes = {}
-    for modality, made in by_modality(simulated).items():
-        given, name = by_modality(views)[modality], modality or "views"
+    for modality, made in Views.of(simulated).items():
+        given, name = Views.of(views).tensor(modality), modality or "views"
         made_binary, given_binary = (bool(((x == 0) | (x == 1)).all()) for x in (made, given))
         made_inside, given_inside = (bool(((x >= 0) & (x <= 1)).all()) for x in (made, given))
         if made_binary and not given_binary:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pp_simve.evaluation.posterior.batches import batches_of_draws, one_view_each, seeds
 from pp_simve.inference import Guide
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
-from pp_simve.models import SimVE, Views
+from pp_simve.models import PlainViews, SimVE
 
 EMPTY = 0.05
 """An axis whose contraction is smaller in magnitude is empty: its posterior is as wide as its prior."""
@@ -101,7 +101,7 @@ class AxesCheck:
 
 @torch.no_grad()
 def check_axes(
-    model: SimVE, guide: Guide, views: Views, *, draws: int = 100, seed: int, level: float = 0.01
+    model: SimVE, guide: Guide, views: PlainViews, *, draws: int = 100, seed: int, level: float = 0.01
 ) -> AxesCheck:
     """Compares posterior variances and the aggregated posterior with the prior, axis by axis.
 

@@ -12,7 +12,7 @@ from pp_simve.evaluation.posterior.arviz_versions import psis
 from pp_simve.evaluation.posterior.batches import GuideFor, batches_of_draws, seeds
 from pp_simve.inference import Guide
 from pp_simve.inference.objectives.importance import log_mean_weight
-from pp_simve.models import SimVE, Views
+from pp_simve.models import PlainViews, SimVE
 
 TOLERATED_SHARE = 0.05
 """Share of images with k̂ above the threshold that raises no alarm: k̂ is an estimate."""
@@ -88,7 +88,7 @@ class WeightCheck:
 
 @torch.no_grad()
 def check_weights(
-    model: SimVE, guide: Guide, views: Views, *, draws: int = 500, seed: int, guide_for: GuideFor | None = None
+    model: SimVE, guide: Guide, views: PlainViews, *, draws: int = 500, seed: int, guide_for: GuideFor | None = None
 ) -> WeightCheck:
     """Draws from the guide for all images, some at a time, and `weigh`s them.
 

@@ -16,8 +16,7 @@ from pp_simve.inference import Draws, Guide, draw
 from pp_simve.inference.objectives.importance import log_mean_weight
 from pp_simve.inference.sampling import without_groups
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
-from pp_simve.models import SimVE, Views
-from pp_simve.models.modalities import by_modality, from_modalities, view_and_image_counts
+from pp_simve.models import PlainViews, SimVE, Views
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class LeaveOneOut:
 def leave_one_view_out(
     model: SimVE,
     guide: Guide,
-    views: Views,
+    views: PlainViews,
     *,
     draws: int = 500,
     seed: int,
@@ -88,7 +87,7 @@ def leave_one_view_out(
         ValueError: a single view, no draws, no statistics, pixels are not modelled, or NaN.
     """
     model = without_groups(model)
-    count, images = view_and_image_counts(views)
+    count, images = Views.of(views).n_views, Views.of(views).n_images
     if count < 2:
         raise ValueError(f"a view is predicted from the others: each image needs at least 2, got {count}")
     if draws < 2 or not statistics:
@@ -98,7 +97,7 @@ def leave_one_view_out(
     scores, errors = torch.empty(2, count, images, dtype=torch.float64)
     ranks: dict[str, dict[int, list[Tensor]]] = {}
     for start, batch, everything in batches_of_draws(model, guide, views, draws, of_batch, guide_for):
-        here = slice(start, start + view_and_image_counts(batch)[1])
+        here = slice(start, start + Views.of(batch).n_images)
         bound, variance = _bound(everything)
         for place, (modality, index, view, others) in enumerate(_each_left_out(batch)):
             of = guide if guide_for is None else guide_for(others)
@@ -109,7 +108,7 @@ def leave_one_view_out(
                 torch.manual_seed(next(of_batch))
                 content = drawn.content.unsqueeze(1)
                 z = model.prior.compose(content, model.prior.style(content).sample())
-            alone = from_modalities({modality: view[None]})
+            alone = Views.by_modality({modality: view[None]}).plain
             found = replicates(model, z, alone, statistics, seed=next(of_batch))[modality]
             observed = measured(statistics, view)
             for name in statistics:
@@ -132,12 +131,12 @@ def _bound(draws: Draws) -> tuple[Tensor, Tensor]:
     return bound, (weight - bound).exp().var(0) / len(weight)
 
 
-def _each_left_out(views: Views) -> Iterator[tuple[str | None, int, Tensor, Views]]:
+def _each_left_out(views: PlainViews) -> Iterator[tuple[str | None, int, Tensor, PlainViews]]:
     """Modality of a view, its place in the modality, the view of every image, and the other views."""
-    parts = by_modality(views)
+    parts = dict(Views.of(views).items())
     for modality, batch in parts.items():
         for place in range(len(batch)):
             rest = {**parts, modality: torch.cat([batch[:place], batch[place + 1 :]])}
             # A modality whose only view is left out is missing, which guides accept.
-            others = from_modalities({name: part for name, part in rest.items() if len(part)})
+            others = Views.by_modality({name: part for name, part in rest.items() if len(part)}).plain
             yield modality, place, batch[place], others

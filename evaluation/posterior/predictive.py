@@ -12,8 +12,7 @@ from pp_simve.evaluation.posterior.batches import batches_of_draws, seeds
 from pp_simve.inference import Guide
 from pp_simve.inference.sampling import PIXELS_AT_ONCE
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
-from pp_simve.models import SimVE, Views
-from pp_simve.models.modalities import by_modality, split_by_modality
+from pp_simve.models import PlainViews, SimVE, Views, ViewsLike
 
 Statistic = Callable[[Tensor], Tensor]
 """From images ``(..., channel, height, width)`` to numbers ``(...)``."""
@@ -105,7 +104,7 @@ class PredictiveCheck:
 def check_predictions(
     model: SimVE,
     guide: Guide,
-    views: Views,
+    views: PlainViews,
     *,
     draws: int = 1000,
     seed: int,
@@ -125,7 +124,7 @@ def check_predictions(
     """
     if not statistics:
         raise ValueError("predictive checks compare statistics: give at least one, by name")
-    count = len(by_modality(views)) * len(statistics)
+    count = len(Views.of(views).modalities) * len(statistics)
     each = level / count
     if 2 / (draws + 1) > each:
         raise ValueError(
@@ -136,7 +135,7 @@ def check_predictions(
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for _, batch, drawn in batches_of_draws(model, guide, views, draws, of_batch):
         for modality, replicated in replicates(model, drawn.z, batch, statistics, seed=next(of_batch)).items():
-            observed = measured(statistics, by_modality(batch)[modality])
+            observed = measured(statistics, Views.of(batch).tensor(modality))
             for name in statistics:
                 parts.setdefault(label(modality, name), []).append((observed[name], replicated[name]))
     checks = {}
@@ -157,15 +156,15 @@ def check_predictions(
 
 
 def replicates(
-    model: SimVE, z: Tensor, views: Views, statistics: Mapping[str, Statistic], *, seed: int
+    model: SimVE, z: Tensor, views: ViewsLike, statistics: Mapping[str, Statistic], *, seed: int
 ) -> dict[str | None, dict[str, Tensor]]:
     """Statistics ``(draw, view, image)`` of images drawn given z ``(draw, view, image, latent)``, by modality."""
-    parts: dict[str | None, Tensor] = {None: z} if isinstance(views, Tensor) else dict(split_by_modality(z, views))
+    views = Views.of(views)
     found: dict[str | None, dict[str, Tensor]] = {}
     with evaluation_mode(model), random_state_kept(z.device):
         torch.manual_seed(seed)
-        for modality, of_modality in parts.items():
-            size = max(1, PIXELS_AT_ONCE // max(1, by_modality(views)[modality].numel()))
+        for modality, of_modality in views.split(z):
+            size = max(1, PIXELS_AT_ONCE // max(1, views.tensor(modality).numel()))
             chunks = [
                 measured(statistics, model.likelihood_of(modality)(some).sample()) for some in of_modality.split(size)
             ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pp_simve.evaluation.posterior.batches import batches_of_draws, seeds
 from pp_simve.inference import Guide
-from pp_simve.models import Atoms, ExactPrior, SimVE, Views
+from pp_simve.models import Atoms, ExactPrior, PlainViews, SimVE
 
 USED = 0.1
 """A prototype is unused if its share of the images is below this times 1 / K."""
@@ -67,7 +67,7 @@ class PrototypeMatch:
 
 
 @torch.no_grad()
-def prototype_use(model: SimVE, guide: Guide, views: Views, *, draws: int = 20, seed: int) -> PrototypeUse:
+def prototype_use(model: SimVE, guide: Guide, views: PlainViews, *, draws: int = 20, seed: int) -> PrototypeUse:
     """Responsibilities of the prototypes for images, averaged over draws of z.
 
     Args:

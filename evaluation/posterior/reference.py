@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedKFold
 from pp_simve.evaluation.posterior.arviz_versions import arviz
 from pp_simve.inference import Draws, Guide
 from pp_simve.inference.mcmc import MarkovChains, nuts
-from pp_simve.models import SimVE, Views
+from pp_simve.models import PlainViews, SimVE
 
 Array = np.ndarray[Any, Any]
 
@@ -53,7 +53,7 @@ class Reference(MarkovChains):
 
 def nuts_reference(
     model: SimVE,
-    views: Views,
+    views: PlainViews,
     *,
     guide: Guide | None = None,
     draws: int = 500,

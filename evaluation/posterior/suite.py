@@ -30,12 +30,11 @@ from pp_simve.evaluation.posterior.reference import LATENTS, distance_to_referen
 from pp_simve.evaluation.posterior.tree import Values, device_of, posterior
 from pp_simve.inference import Guide, draw
 from pp_simve.inference.augmentations import AugmentationPolicy
+from pp_simve.inference.data import Pixels
 from pp_simve.inference.mcmc import ProgressBar
 from pp_simve.inference.refinement import refine
-from pp_simve.inference.svi import Pixels
 from pp_simve.inference.tools import unit_range
-from pp_simve.models import Atoms, SimVE, Views
-from pp_simve.models.modalities import by_modality, from_modalities, some_images
+from pp_simve.models import Atoms, PlainViews, SimVE, Views
 
 PREDICTIVE_DRAWS = 1000
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -80,7 +79,7 @@ class Subject:
 
     model: SimVE
     guide: Guide
-    views: Views
+    views: PlainViews
     pictures: Tensor | None
     log_weight: Tensor | None
     draws: int
@@ -336,7 +335,7 @@ def calibration(subject: Subject) -> Finding:
 
 def predictions(subject: Subject) -> Finding:
     """Posterior predictive checks."""
-    draws = PREDICTIVE_DRAWS * len(by_modality(subject.views))  # more statistics need smaller p-values
+    draws = PREDICTIVE_DRAWS * len(Views.of(subject.views).modalities)  # more statistics need smaller p-values
     found = check_predictions(subject.model, subject.guide, subject.views, draws=draws, seed=subject.seed)
     return _finding(
         "predictions",
@@ -412,7 +411,7 @@ def refined(subject: Subject, steps: int) -> Finding:
     model, guide, views, seed, draws = subject.model, subject.guide, subject.views, subject.seed, subject.draws
     before = subject.weights
 
-    def better(views: Views) -> Guide:
+    def better(views: PlainViews) -> Guide:
         return refine(model, guide, views, steps=steps, seed=seed)
 
     after = check_weights(model, guide, views, draws=draws, seed=seed, guide_for=better)
@@ -452,7 +451,7 @@ def compared_with_reference(subject: Subject, images: int, steps: int, progress:
         steps: of refinement; 0 for none.
         progress: called after each draw of NUTS.
     """
-    model, guide, seed, views = subject.model, subject.guide, subject.seed, some_images(subject.views, slice(images))
+    model, guide, seed, views = subject.model, subject.guide, subject.seed, Views.of(subject.views)[:images].plain
     sampler: dict[str, int] = {"draws": REFERENCE_DRAWS, "warmup": WARMUP, "chains": CHAINS}
     whitening = guide if guide.has_density else None
     reference = nuts_reference(model, views, guide=whitening, **sampler, seed=seed, progress=progress)
@@ -502,10 +501,10 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _views(tree: xr.DataTree, device: torch.device) -> Views:
+def _views(tree: xr.DataTree, device: torch.device) -> PlainViews:
     """The views of a posterior's tree as programs take them."""
     found: dict[str | None, Tensor] = {}
     for name, pixels in tree["observed_data"].data_vars.items():
         modality = str(name).removeprefix("x").removeprefix("_") or None
         found[modality] = torch.from_numpy(pixels.to_numpy()).transpose(0, 1).to(device)
-    return from_modalities(found)
+    return Views.by_modality(found).plain

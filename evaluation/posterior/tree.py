@@ -21,16 +21,9 @@ from pp_simve.evaluation.posterior import storage
 from pp_simve.evaluation.posterior.batches import NUMBERS_AT_ONCE, ImageSource, image_sources, seeds, view_blocks
 from pp_simve.inference import Guide, Run, draw
 from pp_simve.inference.augmentations import AugmentationPolicy
-from pp_simve.inference.svi import Pixels
+from pp_simve.inference.data import Pixels
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
-from pp_simve.models import SimVE, Views
-from pp_simve.models.modalities import (
-    by_modality,
-    from_modalities,
-    some_images,
-    split_by_modality,
-    view_and_image_counts,
-)
+from pp_simve.models import PlainViews, SimVE, Views
 
 Array = np.ndarray[Any, Any]
 Values = Tensor | Array | Sequence[int]
@@ -169,11 +162,11 @@ def _parts(
     for start, block, parameters in view_blocks(sources, view_seed, device_of(sampler.model, sampler.guide)):
         if start == 0:
             sampler.check(block)
-        size, (_, images) = sampler.images_at_once(block), view_and_image_counts(block)
+        size, images = sampler.images_at_once(block), Views.of(block).n_images
         of_parts = seeds(next(of_blocks))
         for first in range(0, images, size):
             here = slice(first, min(first + size, images))
-            views = some_images(block, here)
+            views = Views.of(block)[here].plain
             groups = sampler.of_images(views, next(of_parts), next(of_parts))
             if start == first == 0:
                 groups |= sampler.of_prior(views, prior_seed)
@@ -214,21 +207,21 @@ class _Sampler:
             found["no_log_q"] = "draws of the guide are points without a density: importance weights have no meaning"
         return found
 
-    def images_at_once(self, views: Views) -> int:
+    def images_at_once(self, views: PlainViews) -> int:
         """Number of images that fit into memory with their draws: a power of 2."""
-        count, images = view_and_image_counts(views)
-        pixels = sum(batch[:, 0].numel() for batch in by_modality(views).values())
-        numbers = max(self.draws * count * self.model.prior.latent_dim, self.pixel_draws * pixels)
+        images = Views.of(views).n_images
+        pixels = sum(batch[:, 0].numel() for batch in Views.of(views).tensors())
+        numbers = max(self.draws * Views.of(views).n_views * self.model.prior.latent_dim, self.pixel_draws * pixels)
         return 1 << min(max(1, NUMBERS_AT_ONCE // numbers), images).bit_length() - 1
 
     @torch.no_grad()
-    def check(self, views: Views) -> None:
+    def check(self, views: PlainViews) -> None:
         """Runs the pair on an image with Pyro's checks on: a grey one, since some images may give NaN.
 
         Raises:
             ValueError: views of a shape or modality that the program does not take, or programs that do not fit.
         """
-        one = {modality: batch[:, :1] for modality, batch in by_modality(views).items()}
+        one = {modality: batch[:, :1] for modality, batch in Views.of(views).items()}
         if self.guide.amortized:  # others take the images of their parameters only
             one = {modality: torch.full_like(batch, 0.5) for modality, batch in one.items()}
         try:
@@ -239,19 +232,19 @@ class _Sampler:
                 if expected != batch.shape[2:]:
                     raise ValueError(f"the model's images are of shape {tuple(expected)}")
             with pyro.validation_enabled(True):
-                draw(self.model, self.guide, from_modalities(one), 1, seed=0)
+                draw(self.model, self.guide, Views.by_modality(one).plain, 1, seed=0)
         except (ValueError, RuntimeError) as error:
             shapes = ", ".join(str(tuple(batch.shape[2:])) for batch in one.values())
             raise ValueError(f"views of shape {shapes} do not go through model and guide: {error}") from error
 
     @torch.no_grad()
-    def of_images(self, views: Views, draw_seed: int, pixel_seed: int) -> dict[str, Variables]:
+    def of_images(self, views: PlainViews, draw_seed: int, pixel_seed: int) -> dict[str, Variables]:
         """All groups but ``constant_data`` and those of the prior."""
         # Unchecked: NaN for some image must show in its own log weight, not as an error about all images.
         with pyro.validation_enabled(False):
             drawn = draw(self.model, self.guide, views, self.draws, seed=draw_seed)
             predicted = self.pixels(drawn.z[: self.pixel_draws], views, pixel_seed)
-        batches, likelihood = by_modality(views), drawn.log_likelihood
+        batches, likelihood = dict(Views.of(views).items()), drawn.log_likelihood
         counts = [len(batch) for batch in batches.values()]
         by_view = {} if likelihood is None else dict(zip(batches, likelihood.split(counts, 1), strict=True))
         stats = {} if likelihood is None else {"log_p": drawn.log_p}
@@ -275,13 +268,12 @@ class _Sampler:
         }
 
     @torch.no_grad()
-    def of_prior(self, views: Views, seed: int) -> dict[str, Variables]:
+    def of_prior(self, views: PlainViews, seed: int) -> dict[str, Variables]:
         """Groups of the prior, with as many views of each modality; none where nothing can be drawn from it."""
         if "no_prior" in self.reasons():
             return {}
-        prior, (count, _) = self.model.prior, view_and_image_counts(views)
-        device = next(iter(by_modality(views).values())).device
-        with evaluation_mode(self.model), random_state_kept(device), pyro.validation_enabled(False):
+        prior, count = self.model.prior, Views.of(views).n_views
+        with evaluation_mode(self.model), random_state_kept(Views.of(views).device), pyro.validation_enabled(False):
             torch.manual_seed(seed)
             content = prior.content().sample(torch.Size((1, self.draws)))
             style = prior.style(content).expand(torch.Size((count, self.draws))).sample()
@@ -305,15 +297,14 @@ class _Sampler:
             for name, (values, *dims) in found.items()
         }
 
-    def pixels(self, z: Tensor, views: Views, seed: int) -> dict[str | None, Tensor]:
+    def pixels(self, z: Tensor, views: PlainViews, seed: int) -> dict[str | None, Tensor]:
         """Pixels drawn given z, ``(..., view, image, latent)``, by modality; empty if pixels are not modelled."""
         if self.model.likelihood is None or not self.pixel_draws:
             return {}
         found: dict[str | None, Tensor] = {}
-        parts: dict[str | None, Tensor] = {None: z} if isinstance(views, Tensor) else dict(split_by_modality(z, views))
         with evaluation_mode(self.model), random_state_kept(z.device):
             torch.manual_seed(seed)
-            for modality, part in parts.items():
+            for modality, part in Views.of(views).split(z):
                 # NaN where z is: a Bernoulli of probability NaN cannot be sampled.
                 finite = part.isfinite().all(-1, keepdim=True)
                 pixels: Tensor = self.model.likelihood_of(modality)(part.where(finite, 0.0)).sample()

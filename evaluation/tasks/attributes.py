@@ -47,7 +47,7 @@ def attribute_scores(
         raise ValueError("there are no attributes to predict")
     if len(set(names)) < len(names) or MEAN in names:
         raise ValueError(f"attribute names must differ from one another and from {MEAN!r}, got {names}")
-    splits = {}
+    splits: dict[str, tuple[Tensor, Tensor]] = {}
     for split, (features, attributes) in (("train", train), ("validation", validation), ("test", test)):
         x = checked_features(features, split, splits["train"][0].shape[1] if splits else None)
         splits[split] = x, checked_attributes(attributes, x, split, width=len(names))

@@ -1,6 +1,6 @@
-"""Views: batched augmentations on the images' device that return each image's parameters, labels of the style tasks.
+"""Augmentations: batched on the images' device, returning each view's parameters, the labels of the style tasks.
 
-Pixels in, pixels out: no data sets, no command lines, no networks.
+No data sets, no command lines, no networks.
 """
 
 from pp_simve.inference.augmentations.base import AugmentationPolicy, Compose, ImageShape, Parameters, draw_views

@@ -1,4 +1,4 @@
-"""The interface of view policies, their composition, and the drawing of several views of each image."""
+"""The interface of augmentation policies, their composition, and the drawing of several views of each image."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 
 Parameters = dict[str, Tensor]
-"""Augmentation parameters by name, each float32 of shape ``(n,)``; flips and grey are 0 or 1."""
+"""Augmentation parameters by name, each float32 of shape ``(n,)``; flips and grayscale are 0 or 1."""
 
 ImageShape = tuple[int, int, int]
 """``(channel, height, width)``."""
 
 
 CPU_PART = 2**18
-"""Numbers (pixels times channels) a thread of the CPU is given at a time: about 85 colour images of 32×32."""
+"""Values (pixels times channels) per CPU thread and part: about 85 color images of 32×32."""
 
 
 class AugmentationPolicy(ABC):
-    """A pair of functions: ``sample`` draws parameters, ``apply`` makes the views that they describe.
+    """Augmentation policy: ``sample`` draws parameters, ``apply`` computes the views of images with them.
 
-    Two methods and a tuple of names make a policy that works everywhere. Neither method may read a value back from the
-    device (``.item()``, ``bool(tensor)``, ``.tolist()``): that would stall the accelerator once for every batch.
+    Two methods and a tuple of names make a policy. Neither method may read a value back from the device (``.item()``,
+    ``bool(tensor)``, ``.tolist()``): that would stall the accelerator in every batch.
 
     Example:
         >>> class Dim(AugmentationPolicy):
@@ -53,17 +53,17 @@ class AugmentationPolicy(ABC):
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
         """Views of ``images``, float in [0, 1] of shape ``(n, channel, height, width)``; the same shape.
 
-        A view follows from its own image and parameters alone, so that a batch may be cut anywhere. ``images`` itself
-        must stay as it was.
+        A view must depend on its own image and parameters alone, so that a batch can be split anywhere. ``images`` must
+        not be changed.
         """
 
 
 @dataclass(frozen=True)
 class Compose(AugmentationPolicy):
-    """Policies one after the other, on images of one shape. A composition is a policy, so compositions nest.
+    """Composition of policies, on images of one shape; itself a policy.
 
     Args:
-        transforms: the policies, first applied first; no two may share a parameter's name.
+        transforms: the policies, in order of application; no two may share a parameter's name.
         image_shape: ``(channel, height, width)``, checked by ``apply``.
     """
 
@@ -98,10 +98,10 @@ class Compose(AugmentationPolicy):
 def draw_views(
     policy: AugmentationPolicy, images: Tensor, views: int, *, generator: torch.Generator
 ) -> tuple[Tensor, Parameters]:
-    """Independent views of each image, and the parameters that made them.
+    """Independent views of each image, and their parameters.
 
     Args:
-        policy: what to draw.
+        policy: the augmentation policy.
         images: uint8, or float in [0, 1], shape ``(image, channel, height, width)``.
         views: views of each image, at least 1.
         generator: the only source of randomness, on the images' device.
@@ -126,7 +126,7 @@ def draw_views(
             f"the generator is on {generator.device} and the images on {images.device}: "
             f"make it with torch.Generator(device={images.device.type!r})"
         )
-    # Converted before it is repeated: an image is turned into floats once, however many views it has.
+    # Converted before it is repeated: once per image, however many views it has.
     pixels = images.float()
     if images.dtype == torch.uint8:
         pixels.div_(255)
@@ -144,7 +144,7 @@ def draw_views(
     if images.device.type != "cpu":
         repeated = pixels.expand(views, *pixels.shape).reshape(count, *pixels.shape[1:])
         return _apply(policy, repeated, flat).reshape(views, *pixels.shape), parameters
-    # A CPU is fastest on parts whose temporaries stay in its caches, and in memory that was touched before.
+    # A CPU is fastest on parts whose temporaries fit its caches, and in memory used before.
     part = max(1, CPU_PART * torch.get_num_threads() // max(1, pixels[:1].numel()))
     drawn = torch.empty(views, *pixels.shape)
     for view in range(views):
@@ -176,7 +176,7 @@ def bernoulli(count: int, probability: float, generator: torch.Generator) -> Ten
 
 
 def per_image(values: Tensor, images: Tensor) -> Tensor:
-    """One value an image, ``(n,)``, shaped ``(n, 1, 1, 1)`` and typed so that it broadcasts over ``images``."""
+    """One value per image, ``(n,)``, shaped ``(n, 1, 1, 1)`` and typed so that it broadcasts over ``images``."""
     return values.to(images.dtype).view(-1, 1, 1, 1)
 
 

@@ -1,4 +1,4 @@
-"""Views that change colours and leave pixels where they are."""
+"""Color augmentations."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from pp_simve.inference.augmentations.base import (
 
 @dataclass(frozen=True)
 class ColorJitter(AugmentationPolicy):
-    """Brightness, contrast, saturation and hue, always in this order, each clamped to [0, 1]. RGB only.
+    """Color jitter: brightness, contrast, saturation and hue, in this order, each clamped to [0, 1]. RGB only.
 
     The four operations are those of ``torchvision.transforms.v2.functional.adjust_*``; torchvision's jitter shuffles
-    them, which no parameter would tell. ``brightness``, ``contrast`` and ``saturation`` are factors (1: unchanged),
-    ``hue`` is a shift in turns (0: unchanged). An image that is not jittered has exactly these neutral values.
+    them, which the parameters would not record. ``brightness``, ``contrast`` and ``saturation`` are factors (1:
+    unchanged), ``hue`` is a shift in turns (0: unchanged). An image that is not jittered has exactly these values.
 
     Args:
         brightness, contrast, saturation: a strength s draws a factor from [max(0, 1 - s), 1 + s].
         hue: a strength s <= 0.5 draws a shift from [-s, s] turns.
-        probability: how often an image is jittered at all.
+        probability: of an image to be jittered at all.
     """
 
     brightness: float = 0.4
@@ -71,7 +71,7 @@ class ColorJitter(AugmentationPolicy):
 
 @dataclass(frozen=True)
 class RandomGrayscale(AugmentationPolicy):
-    """All three channels replaced by the luminance, with some probability; ``grey`` is 0 or 1. RGB only."""
+    """Grayscale: all channels replaced by the luminance, with some probability; ``grey`` is 0 or 1. RGB only."""
 
     probability: float = 0.2
 
@@ -84,7 +84,7 @@ class RandomGrayscale(AugmentationPolicy):
         return {"grey": bernoulli(count, self.probability, generator)}
 
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
-        check_rgb(images, "Grey")
+        check_rgb(images, "RandomGrayscale")
         return torch.where(per_image(parameters["grey"], images) > 0.5, luminance(images), images)
 
 
@@ -112,7 +112,7 @@ def shift_hue_(images: Tensor, shift: Tensor) -> Tensor:
     corner = (blue - red).add_(chroma, alpha=2)
     torch.where(green == highest, corner, hue, out=hue)
     torch.where(red == highest, torch.sub(green, blue, out=corner), hue, out=hue)
-    # Grey pixels have no hue: any finite one will do, for it is multiplied by a chroma of 0.
+    # Gray pixels have no hue; any finite one will do, because it is multiplied by a chroma of 0.
     hue.div_(torch.clamp_min(chroma, 1e-12, out=corner)).add_(shift * 6)
     hue.sub_(torch.div(hue, 6, out=corner).floor_(), alpha=6)
     torch.sub(hue, 3, out=red).abs_().sub_(1)

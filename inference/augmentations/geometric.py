@@ -1,4 +1,4 @@
-"""Views that move pixels: affine maps, resized crops, flips."""
+"""Geometric augmentations: affine maps, resized crops, flips."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class RandomAffine(AugmentationPolicy):
-    """Rotation, scale, shift and shear about the image's centre; bilinear, zeros outside.
+    """Rotation, scale, shift and shear about the image's center; bilinear, zeros outside.
 
     The map and its conventions are those of ``torchvision.transforms.v2.functional.affine``: shear, then scale, then
     rotation, then shift.
@@ -40,7 +40,7 @@ class RandomAffine(AugmentationPolicy):
         scale: range of the factor; above 1 the content grows.
         shift: range of both shifts as a fraction of the image's side; positive is right and down.
         shear: range in degrees; positive moves the top to the right (before the rotation). Fixed at 0 unless given,
-            because a small shear and a small rotation are hard to tell apart.
+            because a small shear and a small rotation look alike.
     """
 
     rotation: Range = (-25.0, 25.0)
@@ -80,7 +80,7 @@ class RandomAffine(AugmentationPolicy):
         )
         cos, sin = torch.cos(rotation * (math.pi / 180)), torch.sin(rotation * (math.pi / 180))
         tan = torch.tan(shear * (math.pi / 180))
-        # Pixel coordinates about the centre, then the inverse of shift, rotation and scale, and shear, in that order.
+        # Pixel coordinates about the center, then the inverse of shift, rotation and scale, and shear, in that order.
         x = _centred(width, images).view(1, 1, -1) - shift_x * width
         y = _centred(height, images).view(1, -1, 1) - shift_y * height
         cos, sin = cos / scale, sin / scale

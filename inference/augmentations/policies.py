@@ -1,4 +1,4 @@
-"""The named view policies."""
+"""The named augmentation policies."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pp_simve.inference.augmentations.geometric import RandomAffine, RandomFlip,
 
 
 def affine(image_shape: ImageShape) -> AugmentationPolicy:
-    """For digits and other signs: small affine maps. No flips, and a rotation that never turns a 6 into a 9."""
+    """For digits and other symbols: small affine maps, no flips, and rotations too small to turn a 6 into a 9."""
     return Compose([RandomAffine()], image_shape)
 
 
 def crop(image_shape: ImageShape) -> AugmentationPolicy:
-    """For grey photographs: a resized crop of 40 % of the area or more, and a horizontal flip."""
+    """For grayscale photographs: a resized crop of 40 % of the area or more, and a horizontal flip."""
     return Compose([RandomResizedCrop(image_shape), RandomFlip()], image_shape)
 
 
 def crop_color(image_shape: ImageShape) -> AugmentationPolicy:
-    """For colour photographs: crop, flip, jitter and grey.
+    """For color photographs: crop, flip, jitter and grayscale.
 
     SimCLR's for CIFAR-10 (Chen et al. 2020, https://arxiv.org/abs/2002.05709, appendix B.9: jitter of strength 0.5)
     with milder crops: 30 % of the area or more instead of 8 %.
@@ -39,7 +39,7 @@ def paper(image_shape: ImageShape) -> AugmentationPolicy:
     """The views of the code released with SimVE's paper, for comparison only.
 
     Grey images: crop and flip. RGB images: a strong jitter of every image, then crop and flip. The flip is vertical:
-    perhaps a slip for horizontal, but it is what the released code does. That code also enlarges CIFAR-10 to 256×256
+    as in the released code, perhaps meant to be horizontal. That code also enlarges CIFAR-10 to 256×256
     before it crops, and jitters in a random order; neither is done here.
     """
     ratio = (0.75, 1.3)
@@ -63,7 +63,7 @@ def augmentation_policy(name: str, image_shape: ImageShape) -> AugmentationPolic
     """The policy of that name for images of shape ``(channel, height, width)``.
 
     Raises:
-        ValueError: for an unknown name, an impossible shape, or a colour policy for images that are not RGB.
+        ValueError: for an unknown name, an impossible shape, or a color policy for images that are not RGB.
     """
     if name not in POLICIES:
         near = get_close_matches(name, POLICIES, n=1)

@@ -1,11 +1,10 @@
 """Guides: Pyro programs over content and style, behind the interface in `base`."""
 
-from pp_simve.inference.guides.amortized import AmortizedGuide
+from pp_simve.inference.guides.amortized import AmortizedGuide, PointGuide
 from pp_simve.inference.guides.base import Guide, Representation
 from pp_simve.inference.guides.delta import DeltaGuide
 from pp_simve.inference.guides.flow import FlowGuide
-from pp_simve.inference.guides.point import PointGuide
-from pp_simve.inference.guides.recognition import Recognition
+from pp_simve.inference.guides.recognition import Recognition, ZFirstGuide
 from pp_simve.inference.guides.structured import StructuredGuide
 
 __all__ = [
@@ -17,4 +16,5 @@ __all__ = [
     "Recognition",
     "Representation",
     "StructuredGuide",
+    "ZFirstGuide",
 ]

@@ -1,27 +1,27 @@
-"""The amortized guide, the paper's: a Gaussian over each view's z, content from its exact conditional."""
+"""Guides with a Gaussian q(z | view): content drawn from its exact conditional (the paper's), or set to its mode."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
-from pp_simve.inference.guides.base import Guide, Representation
+import pyro.distributions as dist
+
+from pp_simve.inference.guides.base import Features
 from pp_simve.inference.guides.heads import Encoder
-from pp_simve.inference.guides.recognition import Recognition, exact, representation, sample_sites
+from pp_simve.inference.guides.recognition import Recognition, ZFirstGuide, exact
 from pp_simve.inference.schedules import Schedule
-from pp_simve.models import Prior, Views
+from pp_simve.models import Prior, ViewsLike
 
 
-class AmortizedGuide(Guide):
-    """q(z_j | x_j) = N(μ(x_j), diag S(x_j)), content ~ p(content | z_1..J) exactly, style what remains.
-
-    z is an auxiliary site. Since log p(z, content) − log p(content | z) = log p(z) whatever the content, drawing
-    content costs no variance: the bound is the collapsed one (Bizeul et al., TMLR 2024, ELBO_SSL).
+class GaussianGuide(ZFirstGuide):
+    """Base of guides with q(z_j | x_j) = N(μ(x_j), diag S(x_j)).
 
     Args:
         encoder: maps images ``(batch, channel, height, width)`` to features ``(batch, features)``.
         prior: the model's own prior (the same object), an `ExactPrior`.
         features: the encoder's width, where it has no attribute ``features``.
-        scale: factor of the standard deviations of z, or its schedule; towards 0 it becomes `DeltaGuide`.
+        scale: factor of the standard deviations of z, or its schedule; towards 0 the guide becomes `DeltaGuide`.
         projection: widths of hidden layers between backbone and z, none by default; see `EncoderHead`.
     """
 
@@ -34,13 +34,30 @@ class AmortizedGuide(Guide):
         scale: float | Schedule = 1.0,
         projection: Sequence[int] = (),
     ) -> None:
-        super().__init__()
-        self.prior = exact(prior, self)
+        super().__init__(exact(prior, self))
         self.recognition = Recognition(encoder, prior.latent_dim, features, scale, projection)
 
-    def forward(self, views: Views) -> None:
-        sample_sites(self.prior, self.recognition(views))
+    def features(self, views: ViewsLike) -> Features:
+        return self.recognition.features(views)
 
-    def posterior(self, views: Views) -> Representation:
-        features = self.recognition.features(views)
-        return representation(self.prior, features, self.recognition.latent(features).mean)
+    def latent(self, features: Features) -> dist.Independent:
+        return self.recognition.latent(features)
+
+
+class AmortizedGuide(GaussianGuide):
+    """q(z_j | x_j) = N(μ(x_j), diag S(x_j)), content ~ p(content | z_1..J) exactly, style the remainder.
+
+    z is an auxiliary site. Since log p(z, content) − log p(content | z) = log p(z) whatever the content, drawing
+    content costs no variance: the bound is the collapsed one (Bizeul et al., TMLR 2024, ELBO_SSL).
+    """
+
+
+class PointGuide(GaussianGuide):
+    """q(z_j | x_j) as in `AmortizedGuide`, content at its conditional mode, as in the released code.
+
+    Under the flat prior content is the mean of the views' z, under a mixture the nearest prototype. A point has no
+    entropy, so the objective is a maximum over content and no lower bound of the evidence.
+    """
+
+    has_density: ClassVar[bool] = False
+    content_at_mode: ClassVar[bool] = True

@@ -1,9 +1,10 @@
-"""The interface of guides: a Pyro program over the model's sites that also answers for representations."""
+"""The interface of guides: a Pyro program over the model's sites that also returns representations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -11,10 +12,14 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pp_simve.inference.tools import evaluation_mode, unit_range
-from pp_simve.models import Views
+from pp_simve.models import PlainViews
+from pp_simve.models.modalities import map_modalities
 
 Features = Tensor | dict[str, Tensor]
-"""Backbone features, ``(..., image, feature)``; by modality where views are of several, each with its own width."""
+"""Backbone features, ``(..., image, feature)``; by modality where views are of several, widths may differ."""
+
+ImagesLike = Tensor | Mapping[str, Tensor]
+"""One view of each image, ``(image, channel, height, width)``; ``{modality: images}`` where there are several."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +30,9 @@ class Representation:
         backbone: the encoder's features, before any latent, shape ``(..., image, feature)``; by modality where views
             are of several.
         z: mean of the latent an image is decoded from, shape ``(..., image, latent)``.
-        content: mean of what an image shares with its other views, shape ``(image, content)``. Zero wide under a prior
-            that shares nothing between views.
-        style: mean of what sets a view apart, shape ``(..., image, style)``.
+        content: mean of the latent that an image's views share, shape ``(image, content)``. Of width zero under a
+            prior without content.
+        style: mean of the latent of a single view, shape ``(..., image, style)``.
     """
 
     backbone: Features
@@ -56,34 +61,34 @@ class Representation:
 
 
 class Guide(PyroModule):
-    """q(content, style | views): the guide of the SimVE program.
+    """q(content, style | views), the guide of the SimVE program.
 
     A guide is called with ``views`` of shape ``(view, image, channel, height, width)``, or by modality, and samples the
     model's sites ``content`` and ``style``, in plates named ``image`` (dim -1) and ``view`` (dim -2). It may use
     auxiliary sites.
 
     Attributes:
-        has_density: whether its draws have one. Points do not: objectives are then no bounds, and weights mean nothing.
-        amortized: whether it answers for any images; one with parameters for certain images answers for these alone.
+        has_density: whether its draws have a density. Where some are points they do not: objectives are then no
+            bounds, and importance weights are undefined.
+        amortized: whether it is defined for any images; otherwise it has parameters per image, for certain images.
     """
 
     has_density: ClassVar[bool] = True
     amortized: ClassVar[bool] = True
 
-    def forward(self, views: Views) -> None:
+    def forward(self, views: PlainViews) -> None:
         """Samples ``content``, ``(..., 1, image, content)``, and ``style``, ``(..., view, image, style)``."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(views)")
 
-    def posterior(self, views: Views) -> Representation:
+    def posterior(self, views: PlainViews) -> Representation:
         """Posterior means given all views of each image: one content an image, one z and style a view.
 
-        Where views are of several modalities, any of them may be missing: content is inferred from those there are,
-            and z
-        and style come in the order of the views' modalities.
+        Where views are of several modalities, any of them may be missing: content is inferred from those given, and z
+        and style are in the order of the views' modalities.
         """
         raise NotImplementedError(f"{type(self).__name__} must define posterior(views)")
 
-    def embed(self, images: Views) -> Representation:
+    def embed(self, images: ImagesLike) -> Representation:
         """Posterior means given one view of each image.
 
         Args:
@@ -93,16 +98,14 @@ class Guide(PyroModule):
         Raises:
             ValueError: images of more modalities than one; take `posterior`.
         """
-        if isinstance(images, Tensor):
-            return self.posterior(images.unsqueeze(0)).squeeze_view()
-        if len(images) != 1:
+        if isinstance(images, Mapping) and len(images) != 1:
             raise ValueError(
                 f"embed takes one view of each image, got modalities {', '.join(images)}; use posterior(views)"
             )
-        return self.posterior({modality: batch.unsqueeze(0) for modality, batch in images.items()}).squeeze_view()
+        return self.posterior(map_modalities(lambda batch: batch.unsqueeze(0), images)).squeeze_view()
 
     @torch.no_grad()
-    def embed_batches(self, images: Views, batch_size: int = 512) -> Representation:
+    def embed_batches(self, images: ImagesLike, batch_size: int = 512) -> Representation:
         """`embed` in evaluation mode, without gradients, a batch at a time.
 
         Args:
@@ -110,13 +113,16 @@ class Guide(PyroModule):
             batch_size: images a forward pass.
         """
         with evaluation_mode(self):
-            parts = [self.embed(unit_range(chunk)).as_dict() for chunk in _chunks(images, batch_size)]
+            parts = [self.embed(chunk).as_dict() for chunk in _chunks(images, batch_size)]
         return Representation(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
-def _chunks(images: Views, size: int) -> Iterator[Views]:
-    if isinstance(images, Tensor):
-        yield from torch.split(images, size)
-        return
-    for parts in zip(*(torch.split(batch, size) for batch in images.values()), strict=True):
-        yield dict(zip(images, parts, strict=True))
+def _chunks(images: ImagesLike, size: int) -> Iterator[ImagesLike]:
+    """Float images, ``size`` at a time."""
+    n_images = len(images if isinstance(images, Tensor) else next(iter(images.values())))
+    for start in range(0, max(1, n_images), size):
+        yield map_modalities(partial(_part, start=start, size=size), images)
+
+
+def _part(batch: Tensor, start: int, size: int) -> Tensor:
+    return unit_range(batch[start : start + size])

@@ -1,4 +1,4 @@
-"""The delta guide: each view's z is a point, as in discriminative methods."""
+"""The delta guide: deterministic z, as in discriminative methods."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pyro.distributions as dist
 from torch import Tensor
 from torch.nn import functional
 
-from pp_simve.inference.guides.base import Features, Guide, Representation
+from pp_simve.inference.guides.base import Features
 from pp_simve.inference.guides.heads import Encoder, encoder_head
-from pp_simve.inference.guides.recognition import exact, representation, sample_sites
-from pp_simve.models import Prior, Views
+from pp_simve.inference.guides.recognition import ZFirstGuide, exact
+from pp_simve.models import Prior, ViewsLike
 
 
-class DeltaGuide(Guide):
-    """q(z_j | x_j) = δ(f(x_j)), content ~ p(content | z_1..J) exactly, style what remains.
+class DeltaGuide(ZFirstGuide):
+    """q(z_j | x_j) = δ(f(x_j)), content ~ p(content | z_1..J) exactly, style the remainder.
 
     The limit of `AmortizedGuide` for scale → 0, without the entropy that goes to minus infinity there. A point has no
     entropy, so the objective is a maximum over z and no lower bound of the evidence.
@@ -40,18 +40,13 @@ class DeltaGuide(Guide):
         projection: Sequence[int] = (),
         unit_norm: bool = False,
     ) -> None:
-        super().__init__()
-        self.prior = exact(prior, self)
+        super().__init__(exact(prior, self))
         self.encoder_head = encoder_head(encoder, prior.latent_dim, features, projection)
         self.unit_norm = unit_norm
 
-    def _point(self, features: Features) -> Tensor:
+    def features(self, views: ViewsLike) -> Features:
+        return self.encoder_head.features(views)
+
+    def latent(self, features: Features) -> dist.Delta:
         z: Tensor = self.encoder_head(features)
-        return functional.normalize(z, dim=-1) if self.unit_norm else z
-
-    def forward(self, views: Views) -> None:
-        sample_sites(self.prior, dist.Delta(self._point(self.encoder_head.features(views)), event_dim=1))
-
-    def posterior(self, views: Views) -> Representation:
-        features = self.encoder_head.features(views)
-        return representation(self.prior, features, self._point(features))
+        return dist.Delta(functional.normalize(z, dim=-1) if self.unit_norm else z, event_dim=1)

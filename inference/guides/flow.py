@@ -9,15 +9,15 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
-from pp_simve.inference.guides.base import Features, Guide, Representation
+from pp_simve.inference.guides.base import Features
 from pp_simve.inference.guides.heads import feature_width
-from pp_simve.inference.guides.recognition import Recognition, exact, representation, sample_sites
+from pp_simve.inference.guides.recognition import Recognition, ZFirstGuide, exact
 from pp_simve.inference.schedules import Schedule
-from pp_simve.models import Prior, Views
+from pp_simve.models import Prior, ViewsLike
 
 
 class FlowLatent(TorchDistribution):
-    """loc + scale · u with u from a flow that knows the image's features; event ``(latent,)``.
+    """loc + scale · u with u from a flow conditioned on the image's features; event ``(latent,)``.
 
     Args:
         flow: called with features ``(..., features)``, returns a distribution of batch ``(...)``, event ``(latent,)``.
@@ -35,7 +35,7 @@ class FlowLatent(TorchDistribution):
         super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
 
     def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        """A draw, whose density is kept: a coupling flow finds it on the way."""
+        """A draw, whose density is kept: a coupling flow computes it along with the draw."""
         u, log_density = self.flow(self.features).rsample_and_log_prob(torch.Size(sample_shape))
         value: Tensor = self.loc + self.scale * u
         self._drawn = value, log_density - self.scale.log().sum(-1)
@@ -49,21 +49,21 @@ class FlowLatent(TorchDistribution):
         return log_density - self.scale.log().sum(-1)
 
     @property
-    def centre(self) -> Tensor:
-        """Where the flow takes the centre of its base, ``(..., latent)``: near the mean, which has no closed form."""
+    def center(self) -> Tensor:
+        """Image of the base's center under the flow, ``(..., latent)``: near the mean, which has no closed form."""
         flow = self.flow(self.features)
         return self.loc + self.scale * flow.transform.inv(torch.zeros_like(self.loc))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FlowLatent:
-        """The same distribution for more."""
+        """The same distribution with a larger batch shape."""
         wide = (values.expand(*batch_shape, -1) for values in (self.features, self.loc, self.scale))
         return FlowLatent(self.flow, *wide)
 
 
-class FlowGuide(Guide):
-    """q(z_j | x_j) a normalizing flow, content ~ p(content | z_1..J) exactly, style what remains.
+class FlowGuide(ZFirstGuide):
+    """q(z_j | x_j) a normalizing flow, content ~ p(content | z_1..J) exactly, style the remainder.
 
-    A Gaussian as in `AmortizedGuide` whose noise first passes through affine coupling layers that see the image's
+    A Gaussian as in `AmortizedGuide` whose noise first passes through affine coupling layers conditioned on the image's
     features (Rezende and Mohamed 2015; Dinh et al. 2017), so that its axes may depend on one another and need not be
     symmetric.
 
@@ -92,12 +92,11 @@ class FlowGuide(Guide):
         transforms: int = 2,
         hidden: Sequence[int] = (64,),
     ) -> None:
-        super().__init__()
         if prior.latent_dim < 2:
             raise ValueError("FlowGuide needs at least 2 latent dimensions: a coupling moves some axes by the others")
         if not isinstance(encoder, nn.Module):
-            raise ValueError("FlowGuide reads views of one modality: its flow knows the features of one encoder")
-        self.prior = exact(prior, self)
+            raise ValueError("FlowGuide takes views of one modality: its flow is conditioned on one encoder's features")
+        super().__init__(exact(prior, self))
         self.recognition = Recognition(encoder, prior.latent_dim, features, scale, projection)
         self.flow = _zuko().flows.MAF(
             prior.latent_dim,
@@ -107,18 +106,17 @@ class FlowGuide(Guide):
             passes=2,
         )
 
-    def _latent(self, features: Features) -> FlowLatent:
+    def features(self, views: ViewsLike) -> Features:
+        return self.recognition.features(views)
+
+    def latent(self, features: Features) -> FlowLatent:
         assert isinstance(features, Tensor)
         gaussian = self.recognition.latent(features)
         return FlowLatent(self.flow, features, gaussian.mean, gaussian.stddev)
 
-    def forward(self, views: Views) -> None:
-        sample_sites(self.prior, self._latent(self.recognition.features(views)))
-
-    def posterior(self, views: Views) -> Representation:
-        """As `Guide.posterior`, with each z where the flow takes the centre of its base."""
-        features = self.recognition.features(views)
-        return representation(self.prior, features, self._latent(features).centre)
+    def center(self, features: Features) -> Tensor:
+        """Image of the base's center under the flow, near the mean of z: ``(..., view, image, latent)``."""
+        return self.latent(features).center
 
 
 def _zuko() -> Any:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from pp_simve.inference.encoders import normed_layers
 from pp_simve.inference.guides.base import Features
-from pp_simve.models import Views, apply_network
-from pp_simve.models.modalities import check_modalities, modality_modules, view_and_image_counts
+from pp_simve.models import Views, ViewsLike, apply_network
+from pp_simve.models.modalities import modality_modules
 
 IMAGE_DIM = 3
 Encoder = nn.Module | Mapping[str, nn.Module]
@@ -18,11 +18,11 @@ Encoder = nn.Module | Mapping[str, nn.Module]
 
 
 class EncoderHead(nn.Module):
-    """Images → backbone features → numbers.
+    """Encoder head: images → backbone features → projection → linear layer.
 
     Args:
         encoder: maps ``(batch, channel, height, width)`` to ``(batch, features)``.
-        outputs: how many numbers.
+        outputs: width of the linear layer.
         features: the encoder's width; by default its attribute ``features``.
         projection: widths of hidden layers between backbone and head, each with batch norm and ReLU: the projection
             head of contrastive methods (Chen et al. 2020).
@@ -42,37 +42,38 @@ class EncoderHead(nn.Module):
         self.projection = normed_layers(width, projection)
         self.head = nn.Linear(projection[-1] if projection else width, outputs)
 
-    def features(self, views: Views) -> Tensor:
+    def features(self, views: ViewsLike) -> Tensor:
         """Backbone features, shape ``(..., features)`` from images ``(..., channel, height, width)``.
 
         Raises:
             ValueError: views of several modalities.
         """
-        if not isinstance(views, Tensor):
+        plain = Views.of(views).plain
+        if not isinstance(plain, Tensor):
             raise ValueError(
-                f"views of several modalities ({', '.join(views)}) need a guide with an encoder for each modality"
+                f"views of several modalities ({', '.join(plain)}) need a guide with an encoder for each modality"
             )
-        return apply_network(self.encoder, views, event_dim=IMAGE_DIM)
+        return apply_network(self.encoder, plain, event_dim=IMAGE_DIM)
 
     def heads(self) -> list[nn.Linear]:
-        """The last layers."""
+        """The linear layers."""
         return [self.head]
 
     def forward(self, features: Features) -> Tensor:
         """Shape ``(..., outputs)`` from backbone features ``(..., features)``."""
         assert isinstance(features, Tensor)
         hidden = apply_network(self.projection, features, event_dim=1) if len(self.projection) else features
-        # The head is one matrix of a few thousand numbers: left in full precision, where scales need it.
-        numbers: Tensor = self.head(hidden)
-        return numbers
+        # One matrix of a few thousand numbers, in full precision because scales need it.
+        outputs: Tensor = self.head(hidden)
+        return outputs
 
 
 class ModalityHeads(nn.Module):
-    """The same for views of several modalities, each read by an encoder and a head of its own.
+    """Encoder heads per modality.
 
     Args:
         encoders: by modality; each with an attribute ``features``.
-        outputs: how many numbers.
+        outputs: width of each head's linear layer.
         projection: as in `EncoderHead`, for every modality.
     """
 
@@ -82,26 +83,24 @@ class ModalityHeads(nn.Module):
             {modality: EncoderHead(encoder, outputs, projection=projection) for modality, encoder in encoders.items()}
         )
 
-    def features(self, views: Views) -> dict[str, Tensor]:
-        """Backbone features of the modalities that are there, in the views' order.
+    def features(self, views: ViewsLike) -> dict[str, Tensor]:
+        """Backbone features of the modalities given, in the views' order.
 
         Raises:
             ValueError: a modality without an encoder, modalities of different numbers of images, or no views by
                 modality at all.
         """
-        if isinstance(views, Tensor):
-            raise ValueError(f"views must be given by modality, a dictionary of {', '.join(self.modalities)}")
-        check_modalities(views, self.modalities)
-        view_and_image_counts(views)
+        views = Views.of(views)
+        views.check_known(self.modalities)
         # In the views' order and not that of the encoders: the program divides z among the modalities in it.
-        return {modality: self._of(modality).features(batch) for modality, batch in views.items()}
+        return {str(modality): self._of(str(modality)).features(batch) for modality, batch in views.items()}
 
     def heads(self) -> list[nn.Linear]:
-        """The last layers, one per modality."""
+        """The linear layers, one per modality."""
         return [self._of(modality).head for modality in self.modalities]
 
     def forward(self, features: Features) -> Tensor:
-        """Shape ``(..., view, image, outputs)``: the views of each given modality in turn."""
+        """Shape ``(..., view, image, outputs)``: the views of each given modality, one after another."""
         assert not isinstance(features, Tensor)
         return torch.cat([self._of(modality)(values) for modality, values in features.items()], -3)
 
@@ -114,7 +113,7 @@ class ModalityHeads(nn.Module):
 def encoder_head(
     encoder: Encoder, outputs: int, features: int | None, projection: Sequence[int]
 ) -> EncoderHead | ModalityHeads:
-    """How views are read by one encoder, or by one per modality.
+    """The encoder head of one encoder, or encoder heads per modality.
 
     Raises:
         ValueError: as `EncoderHead`; ``features`` for several encoders.
@@ -122,12 +121,12 @@ def encoder_head(
     if isinstance(encoder, nn.Module):
         return EncoderHead(encoder, outputs, features, projection)
     if features is not None:
-        raise ValueError("features is the width of one encoder; encoders by modality say it themselves, as .features")
+        raise ValueError("features is the width of one encoder; encoders per modality each have an attribute .features")
     return ModalityHeads(encoder, outputs, projection)
 
 
 def feature_width(encoder: nn.Module, features: int | None) -> int:
-    """How wide an encoder's output is: as given, or as it says itself.
+    """Width of an encoder's output: as given, or its attribute ``features``.
 
     Raises:
         ValueError: neither.
@@ -135,7 +134,7 @@ def feature_width(encoder: nn.Module, features: int | None) -> int:
     width = features if features is not None else getattr(encoder, "features", None)
     if not isinstance(width, int):
         raise ValueError(
-            f"{type(encoder).__name__} has no integer attribute `features` that says how wide its output is; "
+            f"{type(encoder).__name__} has no integer attribute `features`, the width of its output; "
             "pass features=... to the guide"
         )
     return width

@@ -1,9 +1,9 @@
-"""What guides that read z off each view have in common: the recognition network, the sites, the means."""
+"""The recognition network, and the base of guides that infer z from each view first and content from all z exactly."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -11,24 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pp_simve.inference.annealing import Annealed
-from pp_simve.inference.guides.base import Features, Representation
+from pp_simve.inference.guides.base import Features, Guide, Representation
 from pp_simve.inference.guides.heads import Encoder, encoder_head
-from pp_simve.inference.schedules import Schedule
-from pp_simve.models import ExactPrior, Prior, Views
+from pp_simve.inference.schedules import Annealed, Schedule
+from pp_simve.models import ExactPrior, Prior, ViewsLike
 
 SMALLEST_SCALE = 1e-4
 START_SCALE = 0.03
-# Tells objectives that a site is drawn from its exact conditional, which may then be a discrete one.
+# Marks a site drawn from its exact conditional, which may then be a discrete one; read by objectives.
 EXACT_CONDITIONAL: Any = {"is_exact_conditional": True}
 
 
 class Recognition(nn.Module):
-    """Views → features → N(loc, scale²) over z, diagonal.
+    """Recognition network: views → features → N(loc, scale²) over z, diagonal.
 
     Args:
         encoder: maps ``(batch, channel, height, width)`` to ``(batch, features)``; one per modality.
-        latent: dimensions of z.
+        latent_dim: dimensions of z.
         features: the encoder's width; by default its attribute ``features``.
         scale: factor of every standard deviation, or its schedule: towards 0 the guide becomes a point.
         projection: widths of hidden layers between backbone and head, see `EncoderHead`.
@@ -54,11 +53,11 @@ class Recognition(nn.Module):
         self.encoder_head = encoder_head(encoder, 2 * latent_dim, features, projection)
         with torch.no_grad():
             # Softplus of the bias is the scale at the start. The means of an untrained head spread by about 0.1: wider
-            # noise than that drowns them, and the decoder first learns to do without z, which takes long to unlearn.
+            # noise than that hides them, and the decoder first learns to ignore z, which takes long to unlearn.
             for head in self.encoder_head.heads():
                 head.bias[latent_dim:] = float(torch.tensor(START_SCALE).expm1().log())
 
-    def features(self, views: Views) -> Features:
+    def features(self, views: ViewsLike) -> Features:
         """Backbone features of the views, ``(..., view, image, feature)``; by modality where they are of several."""
         return self.encoder_head.features(views)
 
@@ -69,16 +68,60 @@ class Recognition(nn.Module):
         factor = self.scale()
         return dist.Normal(loc, scale if factor == 1 else factor * scale).to_event(1)
 
-    def forward(self, views: Views) -> dist.Independent:
+    def forward(self, views: ViewsLike) -> dist.Independent:
         """q(z | view)."""
         return self.latent(self.features(views))
 
 
+class ZFirstGuide(Guide):
+    """Base of guides that infer z from each view, then content from all z exactly; style is the remainder.
+
+    A subclass defines ``features`` and ``latent``.
+
+    Args:
+        prior: the model's own prior (the same object).
+
+    Attributes:
+        content_at_mode: content is the mode of its conditional instead of a draw from it.
+    """
+
+    content_at_mode: ClassVar[bool] = False
+
+    def __init__(self, prior: ExactPrior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def features(self, views: ViewsLike) -> Features:
+        """Backbone features of the views, ``(..., view, image, feature)``; by modality where they are of several."""
+        raise NotImplementedError(f"{type(self).__name__} must define features(views)")
+
+    def latent(self, features: Features) -> dist.TorchDistribution:
+        """q(z | view) from the backbone's features, batch ``(..., view, image)``, event ``(latent,)``."""
+        raise NotImplementedError(f"{type(self).__name__} must define latent(features)")
+
+    def center(self, features: Features) -> Tensor:
+        """The mean of q(z | view), or a value near it: ``(..., view, image, latent)``."""
+        return self.latent(features).mean
+
+    def forward(self, views: ViewsLike) -> None:
+        sample_sites(self.prior, self.latent(self.features(views)), content_at_mode=self.content_at_mode)
+
+    def posterior(self, views: ViewsLike) -> Representation:
+        """As `Guide.posterior`, with z at `center`: exact where content's conditional mean is linear in z."""
+        features = self.features(views)
+        z = self.center(features)
+        self.prior.remember(z)
+        content = self.prior.content_posterior(z).mean
+        return Representation(
+            backbone=features, z=z, content=content.squeeze(0), style=self.prior.decompose(content, z)
+        )
+
+
 def exact(prior: Prior, guide: object) -> ExactPrior:
-    """The prior, if it can tell content from z.
+    """The prior, checked to have the exact conditional of content given z.
 
     Raises:
-        ValueError: it can't, so the guide needs another.
+        ValueError: it does not, so the guide needs another.
     """
     if not isinstance(prior, ExactPrior):
         raise ValueError(
@@ -89,13 +132,13 @@ def exact(prior: Prior, guide: object) -> ExactPrior:
     return prior
 
 
-def sample_sites(prior: ExactPrior, latent: dist.TorchDistribution, *, point: bool = False) -> None:
-    """Samples z of each view, content given all of them, and style, which is what then remains.
+def sample_sites(prior: ExactPrior, latent: dist.TorchDistribution, *, content_at_mode: bool = False) -> None:
+    """Samples z of each view, content given all of them, and style, which follows from both.
 
     Args:
         prior: of the model.
         latent: q(z | view), batch ``(view, image)``.
-        point: sets content to the mode of its conditional, instead of drawing it.
+        content_at_mode: sets content to the mode of its conditional, instead of drawing it.
     """
     views, images = latent.batch_shape[-2:]
     view_plate = pyro.plate("view", views, dim=-2)
@@ -104,17 +147,10 @@ def sample_sites(prior: ExactPrior, latent: dist.TorchDistribution, *, point: bo
             z = pyro.sample("z", latent, infer={"is_auxiliary": True})
         prior.remember(z)
         conditional = prior.content_posterior(z)
-        if point:
+        if content_at_mode:
             content = pyro.sample("content", dist.Delta(conditional.mode, event_dim=1))
         else:
             # log p(content, z) − log p(content | z) is the same for every content, so its draw needs no gradient.
             content = pyro.sample("content", conditional, infer=EXACT_CONDITIONAL)
         with view_plate:
             pyro.sample("style", dist.Delta(prior.decompose(content, z), event_dim=1))
-
-
-def representation(prior: ExactPrior, features: Features, z: Tensor) -> Representation:
-    """Posterior means with z at the mean of q(z | view): exact where content's conditional mean is linear in z."""
-    prior.remember(z)
-    content = prior.content_posterior(z).mean
-    return Representation(backbone=features, z=z, content=content.squeeze(0), style=prior.decompose(content, z))

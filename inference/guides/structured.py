@@ -11,7 +11,7 @@ from pp_simve.inference.guides.base import Features, Guide, Representation
 from pp_simve.inference.guides.heads import Encoder
 from pp_simve.inference.guides.recognition import Recognition
 from pp_simve.inference.schedules import Schedule
-from pp_simve.models import ConjugatePrior, GaussianPrior, Prior, Views
+from pp_simve.models import ConjugatePrior, GaussianPrior, Prior, ViewsLike
 
 
 def sample_from_potentials(messages: ConjugatePrior, loc: Tensor, precision: Tensor) -> None:
@@ -34,9 +34,9 @@ class StructuredGuide(Guide):
     q(content | x_1..J) ∝ p(content) Π_j N(μ_j; content, S_j + Σ)
     q(style_j | content, x_j) ∝ p(style_j | content) N(z_j; μ_j, S_j)
 
-    Views share what they know: in a linear-Gaussian model with the right potentials this is the posterior itself, and
-    the bound the evidence, while independent q(z_j | x_j) stay below it. It samples the sites of the model alone, in
-    its order, so that the divergence of each has a closed form (`AnalyticELBO`).
+    Views inform one another: in a linear-Gaussian model with the right potentials this is the posterior itself, and the
+    bound the evidence, while independent q(z_j | x_j) stay below it. It samples the sites of the model alone, in its
+    order, so that the divergence of each has a closed form (`AnalyticELBO`).
 
     Args:
         encoder: maps images ``(batch, channel, height, width)`` to features ``(batch, features)``.
@@ -45,7 +45,7 @@ class StructuredGuide(Guide):
         scale: factor of the potentials' standard deviations, or its schedule; towards 0 it becomes `DeltaGuide`.
         projection: widths of hidden layers between backbone and potentials, none by default; see `EncoderHead`.
         messages: the prior whose messages are passed. Default: the model's, where it is a `ConjugatePrior`; otherwise a
-            `GaussianPrior` of the guide's own, learned.
+            learned `GaussianPrior` that belongs to the guide.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class StructuredGuide(Guide):
         if messages is None:
             own = GaussianPrior(prior.latent_dim, learn_content=True, learn_style=True)
             messages = prior if isinstance(prior, ConjugatePrior) else own
-        ours, theirs = (part.content().event_shape for part in (messages, prior))
-        if messages.latent_dim != prior.latent_dim or ours != theirs:
+        of_messages, of_prior = (part.content().event_shape for part in (messages, prior))
+        if messages.latent_dim != prior.latent_dim or of_messages != of_prior:
             raise ValueError(
                 f"StructuredGuide passes messages about {messages.latent_dim} latent axes and content of shape "
-                f"{tuple(ours)}, but {type(prior).__name__} has {prior.latent_dim} and {tuple(theirs)}; derive the "
-                "prior from ConjugatePrior, or pass messages=... that fit it"
+                f"{tuple(of_messages)}, but {type(prior).__name__} has {prior.latent_dim} and {tuple(of_prior)}; "
+                "derive the prior from ConjugatePrior, or pass messages=... that fit it"
             )
         self.prior = prior
         self.messages = messages
@@ -75,19 +75,19 @@ class StructuredGuide(Guide):
 
     def potentials(self, features: Features) -> tuple[Tensor, Tensor]:
         """Location and precision of each view's potential, shape ``(..., view, image, latent)`` each."""
-        known = self.recognition.latent(features)
-        # The head's mean is that of the potential times N(0, 1), so that it still moves z where the potential says next
-        # to nothing: with the potential's own location its gradient would vanish there, and an axis once lost (as most
-        # are at the start of a fit) would stay so.
-        variance = known.variance
-        return known.mean * (1 + variance), variance.reciprocal()
+        q = self.recognition.latent(features)
+        # The head's mean is that of the potential times N(0, 1), which still moves z where the potential has almost no
+        # precision: with the potential's own location its gradient would vanish there, and an axis once ignored (as
+        # most are at the start of a fit) would stay ignored.
+        variance = q.variance
+        return q.mean * (1 + variance), variance.reciprocal()
 
-    def forward(self, views: Views) -> None:
+    def forward(self, views: ViewsLike) -> None:
         loc, precision = self.potentials(self.recognition.features(views))
         self.messages.remember(loc)
         sample_from_potentials(self.messages, loc, precision)
 
-    def posterior(self, views: Views) -> Representation:
+    def posterior(self, views: ViewsLike) -> Representation:
         """Means of q(content | all views) and q(style_j | all views), and the z they compose."""
         features = self.recognition.features(views)
         loc, precision = self.potentials(features)

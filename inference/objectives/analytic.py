@@ -14,15 +14,14 @@ from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.elbo import checked_weight
 from pp_simve.inference.schedules import Schedule
 from pp_simve.inference.tracing import ProgramError, run_pair, site_infer
-from pp_simve.models import QuadraticPrior, SimVE, Views
-from pp_simve.models.modalities import view_and_image_counts
+from pp_simve.models import QuadraticPrior, SimVE, Views, ViewsLike
 
 
 class AnalyticELBO(Objective):
-    """E_q[log p(views | z)] − β · KL(q(content, style | views) ‖ p), the divergence computed and not sampled.
+    """ELBO E_q[log p(views | z)] − β · KL(q(content, style | views) ‖ p) with the divergence in closed form.
 
-    The same bound as `ELBO` where both are defined, with less noise, and with the divergence of each latent axis. It is
-    valid in two cases, and refuses others, where a closed form site by site would be of another bound:
+    The same bound as `ELBO` where both are defined, with less variance, and with the divergence of each latent axis. It
+    is valid in two cases, and refuses others, where a closed form site by site would belong to another bound:
 
     - guides that draw Gaussian z first and content from its exact conditional (`AmortizedGuide`) under a
       `QuadraticPrior`: KL(q(z_1..J) ‖ p(z_1..J)), content integrated out
@@ -36,7 +35,7 @@ class AnalyticELBO(Objective):
         model: the generative program.
         guide: the variational program over its latent sites.
         beta: weight of the divergence, or its schedule.
-        free_bits: nats an image that each latent axis (over all views) may cost for nothing (Kingma et al. 2016).
+        free_bits: nats per image of each latent axis (over all views) that are free (Kingma et al. 2016).
     """
 
     def __init__(self, model: SimVE, guide: nn.Module, *, beta: float | Schedule = 1.0, free_bits: float = 0.0) -> None:
@@ -48,11 +47,12 @@ class AnalyticELBO(Objective):
         self.beta = checked_weight("beta", beta)
         self.free_bits = free_bits
 
-    def forward(self, views: Views) -> dict[str, Tensor]:
+    def forward(self, views: ViewsLike) -> dict[str, Tensor]:
+        views = Views.of(views)
         model_trace, guide_trace = run_pair(self.model, self.guide, views)
         model_trace.compute_log_prob(lambda _, site: _is_data(site))
         observed = [site["log_prob_sum"] for site in model_trace.nodes.values() if _is_data(site)]
-        reconstruction = torch.stack(observed).sum() / view_and_image_counts(views)[1]
+        reconstruction = torch.stack(observed).sum() / views.n_images
         by_axis = axis_divergences(self.model, model_trace, guide_trace)
         paid = by_axis.clamp(min=self.free_bits) if self.free_bits else by_axis
         return {
@@ -110,7 +110,7 @@ def _of_sites(model_trace: Trace, guide_trace: Trace) -> Tensor:
             )
         q = q.base_dist
         by_axis = -q.entropy() if improper else torch.distributions.kl_divergence(q, p.base_dist)
-        # (view or 1, image, axis): over the views, mean of the images.
+        # (view or 1, image, axis): summed over views, mean over images.
         found.append(by_axis.sum(-3).mean(0))
     return torch.cat(found)
 

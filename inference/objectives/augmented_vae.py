@@ -1,4 +1,4 @@
-"""Objectives of the VAE family that see the original image beside its views."""
+"""VAE objectives on augmented views and their original image: CR-VAE and AAVAE."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.elbo import ELBO
 from pp_simve.inference.schedules import Schedule
 from pp_simve.inference.tracing import ProgramError, run_pair, site_infer
-from pp_simve.models import Views
+from pp_simve.models import Views, ViewsLike
 
 
 class ConsistencyELBO(Objective):
-    """The ELBO of an image and its views, less ``weight`` · Σ_j KL(q(z | view_j) ‖ q(z | image)).
+    """CR-VAE: the ELBO of an image and its views, less ``weight`` · Σ_j KL(q(z | view_j) ‖ q(z | image)).
 
-    With a `StandardPrior` this is CR-VAE (Sinha and Dieng 2021): views get the posterior of their image.
+    With a `StandardPrior` the objective of Sinha and Dieng (2021): views are given the posterior of their image.
 
     The terms are those of `ELBO`, and ``consistency``, −Σ_j KL in nats per image.
 
@@ -39,10 +39,11 @@ class ConsistencyELBO(Objective):
         self.elbo = ELBO(model, guide, beta=beta)
         self.weight = weight
 
-    def forward(self, views: Views) -> dict[str, Tensor]:
-        views = original_and_views(views)
-        model_trace, guide_trace = run_pair(self.elbo.model, self.elbo.guide, views)
-        terms = self.elbo.terms(model_trace, guide_trace, images=views.shape[1])
+    def forward(self, views: ViewsLike) -> dict[str, Tensor]:
+        both = original_and_views(views)
+        images = both.shape[1]
+        model_trace, guide_trace = run_pair(self.elbo.model, self.elbo.guide, both)
+        terms = self.elbo.terms(model_trace, guide_trace, images=images)
         site = guide_trace.nodes.get("z")
         q = getattr(site["fn"], "base_dist", None) if site and site_infer(site, "is_auxiliary") else None
         if not isinstance(q, torch.distributions.Normal):
@@ -52,15 +53,15 @@ class ConsistencyELBO(Objective):
             )
         of_original = torch.distributions.Normal(q.loc[:1], q.scale[:1])
         of_views = torch.distributions.Normal(q.loc[1:], q.scale[1:])
-        consistency = -torch.distributions.kl_divergence(of_views, of_original).sum() / views.shape[1]
+        consistency = -torch.distributions.kl_divergence(of_views, of_original).sum() / images
         return {**terms, "loss": terms["loss"] - self.weight * consistency, "consistency": consistency.detach()}
 
 
 class DenoisingELBO(Objective):
-    """The ELBO of the original image decoded from each of its views, the views themselves unexplained.
+    """AAVAE: the ELBO of the original image, decoded from each of its views.
 
-    With a `StandardPrior` and β = 0 this is AAVAE (Falcon et al. 2021), where views take the place of the divergence.
-    For β > 0 the divergence stays.
+    With a `StandardPrior` and β = 0 the objective of Falcon et al. (2021), where views replace the divergence; for
+    β > 0 it is kept.
 
     The terms are those of `ELBO`.
 
@@ -76,23 +77,24 @@ class DenoisingELBO(Objective):
         super().__init__()
         self.elbo = ELBO(model, guide, beta=beta)
 
-    def forward(self, views: Views) -> dict[str, Tensor]:
-        views = original_and_views(views)
-        original, seen = views[:1], views[1:]
+    def forward(self, views: ViewsLike) -> dict[str, Tensor]:
+        both = original_and_views(views)
+        original, seen = both[:1], both[1:]
         terms: dict[str, Tensor] = self.elbo(seen, targets=original.expand_as(seen))
         return terms
 
 
-def original_and_views(views: Views) -> Tensor:
+def original_and_views(views: ViewsLike) -> Tensor:
     """The views, the original image the first of them.
 
     Raises:
         ProgramError: there is none beside it, or they are of several modalities.
     """
-    if not isinstance(views, Tensor):
+    plain = Views.of(views).plain
+    if not isinstance(plain, Tensor):
         raise ProgramError("this objective compares views with the original image, so it needs views of one modality")
-    if len(views) < 2:
+    if len(plain) < 2:
         raise ProgramError(
             "this objective needs the original image and at least one view of it, so 2 views or more; got 1"
         )
-    return views
+    return plain

@@ -1,4 +1,4 @@
-"""Views whose axes agree, each axis with itself and with no other."""
+"""Barlow Twins: cross-correlations of the axes of two views."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.embeddings import check_observes_nothing, latents_of_views
 from pp_simve.inference.tracing import ProgramError
-from pp_simve.models import SimVE, Views
+from pp_simve.models import SimVE, ViewsLike
 from pp_simve.models.distributed import gathered
 
 EPS = 1e-5  # added to variances, as batch norm does; an axis that is constant correlates with nothing
 
 
 class BarlowTwins(Objective):
-    """Σ_i (1 − C_ii)² + redundancy · Σ_{i≠k} C_ik², C the correlations between axes of one view's z and another's.
+    """Barlow Twins: Σ_i (1 − C_ii)² + redundancy · Σ_{i≠k} C_ik², C the cross-correlations of axes of two views' z.
 
-    For two views it is Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230, eq. 1-2). On z standardised over the batch
+    For two views the loss of Zbontar et al. (2021, arXiv 2103.03230, eq. 1-2). On z standardised over the batch
     the mean over images of (z_i − z'_i)² is 2 (1 − C_ii). Under a flat prior −log p(z, z') of that z is therefore
     Σ_i (1 − C_ii) / (2 Σ_i) plus a constant, Σ_i the style variance: the invariance here is the same pull squared, with
     the same optimum and another gradient. Redundancy takes the place of the entropy.
@@ -47,9 +47,9 @@ class BarlowTwins(Objective):
         self.guide = guide
         self.redundancy = redundancy
 
-    def forward(self, views: Views) -> dict[str, Tensor]:
+    def forward(self, views: ViewsLike) -> dict[str, Tensor]:
         z = latents_of_views(self.model, self.guide, views)
-        # As in the group likelihood: in evaluation mode one process is judged alone.
+        # As in the group likelihood: evaluation mode is for one process alone.
         everyone, _ = gathered(z, dim=1) if self.training else (z, 0)
         images = everyone.shape[1]
         if images < 2:

@@ -1,4 +1,4 @@
-"""Views that predict one another's embeddings, and nothing that keeps images apart."""
+"""BYOL and SimSiam: each view predicts the embeddings of the others."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch.nn import functional
 from pp_simve.inference.encoders import normed_layers
 from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.embeddings import check_observes_nothing, latents_of_views
-from pp_simve.models import SimVE, Views, apply_network
+from pp_simve.models import SimVE, ViewsLike, apply_network
 
 
 class BYOL(Objective):
-    """Σ_{i≠j} cos(h(z_j), z_i) with z_i held fixed: content is the other view's embedding, predicted by a network h.
+    """BYOL and SimSiam: Σ_{i≠j} cos(h(z_j), z_i) with z_i held fixed, for a predictor network h.
 
-    A cosine is, up to a constant, the log density of a von Mises-Fisher distribution around the predicted direction, of
-    concentration 1: a pull without an entropy, so one point for all images is its optimum. The predictor and the
-    targets that carry no gradient are what fits stay away from it by.
+    Content is the other view's embedding. A cosine is, up to a constant, the log density of a von Mises-Fisher
+    distribution around the predicted direction, of concentration 1. Without an entropy one point for all images is the
+    optimum, which fits avoid by the predictor and the targets without gradient.
 
     The loss is minus the sum over ordered pairs of views. For two views it is twice that of SimSiam (Chen and He 2021,
     arXiv 2011.10566, eq. 4), and that of BYOL (Grill et al. 2020, arXiv 2006.07733, eq. 2), 2 − 2 cos in both
@@ -33,8 +33,8 @@ class BYOL(Objective):
         hidden: widths of the predictor's layers between z and the predicted z, each with batch norm and ReLU. The norm
             is over all views of a batch together, where the papers' code takes those of one view at a time.
         momentum: None takes targets from the guide itself (SimSiam). A number in [0, 1) takes them from a copy of the
-            guide that follows it (BYOL): before each training step a parameter of the copy becomes
-            momentum · its own + (1 − momentum) · the guide's. Batch norm in it sees the same batches, by itself.
+            guide (BYOL): before each training step a parameter of the copy becomes momentum · copy's +
+            (1 − momentum) · guide's. Its batch norm is updated by the same batches.
 
     Raises:
         ValueError: the model observes something; a layer without units; a momentum outside [0, 1).
@@ -61,7 +61,7 @@ class BYOL(Objective):
         self.momentum = momentum
         self.target = None if momentum is None else copy.deepcopy(guide).requires_grad_(False)
 
-    def forward(self, views: Views) -> dict[str, Tensor]:
+    def forward(self, views: ViewsLike) -> dict[str, Tensor]:
         z = latents_of_views(self.model, self.guide, views)
         predicted = functional.normalize(apply_network(self.predictor, z, event_dim=1), dim=-1)
         targets = functional.normalize(self._targets(views, z), dim=-1)
@@ -70,12 +70,12 @@ class BYOL(Objective):
         return {"loss": -agreement, "agreement": agreement.detach()}
 
     @torch.no_grad()
-    def _targets(self, views: Views, z: Tensor) -> Tensor:
-        """What is to be predicted, without a gradient; z is the guide's own."""
+    def _targets(self, views: ViewsLike, z: Tensor) -> Tensor:
+        """The targets, without gradient; z is that of the guide."""
         if self.target is None or self.momentum is None:
             return z.detach()
         if self.training:
-            # BYOL moves it after the optimizer's step. Nothing looks at it from there to here, so this is the same, and
-            # the loop need not know; the first move, of an exact copy, changes nothing.
+            # BYOL updates it after the optimizer's step. It is not used between there and here, so this is the same and
+            # needs no hook in the loop; the first update, of an exact copy, changes nothing.
             torch._foreach_lerp_(list(self.target.parameters()), list(self.guide.parameters()), 1 - self.momentum)
         return latents_of_views(self.model, self.target, views)

@@ -1,25 +1,25 @@
-"""The bound with the pixels' likelihood replaced by the one that the encoder itself implies."""
+"""The decoder-free ELBO: the likelihood of pixels replaced by the one that the encoder implies."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pp_simve.inference.annealing import Annealed
 from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.elbo import checked_weight
 from pp_simve.inference.objectives.embeddings import check_observes_nothing, latents_of_views
 from pp_simve.inference.objectives.entropies import EntropyEstimate, KernelEntropy
-from pp_simve.inference.schedules import Schedule
-from pp_simve.models import ExactPrior, SimVE, Views
+from pp_simve.inference.schedules import Annealed, Schedule
+from pp_simve.models import ExactPrior, SimVE, ViewsLike
 from pp_simve.models.distributed import gathered
 
 
 class DecoderFreeELBO(Objective):
-    """log p(z_1..J) + weight · Ĥ(z): with p(x | z) := q(z | x) p_data(x) / q_agg(z), the ELBO up to a constant.
+    """Decoder-free ELBO: log p(z_1..J) + weight · Ĥ(z), the ELBO with p(x | z) := q(z | x) p_data(x) / q_agg(z).
 
-    The prior pulls the views of an image together, the entropy keeps the batch apart: contrastive and non-contrastive
-    methods differ in the estimate. Terms, nats per image: ``agreement``, ``entropy`` and ``loss``. In training mode the
-    batch is that of all processes: each makes the same estimate from the z of all, and has the agreement of its own.
+    Equal to it up to a constant. The prior attracts the views of an image, the entropy repels the images of the batch:
+    contrastive and non-contrastive methods differ in its estimate. Terms, nats per image: ``agreement``, ``entropy``
+    and ``loss``. In training mode the batch is that of all processes: each estimates the entropy from all z, and the
+    agreement from its share.
 
     Args:
         model: a prior and nothing observed, ``SimVE(prior)``; an `ExactPrior`.
@@ -38,7 +38,7 @@ class DecoderFreeELBO(Objective):
     ) -> None:
         super().__init__()
         if not isinstance(model.prior, ExactPrior):
-            raise ValueError(f"agreement is log p(z_1..J), which {type(model.prior).__name__} does not know")
+            raise ValueError(f"agreement is log p(z_1..J), which {type(model.prior).__name__} does not have")
         check_observes_nothing(model)
         if entropy is not None and not isinstance(entropy, EntropyEstimate):
             raise ValueError(f"entropy must be an EntropyEstimate (kernel, logdet, vicreg), got {entropy!r}")
@@ -47,11 +47,11 @@ class DecoderFreeELBO(Objective):
         self.entropy = KernelEntropy() if entropy is None else entropy
         self.weight: Annealed = checked_weight("weight", weight)
 
-    def forward(self, views: Views) -> dict[str, Tensor]:
+    def forward(self, views: ViewsLike) -> dict[str, Tensor]:
         z = latents_of_views(self.model, self.guide, views)
         prior = self.model.prior
         assert isinstance(prior, ExactPrior)
-        # As in the group likelihood: in evaluation mode one process is judged alone.
+        # As in the group likelihood: evaluation mode is for one process alone.
         everyone, _ = gathered(z, dim=1) if self.training else (z, 0)
         agreement, entropy = prior.log_marginal(z).mean(), self.entropy(everyone)
         return {

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import reduce
 
 import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
-from pp_simve.inference.annealing import Annealed
 from pp_simve.inference.objectives.base import Objective
-from pp_simve.inference.schedules import Schedule
+from pp_simve.inference.schedules import Annealed, Schedule
 from pp_simve.inference.tracing import GROUP, checked_pair, densities, run_pair
-from pp_simve.models import Views
-from pp_simve.models.modalities import view_and_image_counts
+from pp_simve.models import Views, ViewsLike
 
 
 class ELBO(Objective):
-    """E_q[log p(views, content, style) − log q(content, style | views)], by reparametrised samples.
+    """ELBO E_q[log p(views, content, style) − log q(content, style | views)], by reparametrised samples.
 
     Value and gradient equal those of ``pyro.infer.Trace_ELBO`` bit for bit (with ``scale=1``), but nothing is read back
     from the device: no ``.item()``, and no checks unless Pyro's validation is on.
@@ -64,18 +61,18 @@ class ELBO(Objective):
         self.particles = particles
         self.scale = scale
 
-    def forward(self, views: Views, targets: Views | None = None) -> dict[str, Tensor]:
+    def forward(self, views: ViewsLike, targets: ViewsLike | None = None) -> dict[str, Tensor]:
         """Terms, each a scalar.
 
         Args:
-            views: what the guide sees, shape ``(view, image, channel, height, width)``, or one such tensor per
-                modality.
-            targets: what the model is to explain with it; default: the views.
+            views: the guide's input, shape ``(view, image, channel, height, width)``, or one such tensor per modality.
+            targets: what the model observes; default: the views.
         """
-        if isinstance(views, Mapping) and isinstance(targets, Mapping):
-            targets = {modality: targets[modality] for modality in views}  # z comes in the order of the views
+        views = Views.of(views)
+        if targets is not None:
+            targets = Views.of(targets).select(views.modalities)  # z is in the order of the views
         traces = run_pair(self.model, self.guide, views, targets, self.particles)
-        return self._terms(*traces, images=view_and_image_counts(views)[1])
+        return self._terms(*traces, images=views.n_images)
 
     def terms(self, model_trace: Trace, guide_trace: Trace, images: int) -> dict[str, Tensor]:
         """The terms from a pair of traces of the programs on a batch of ``images`` images."""
@@ -101,7 +98,7 @@ class ELBO(Objective):
 
 
 def checked_weight(name: str, weight: float | Schedule) -> Annealed:
-    """A weight of terms as a part that the loop may move.
+    """A weight of terms, as a part that the loop sets.
 
     Raises:
         ValueError: it is negative.

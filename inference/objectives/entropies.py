@@ -1,4 +1,4 @@
-"""Estimates of the entropy of z: what stands in for pixels where they are not modelled."""
+"""Estimates of the entropy of z, for objectives without a likelihood of pixels."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pp_simve.models.priors.messages import LOG_2PI
 
 
 class EntropyEstimate(nn.Module, ABC):
-    """Called with z of shape ``(view, image, latent)``: nats per image, summed over its views; a scalar.
+    """Entropy estimate: called with z, ``(view, image, latent)``, returns nats per image, summed over its views.
 
-    An estimate is of all the images that it is given, whatever their number: where several processes share a batch,
-    each is given the z of all (`DecoderFreeELBO`), so an estimate gathers and scales nothing itself.
+    An estimate is of all images given: where several processes share a batch, it is called with the z of all
+    (`DecoderFreeELBO`), so it gathers and scales nothing itself.
     """
 
     @abstractmethod
@@ -26,14 +26,14 @@ class EntropyEstimate(nn.Module, ABC):
 
 
 class KernelEntropy(EntropyEstimate):
-    """−log 1/K Σ_k N(z; z_k, temperature), the batch's views as kernels: what InfoNCE keeps apart by.
+    """Kernel density estimate −log 1/K Σ_k N(z; z_k, temperature), kernels at the views of the batch, as in InfoNCE.
 
     Args:
         temperature: the kernels' variance.
         unit_norm: puts z on the unit sphere first.
         with_self: whether a view is one of its own kernels.
-        chunk: views compared at a time. A batch of fewer is compared at once; of a larger one, memory grows with
-            chunk × views, and the backward pass compares again.
+        chunk: views compared at a time. A smaller batch is compared at once; for a larger one memory grows with
+            chunk × views, and the backward pass recomputes.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class KernelEntropy(EntropyEstimate):
         if len(starts) == 1:
             total = self._log_sums(flat, flat, 0)
         else:
-            # Logits are made again in the backward pass, rather than kept for all pairs of views.
+            # Logits are recomputed in the backward pass instead of kept for all pairs of views.
             parts = [
                 checkpoint(
                     self._log_sums, flat[s : s + self.chunk], flat, s, use_reentrant=False, preserve_rng_state=False
@@ -82,11 +82,11 @@ class KernelEntropy(EntropyEstimate):
 
 
 class GaussianEntropy(EntropyEstimate):
-    """½ log det(2πe C), C the covariance of all the batch's z.
+    """Gaussian entropy ½ log det(2πe C), C the covariance of all z of the batch.
 
     Args:
-        shrinkage: share of C that is replaced by its mean variance on every axis: with few images, or constant axes, C
-            alone has no determinant.
+        shrinkage: share of C that is replaced by its mean variance on every axis: with few images or constant axes C
+            alone is singular.
     """
 
     def __init__(self, shrinkage: float = 0.01) -> None:
@@ -104,7 +104,7 @@ class GaussianEntropy(EntropyEstimate):
             )
         covariance = covariance_of(z.flatten(0, 1))
         eye = torch.eye(axes, dtype=z.dtype, device=z.device)
-        # Where all z are the same not even the mean variance is left: a floor below rounding keeps the loss finite.
+        # Where all z are equal the mean variance is zero, too: a floor below rounding keeps the loss finite.
         floor = torch.finfo(z.dtype).eps ** 2
         spherical = eye * (self.shrinkage * covariance.trace() / axes + floor)
         shrunk = (1 - self.shrinkage) * covariance + spherical
@@ -112,11 +112,11 @@ class GaussianEntropy(EntropyEstimate):
 
 
 class VICRegEntropy(EntropyEstimate):
-    """−variance · Σ_j v(z_j) − covariance · Σ_j c(z_j): a surrogate of ½ log det C (Bardes et al. 2022).
+    """VICReg regularizer −variance · Σ_j v(z_j) − covariance · Σ_j c(z_j), a surrogate of ½ log det C.
 
     v is the mean over axes of max(0, 1 − standard deviation), c the sum of squared covariances off the diagonal divided
-    by the number of axes. The paper adds the variance terms of both views, its code averages them: that is half the
-    ``variance``.
+    by the number of axes. Bardes et al. (2022, arXiv 2105.04906) add the variance terms of both views, their code
+    averages them: half the ``variance``.
 
     Args:
         variance, covariance: weights μ and ν.

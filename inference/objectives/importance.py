@@ -9,18 +9,16 @@ from torch import Tensor, nn
 
 from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.tracing import densities, run_pair
-from pp_simve.models import Views
-from pp_simve.models.modalities import view_and_image_counts
+from pp_simve.models import Views, ViewsLike
 
 
 class IWAE(Objective):
-    """E[log 1/K Σ_k p(views, content_k, style_k) / q(content_k, style_k | views)], K samples of an image's latents.
+    """Importance-weighted bound E[log 1/K Σ_k p(views, content_k, style_k) / q(content_k, style_k | views)].
 
-    At K = 1 the ELBO, and it rises with K to the evidence (Burda, Grosse and Salakhutdinov 2016). An image's views are
-    weighted together, because they share its content.
+    The ELBO at K = 1, increasing with K to the evidence (Burda, Grosse and Salakhutdinov 2016). The views of an
+    image have a joint weight, because they share its content.
 
-    The terms are those of `ELBO`, averaged over samples, and ``gain``, what the bound wins over them; they add up to
-    −loss.
+    The terms are those of `ELBO`, averaged over samples, and ``gain``, the bound minus their sum; they add up to −loss.
 
     Args:
         model: the generative program.
@@ -41,7 +39,7 @@ class IWAE(Objective):
         self.guide = guide
         self.samples = samples
 
-    def forward(self, views: Views) -> dict[str, Tensor]:
+    def forward(self, views: ViewsLike) -> dict[str, Tensor]:
         log_weights, terms = log_weights_and_terms(self.model, self.guide, views, self.samples)
         bound = log_mean_weight(log_weights).mean()
         return {"loss": -bound, **terms, "gain": bound.detach() - log_weights.detach().mean()}
@@ -57,22 +55,22 @@ def log_mean_weight(log_weight: Tensor) -> Tensor:
 
 
 def log_weights_and_terms(
-    model: nn.Module, guide: nn.Module, views: Views, samples: int
+    model: nn.Module, guide: nn.Module, views: ViewsLike, samples: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """log p(views, latents) − log q(latents | views) of each sample and image, and its named parts.
 
     Returns:
         Shape ``(sample, image)``, with gradient, and detached means per image by name.
     """
-    _, images = view_and_image_counts(views)
-    device = (views if isinstance(views, Tensor) else next(iter(views.values()))).device
+    views = Views.of(views)
+    images, device = views.n_images, views.device
     terms: dict[str, Tensor] = {}
     parts: list[Tensor] = []
     for density in densities(*run_pair(model, guide, views, particles=samples)):
-        # (sample, view or 1, image), or fewer where a site is the same for all: over its views, for every image.
+        # (sample, view or 1, image), or fewer dimensions where a site is equal for all: summed over views, per image.
         log_prob = density.log_prob
         by_image = log_prob.sum(-2) if log_prob.ndim > 1 else log_prob
-        # Pyro's improper density is a zero on the CPU, wherever the others are.
+        # Pyro's improper density is a zero on the CPU, whatever the device.
         part = density.sign * by_image.to(device).expand(samples, images)
         parts.append(part)
         mean = part.detach().mean()

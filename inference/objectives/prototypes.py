@@ -1,4 +1,4 @@
-"""Objectives that ask each view for its prototype: which of a mixture's contents it shows."""
+"""Objectives on the prototype of each view, the component of a mixture: SwAV and instance discrimination."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch.nn import functional
 from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.embeddings import check_observes_nothing, latents_of_views
 from pp_simve.inference.tracing import ProgramError
-from pp_simve.models import MixturePrior, SimVE, Views
+from pp_simve.models import MixturePrior, SimVE, ViewsLike
 from pp_simve.models.distributed import gathered
 
 
 class SwAV(Objective):
-    """Σ_{i≠j} E_{q_i(k)}[log p(prototype k | z_j)]: a view tells which prototype another view was assigned to.
+    """SwAV: Σ_{i≠j} E_{q_i(k)}[log p(prototype k | z_j)], swapped prediction of prototype assignments.
 
     The assignments q_i are the densities p(prototype k, z_i), sharpened, and balanced so that over the batch every
-    prototype gets the same share (Sinkhorn; in its limit as good as from responsibilities); they carry no gradient.
+    prototype has the same share (Sinkhorn; in its limit the same as from responsibilities); they have no gradient.
     With z and prototypes of unit norm this is SwAV (Caron et al. 2020, arXiv 2006.09882, eq. 1-5): its temperature τ is
     the prior's style variance, its ε that divided by the sharpness. Terms, nats per image: ``assignment``, summed over
     ordered pairs of views, and ``loss``.
@@ -44,7 +44,7 @@ class SwAV(Objective):
         self.sharpness = sharpness
         self.iterations = iterations
 
-    def forward(self, views: Views) -> dict[str, Tensor]:
+    def forward(self, views: ViewsLike) -> dict[str, Tensor]:
         z = latents_of_views(self.model, self.guide, views)
         log_joint = _mixture(self.model).log_joint_by_view(z)
         codes = self._codes(log_joint.detach())
@@ -61,7 +61,7 @@ class SwAV(Objective):
 
 
 class InstanceDiscrimination(Objective):
-    """Σ_j log p(prototype n | z_j), a prototype for each training image n: instance discrimination.
+    """Instance discrimination: Σ_j log p(prototype n | z_j), one prototype for each training image n.
 
     The prototypes are a memory bank: after each step those of its images move towards their views' z. With z and
     prototypes of unit norm this is the non-parametric softmax of Wu et al. (2018, arXiv 1805.01978, eq. 2), whose
@@ -71,7 +71,7 @@ class InstanceDiscrimination(Objective):
     Args:
         model: a mixture of as many prototypes as training images, not learned, and nothing observed.
         guide: draws z; without noise in the paper, ``DeltaGuide(..., unit_norm=True)``.
-        momentum: how much of a prototype stays at each step.
+        momentum: share of a prototype that is kept at each step.
     """
 
     indexed: ClassVar[bool] = True
@@ -83,16 +83,16 @@ class InstanceDiscrimination(Objective):
         self.model = model
         if isinstance(_mixture(model).points, nn.Parameter):
             raise ValueError(
-                "the prototypes of instance discrimination are remembered and not learned; build the mixture with "
+                "the prototypes of instance discrimination are a memory and not parameters; build the mixture with "
                 "learn_prototypes=False"
             )
         self.guide = guide
         self.momentum = momentum
         self.known_images = len(_mixture(model).points)
 
-    def forward(self, views: Views, index: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, views: ViewsLike, index: Tensor | None = None) -> dict[str, Tensor]:
         if index is None:
-            raise ProgramError("instance discrimination must know which of the data's images it sees: pass index")
+            raise ProgramError("instance discrimination needs the images' places in the data: pass index")
         z = latents_of_views(self.model, self.guide, views, least=1)
         right = index.expand(z.shape[:2]).unsqueeze(-1)
         log_prob = _mixture(self.model).log_joint_by_view(z).log_softmax(-1).gather(-1, right)
@@ -103,22 +103,22 @@ class InstanceDiscrimination(Objective):
 
     @torch.no_grad()
     def _remember(self, contents: Tensor, index: Tensor) -> None:
-        # Every process keeps the whole bank, and so must know what the others saw.
+        # Every process keeps the whole bank, so it needs the images of the others.
         (contents, _), (index, _) = gathered(contents, 0), gathered(index, 0)
         prior = _mixture(self.model)
         points = prior.points
         moved = torch.lerp(contents.to(points.dtype), points[index], self.momentum)
         if prior.unit_norm:
             moved = functional.normalize(moved, dim=-1)
-        # Made anew rather than written into: this step's graph still holds the old one.
+        # Not in place: this step's graph still holds the old tensor.
         prior.points = points.index_copy(0, index, moved)
 
 
 @torch.no_grad()
 def balanced(logits: Tensor, iterations: int) -> Tensor:
-    """exp(logits), scaled so that in each view every image has probability 1 and every prototype an equal share.
+    """Sinkhorn-balanced exp(logits): in each view every image has probability 1 and every prototype an equal share.
 
-    Sinkhorn's algorithm in the log domain, prototypes first and images last, so that images' are exact.
+    In the log domain, prototypes first and images last, so that the images' sums are exact.
 
     Args:
         logits: shape ``(view, image, K)``.
@@ -133,5 +133,7 @@ def balanced(logits: Tensor, iterations: int) -> Tensor:
 def _mixture(model: SimVE) -> MixturePrior:
     check_observes_nothing(model)
     if not isinstance(model.prior, MixturePrior):
-        raise ValueError(f"prototypes are those of a MixturePrior, got {type(model.prior).__name__}")
+        raise ValueError(
+            f"the model's prior must be a MixturePrior, which has prototypes, got {type(model.prior).__name__}"
+        )
     return model.prior

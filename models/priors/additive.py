@@ -1,4 +1,4 @@
-"""What priors with z = content + Gaussian style have in common, and the variances they are made of."""
+"""Base of priors with z = content + Gaussian style, and variances per axis."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pp_simve.models.priors.messages import updated
 
 
 class Variance(nn.Module):
-    """A positive variance for each latent axis, given or learned; call it for the tensor, shape ``(latent,)``.
+    """Positive variances of the latent axes, fixed or learned; call it for the tensor, shape ``(latent,)``.
 
     Args:
-        value: one number for all axes, or one an axis.
-        latent: number of axes.
+        value: one number for all axes, or one per axis.
+        latent_dim: number of axes.
         learned: makes the log variances parameters, which start at ``value``.
-        name: what errors call it.
+        name: used in error messages.
     """
 
     def __init__(self, value: float | Sequence[float] | Tensor, latent_dim: int, *, learned: bool, name: str) -> None:
@@ -44,11 +44,11 @@ class Variance(nn.Module):
 
 
 class AdditivePrior(ConjugatePrior):
-    """z = content + style, style ~ N(0, style_variance). A subclass says what content is, and infers it.
+    """Additive prior z = content + style, style ~ N(0, style_variance); a subclass defines content and its inference.
 
     Args:
-        latent: dimensions of content, style and z.
-        style_variance: one number, or one an axis.
+        latent_dim: dimensions of content, style and z.
+        style_variance: one number, or one per axis.
         learn_style: learns the style variance of each axis, from the given start.
     """
 

@@ -1,4 +1,4 @@
-"""A distribution over K given points."""
+"""Discrete distribution over K points."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 class Atoms(TorchDistribution):
-    """Probability on K points and nowhere else: the content of a mixture whose style is the noise around it.
+    """Discrete distribution over K points: the content of a mixture, whose style is the noise around it.
 
-    Draws carry no gradient to the probabilities; it can be enumerated.
+    Draws have no gradient with respect to the probabilities; the support can be enumerated.
 
     Args:
         points: shape ``(K, dimension)``.
@@ -33,7 +33,7 @@ class Atoms(TorchDistribution):
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> constraints.Constraint:
-        """Vectors; that a vector is one of the points shows in its density."""
+        """Vectors; those that are none of the points have density zero."""
         return constraints.real_vector
 
     @property
@@ -62,12 +62,12 @@ class Atoms(TorchDistribution):
         return torch.distributions.Categorical(logits=self.logits, validate_args=False).sample(shape)
 
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        """One of the points, with the gradient of the points but none of the probabilities."""
+        """One of the points, with a gradient with respect to the points only."""
         return self.points[self._indices(torch.Size(sample_shape))]
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability of the point that ``value`` is, −∞ where it is none; equal points add up."""
-        # One axis after the other: compared at once they would need a tensor of (..., K, dimension).
+        # Axis by axis: compared at once they would need a tensor of (..., K, dimension).
         axes = zip(value.unbind(-1), self.points.unbind(-1), strict=True)
         match = reduce(Tensor.logical_and_, (place.unsqueeze(-1) == points for place, points in axes))
         return torch.where(match, self.logits, -torch.inf).logsumexp(-1)
@@ -78,5 +78,5 @@ class Atoms(TorchDistribution):
         return values.expand(-1, *self.batch_shape, -1) if expand else values
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Atoms:
-        """The same distribution for more."""
+        """The same distribution with a larger batch shape."""
         return Atoms(self.points, self.logits.expand(*batch_shape, -1), validate_args=False)

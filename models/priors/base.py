@@ -1,4 +1,4 @@
-"""The interfaces of priors over content, style and the latent they compose, by what a prior can answer exactly."""
+"""Interfaces of priors over content, style and the latent they compose, by what has a closed form."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 
 class Prior(nn.Module, ABC):
-    """p(content) p(style | content), and the latent z they compose.
+    """Prior p(content) p(style | content), and the latent z they compose.
 
-    Four methods make a prior. Guides that draw z first need its conditional as well (`ExactPrior`), guides that pass
-    messages need it for views whose z is known up to Gaussian noise (`ConjugatePrior`).
+    Four methods make a prior. Guides that draw z first need p(content | z) as well (`ExactPrior`), guides that pass
+    messages need it for z observed with Gaussian noise (`ConjugatePrior`).
 
     Shapes: in the program's plates, content is ``(image, content)`` or ``(..., 1, image, content)`` and style and z are
     ``(..., view, image, latent)``; the leading ``...`` are particles. Distributions have one event dimension.
 
     Attributes:
-        latent: number of latent dimensions of z.
+        latent_dim: dimensions of z.
     """
 
     latent_dim: int
@@ -27,7 +27,7 @@ class Prior(nn.Module, ABC):
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         if latent_dim < 1:
-            raise ValueError(f"latent must be at least 1 dimension, got {latent_dim}")
+            raise ValueError(f"latent_dim must be at least 1, got {latent_dim}")
         self.latent_dim = latent_dim
 
     @property
@@ -64,14 +64,14 @@ class Prior(nn.Module, ABC):
         """The style for which `compose` gives z."""
 
     def remember(self, z: Tensor) -> None:
-        """Guides tell it each batch's z, ``(..., view, image, latent)``, before they infer content from it.
+        """Called by guides with each batch's z, ``(..., view, image, latent)``, before content is inferred from it.
 
-        For priors made of the data itself (`EmpiricalPrior`); others have nothing to remember.
+        For priors made of the data itself (`EmpiricalPrior`); does nothing in others.
         """
 
 
 class ExactPrior(Prior):
-    """A prior that knows content exactly once every view's z is known."""
+    """Prior with the exact conditional of content given z of all views."""
 
     @abstractmethod
     def content_posterior(self, z: Tensor) -> TorchDistribution:
@@ -83,10 +83,10 @@ class ExactPrior(Prior):
 
 
 class ConjugatePrior(ExactPrior):
-    """A prior that also knows content and style exactly when each z is known only up to Gaussian noise.
+    """Prior with exact conditionals of content and style also where each z is observed with Gaussian noise.
 
-    What is known of z_j is a potential N(z_j; z, 1/precision), a diagonal Gaussian. Without a precision, z itself is
-    known. Style given content must be a diagonal Gaussian.
+    The observation of z_j is a potential N(z_j; z, 1/precision), a diagonal Gaussian. Without a precision, z itself is
+    observed. Style given content must be a diagonal Gaussian.
     """
 
     @abstractmethod
@@ -107,7 +107,7 @@ class ConjugatePrior(ExactPrior):
 
 
 class QuadraticPrior(ConjugatePrior):
-    """A prior whose log p(z_1..J) is quadratic in z, so that its mean under Gaussians has a closed form."""
+    """Prior with log p(z_1..J) quadratic in z, so that its mean under Gaussians has a closed form."""
 
     @abstractmethod
     def expected_log_marginal(self, z: Tensor, variance: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The block prior: some axes for content, the others for nothing but style."""
+"""The block prior: content and style on the first axes, style alone on the others."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pp_simve.models.priors.standard import StandardPrior
 
 
 class BlockPrior(QuadraticPrior):
-    """z = (content block, style block): a prior of its own on the first axes, N(0, variance) a view on the others.
+    """Block prior z = (content block, style block): any prior on the first axes, N(0, variance) per view on the others.
 
-    The content block keeps what the views share, the style block what they do not have to. `group-vae` is this prior
+    The content block encodes what the views share, the style block what they need not share. `group-vae` is this prior
     with a very small style variance on the content block.
 
     Args:
-        latent: dimensions of z.
+        latent_dim: dimensions of z.
         content: prior of the content block, or its width, for a `GaussianPrior` of that width (default: half).
         style_variance: of the content block, where only its width is given.
         variance: of each axis of the style block.
 
     Raises:
-        ValueError: a content block as wide as z or wider, or a prior that passes no messages.
+        ValueError: a content block as wide as z or wider, or a prior that is no `ConjugatePrior`.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class BlockPrior(QuadraticPrior):
         return self.block.content()
 
     def content_axes(self) -> Tensor:
-        """Which axes of z say more of content than of style: bool, shape ``(latent,)``."""
+        """Axes of z with more content than style variance: bool, shape ``(latent,)``."""
         if isinstance(self.block, GaussianPrior | BlockPrior):
             of_block = self.block.content_axes()
         else:
@@ -120,7 +120,7 @@ class BlockPrior(QuadraticPrior):
         """As `QuadraticPrior`.
 
         Raises:
-            TypeError: the content block's own prior has no such closed form (a mixture).
+            TypeError: the content block's prior has no such closed form (a mixture).
         """
         if not isinstance(self.block, QuadraticPrior):
             raise TypeError(f"the mean of log p(z) under {type(self.block).__name__} has no closed form")

@@ -1,4 +1,4 @@
-"""The flat prior: any content is as good as any other, only agreement between views is asked for."""
+"""The flat prior: improper uniform content, so that only the agreement of views has a density."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pp_simve.models.priors.messages import log_agreement, natural_parameters, n
 
 
 class FlatPrior(AdditivePrior, QuadraticPrior):
-    """p(content) = 1 everywhere (improper), style ~ N(0, style_variance), z = content + style.
+    """Flat prior: p(content) = 1 everywhere (improper), style ~ N(0, style_variance), z = content + style.
 
-    The limit of `GaussianPrior` for a large content variance, up to the constant of its density. Content can't be
-    sampled from it; its density of z is improper too, so bounds compare only with those of other flat priors.
+    The limit of `GaussianPrior` for a large content variance, up to the constant of its density. Content cannot be
+    sampled; the density of z is improper too, so bounds are comparable under flat priors only.
 
     Args:
-        latent: dimensions of content, style and z.
-        style_variance: one number, or one an axis.
+        latent_dim: dimensions of content, style and z.
+        style_variance: one number, or one per axis.
         learn_style: learns the style variance of each axis, from the given start.
     """
 

@@ -1,4 +1,4 @@
-"""The additive Gaussian prior: the paper's."""
+"""The additive Gaussian prior of the paper."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pp_simve.models.priors.messages import log_agreement, log_normal, natural_p
 
 
 class GaussianPrior(AdditivePrior, QuadraticPrior):
-    """content ~ N(0, content_variance), style ~ N(0, style_variance), z = content + style.
+    """Additive Gaussian prior: content ~ N(0, content_variance), style ~ N(0, style_variance), z = content + style.
 
     The prior of Bizeul, Schölkopf and Allen (TMLR 2024), whose style variance is 0.15. With a style variance for each
     axis, axes of small variance carry content and axes of large variance carry style.
 
     Args:
-        latent: dimensions of content, style and z.
-        content_variance: one number, or one an axis.
-        style_variance: one number, or one an axis.
+        latent_dim: dimensions of content, style and z.
+        content_variance: one number, or one per axis.
+        style_variance: one number, or one per axis.
         learn_content: learns the content variance of each axis, from the given start.
         learn_style: learns the style variance of each axis, from the given start.
     """
@@ -47,7 +47,7 @@ class GaussianPrior(AdditivePrior, QuadraticPrior):
         return self.content_variance(), self.style_variance()
 
     def content_axes(self) -> Tensor:
-        """Which axes of z say more of content than of style: bool, shape ``(latent,)``."""
+        """Axes of z with more content than style variance: bool, shape ``(latent,)``."""
         return self.content_variance() > self.style_variance()
 
     def content_posterior(self, z: Tensor, precision: Tensor | None = None) -> dist.Independent:
@@ -57,7 +57,7 @@ class GaussianPrior(AdditivePrior, QuadraticPrior):
         return normal(pulled / total, total)
 
     def log_marginal(self, z: Tensor, precision: Tensor | None = None) -> Tensor:
-        """log N(z_1..J; 0, Σ I + τ² 11ᵀ): the views' agreement with their mean, and that mean's density."""
+        """log N(z_1..J; 0, Σ I + τ² 11ᵀ): the agreement of the views with their mean, plus the density of that mean."""
         weight = to_content(self.style_variance(), z, precision)
         total = weight.sum(-3)
         mean = (weight * z).sum(-3) / total

@@ -1,6 +1,6 @@
 """Gaussian messages from views to content, and from content to a view: sums of precisions, never of variances.
 
-A variance of zero information is infinite and one of certainty zero; both are ordinary numbers as precisions.
+Without information the variance is infinite but the precision zero.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 def to_content(style_variance: Tensor, z: Tensor, precision: Tensor | None) -> Tensor:
-    """Precision with which each view speaks of content: 1/(Σ + 1/precision), shape as z."""
+    """Precision of each view's message to content: 1/(Σ + 1/precision), shape as z."""
     if precision is None:
         return style_variance.reciprocal().expand_as(z)
     return precision / (1 + precision * style_variance)
@@ -54,6 +54,6 @@ def updated(variance: Tensor, z: Tensor, precision: Tensor) -> dist.Independent:
 
 
 def joined(first: Tensor, second: Tensor) -> Tensor:
-    """Both along the last dimension, their leading dimensions broadcast."""
+    """Concatenation along the last dimension, leading dimensions broadcast."""
     leading = torch.broadcast_shapes(first.shape[:-1], second.shape[:-1])
     return torch.cat([first.expand(*leading, -1), second.expand(*leading, -1)], -1)

@@ -1,4 +1,4 @@
-"""Priors whose content is one of K points: given or learned (`MixturePrior`), or the data's own (`EmpiricalPrior`)."""
+"""Mixture priors, content one of K points: given or learned (`MixturePrior`), or embeddings (`EmpiricalPrior`)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pp_simve.models.priors.messages import log_normal, natural_parameters, to_c
 
 
 class PrototypePrior(AdditivePrior):
-    """content is one of K prototypes, style ~ N(0, style_variance), z = content + style: exact mixture inference."""
+    """Base of mixtures: content is one of K prototypes, style ~ N(0, style_variance), z = content + style."""
 
     @abstractmethod
     def prototypes(self) -> Tensor:
-        """What content can be, shape ``(K, latent)``."""
+        """The values of content, shape ``(K, latent)``."""
 
     @abstractmethod
     def log_weights(self) -> Tensor:
@@ -38,13 +38,13 @@ class PrototypePrior(AdditivePrior):
         return self.content_posterior(z).probabilities.squeeze(-3)
 
     def log_marginal(self, z: Tensor, precision: Tensor | None = None) -> Tensor:
-        """logsumexp_k [log π_k + Σ_j log N(z_j; m_k, Σ)], where z is known."""
+        """logsumexp_k [log π_k + Σ_j log N(z_j; m_k, Σ)], where z is observed."""
         weight = to_content(self.style_variance(), z, precision)
         around_zero = log_normal(z, 1 / weight).sum((-3, -1))
         return around_zero + self._log_joint(*natural_parameters(z, weight)).logsumexp(-1).squeeze(-2)
 
     def log_joint_by_view(self, z: Tensor) -> Tensor:
-        """log π_k + log N(z_j; m_k, Σ) of every prototype, each view by itself: shape ``(..., view, image, K)``."""
+        """log π_k + log N(z_j; m_k, Σ) of every prototype, for each view alone: shape ``(..., view, image, K)``."""
         alone = z.unsqueeze(-3)
         weight = to_content(self.style_variance(), alone, None)
         around_zero = log_normal(alone, 1 / weight).sum(-1, keepdim=True)
@@ -52,23 +52,23 @@ class PrototypePrior(AdditivePrior):
 
     def _log_joint(self, pulled: Tensor, total: Tensor) -> Tensor:
         """log π_k + Σ_j log N(z_j; m_k, 1/w_j) − Σ_j log N(z_j; 0, 1/w_j), shape ``(..., 1, image, K)``."""
-        # Two matrix products, rather than differences of shape (image, K, latent).
+        # Two matrix products instead of differences of shape (image, K, latent).
         points = self.prototypes()
         return self.log_weights() + pulled @ points.mT - 0.5 * total @ points.square().mT
 
 
 class MixturePrior(PrototypePrior):
-    """content is one of K prototypes m_k with probability π_k (a clustering: DeepCluster and SwAV are its limits).
+    """Mixture prior: content is one of K prototypes m_k with probability π_k (DeepCluster and SwAV are limits).
 
     Args:
-        latent: dimensions of content, style and z.
-        prototypes: how many, drawn at random with variance ``content_variance``; or the points, ``(K, latent)``.
+        latent_dim: dimensions of content, style and z.
+        prototypes: their number, drawn at random with variance ``content_variance``; or the points, ``(K, latent)``.
         weights: probabilities of the prototypes (default: equal).
-        style_variance: one number, or one an axis.
-        content_variance: of prototypes drawn at random. Small, because the z of an untrained guide lie close together:
-            among prototypes far apart all would belong to the nearest, and the others would never be moved.
+        style_variance: one number, or one per axis.
+        content_variance: of prototypes drawn at random. Small, because the z of an untrained guide are close together:
+            with prototypes far apart all would belong to the nearest, and the others would not be trained.
         learn_prototypes: makes them parameters.
-        unit_norm: puts them on the unit sphere, as SwAV does.
+        unit_norm: puts them on the unit sphere, as in SwAV.
         learn_weights: makes their log probabilities parameters.
         learn_style: learns the style variance of each axis, from the given start.
     """
@@ -105,7 +105,7 @@ class MixturePrior(PrototypePrior):
             raise ValueError(f"prototypes of unit norm must not be zero, got {prototypes}")
         probabilities = torch.ones(len(points)) if weights is None else torch.as_tensor(weights, dtype=points.dtype)
         if probabilities.shape != points.shape[:1] or not (torch.isfinite(probabilities) & (probabilities > 0)).all():
-            raise ValueError(f"weights must be {len(points)} positive numbers, one a prototype, got {weights}")
+            raise ValueError(f"weights must be {len(points)} positive numbers, one per prototype, got {weights}")
         self.unit_norm = unit_norm
         self._keep("points", functional.normalize(points, dim=-1) if unit_norm else points, learn_prototypes)
         self._keep("logits", (probabilities / probabilities.sum()).log(), learn_weights)
@@ -127,17 +127,17 @@ class MixturePrior(PrototypePrior):
 
 
 class EmpiricalPrior(PrototypePrior):
-    """content is one of the contents seen before: a mixture of equal weights whose prototypes are the data's own.
+    """Empirical prior: a mixture of equal weights whose prototypes are embeddings of the data.
 
     The candidates are the mean z of the views of each image: those of the last ``memory`` images (a memory bank, first
-    in first out, detached, kept in the state), or those of the batch at hand, with their gradients. Under candidates of
-    the batch, an image's content depends on the images beside it. Guides fill it (`remember`), in training only where
-    it is a memory. An empty memory starts with draws from N(0, I).
+    in first out, detached, kept in the state), or those of the batch at hand, with their gradients. With candidates of
+    the batch, an image's content depends on the other images in it. Guides fill the memory (`remember`) in training
+    mode; it starts with draws from N(0, I).
 
     Args:
-        latent: dimensions of content, style and z.
-        memory: images remembered; None for the candidates of the batch.
-        style_variance: one number, or one an axis.
+        latent_dim: dimensions of content, style and z.
+        memory: number of images; None for the candidates of the batch.
+        style_variance: one number, or one per axis.
         learn_style: learns the style variance of each axis, from the given start.
     """
 
@@ -175,7 +175,7 @@ class EmpiricalPrior(PrototypePrior):
             with torch.no_grad():
                 contents = contents[-self.memory :].detach()
                 places = torch.arange(len(contents), device=contents.device)
-                # Made anew rather than written into: the last batch's graph may still hold the old one.
+                # Not in place: the last batch's graph may still hold the old tensor.
                 self.bank = self.bank.index_copy(0, (self.next + places) % self.memory, contents.to(self.bank.dtype))
                 self.next = (self.next + len(contents)) % self.memory
 
@@ -183,13 +183,13 @@ class EmpiricalPrior(PrototypePrior):
         """The candidates, shape ``(K, latent)``.
 
         Raises:
-            RuntimeError: candidates are the batch's, and no guide has seen a batch yet.
+            RuntimeError: candidates are those of the batch, and no guide was called with a batch yet.
         """
         if self.memory is not None:
             return self.bank
         if self._batch is None:
             raise RuntimeError(
-                "an EmpiricalPrior with memory=None has no candidates before a guide has seen a batch; "
+                "an EmpiricalPrior with memory=None has no candidates before a guide was called with a batch; "
                 "call remember(z), or give it a memory"
             )
         return self._batch
@@ -199,5 +199,5 @@ class EmpiricalPrior(PrototypePrior):
         return points.new_zeros(len(points)).log_softmax(-1)
 
     def __getstate__(self) -> dict[str, object]:
-        # The batch's candidates hang in a graph that can be neither copied nor saved.
+        # The batch's candidates are part of a graph, which can be neither copied nor saved.
         return {**self.__dict__, "_batch": None}

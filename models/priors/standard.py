@@ -1,4 +1,4 @@
-"""The standard prior: nothing is shared between views, which makes the program a plain VAE."""
+"""The standard prior: no content, which makes the program a VAE."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pp_simve.models.priors.messages import log_normal, updated
 
 
 class StandardPrior(QuadraticPrior):
-    """z = style ~ N(0, I), content has no axes: every view is an image of its own.
+    """Standard prior z = style ~ N(0, I), content of width zero: views are independent images.
 
     Args:
-        latent: dimensions of style and z.
+        latent_dim: dimensions of style and z.
     """
 
     def __init__(self, latent_dim: int) -> None:

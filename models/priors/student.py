@@ -1,4 +1,4 @@
-"""A heavy-tailed style: most views depart little from their image, a few depart far."""
+"""The Student-t prior: heavy-tailed style, most views close to their content and a few far from it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pp_simve.models.priors.base import Prior
 
 
 class StudentTPrior(Prior):
-    """content ~ N(0, content_variance), style ~ Student's t of that variance, z = content + style.
+    """Student-t prior: content ~ N(0, content_variance), style ~ Student's t of that variance, z = content + style.
 
-    Content given z has no closed form, so this prior goes with guides that do not ask for it (`StructuredGuide`, which
-    then learns Gaussian messages of its own).
+    Content given z has no closed form, so this prior needs a guide that does without (`StructuredGuide`, which then
+    learns Gaussian messages).
 
     Args:
-        latent: dimensions of content, style and z.
+        latent_dim: dimensions of content, style and z.
         content_variance: of every axis.
         style_variance: of every axis.
         degrees: of freedom, above 2 (below, there is no variance); many make style Gaussian.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from pp_simve.data.collection import Collection
 from pp_simve.data.types import DataError
 
 CHUNK = 128  # files per task: tiny images decode faster than a thread hand-over
@@ -25,30 +26,39 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
-class DecodedFiles:
-    """images: uint8 (kept, channel, height, width); kept: int64 (kept,), positions in the given paths."""
+class Listing:
+    """Image files before any is opened: their paths, and an entry each in the tensors, which are as in `Collection`.
 
-    images: Tensor
-    kept: Tensor
-    notes: tuple[str, ...]
+    fingerprint changes with the state of any file; square cuts the largest central square of each image.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    part: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    fingerprint: str
+    attributes: Tensor | None = None
+    attribute_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    square: bool = False
 
 
-def decode_files(
-    name: str, paths: Sequence[str], *, image_size: int | None, square: bool = False, skip_bad: bool = False
-) -> DecodedFiles:
+def read_listing(listing: Listing, *, image_size: int | None, skip_bad: bool = False) -> Collection:
     """Decode files, in order, in threads. Grey (1 channel) where every file is grey, else RGB.
 
-    `image_size` resizes each to a square of that side; `square` first cuts the largest central square. Files that
-    cannot be decoded are left out and named in a note with `skip_bad`.
+    `image_size` resizes each to a square of that side. Files that cannot be decoded are left out and named in a note
+    with `skip_bad`.
 
     Raises DataError for undecodable files (without `skip_bad`), for files of different sizes (without `image_size`)
     and for pixels that would not fit in memory.
     """
+    name, paths = listing.name, listing.paths
     pixels: Pixels | None = None
     first = ""
     kept: list[int] = []
     bad: list[str] = []
-    for position, (path, image) in enumerate(_decode_all(paths, image_size, square)):
+    for position, (path, image) in enumerate(_decode_all(paths, image_size, listing.square)):
         if isinstance(image, str):
             bad.append(f"{path} ({image})")
             continue
@@ -68,24 +78,25 @@ def decode_files(
             pixels = colour
         pixels[len(kept)] = image
         kept.append(position)
+    count = f"{len(bad)} file{'' if len(bad) == 1 else 's'} of {len(paths)}"
+    named = "; ".join(bad[:SHOWN]) + (f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
     if bad and not skip_bad:
         raise DataError(
-            f"{name}: {_count(len(bad))} of {len(paths)} cannot be decoded: {_name(bad)}. "
+            f"{name}: {count} cannot be decoded: {named}. "
             "Replace or remove them, or add `--skip-bad` to leave them out."
         )
     if pixels is None:
-        raise DataError(f"{name}: none of its {_count(len(paths))} can be decoded: {_name(bad)}. Replace them.")
-    notes = (f"{_count(len(bad))} of {len(paths)} could not be decoded and left out: {_name(bad)}",) if bad else ()
-    return DecodedFiles(torch.from_numpy(pixels[: len(kept)]), torch.tensor(kept), notes)
-
-
-def _count(files: int) -> str:
-    return "1 file" if files == 1 else f"{files} files"
-
-
-def _name(bad: list[str]) -> str:
-    more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-    return "; ".join(bad[:SHOWN]) + more
+        raise DataError(f"{name}: none of its {len(paths)} files can be decoded: {named}. Replace them.")
+    notes = (f"{count} could not be decoded and left out: {named}",) if bad else ()
+    return Collection(
+        images=torch.from_numpy(pixels[: len(kept)]),
+        part=listing.part[kept],
+        labels=listing.labels[kept],
+        attributes=None if listing.attributes is None else listing.attributes[kept],
+        classes=listing.classes,
+        attribute_names=listing.attribute_names,
+        notes=(*listing.notes, *notes),
+    )
 
 
 def _allocate(name: str, count: int, image: Pixels) -> Pixels:

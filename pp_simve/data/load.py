@@ -1,17 +1,19 @@
 """One call for every source of images."""
 
-import difflib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pp_simve.data.arrays import read_digits, read_npz
 from pp_simve.data.cache import cached, default_folder
-from pp_simve.data.celeba import list_celeba, read_celeba
+from pp_simve.data.celeba import CELEBA_SIZE, list_celeba
 from pp_simve.data.collection import Collection
-from pp_simve.data.folders import has_given_splits, list_folder, read_folder
+from pp_simve.data.decode import Listing, read_listing
+from pp_simve.data.folders import has_given_splits, list_folder
 from pp_simve.data.official import OFFICIAL, read_official
 from pp_simve.data.splits import copies_note, divide
 from pp_simve.data.types import DataError, ImageData
+from pp_simve.errors import unknown_name
 
 DATA_NAMES = ("digits", *OFFICIAL, "celeba", "folder:PATH", "npz:FILE")
 
@@ -54,59 +56,31 @@ def load(
 
 
 def _collect(name: str, root: Path, image_size: int | None, skip_bad: bool, cache: Path | None) -> Collection:
+    def from_files(listing: Listing, path: Path, size: int | None = image_size) -> Collection:
+        source = {"name": name, "path": path.resolve(), "image_size": image_size, "skip_bad": skip_bad}
+        decode = partial(read_listing, listing, image_size=size, skip_bad=skip_bad)
+        return cached(cache, source, listing.fingerprint, decode)
+
     kind, colon, place = name.partition(":")
     if kind in ("folder", "npz") and colon:
         if not place:
             raise DataError(f"{name!r} names no {'folder' if kind == 'folder' else 'file'}. Expected {kind}:PATH.")
         path = Path(place).expanduser()
-        if kind == "npz":
-            return read_npz(name, path, image_size)
-        return _folder(name, path, image_size, skip_bad, cache)
+        return read_npz(name, path, image_size) if kind == "npz" else from_files(list_folder(name, path), path)
     if name == "digits":
         return read_digits(image_size)
     if name == "celeba":
-        return _celeba(name, root, image_size, skip_bad, cache)
-    if name in OFFICIAL:
-        return _official(name, root, image_size, skip_bad, cache)
-    raise _unknown(name)
-
-
-def _folder(name: str, path: Path, image_size: int | None, skip_bad: bool, cache: Path | None) -> Collection:
-    listing = list_folder(name, path)
-    source = {"name": name, "path": path.resolve(), "image_size": image_size, "skip_bad": skip_bad}
-    return cached(
-        cache, source, listing.fingerprint, lambda: read_folder(listing, image_size=image_size, skip_bad=skip_bad)
-    )
-
-
-def _celeba(name: str, root: Path, image_size: int | None, skip_bad: bool, cache: Path | None) -> Collection:
-    listing = list_celeba(name, root)
-    source = {"name": name, "path": root.resolve(), "image_size": image_size, "skip_bad": skip_bad}
-    return cached(
-        cache, source, listing.fingerprint, lambda: read_celeba(listing, image_size=image_size, skip_bad=skip_bad)
-    )
-
-
-def _official(name: str, root: Path, image_size: int | None, skip_bad: bool, cache: Path | None) -> Collection:
-    path = root / name
-    if not has_given_splits(path):
+        return from_files(list_celeba(name, root), root, image_size or CELEBA_SIZE)
+    if name not in OFFICIAL:
+        if Path(name).expanduser().exists():
+            kind = "folder" if Path(name).expanduser().is_dir() else "npz"
+            raise DataError(f"unknown data {name!r}. To read that path, write {kind}:{name}.")
+        raise DataError(unknown_name("data", name, DATA_NAMES))
+    if not has_given_splits(root / name):
         return read_official(name, root, image_size)
-    collection = _folder(name, path, image_size, skip_bad, cache)
+    collection = from_files(list_folder(name, root / name), root / name)
     note = (
-        f"{OFFICIAL[name].title} read from the image folder {path}: where its files are lossy copies, "
+        f"{OFFICIAL[name].title} read from the image folder {root / name}: where its files are lossy copies, "
         "numbers are not comparable with the official pixels"
     )
     return replace(collection, notes=(note, *collection.notes))
-
-
-def _unknown(name: str) -> DataError:
-    names = ", ".join(DATA_NAMES)
-    if Path(name).expanduser().exists():
-        kind = "folder" if Path(name).expanduser().is_dir() else "npz"
-        return DataError(f"unknown data {name!r}. To read that path, write {kind}:{name}. Known: {names}.")
-    heads = {known.partition(":")[0]: known for known in DATA_NAMES}
-    # Compared without case and dashes, so that "Fashion-MNIST" is at no distance from "fashionmnist".
-    plain = "".join(letter for letter in name.partition(":")[0].lower() if letter.isalnum())
-    near = difflib.get_close_matches(plain, heads, n=1, cutoff=0.5)
-    hint = f" Did you mean {heads[near[0]]}?" if near else ""
-    return DataError(f"unknown data {name!r}.{hint} Known: {names}.")

@@ -4,8 +4,7 @@ import os
 import shutil
 import socket
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,21 +32,18 @@ class Official:
     classes: tuple[str, ...] | None = None  # None: as torchvision calls them
 
 
-def _idx(folder: str) -> tuple[str, ...]:
-    names = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-    return tuple(f"{folder}/raw/{name}" for name in names)
-
-
-def _packed(files: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{file}.gz" for file in files)
-
-
 _CIFAR10 = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
+_IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def _idx(title: str, dataset: str, classes: tuple[str, ...] | None = None) -> Official:
+    files = tuple(f"{dataset}/raw/{name}" for name in _IDX)
+    return Official(title, dataset, files, tuple(f"{file}.gz" for file in files), classes)
+
+
 OFFICIAL = {
-    "mnist": Official(
-        "MNIST", "MNIST", _idx("MNIST"), _packed(_idx("MNIST")), tuple(str(digit) for digit in range(10))
-    ),
-    "fashionmnist": Official("Fashion-MNIST", "FashionMNIST", _idx("FashionMNIST"), _packed(_idx("FashionMNIST"))),
+    "mnist": _idx("MNIST", "MNIST", tuple("0123456789")),
+    "fashionmnist": _idx("Fashion-MNIST", "FashionMNIST"),
     "cifar10": Official(
         "CIFAR-10", "CIFAR10", tuple(f"cifar-10-batches-py/{name}" for name in _CIFAR10), ("cifar-10-python.tar.gz",)
     ),
@@ -98,26 +94,28 @@ def _open(official: Official, root: Path, *, train: bool, download: bool = False
 
 def _download(official: Official, root: Path, name: str) -> None:
     """Fetch into a temporary folder in `root`, so that a failed or interrupted download leaves nothing behind."""
+    absent = f"{official.title} is not in {root.absolute()}, and"
     instead = (
         f"Put {_wanted(official, root)}, or an image folder {root.absolute() / name}/{{train,test}}/<class>/*; "
         "or choose the folder that holds the data with `--data-root DIR`."
     )
-    with _folder(root):
-        try:
-            temporary = TemporaryDirectory(prefix=".download-", dir=root)
-        except OSError as error:
-            raise DataError(
-                f"{official.title} is not in {root.absolute()}, and cannot be downloaded there: "
-                f"the folder is not writable ({error}). {instead}"
-            ) from error
-        with temporary as folder:
-            try:
-                _fetch(official, root, Path(folder))
-            except Exception as error:  # no network, no space, a wrong checksum, a broken archive
-                reason = " ".join(str(error).split())
-                raise DataError(
-                    f"{official.title} is not in {root.absolute()}, and its download failed ({reason}). {instead}"
-                ) from error
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    writable = False
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".download-", dir=root) as folder:
+            writable = True
+            _fetch(official, root, Path(folder))
+    except BaseException as error:
+        for folder_made in made:
+            with suppress(OSError):  # not empty, or never made
+                folder_made.rmdir()
+        if not isinstance(error, Exception):
+            raise
+        reason = " ".join(str(error).split())  # no network, no space, a wrong checksum, a broken archive
+        failed = f"its download failed ({reason})"
+        refused = f"cannot be downloaded there: the folder is not writable ({reason})"
+        raise DataError(f"{absent} {failed if writable else refused}. {instead}") from error
 
 
 def _fetch(official: Official, root: Path, folder: Path) -> None:
@@ -142,18 +140,3 @@ def _wanted(official: Official, root: Path) -> str:
     names = ", ".join(Path(file).name for file in official.files)
     packed = ", ".join(str(root.absolute() / archive) for archive in official.archives[:1])
     return f"the files {names} in {folder} (packed files, such as {packed}, are unpacked)"
-
-
-@contextmanager
-def _folder(root: Path) -> Iterator[None]:
-    """`root` exists inside; the folders made for it are removed again on failure where nothing was put in them."""
-    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
-    try:
-        with suppress(OSError):  # the next attempt to write there says what is wrong
-            root.mkdir(parents=True, exist_ok=True)
-        yield
-    except BaseException:
-        for folder in missing:
-            with suppress(OSError):
-                folder.rmdir()
-        raise

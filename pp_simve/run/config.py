@@ -1,20 +1,20 @@
-"""The settings of a fit: what `python -m pp_simve.fit` accepts, and what config.json of a run holds."""
+"""Settings of a fit: `FitConfig`, as typed for ``python -m pp_simve.fit``, and `Settings`, with every choice made."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
 from pp_simve.data.types import DataShape
 from pp_simve.errors import ConfigError
 
-# Settings that may be left out: their help says itself what is then chosen.
+# Settings that may be left out: their help text states the default.
 Text = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")]
 Count = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 LatentCount = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="", aliases=("--latent",))]
@@ -24,10 +24,21 @@ Texts = Annotated[
     tuple[str, ...], tyro.conf.arg(metavar="STR", help_behavior_hint="(repeatable)"), tyro.conf.UseAppendAction
 ]
 
+NAMING_PARTS = (
+    *("prior", "guide", "objective", "likelihood", "group", "encoder", "decoder", "modalities", "policy"),
+    "track",
+)
+"""Settings whose texts name parts, which may be a user's own ``package.module:Class``."""
+
+_EXPECTED: dict[Any, str] = {
+    **{str: "a text", Path: "a path", int: "a whole number", float: "a number", bool: "true or false"},
+    tuple[str, ...]: "a list of names of parts",
+}
+
 
 @dataclass(frozen=True)
 class FitConfig:
-    """Settings of a fit. Entries that are None are chosen by the data, see `chosen_for`."""
+    """Settings of a fit as typed. Those that are None are chosen by `resolve`, from the method and the data."""
 
     data: str = "digits"
     """digits, mnist, fashionmnist, cifar10, celeba, folder:PATH (PATH/{train,test}/CLASS/*) or npz:FILE."""
@@ -46,13 +57,13 @@ class FitConfig:
     guide: Text = None
     """amortized, structured, flow, point, delta or package.module:Class (default: the method's)."""
     objective: Text = None
-    """elbo, iwae, analytic, consistency, denoising, implied, swapped, instances, bootstrap, correlation or
+    """elbo, iwae, analytic, consistency, denoising, decoder-free, swav, instances, byol, barlow-twins or
     package.module:Class: "elbo(beta=linear(until=0.3))" (default: the method's)."""
     likelihood: Text = None
     """bernoulli, gaussian or package.module:Class (default: bernoulli for grey images, gaussian for colour)."""
     group: Text = None
-    """Observe which image a view came from, among candidates: views, images or package.module:Class (default: the
-    method's)."""
+    """Observe which image a view came from: ntxent (among all other views), infonce (among one view of each image) or
+    package.module:Class (default: the method's)."""
     encoder: Text = None
     """mlp, residual, resnet18 or package.module:Class (default: mlp for grey images up to 32 pixels, else residual)."""
     decoder: Text = None
@@ -60,14 +71,14 @@ class FitConfig:
     latent_dim: LatentCount = None
     """Latent dimensions (default: 32 for grey images, 64 for colour)."""
     modalities: Text = None
-    """Views of several kinds, each with its own encoder and likelihood: halves (upper and lower), attributes (an image
-    and its attributes) or package.module:Class (default: none; clip: attributes where the data have them, else
+    """Views of several modalities, each with its own encoder and likelihood: halves (upper and lower), attributes (an
+    image and its attributes) or package.module:Class (default: none; clip: attributes where the data have them, else
     halves)."""
     views: Count = None
-    """Views of each image in a batch (default: 2; with modalities, 1 of each kind)."""
+    """Views of each image in a batch (default: 2; with modalities, 1 of each)."""
     policy: Text = None
-    """How views are drawn: affine, crop, crop+colour, paper or package.module:Class (default: affine for digits, crop
-    for grey images, crop+colour for RGB)."""
+    """Augmentation policy that draws the views: affine, crop, crop+colour, paper or package.module:Class (default:
+    affine for digits, crop for grey images, crop+colour for RGB)."""
     batch_size: Count = None
     """Images a step, over all devices (default: 128)."""
     epochs: Number = None
@@ -91,10 +102,10 @@ class FitConfig:
     resume: Place = None
     """Go on with a stopped run; its settings are the run's own, so give no others."""
     probe: Text = None
-    """Watch a linear probe of the class on backbone, z, content or style while fitting; the fit is the same without."""
+    """Log a linear probe of the class on backbone, z, content or style while fitting; it does not change the fit."""
     track: Texts = ()
-    """Who else is told of the run, beside metrics.jsonl and metrics.csv: tensorboard, wandb, "wandb(project='x')" or
-    package.module:Class; give the flag again for another."""
+    """Trackers beside metrics.jsonl: tensorboard, wandb, "wandb(project='x')" or package.module:Class; give the flag
+    again for another."""
     trust_parts: bool = False
     """With --resume: import the parts of your own (package.module:Class) that the run's settings name. Their code runs,
     so give it only for runs that you trust."""
@@ -105,16 +116,16 @@ class FitConfig:
         for name in ("views", "devices", "batch_size", "steps", "latent_dim", "image_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"--{_flag(name)} must be at least 1, got {value}")
+                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         for name in ("lr", "epochs"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ConfigError(f"--{_flag(name)} must be a positive number, got {value}")
+                raise ConfigError(f"--{name} must be a positive number, got {value}")
         if self.epochs is not None and self.steps is not None:
             raise ConfigError("give --epochs or --steps, not both")
 
-    def chosen_for(self, shape: DataShape) -> FitConfig:
-        """The same with every choice that depends on the data made."""
+    def resolve(self, shape: DataShape) -> Settings:
+        """Makes the choices that were left open, for data of this shape."""
         channels, height, width = shape.image
         digits = self.data == "digits"
         grey = channels == 1
@@ -122,7 +133,7 @@ class FitConfig:
         encoder = self.encoder or ("mlp(hidden=[512, 256])" if digits else "mlp" if flat else "residual")
         chosen: dict[str, Any] = {
             "encoder": encoder,
-            "decoder": ("mlp(hidden=[256, 512])" if digits else "mlp" if encoder.startswith("mlp") else "residual"),
+            "decoder": "mlp(hidden=[256, 512])" if digits else "mlp" if encoder.startswith("mlp") else "residual",
             "likelihood": "bernoulli" if grey else "gaussian",
             "latent_dim": 32 if grey else 64,
             "policy": "affine" if digits else "crop" if grey else "crop+colour",
@@ -134,39 +145,83 @@ class FitConfig:
         chosen["views"] = 1 if self.modalities or "modalities" in chosen else 2
         if self.steps is None:
             chosen["epochs"] = 150.0 if digits else 10.0
-        return dataclasses.replace(
-            self, **{name: value for name, value in chosen.items() if getattr(self, name) is None}
-        )
+        given = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(Settings)}
+        return Settings(**chosen | {name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings with every choice made, as config.json holds them; each is described in `FitConfig`.
+
+    An empty text, or 0, means: the method's part, no group, modalities or probe, images of their own size, and the
+    length given by the other one of ``epochs`` and ``steps``.
+    """
+
+    data: str
+    data_root: Path
+    image_size: int = 0
+    skip_bad: bool
+    method: str
+    prior: str = ""
+    guide: str = ""
+    objective: str = ""
+    likelihood: str
+    group: str = ""
+    encoder: str
+    decoder: str
+    latent_dim: int
+    modalities: str = ""
+    views: int
+    policy: str
+    batch_size: int
+    epochs: float = 0.0
+    steps: int = 0
+    lr: float
+    schedule: Literal["cosine", "constant"]
+    seed: int
+    device: Literal["auto", "cpu", "cuda"]
+    devices: int
+    precision: Literal["auto", "32", "bf16"]
+    probe: str = ""
+    track: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.as_config()  # the same limits
+
+    def as_config(self) -> FitConfig:
+        """The command line's settings that resolve to these, for data of any shape."""
+        pairs = [(entry, getattr(self, entry.name)) for entry in dataclasses.fields(self)]
+        return FitConfig(**{entry.name: value for entry, value in pairs if value != entry.default})
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers and strings, by name; ``trust_parts`` is left out, because it counts for one command only."""
-        entries = dataclasses.asdict(self)
-        del entries["trust_parts"]
-        return {name: str(value) if isinstance(value, Path) else value for name, value in entries.items()}
+        """Plain numbers, strings and lists, by name."""
+        return vars(self) | {"data_root": str(self.data_root), "track": list(self.track)}
 
     @classmethod
-    def from_json(cls, entries: dict[str, Any]) -> FitConfig:
+    def from_json(cls, entries: dict[str, Any]) -> Settings:
         """The inverse of `to_json`.
 
         Raises:
-            ConfigError: an entry this version does not know, or lacks a value it accepts.
+            ConfigError: an entry that is unknown, missing, of a wrong type or out of range.
         """
-        paths = {"data_root", "out", "resume"}
-        known = {entry.name for entry in dataclasses.fields(cls)} - {"trust_parts"}  # not for a file to say
-        if unknown := set(entries) - known:
+        known = get_type_hints(cls)
+        # Settings of the command line alone, which earlier versions stored too; for them null stood for "not set".
+        entries = {name: value for name, value in entries.items() if name not in ("out", "resume", "quiet")}
+        if unknown := set(entries) - set(known):
             raise ConfigError(f"settings of another version: {', '.join(sorted(unknown))} are not known to this one")
-        try:
-            values: dict[str, Any] = {k: Path(v) if k in paths and v is not None else v for k, v in entries.items()}
-            return cls(**values | {"track": tuple(values.get("track", ()))})  # a list in JSON
-        except TypeError as error:
-            raise ConfigError(f"settings hold a value of a wrong type ({error})") from None
+        entries = {name: value for name, value in entries.items() if value is not None}
+        required = {entry.name for entry in dataclasses.fields(cls) if entry.default is MISSING}
+        if missing := required - set(entries):
+            raise ConfigError(f"settings of another version: {', '.join(sorted(missing))} are missing")
+        return cls(**{name: _typed(name, value, known[name]) for name, value in entries.items()})
 
-    def differences(self, other: FitConfig) -> dict[str, tuple[Any, Any]]:
-        """Entries that differ and matter to the numbers of a fit."""
+    def differences(self, other: FitConfig) -> list[str]:
+        """Settings that matter to the numbers of a fit and are not those of ``other``, in words."""
+        stored = self.as_config()
         ignored = {"data_root", "out", "resume", "probe", "track", "trust_parts", "quiet"}
-        names = [entry.name for entry in dataclasses.fields(self) if entry.name not in ignored]
-        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
-        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+        names = [entry.name for entry in dataclasses.fields(FitConfig) if entry.name not in ignored]
+        pairs = {name: (getattr(stored, name), getattr(other, name)) for name in names}
+        return [f"{name} is {_shown(a)} there, {_shown(b)} here" for name, (a, b) in pairs.items() if a != b]
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -186,5 +241,20 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read ({error}); the run folder is damaged") from None
 
 
-def _flag(name: str) -> str:
-    return name.replace("_", "-")
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """A value of a JSON file as the type of its setting."""
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    if choices:
+        fits, expected = value in choices, f"one of {', '.join(choices)}"
+    elif kind == tuple[str, ...]:
+        fits, expected = isinstance(value, list) and all(isinstance(one, str) for one in value), _EXPECTED[kind]
+    else:
+        fits = type(value) in {float: (int, float), Path: (str,)}.get(kind, (kind,))
+        expected = "the name of a part" if name in NAMING_PARTS else _EXPECTED[kind]
+    if not fits:
+        raise ConfigError(f"the setting {name} holds {str(value)[:80]!r}, expected {expected}")
+    return value if choices else kind(value)
+
+
+def _shown(value: object) -> str:
+    return "not set" if value is None else repr(value)

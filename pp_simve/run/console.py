@@ -1,4 +1,4 @@
-"""What the command lines share: errors become messages, and how a command ended becomes its exit code."""
+"""Shared by the command lines: errors as messages, exit codes, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from pp_simve.data import DataError
 from pp_simve.errors import ConfigError
 from pp_simve.inference import CheckpointError, DeviceError, NonFiniteError, ProgramError
-from pp_simve.inference.svi import FitError
+from pp_simve.inference.plan import FitError
 
 STOPPED = 130  # what shells use for "ended by Ctrl-C"
 WRONG_INPUT = 2
@@ -28,7 +28,7 @@ EXPECTED_ERRORS = (
     ProgramError,
     OSError,
 )
-"""What a person can put right; anything else is a mistake of ours and keeps its traceback."""
+"""Errors that a user can correct; any other is a bug and keeps its traceback."""
 
 
 def exit_code(command: Callable[[], int]) -> int:
@@ -67,7 +67,7 @@ def each_run(runs: Iterable[Path], done: str, carry_out: Callable[[Path], None])
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Within it, the first Ctrl-C (or SIGTERM) only makes the returned call answer True; the second one interrupts."""
+    """Within it, the first Ctrl-C (or SIGTERM) only makes the returned call return True; the second one interrupts."""
     caught = False
 
     def catch(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""The folder of a run: settings, metrics, weights, checkpoint, results and figures."""
+"""The folder of a run: its paths, reading and writing (`RunFolder`), and the fitted program (`load_run`)."""
 
 from __future__ import annotations
 
@@ -8,32 +8,34 @@ import json
 import math
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 
 import pp_simve
-from pp_simve.data import DataShape
+from pp_simve.data import DataShape, ImageData, load
 from pp_simve.errors import ConfigError
 from pp_simve.inference.checkpoint import CheckpointFile
 from pp_simve.inference.tools import write_whole
-from pp_simve.run.config import FitConfig, read_config
+from pp_simve.run.config import Settings, read_config
 from pp_simve.run.methods import Program, build
 from pp_simve.run.trust import check_trusted
+from pp_simve.run.viewing import Viewing
 
 
 @dataclass(frozen=True)
 class RunFolder:
     """Paths of a run, and reading and writing what lies there. Files are written whole or not at all.
 
-    config.json, metrics.jsonl and metrics.csv (a line a step each), model.safetensors, checkpoint.pt, results.json,
+    config.json, metrics.jsonl (a line a step), model.safetensors, checkpoint.pt, results.json,
     figures/, report.html and what its map is drawn from, map.safetensors; later evaluation.json, diagnostics.json and
     posterior.nc.
     """
@@ -45,7 +47,7 @@ class RunFolder:
         """The state to go on from."""
         return CheckpointFile(self.path / "checkpoint.pt")
 
-    def create(self, config: FitConfig, shape: DataShape, fingerprint: str) -> list[Path]:
+    def create(self, settings: Settings, shape: DataShape, fingerprint: str) -> list[Path]:
         """Makes the folder and writes the settings.
 
         Returns:
@@ -66,7 +68,7 @@ class RunFolder:
             "torch": torch.__version__,
             "data_fingerprint": fingerprint,
             "data_shape": dataclasses.asdict(shape),
-            "config": config.to_json(),
+            "config": settings.to_json(),
         }
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -89,7 +91,7 @@ class RunFolder:
             with suppress(OSError):  # gone already, or in use by another run
                 folder.rmdir()
 
-    def read_settings(self, *, trust_parts: bool = False) -> tuple[FitConfig, str]:
+    def read_settings(self, *, trust_parts: bool = False) -> tuple[Settings, str]:
         """The run's settings and the fingerprint of its data.
 
         Args:
@@ -99,37 +101,38 @@ class RunFolder:
         Raises:
             ConfigError: no run folder, or a damaged one, or one of another version; parts that are not trusted.
         """
-        entries = self._settings()
-        config = FitConfig.from_json(entries["config"])
-        check_trusted(self.path, config, trust_parts)
-        return config, str(entries["data_fingerprint"])
+        entries = self._entries()
+        settings = Settings.from_json(entries["config"])
+        check_trusted(self.path, settings, trust_parts)
+        return settings, str(entries["data_fingerprint"])
 
-    def program(self, *, trust_parts: bool = False) -> Program:
-        """The fitted program, in evaluation mode.
-
-        Args:
-            trust_parts: allows the import of parts of a user's own (``package.module:Class``) that the settings name.
+    def read_shape(self) -> DataShape:
+        """The shape of the run's data.
 
         Raises:
-            ConfigError: the run has no weights yet, or they are damaged or do not fit its settings; parts that are not
-                trusted.
+            ConfigError: no run folder, or a damaged one.
         """
-        config, _ = self.read_settings(trust_parts=trust_parts)
-        given = self._settings()["data_shape"]
-        program = build(config, DataShape(**given | {"image": tuple(given["image"])}))
+        given = self._entries()["data_shape"]
+        try:
+            return DataShape(**given | {"image": tuple(given["image"])})
+        except (TypeError, KeyError) as error:
+            raise ConfigError(f"{self.path / 'config.json'} holds no data_shape ({error})") from None
+
+    def read_weights(self) -> dict[str, Tensor]:
+        """The parameters and buffers of model, guide and objective, by name.
+
+        Raises:
+            ConfigError: the run has no weights yet, or they are damaged.
+        """
         weights = self.path / "model.safetensors"
         try:
-            program.objective.load_state_dict(safetensors.torch.load_file(weights))
+            return safetensors.torch.load_file(weights)
         except FileNotFoundError:
             raise ConfigError(
-                f"{self.path} is not finished: it has no model.safetensors; go on with --resume {self.path}"
+                f"{self.path} is not finished: it has no {weights.name}; go on with --resume {self.path}"
             ) from None
-        except (safetensors.SafetensorError, RuntimeError) as error:
-            raise ConfigError(
-                f"{weights} cannot be loaded ({str(error).splitlines()[0]}); the run folder is damaged"
-            ) from None
-        program.objective.eval()
-        return program
+        except safetensors.SafetensorError as error:
+            raise _damaged(weights, error) from None
 
     def write_weights(self, objective: nn.Module) -> None:
         """Writes the parameters and buffers of model, guide and objective."""
@@ -176,7 +179,7 @@ class RunFolder:
         figure.savefig(picture, format="png", dpi="figure")  # sheets are laid out in whole pixels
         write_whole(folder / f"{name}.png", picture.getvalue())
 
-    def _settings(self) -> dict[str, Any]:
+    def _entries(self) -> dict[str, Any]:
         entries = read_config(self.path / "config.json")
         if missing := {"config", "data_fingerprint", "data_shape"} - set(entries):
             raise ConfigError(
@@ -186,6 +189,96 @@ class RunFolder:
 
     def _write_json(self, name: str, entries: Mapping[str, Any]) -> None:
         write_whole(self.path / name, (json.dumps(entries, indent=2, allow_nan=False) + "\n").encode())
+
+
+@dataclass(frozen=True)
+class FittedRun:
+    """A finished run.
+
+    Attributes:
+        folder: its files.
+        settings: of the fit.
+        program: fitted, in evaluation mode.
+        data: the images, with their splits.
+        viewing: how views are drawn.
+    """
+
+    folder: RunFolder
+    settings: Settings
+    program: Program
+    data: ImageData
+    viewing: Viewing
+
+
+Load = Callable[[str, Path, int | None, bool], ImageData]
+"""Loads images by name, root, image size and whether unreadable ones are left out."""
+
+
+def load_once() -> Load:
+    """A loader that keeps the last data: runs that are read together are mostly of the same images."""
+
+    @lru_cache(maxsize=1)
+    def images(data: str, data_root: Path, image_size: int | None, skip_bad: bool) -> ImageData:
+        return load(data, data_root, image_size=image_size, skip_bad=skip_bad)
+
+    return images
+
+
+def load_run(path: Path | str, *, trust_parts: bool = False) -> Program:
+    """The fitted model, guide and objective of a run, in evaluation mode, on the CPU.
+
+    Args:
+        path: of the run folder.
+        trust_parts: allows the import of parts of a user's own (``package.module:Class``) that the settings name.
+
+    Raises:
+        ConfigError: the run has no weights yet, or they are damaged or do not fit its settings; parts that are not
+            trusted.
+    """
+    folder = RunFolder(Path(path))
+    settings, _ = folder.read_settings(trust_parts=trust_parts)
+    program = build(settings, folder.read_shape())
+    state = folder.read_weights()
+    try:
+        program.objective.load_state_dict(state)
+    except RuntimeError as error:
+        raise _damaged(folder.path / "model.safetensors", error) from None
+    program.objective.eval()
+    return program
+
+
+def load_fitted(
+    folder: RunFolder,
+    device: torch.device,
+    images: Load,
+    data_root: Path | None = None,
+    *,
+    trust_parts: bool = False,
+) -> FittedRun:
+    """A finished run with the images it was fitted to.
+
+    Args:
+        folder: of the run.
+        device: where to put the program.
+        images: loads the data.
+        data_root: where they are, if elsewhere than for the fit.
+        trust_parts: as in `load_run`.
+
+    Raises:
+        ConfigError: a run that is damaged or not finished, or other images than it was fitted to; parts that are not
+            trusted.
+        DataError: the images cannot be loaded.
+    """
+    settings, fingerprint = folder.read_settings(trust_parts=trust_parts)
+    program = load_run(folder.path, trust_parts=trust_parts)
+    data = images(settings.data, data_root or settings.data_root, settings.image_size or None, settings.skip_bad)
+    if data.fingerprint != fingerprint:
+        raise ConfigError(
+            f"the images of {data.name} are not those {folder.path} was fitted to ({data.fingerprint}, expected "
+            f"{fingerprint}); give back the old ones, or fit again"
+        )
+    program.objective.to(device)
+    return FittedRun(folder, settings, program, data, Viewing.of(settings, data.shape))
 
 
 def source_commit() -> str | None:
@@ -203,6 +296,10 @@ def source_commit() -> str | None:
         return git("describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+") or None
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _damaged(weights: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"{weights} cannot be loaded ({str(error).splitlines()[0]}); the run folder is damaged")
 
 
 def _without_nan(value: Any) -> Any:

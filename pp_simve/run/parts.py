@@ -16,103 +16,73 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from pp_simve.errors import ConfigError, unknown_name
-from pp_simve.inference import (
-    BYOL,
-    ELBO,
-    IWAE,
-    AmortizedGuide,
-    AnalyticELBO,
-    BarlowTwins,
-    ConsistencyELBO,
-    Cyclic,
-    DecoderFreeELBO,
-    DeltaGuide,
-    DenoisingELBO,
-    EntropyEstimate,
-    FlowGuide,
-    GaussianEntropy,
-    Geometric,
-    Guide,
-    InstanceDiscrimination,
-    KernelEntropy,
-    Linear,
-    MLPEncoder,
-    Objective,
-    PointGuide,
-    ResidualEncoder,
-    ResNet18Encoder,
-    Schedule,
-    StructuredGuide,
-    SwAV,
-    VICRegEntropy,
-)
-from pp_simve.models import (
-    Bernoulli,
-    BlockPrior,
-    EmpiricalPrior,
-    FlatPrior,
-    Gaussian,
-    GaussianPrior,
-    GroupLikelihood,
-    InfoNCE,
-    Likelihood,
-    MixturePrior,
-    MLPDecoder,
-    NTXent,
-    Prior,
-    ResidualDecoder,
-    StandardPrior,
-    StudentTPrior,
-)
+from pp_simve import inference, models
+from pp_simve.errors import ConfigError, nearest, unknown_name
 
 T = TypeVar("T")
+Named = Mapping[str, Callable[..., T]]
+"""Parts by name."""
 
-PRIORS: Mapping[str, Callable[..., Prior]] = {
-    "gaussian": GaussianPrior,
-    "flat": FlatPrior,
-    "mixture": MixturePrior,
-    "empirical": EmpiricalPrior,
-    "block": BlockPrior,
-    "standard": StandardPrior,
-    "student": StudentTPrior,
+PRIORS: Named[models.Prior] = {
+    "gaussian": models.GaussianPrior,
+    "flat": models.FlatPrior,
+    "mixture": models.MixturePrior,
+    "empirical": models.EmpiricalPrior,
+    "block": models.BlockPrior,
+    "standard": models.StandardPrior,
+    "student": models.StudentTPrior,
 }
-GUIDES: Mapping[str, Callable[..., Guide]] = {
-    "amortized": AmortizedGuide,
-    "structured": StructuredGuide,
-    "flow": FlowGuide,
-    "point": PointGuide,
-    "delta": DeltaGuide,
+GUIDES: Named[inference.Guide] = {
+    "amortized": inference.AmortizedGuide,
+    "structured": inference.StructuredGuide,
+    "flow": inference.FlowGuide,
+    "point": inference.PointGuide,
+    "delta": inference.DeltaGuide,
 }
-GROUPS: Mapping[str, Callable[..., GroupLikelihood]] = {"views": NTXent, "images": InfoNCE}
-OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
-    "elbo": ELBO,
-    "iwae": IWAE,
-    "analytic": AnalyticELBO,
-    "consistency": ConsistencyELBO,
-    "denoising": DenoisingELBO,
-    "implied": DecoderFreeELBO,
-    "swapped": SwAV,
-    "instances": InstanceDiscrimination,
-    "bootstrap": BYOL,
-    "correlation": BarlowTwins,
+GROUPS: Named[models.GroupLikelihood] = {"ntxent": models.NTXent, "infonce": models.InfoNCE}
+OBJECTIVES: Named[inference.Objective] = {
+    "elbo": inference.ELBO,
+    "iwae": inference.IWAE,
+    "analytic": inference.AnalyticELBO,
+    "consistency": inference.ConsistencyELBO,
+    "denoising": inference.DenoisingELBO,
+    "decoder-free": inference.DecoderFreeELBO,
+    "swav": inference.SwAV,
+    "instances": inference.InstanceDiscrimination,
+    "byol": inference.BYOL,
+    "barlow-twins": inference.BarlowTwins,
 }
-LIKELIHOODS: Mapping[str, Callable[..., Likelihood]] = {"bernoulli": Bernoulli, "gaussian": Gaussian}
-ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
-    "mlp": MLPEncoder,
-    "residual": ResidualEncoder,
-    "resnet18": ResNet18Encoder,
+LIKELIHOODS: Named[models.Likelihood] = {"bernoulli": models.Bernoulli, "gaussian": models.Gaussian}
+ENCODERS: Named[nn.Module] = {
+    "mlp": inference.MLPEncoder,
+    "residual": inference.ResidualEncoder,
+    "resnet18": inference.ResNet18Encoder,
 }
-DECODERS: Mapping[str, Callable[..., nn.Module]] = {"mlp": MLPDecoder, "residual": ResidualDecoder}
-SCHEDULES: Mapping[str, Callable[..., Schedule]] = {"linear": Linear, "geometric": Geometric, "cyclic": Cyclic}
-ENTROPIES: Mapping[str, Callable[..., EntropyEstimate]] = {
-    "kernel": KernelEntropy,
-    "logdet": GaussianEntropy,
-    "vicreg": VICRegEntropy,
+DECODERS: Named[nn.Module] = {"mlp": models.MLPDecoder, "residual": models.ResidualDecoder}
+# Options may be parts themselves, built from their options alone.
+SCHEDULES: Named[inference.Schedule] = {
+    "linear": inference.Linear,
+    "geometric": inference.Geometric,
+    "cyclic": inference.Cyclic,
 }
-# What an option may be: built from its options alone.
-NESTED: Mapping[str, Callable[..., Any]] = {**PRIORS, **SCHEDULES, **ENTROPIES}
-NESTED_KINDS = (Prior, Schedule, EntropyEstimate)
+ENTROPIES: Named[inference.EntropyEstimate] = {
+    "kernel": inference.KernelEntropy,
+    "logdet": inference.GaussianEntropy,
+    "vicreg": inference.VICRegEntropy,
+}
+NESTED: Named[Any] = {**PRIORS, **SCHEDULES, **ENTROPIES}
+NESTED_KINDS = (models.Prior, inference.Schedule, inference.EntropyEstimate)
+
+RENAMED: Mapping[str, Mapping[str, str]] = {
+    "objective": {
+        "implied": "decoder-free",
+        "swapped": "swav",
+        "bootstrap": "byol",
+        "correlation": "barlow-twins",
+    },
+    "group": {"views": "ntxent", "images": "infonce"},
+}
+"""Names of earlier versions, by setting: they are refused with the new name."""
 
 _QUOTED = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")""")
 _OWN = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -142,7 +112,7 @@ class _Described:
                 yield from value.own()
 
 
-def make_part(flag: str, text: str, named: Mapping[str, Callable[..., T]], kind: type[Any], *arguments: object) -> T:
+def make_part(flag: str, text: str, named: Named[T], kind: type[Any], *arguments: object) -> T:
     """Builds the part that ``text`` describes.
 
     Args:
@@ -172,14 +142,19 @@ def _built(
     flag: str,
     text: str,
     part: _Described,
-    named: Mapping[str, Callable[..., T]],
+    named: Named[T],
     kinds: tuple[type[Any], ...],
     *arguments: object,
 ) -> T:
-    factory = _imported(flag, text, part.name, kinds) if part.is_own else named.get(part.name)
+    name = part.name.replace("_", "-") if part.name not in named else part.name
+    factory = _imported(flag, text, part.name, kinds) if part.is_own else named.get(name)
     if factory is None:
+        if new := RENAMED.get(flag, {}).get(part.name):
+            raise ConfigError(
+                f"--{flag} {part.name} is now called {new}; write --{flag} {text.replace(part.name, new, 1)}"
+            )
         what = f"part in --{flag}" if named is NESTED else flag
-        raise unknown_name(what, part.name, named, also=", or your own package.module:Class")
+        raise ConfigError(unknown_name(what, part.name, named, also=", or your own package.module:Class"))
     options = {
         name: _built(flag, text, value, NESTED, NESTED_KINDS) if isinstance(value, _Described) else value
         for name, value in part.options.items()
@@ -189,9 +164,11 @@ def _built(
         signature.bind(*arguments, **options)
     except TypeError as error:
         accepted = list(signature.parameters)[len(arguments) :]
+        unknown = [nearest(option, accepted) for option in options if option not in accepted]
+        hint = f"; did you mean {unknown[0]!r}?" if unknown and unknown[0] else "."
         raise ConfigError(
-            f"--{flag} {text}: {error}. {part.name} is built from {len(arguments)} argument(s) given to every {flag}; "
-            f"its options are: {', '.join(accepted) or 'none'}"
+            f"--{flag} {text}: {error}{hint} {part.name} is built from {len(arguments)} argument(s) given to every "
+            f"{flag}; its options are: {', '.join(accepted) or 'none'}"
         ) from None
     try:
         return factory(*arguments, **options)
@@ -251,7 +228,7 @@ def _imported(flag: str, text: str, name: str, kinds: tuple[type[Any], ...]) -> 
         found = getattr(module, class_name)
     except AttributeError:
         classes = [key for key, value in vars(module).items() if inspect.isclass(value)]
-        raise unknown_name(f"class in {module_name}", class_name, classes) from None
+        raise ConfigError(f"--{flag} {text}: {unknown_name(f'class in {module_name}', class_name, classes)}") from None
     if not (inspect.isclass(found) and issubclass(found, kinds)):
         expected = " or ".join(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
         raise ConfigError(f"--{flag} {text}: {name} is not a class derived from {expected}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from pp_simve.data import DataShape, load
 from pp_simve.errors import ConfigError
 from pp_simve.inference.device import choose_device
-from pp_simve.run.config import FitConfig, read_config
+from pp_simve.run.config import FitConfig, Settings
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.methods import build
 from pp_simve.run.processes import Job
@@ -39,7 +39,7 @@ class PlannedFit:
     label: str
     folder: RunFolder
     flags: tuple[str, ...]
-    config: FitConfig
+    config: Settings
     fingerprint: str
     trust_parts: bool = False
 
@@ -102,7 +102,7 @@ def planned(
                 shape, fingerprint = _stored(folder, config, trust_parts, say)
             else:
                 shape, fingerprint = images(config.data, config.data_root, config.image_size, config.skip_bad)
-            chosen = config.chosen_for(shape)
+            chosen = config.resolve(shape)
             if seed == 0:
                 Viewing.of(chosen, shape)
                 build(chosen, shape)
@@ -122,12 +122,11 @@ def _stored(
             neither asked for nor trusted.
     """
     settings, fingerprint = folder.read_settings(trust_parts=True)  # only compared, until `check_trusted` below
-    given = read_config(folder.path / "config.json")["data_shape"]
-    shape = DataShape(**given | {"image": tuple(given["image"])})
-    if different := settings.differences(asked.chosen_for(shape)):
-        listed = ", ".join(f"{name} is {theirs!r} there, {ours!r} here" for name, (theirs, ours) in different.items())
+    shape = folder.read_shape()
+    if different := settings.differences(asked.resolve(shape).as_config()):
         raise ConfigError(
-            f"{folder.path} was started with other settings: {listed}; repeat them, choose another --out, or remove it"
+            f"{folder.path} was started with other settings: {', '.join(different)}; repeat them, choose another "
+            "--out, or remove it"
         )
     check_trusted(folder.path, settings, trust_parts, typed=asked)
     if names := own_parts_of(settings, typed=asked):
@@ -151,7 +150,7 @@ def differences(fits: Sequence[PlannedFit]) -> list[str]:
     """In words, what is not the same for all fits and has to be for their scores to compare."""
 
     def values(fit: PlannedFit) -> dict[str, str]:
-        settings = {name: str(getattr(fit.config, name)) for name in ALIKE}
+        settings = {name: str(getattr(fit.config, name)) or "not set" for name in ALIKE}
         return {"data": f"{fit.config.data} ({fit.fingerprint})", **settings}
 
     found = []

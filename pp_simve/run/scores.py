@@ -16,7 +16,7 @@ from pp_simve.evaluation.subject import EVALUATION_SEED, Effort
 from pp_simve.evaluation.suite import Level, evaluate_modalities, evaluate_representations
 from pp_simve.inference import ELBO, Run
 from pp_simve.inference.device import device_name
-from pp_simve.run.config import FitConfig, read_config
+from pp_simve.run.config import Settings, read_config
 from pp_simve.run.methods import Program
 from pp_simve.run.viewing import Viewing
 
@@ -68,7 +68,7 @@ def evaluate_run(
     )
 
 
-def run_results(run: Run, program: Program, viewing: Viewing, data: ImageData, config: FitConfig) -> dict[str, Any]:
+def run_results(run: Run, program: Program, viewing: Viewing, data: ImageData, config: Settings) -> dict[str, Any]:
     """The entries of results.json: scores on test as fractions, the bound in nats per image, and what the fit cost."""
     started = time.perf_counter()
     device = next(program.objective.parameters()).device
@@ -85,7 +85,7 @@ def run_results(run: Run, program: Program, viewing: Viewing, data: ImageData, c
         "is_bound": bound is not None and program.guide.has_density,
         "seconds_per_epoch": run.seconds_per_epoch,
         "peak_memory_mb": run.peak_memory_mb,
-        "epochs": run.steps * (config.batch_size or 1) / len(data.train),
+        "epochs": run.steps * config.batch_size / len(data.train),
         "steps": run.steps,
         "batch_size": config.batch_size,
         "views": config.views,

@@ -1,10 +1,8 @@
-"""Where a run's numbers go while it is fitted: files in its folder always, TensorBoard, W&B or one's own on request."""
+"""Trackers of a run's metrics: metrics.jsonl always; TensorBoard, W&B or a user's own on request."""
 
 from __future__ import annotations
 
-import csv
 import importlib
-import io
 import json
 import math
 import os
@@ -13,8 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+
 from pp_simve.errors import ConfigError
-from pp_simve.inference.tools import write_whole
 from pp_simve.run.folder import RunFolder
 
 Row = Mapping[str, float]
@@ -23,9 +22,9 @@ Row = Mapping[str, float]
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Is told of a run as it goes, on its first process only. Built from the run's folder and its own options.
+    """Receives the metrics of a run as it goes, on its first process only. Built from the run's folder and its options.
 
-    A class of one's own with these three methods works from the command line, ``--track package.module:Class``; derived
+    A user's class with these three methods works from the command line, ``--track package.module:Class``; derived
     from this one, it needs only those that do something.
     """
 
@@ -65,60 +64,6 @@ class JSONLines(Tracker):
         pass
 
 
-class CSVFile(Tracker):
-    """metrics.csv in the run's folder: a row a step under a header of the terms' names, numbers in full.
-
-    A term that appears later, in a run resumed with more to observe, becomes a new column, empty in the rows before.
-
-    Args:
-        folder: the run's.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "metrics.csv"
-        self._names: list[str] = []
-
-    def start(self, config: Mapping[str, Any], steps: int) -> None:
-        if self.path.exists():
-            self._write([row for row in self._rows() if int(row["step"]) <= steps])
-
-    def log(self, rows: Sequence[Row]) -> None:
-        text = io.StringIO()
-        if not self._names:
-            self._names = list(rows[0])
-            self._writer(text).writeheader()
-        elif new := [name for name in rows[0] if name not in self._names]:
-            before = self._rows()
-            self._names += new
-            self._write(before)
-        self._writer(text).writerows(rows)
-        with self.path.open("a") as file:
-            file.write(text.getvalue())
-
-    def finish(self, results: Mapping[str, Any]) -> None:
-        pass
-
-    def _rows(self) -> list[dict[str, str]]:
-        """The rows there are, without half a line at the end."""
-        whole, _, _ = self.path.read_text().rpartition("\n")
-        reader = csv.DictReader(io.StringIO(whole))
-        rows = list(reader)
-        self._names = list(reader.fieldnames or ())
-        return rows
-
-    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Replaces the file, by nothing where not even the header was whole."""
-        text = io.StringIO()
-        if self._names:
-            writer = self._writer(text)
-            writer.writeheader()
-            writer.writerows(rows)
-        write_whole(self.path, text.getvalue().encode())
-
-    def _writer(self, text: io.StringIO) -> csv.DictWriter[str]:
-        return csv.DictWriter(text, self._names, lineterminator="\n")
-
-
 class TensorBoard(Tracker):
     """Curves for ``tensorboard --logdir RUN``, in the folder's ``tensorboard``; results as scalars ``results/…``.
 
@@ -130,27 +75,24 @@ class TensorBoard(Tracker):
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / "tensorboard"
-        self._library = _optional("torch.utils.tensorboard", "TensorBoard")
-        self._writer: Any = None
+        _optional("torch.utils.tensorboard", "TensorBoard")
+        self.folder = folder
         self._step = 0
 
     def start(self, config: Mapping[str, Any], steps: int) -> None:
         self._step = steps
-        self._writer = self._library.SummaryWriter(log_dir=str(self.folder), purge_step=steps + 1)
-        self._writer.add_text("config", f"```json\n{json.dumps(config, indent=2)}\n```")
+        # Steps after those of the checkpoint are taken again: the curves drop them.
+        self._logger = TensorBoardLogger(self.folder, "tensorboard", version="", purge_step=steps + 1)
+        self._logger.experiment.add_text("config", f"```json\n{json.dumps(config, indent=2)}\n```")
 
     def log(self, rows: Sequence[Row]) -> None:
         for row in rows:
             self._step = int(row["step"])
-            for name, value in row.items():
-                if name != "step":
-                    self._writer.add_scalar(name, value, self._step)
+            self._logger.log_metrics({name: value for name, value in row.items() if name != "step"}, self._step)
 
     def finish(self, results: Mapping[str, Any]) -> None:
-        for name, value in numbers(results):
-            self._writer.add_scalar(f"results/{name}", value, self._step)
-        self._writer.close()
+        self._logger.log_metrics({f"results/{name}": value for name, value in numbers(results)}, self._step)
+        self._logger.experiment.close()
 
 
 class WandB(Tracker):
@@ -235,11 +177,11 @@ class Several(Tracker):
 
 
 TRACKERS: Mapping[str, Callable[..., Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB}
-"""What ``--track`` knows by name; JSON lines and CSV are written in any case."""
+"""Trackers of ``--track`` by name; metrics.jsonl is written in any case."""
 
 
 def numbers(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The finite numbers among nested results, by names like ``knows/z/linear``."""
+    """The finite numbers among nested results, by names like ``content/linear``."""
     for name, value in results.items():
         if isinstance(value, Mapping):
             yield from numbers(value, f"{prefix}{name}/")

@@ -8,17 +8,11 @@ from pathlib import Path
 from rich.console import Console
 
 from pp_simve.errors import ConfigError
-from pp_simve.run.config import FitConfig
+from pp_simve.run.config import NAMING_PARTS, FitConfig, Settings
 from pp_simve.run.parts import own_parts
 
-NAMING_PARTS = (
-    *("prior", "guide", "objective", "likelihood", "group", "encoder", "decoder", "modalities", "policy"),
-    "track",
-)
-"""Settings whose texts name parts, which may be a user's own."""
 
-
-def own_parts_of(config: FitConfig, typed: FitConfig | None = None) -> list[str]:
+def own_parts_of(config: FitConfig | Settings, typed: FitConfig | None = None) -> list[str]:
     """Each ``package.module:Class`` that settings would import, nested ones included.
 
     Args:
@@ -33,7 +27,7 @@ def own_parts_of(config: FitConfig, typed: FitConfig | None = None) -> list[str]
     return list(dict.fromkeys(found))
 
 
-def check_trusted(path: Path, config: FitConfig, trust_parts: bool, typed: FitConfig | None = None) -> None:
+def check_trusted(path: Path, config: FitConfig | Settings, trust_parts: bool, typed: FitConfig | None = None) -> None:
     """Refuses a run's settings that would import anything which the user does not trust; imports nothing itself.
 
     Args:
@@ -53,16 +47,13 @@ def check_trusted(path: Path, config: FitConfig, trust_parts: bool, typed: FitCo
         )
 
 
-def announce(path: Path, config: FitConfig, console: Console) -> None:
+def announce(path: Path, config: FitConfig | Settings, console: Console) -> None:
     """A line about what trusted settings of a run import, if anything."""
     if names := own_parts_of(config):
         console.print(f"{path}: importing {', '.join(names)} (--trust-parts)", markup=False, soft_wrap=True)
 
 
-def _texts(config: FitConfig) -> Iterator[tuple[str, str]]:
+def _texts(config: FitConfig | Settings) -> Iterator[tuple[str, str]]:
     for flag in NAMING_PARTS:
         value = getattr(config, flag)
-        for text in value if isinstance(value, tuple) else [] if value is None else [value]:
-            if not isinstance(text, str):
-                raise ConfigError(f"the setting {flag} holds {text!r}, expected the name of a part")
-            yield flag, text
+        yield from ((flag, text) for text in (value if isinstance(value, tuple) else [value]) if text)

@@ -12,23 +12,14 @@ from pp_simve.data import DataShape, ImageShape, Split
 from pp_simve.data.modalities import MODALITIES, Modalities
 from pp_simve.inference.augmentations import POLICIES, AugmentationPolicy, Compose
 from pp_simve.inference.data import Images, MultimodalImages, Source
-from pp_simve.run.config import FitConfig
+from pp_simve.run.config import Settings
 from pp_simve.run.parts import make_part
 
 T = TypeVar("T")
 
 
-def modalities_of(config: FitConfig) -> Modalities | None:
-    """The settings' modalities; None where all views are images of one modality.
-
-    Raises:
-        ConfigError: an unknown name.
-    """
-    return make_part("modalities", config.modalities, MODALITIES, Modalities) if config.modalities else None
-
-
 def unwrapped(parts: Mapping[str | None, T]) -> T | dict[str, T]:
-    """Parts by modality, or the part itself where there is but the one modality without a name."""
+    """Parts by modality, or the part itself where the only modality is None, the one without a name."""
     return parts[None] if None in parts else {str(modality): part for modality, part in parts.items()}
 
 
@@ -37,13 +28,24 @@ def is_vector(image_shape: ImageShape) -> bool:
     return image_shape[1:] == (1, 1)
 
 
+def shapes_of(settings: Settings, shape: DataShape) -> dict[str | None, ImageShape]:
+    """The shape of each modality's images; without modalities the only one is called None.
+
+    Raises:
+        ConfigError: an unknown name.
+        DataError: the data do not have these modalities.
+    """
+    modalities = _modalities(settings)
+    return {None: shape.image} if modalities is None else dict(modalities.shapes(shape).items())
+
+
 @dataclass(frozen=True)
 class Viewing:
-    """Views of the data as settings say; without modalities the only modality is called None.
+    """Views of the data as settings describe them; without modalities the only one is called None.
 
     Attributes:
-        modalities: which make several modalities of an image.
-        policies: what draws views of each modality; vectors are taken as they are.
+        modalities: make images of several modalities of each image.
+        policies: draw the views of each modality; vectors are taken as they are.
         views: of each modality.
     """
 
@@ -52,37 +54,33 @@ class Viewing:
     views: int
 
     @classmethod
-    def of(cls, config: FitConfig, shape: DataShape) -> Viewing:
-        """For settings whose choices are made.
+    def of(cls, settings: Settings, shape: DataShape) -> Viewing:
+        """Of the settings.
 
         Raises:
             ConfigError: an unknown name, or a part that does not fit.
         """
-        assert config.policy is not None
-        assert config.views is not None
-        modalities = modalities_of(config)
-        shapes: dict[str | None, ImageShape] = {None: shape.image}
-        if modalities is not None:
-            shapes = dict(modalities.shapes(shape).items())
         policies = {
-            modality: Compose([], of_modality)
-            if is_vector(of_modality)
-            else make_part("policy", config.policy, POLICIES, AugmentationPolicy, of_modality)
-            for modality, of_modality in shapes.items()
+            modality: Compose([], of_one)
+            if is_vector(of_one)
+            else make_part("policy", settings.policy, POLICIES, AugmentationPolicy, of_one)
+            for modality, of_one in shapes_of(settings, shape).items()
         }
-        return cls(modalities, policies, config.views)
+        return cls(_modalities(settings), policies, settings.views)
 
     def images(self, split: Split) -> dict[str | None, Tensor]:
         """A split's images by modality, uint8 ``(image, channel, height, width)``."""
         return {None: split.images} if self.modalities is None else dict(self.modalities.images(split).items())
 
     def source(self, split: Split) -> Source:
-        """What draws views of a split as the fit does."""
+        """The source of a split's views, drawn as in the fit."""
         parts = {
             modality: Images(images, self.policies[modality], self.views)
             for modality, images in self.images(split).items()
         }
-        alone_or_by_modality = unwrapped(parts)
-        return (
-            alone_or_by_modality if isinstance(alone_or_by_modality, Images) else MultimodalImages(alone_or_by_modality)
-        )
+        source = unwrapped(parts)
+        return source if isinstance(source, Images) else MultimodalImages(source)
+
+
+def _modalities(settings: Settings) -> Modalities | None:
+    return make_part("modalities", settings.modalities, MODALITIES, Modalities) if settings.modalities else None

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pp_simve.evaluation import Effort
+
 from .command import SMALL, interrupted_at, run
 
 
@@ -17,6 +19,12 @@ def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch
     monkeypatch.setenv("PP_SIMVE_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def evaluated_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits are evaluated on few views, where the scores are not looked at."""
+    monkeypatch.setattr("pp_simve.run.scores.QUICK", Effort(min_views=100))
 
 
 @pytest.fixture(scope="session")

@@ -254,7 +254,7 @@ def test_several_modalities_are_compared_by_all_of_them(folder: Path) -> None:
         ("--views 3", "views is 2 in simve, but 3 in other"),
         ("--policy crop", "policy is affine in simve, but crop in other"),
         ("--encoder 'mlp(hidden=[16])'", "encoder is mlp(hidden=[32]) in simve, but mlp(hidden=[16]) in other"),
-        ("--modalities halves", "modalities is None in simve, but halves in other"),
+        ("--modalities halves", "modalities is not set in simve, but halves in other"),
         ("--data npz:noise.npz --policy affine --batch-size 8", "data is digits ("),
     ],
 )
@@ -295,7 +295,7 @@ def test_a_run_with_other_settings_is_not_taken_for_the_one_asked_for(
     command = ("--methods", "simve", "--seeds", "2", "--out", "out", *SMALL)
     finish(command, lambda fit: fit_results())
     for flags, words in {
-        ("--prior", "flat"): "prior is None there, 'flat' here",
+        ("--prior", "flat"): "prior is not set there, 'flat' here",
         ("--steps", "20"): "steps is 10 there, 20 here",
         ("--lr", "0.1"): "lr is 0.002 there, 0.1 here",
     }.items():

@@ -1,9 +1,10 @@
-"""`FitConfig`: what depends on the data, and its way through JSON."""
+"""`FitConfig` and `Settings`: choices that depend on the data, and the way through JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from hypothesis import strategies as st
 
 from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
-from pp_simve.run.config import FitConfig
+from pp_simve.run.config import FitConfig, Settings
 
-texts = st.text(max_size=20)
+texts = st.text(min_size=1, max_size=20)
 counts = st.integers(1, 10**6)
 numbers = st.floats(1e-12, 1e12)
 places = st.text("ab/._- ü", min_size=1, max_size=10).map(Path)
@@ -62,57 +63,63 @@ def configs(draw: st.DrawFn) -> FitConfig:
     return FitConfig(**values)
 
 
-@given(configs())
-def test_json_and_back(config: FitConfig) -> None:
-    read = FitConfig.from_json(json.loads(json.dumps(config.to_json())))
-    assert read == dataclasses.replace(config, trust_parts=False)
+SHAPES = st.sampled_from([(1, 16, 16), (1, 64, 64), (3, 32, 32)]).map(DataShape)
 
 
-@given(configs(), st.sampled_from([(1, 16, 16), (1, 64, 64), (3, 32, 32)]))
-def test_what_was_given_is_kept(config: FitConfig, shape: tuple[int, int, int]) -> None:
-    chosen = config.chosen_for(DataShape(shape))
-    for entry in dataclasses.fields(config):
+@given(configs(), SHAPES)
+def test_settings_survive_json_and_the_command_line(config: FitConfig, shape: DataShape) -> None:
+    settings = config.resolve(shape)
+    assert Settings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+    assert settings.as_config().resolve(shape) == settings
+
+
+@given(configs(), SHAPES)
+def test_what_was_given_is_kept(config: FitConfig, shape: DataShape) -> None:
+    settings = config.resolve(shape)
+    for entry in dataclasses.fields(Settings):
         given_value = getattr(config, entry.name)
+        assert getattr(settings, entry.name) is not None
         if given_value is not None:
-            assert getattr(chosen, entry.name) == given_value
-    assert chosen.chosen_for(DataShape(shape)) == chosen
-    assert (chosen.epochs is None) != (chosen.steps is None)
+            assert getattr(settings, entry.name) == given_value
+    assert (settings.epochs == 0) != (settings.steps == 0)
 
 
-def chosen(data: str, shape: tuple[int, int, int], **given: Any) -> dict[str, Any]:
-    return dataclasses.asdict(FitConfig(data=data, **given).chosen_for(DataShape(shape)))
+MLP, RESIDUAL = {"encoder": "mlp", "decoder": "mlp"}, {"encoder": "residual", "decoder": "residual"}
+SHORT = {"epochs": 10, "lr": 1e-3, "batch_size": 128}
 
 
-def test_choices_for_digits() -> None:
-    entries = chosen("digits", (1, 16, 16))
-    assert entries["encoder"] == "mlp(hidden=[512, 256])"
-    assert entries["decoder"] == "mlp(hidden=[256, 512])"
-    assert (entries["likelihood"], entries["policy"], entries["latent_dim"]) == ("bernoulli", "affine", 32)
-    assert (entries["epochs"], entries["lr"], entries["batch_size"]) == (150, 2e-3, 128)
+@pytest.mark.parametrize(
+    ("shape", "typed", "expected"),
+    [
+        (
+            (1, 16, 16),
+            {"data": "digits"},
+            {
+                **{"encoder": "mlp(hidden=[512, 256])", "decoder": "mlp(hidden=[256, 512])", "likelihood": "bernoulli"},
+                **{"policy": "affine", "latent_dim": 32, "epochs": 150, "lr": 2e-3, "batch_size": 128, "views": 2},
+            },
+        ),
+        ((1, 28, 28), {}, {**MLP, **SHORT, "likelihood": "bernoulli", "policy": "crop", "latent_dim": 32}),
+        ((1, 28, 64), {}, RESIDUAL),
+        ((3, 32, 32), {}, {**RESIDUAL, "likelihood": "gaussian", "policy": "crop+colour", "latent_dim": 64}),
+        ((3, 32, 32), {"encoder": "mlp(hidden=[9])"}, {"decoder": "mlp"}),
+        ((1, 28, 28), {"encoder": "resnet18"}, {"decoder": "residual"}),
+        ((1, 16, 16), {"steps": 5}, {"epochs": 0.0, "steps": 5}),
+        ((1, 16, 16), {"method": "clip"}, {"modalities": "halves", "views": 1}),
+        ((1, 16, 16), {"modalities": "halves"}, {"views": 1}),
+        ((1, 16, 16), {}, {"modalities": "", "prior": "", "group": "", "image_size": 0, "probe": ""}),
+    ],
+)
+def test_choices_by_the_data(shape: tuple[int, int, int], typed: dict[str, Any], expected: dict[str, Any]) -> None:
+    settings = dataclasses.asdict(FitConfig(**{"data": "mnist"} | typed).resolve(DataShape(shape)))
+    assert {name: settings[name] for name in expected} == expected
 
 
-def test_choices_for_grey_images() -> None:
-    entries = chosen("mnist", (1, 28, 28))
-    assert (entries["encoder"], entries["decoder"]) == ("mlp", "mlp")
-    assert (entries["likelihood"], entries["policy"], entries["latent_dim"]) == ("bernoulli", "crop", 32)
-    assert (entries["epochs"], entries["lr"], entries["batch_size"]) == (10, 1e-3, 128)
-    large = chosen("folder:x", (1, 28, 64))
-    assert (large["encoder"], large["decoder"]) == ("residual", "residual")
+def test_clip_takes_attributes_where_there_are_any() -> None:
+    assert FitConfig(method="clip").resolve(DataShape((3, 8, 8), attributes=5)).modalities == "attributes"
 
 
-def test_choices_for_colour_images() -> None:
-    entries = chosen("cifar10", (3, 32, 32))
-    assert (entries["encoder"], entries["decoder"]) == ("residual", "residual")
-    assert (entries["likelihood"], entries["policy"], entries["latent_dim"]) == ("gaussian", "crop+colour", 64)
-
-
-def test_the_decoder_follows_the_encoder() -> None:
-    assert chosen("cifar10", (3, 32, 32), encoder="mlp(hidden=[9])")["decoder"] == "mlp"
-    assert chosen("mnist", (1, 28, 28), encoder="resnet18")["decoder"] == "residual"
-
-
-def test_steps_replace_epochs() -> None:
-    assert chosen("digits", (1, 16, 16), steps=5)["epochs"] is None
+WHOLE = FitConfig().resolve(DataShape((1, 16, 16))).to_json()
 
 
 @pytest.mark.parametrize(
@@ -120,11 +127,39 @@ def test_steps_replace_epochs() -> None:
     [
         ({"temperature": 1, "alpha": 2}, "another version: alpha, temperature are not known"),
         ({"trust_parts": True}, "another version: trust_parts are not known"),
+        ({"views": None, "lr": None}, "another version: lr, views are missing"),
         ({"views": 0}, "--views must be at least 1"),
-        ({"views": "two"}, "wrong type"),
-        ({"data_root": 3}, "wrong type"),
+        ({"batch_size": 0}, "--batch-size must be at least 1"),
+        ({"lr": float("nan")}, "--lr must be a positive number, got nan"),
+        ({"views": "two"}, "the setting views holds 'two', expected a whole number"),
+        ({"views": 2.0}, "expected a whole number"),
+        ({"views": True}, "expected a whole number"),
+        ({"lr": "fast"}, "expected a number"),
+        ({"skip_bad": 1}, "expected true or false"),
+        ({"data": 3}, "expected a text"),
+        ({"data_root": 3}, "the setting data_root holds '3', expected a path"),
+        ({"prior": {"os": "system"}}, "expected the name of a part"),
+        ({"track": "wandb"}, "expected a list of names of parts"),
+        ({"track": [1]}, "expected a list of names of parts"),
+        ({"schedule": "linear"}, "expected one of cosine, constant"),
+        ({"device": ["cpu"]}, "expected one of auto, cpu, cuda"),
     ],
 )
 def test_entries_that_cannot_be_read(entries: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        FitConfig.from_json(entries)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        Settings.from_json(WHOLE | entries)
+
+
+def test_settings_of_an_earlier_version_with_null_are_read() -> None:
+    earlier = {name: (value or None) if value in ("", 0) and name != "seed" else value for name, value in WHOLE.items()}
+    earlier |= {"out": "runs/x", "resume": None, "quiet": False, "skip_bad": False}
+    assert Settings.from_json(earlier).to_json() == WHOLE
+
+
+def test_differences_are_those_that_matter() -> None:
+    settings = FitConfig().resolve(DataShape((1, 16, 16)))
+    same = settings.as_config()
+    other_places = dataclasses.replace(same, out=Path("a"), resume=Path("b"), data_root=Path("c"), quiet=True)
+    assert settings.differences(other_places) == []
+    assert settings.differences(dataclasses.replace(same, views=3)) == ["views is 2 there, 3 here"]
+    assert settings.differences(dataclasses.replace(same, prior="flat")) == ["prior is not set there, 'flat' here"]

@@ -43,13 +43,13 @@ def test_data_names() -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("cifar", "Did you mean cifar10"),
-        ("Fashion-MNIST", "Did you mean fashionmnist"),
-        ("MNIST", "Did you mean mnist"),
-        ("folders:photos", "Did you mean folder:PATH"),
-        ("digit", "Did you mean digits"),
-        ("xyzzy", "Known: digits, mnist"),
-        ("digits:8", "Did you mean digits"),
+        ("cifar", "did you mean 'cifar10'"),
+        ("Fashion-MNIST", "did you mean 'fashionmnist'"),
+        ("MNIST", "did you mean 'mnist'"),
+        ("folders:photos", "did you mean 'folder:PATH'"),
+        ("digit", "did you mean 'digits'"),
+        ("xyzzy", "Expected one of: digits, mnist"),
+        ("digits:8", "did you mean 'digits'"),
     ],
 )
 def test_unknown_name_suggests_the_nearest(name: str, hint: str) -> None:

@@ -17,7 +17,7 @@ import xarray as xr
 
 from pp_simve import diagnose
 from pp_simve.evaluation.posterior import suite, weigh
-from pp_simve.run.folder import RunFolder
+from pp_simve.run.folder import RunFolder, load_run
 
 from .command import SMALL
 from .command import run as run_fit
@@ -185,7 +185,7 @@ def test_damaged_weights_are_named_and_nothing_is_written(
     if damage == "damaged":
         (fitted / "model.safetensors").write_bytes(b"damaged")
     else:
-        program = RunFolder(fitted).program()
+        program = load_run(fitted)
         torch.nn.init.constant_(next(program.model.parameters()), torch.nan)
         RunFolder(fitted).write_weights(program.objective)
     assert run(str(fitted), *QUICK) == 2

@@ -332,7 +332,7 @@ def test_images_are_read_once_for_runs_of_the_same(fitted: Path, monkeypatch: py
         roots.append(root)
         return load(name, root, **options)
 
-    monkeypatch.setattr("pp_simve.run.fitted.load", counted)
+    monkeypatch.setattr("pp_simve.run.folder.load", counted)
     assert run("run", "run", "--quiet") == 0
     assert run("run", "--data-root", "elsewhere", "--quiet") == 0
     assert roots == [Path("data"), Path("elsewhere")]

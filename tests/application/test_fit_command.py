@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,16 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
 from pp_simve.data import load
 from pp_simve.evaluation import Effort, content_scores, select
-from pp_simve.inference import PointGuide, Progress
+from pp_simve.inference import PointGuide
 from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.models import Gaussian, StandardPrior
-from pp_simve.run.config import FitConfig
-from pp_simve.run.folder import RunFolder
-from pp_simve.run.progress import watched
+from pp_simve.run.config import Settings
+from pp_simve.run.folder import RunFolder, load_run
 
 from .command import SMALL, STEPS, records, results, run, scores, write_npz
 from .data_fixtures import write_image
@@ -36,7 +32,6 @@ def test_a_run_folder_holds_everything(finished_run: Path) -> None:
         *(
             "config.json",
             "metrics.jsonl",
-            "metrics.csv",
             "report.html",
             "map.safetensors",
             "model.safetensors",
@@ -87,14 +82,14 @@ def test_config_names_every_choice(finished_run: Path) -> None:
     assert entries["version"] == "0.1.0"
     assert entries["data_shape"]["image"] == [1, 16, 16]
     assert entries["data_fingerprint"] == load("digits").fingerprint
-    config = FitConfig.from_json(entries["config"])
+    config = Settings.from_json(entries["config"])
     assert (config.policy, config.likelihood, config.lr, config.steps) == ("affine", "bernoulli", 2e-3, STEPS)
     assert RunFolder(finished_run).read_settings() == (config, entries["data_fingerprint"])
 
 
 def test_a_saved_run_is_the_one_that_was_evaluated(finished_run: Path) -> None:
     data = load("digits")
-    first, second = (RunFolder(finished_run).program() for _ in range(2))
+    first, second = (load_run(finished_run) for _ in range(2))
     assert not first.objective.training
     embedded = [program.guide.embed_batches(data.test.images).as_dict() for program in (first, second)]
     for name, values in embedded[0].items():
@@ -142,8 +137,7 @@ def test_another_seed_gives_another_run(finished_run: Path, folder: Path) -> Non
     ],
     ids=" ".join,
 )
-def test_every_part_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]) -> None:
-    monkeypatch.setattr("pp_simve.run.scores.QUICK", Effort(min_views=100))
+def test_every_part_runs(folder: Path, evaluated_quickly: None, flags: tuple[str, ...]) -> None:
     assert run(*SMALL, "--steps", "2", *flags, "--out", "run", "--quiet") == 0
     entries = results(folder / "run")
     for name in FIGURES:
@@ -155,7 +149,7 @@ def test_every_part_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, flags: t
     for flag, value in zip(flags[::2], flags[1::2], strict=True):
         name = flag.removeprefix("--").replace("-", "_")
         assert getattr(config, name) == (float(value) if name == "lr" else type(getattr(config, name))(value))
-    program = RunFolder(folder / "run").program()
+    program = load_run(folder / "run")
     assert isinstance(program.model.prior, StandardPrior) != shared
     assert isinstance(program.guide, PointGuide) == ("point" in flags)
     if "--likelihood" in flags:
@@ -175,7 +169,7 @@ def test_colour_images_in_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch
     config, _ = RunFolder(path).read_settings()
     assert (config.likelihood, config.policy, config.latent_dim) == ("gaussian", "crop+colour", 64)
     assert {"hue", "saturation"} <= set(results(path)["style"])
-    loaded = RunFolder(path).program().guide.embed_batches(load("folder:pictures").test.images)
+    loaded = load_run(path).guide.embed_batches(load("folder:pictures").test.images)
     assert loaded.content.shape[-1] == 64
 
 
@@ -210,24 +204,6 @@ def test_output_is_plain_lines_where_there_is_no_terminal(folder: Path, capsys: 
     assert any(line.startswith("epoch 0.3/0.3  loss ") and line.endswith(" left") for line in lines)
     assert any("class, linear probe" in line and "%" in line for line in lines)
     assert lines[-1] == "run folder: run"
-
-
-def test_a_terminal_of_80_columns_shows_a_whole_bar() -> None:
-    text = io.StringIO()
-    console = Console(file=text, force_terminal=True, width=80)
-    with watched(console) as show:
-        rows = [{"step": 3000, "loss": 1249.97, "reconstruction": -1215.95}]
-        show(Progress(3000, 6000, 75.0, 150.0, rows, images_per_second=13153.0, seconds_left=75.0))
-    line = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\r", text.getvalue())
-    assert "epoch  75.0/150.0" in line
-    assert "loss 1249.97  13,153 views/s  1:15 left" in line
-    assert "…" not in line
-
-
-def test_quiet_prints_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*SMALL, "--out", "run", "--quiet") == 0
-    assert capsys.readouterr() == ("", "")
-    assert (folder / "run" / "results.json").is_file()
 
 
 def test_help_lists_the_flags(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,57 +1,82 @@
-"""Named methods: each fits the digits from the command line, and is made of what its docstring says."""
+"""Named methods: each is made of what its docstring says and fits the digits; what goes together, and what does not."""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pp_simve.data import DataShape
-from pp_simve.evaluation import Effort
 from pp_simve.inference import (
+    BYOL,
     ELBO,
     IWAE,
     AmortizedGuide,
     AnalyticELBO,
+    BarlowTwins,
     ConsistencyELBO,
+    DecoderFreeELBO,
+    DeltaGuide,
     DenoisingELBO,
+    InstanceDiscrimination,
+    KernelEntropy,
     Objective,
     StructuredGuide,
+    SwAV,
+    VICRegEntropy,
 )
-from pp_simve.models import BlockPrior, GaussianPrior, StandardPrior
+from pp_simve.models import BlockPrior, FlatPrior, GaussianPrior, InfoNCE, MixturePrior, NTXent, StandardPrior
 from pp_simve.run.config import FitConfig
-from pp_simve.run.folder import RunFolder
+from pp_simve.run.folder import RunFolder, load_run
 from pp_simve.run.methods import METHODS, Program, build
 
-from .command import SMALL, results, run
+from .command import SMALL, interrupted_at, results, run
 
 SHAPE = DataShape((1, 8, 8), images=40)
-WITHOUT_PIXELS = ("infonce", "simclr", "clip", "vicreg", "swav", "instance", "barlow", "simsiam", "byol")
 NARROW: dict[str, Any] = {"encoder": "mlp(hidden=[16])", "decoder": "mlp(hidden=[16])", "latent_dim": 6}
+PARTS: dict[str, tuple[type, type, type[Objective], type | None]] = {
+    "simve": (GaussianPrior, AmortizedGuide, ELBO, None),
+    "vae": (StandardPrior, AmortizedGuide, ELBO, None),
+    "beta-vae": (StandardPrior, AmortizedGuide, ELBO, None),
+    "cr-vae": (StandardPrior, AmortizedGuide, ConsistencyELBO, None),
+    "aavae": (StandardPrior, AmortizedGuide, DenoisingELBO, None),
+    "iwae": (StandardPrior, AmortizedGuide, IWAE, None),
+    "group-vae": (BlockPrior, StructuredGuide, ELBO, None),
+    "bridge": (BlockPrior, AmortizedGuide, ELBO, NTXent),
+    "infonce": (FlatPrior, DeltaGuide, ELBO, InfoNCE),
+    "simclr": (FlatPrior, DeltaGuide, ELBO, NTXent),
+    "clip": (FlatPrior, DeltaGuide, ELBO, InfoNCE),
+    "vicreg": (FlatPrior, DeltaGuide, DecoderFreeELBO, None),
+    "swav": (MixturePrior, DeltaGuide, SwAV, None),
+    "instance": (MixturePrior, DeltaGuide, InstanceDiscrimination, None),
+    "barlow": (FlatPrior, DeltaGuide, BarlowTwins, None),
+    "simsiam": (FlatPrior, DeltaGuide, BYOL, None),
+    "byol": (FlatPrior, DeltaGuide, BYOL, None),
+}
+WITH_PIXELS = [method for method, (_, guide, _, _) in PARTS.items() if guide is not DeltaGuide]
+DRAWN = {"interpolation", "reconstructions", "samples", "swaps", "traversals"}
+
+pytestmark = pytest.mark.usefixtures("evaluated_quickly")
 
 
 def built(method: str, **settings: Any) -> Program:
-    return build(FitConfig(method=method, **(NARROW | settings)).chosen_for(SHAPE), SHAPE)
+    return build(FitConfig(method=method, **(NARROW | settings)).resolve(SHAPE), SHAPE)
 
 
-PARTS: dict[str, tuple[type, type, type[Objective]]] = {
-    "simve": (GaussianPrior, AmortizedGuide, ELBO),
-    "vae": (StandardPrior, AmortizedGuide, ELBO),
-    "beta-vae": (StandardPrior, AmortizedGuide, ELBO),
-    "cr-vae": (StandardPrior, AmortizedGuide, ConsistencyELBO),
-    "aavae": (StandardPrior, AmortizedGuide, DenoisingELBO),
-    "iwae": (StandardPrior, AmortizedGuide, IWAE),
-    "group-vae": (BlockPrior, StructuredGuide, ELBO),
-}
-
-
-def test_every_method_is_listed_here() -> None:
-    assert METHODS.keys() >= PARTS.keys()
+def fitted(folder: Path, *arguments: str) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """results.json and the rows of metrics.jsonl of three steps on the digits."""
+    assert run(*SMALL, "--steps", "3", *arguments, "--out", "run", "--quiet") == 0
+    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    return results(folder / "run"), rows
 
 
 def test_every_method_says_what_it_is_and_stands_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert METHODS.keys() == PARTS.keys()
     assert run("--help") == 0
     shown = " ".join(word.strip("│╭╮╰╯─,.") for word in capsys.readouterr().out.split())
     for method, recipe in METHODS.items():
@@ -60,83 +85,239 @@ def test_every_method_says_what_it_is_and_stands_in_the_help(capsys: pytest.Capt
         assert f" {method} " in shown
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_fits_the_digits_from_the_command_line(
-    method: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pp_simve.run.scores.QUICK", Effort(min_views=100))
-    assert run(*SMALL, "--steps", "2", "--method", method, "--out", "run", "--quiet") == 0
-    found = results(folder / "run")
-    assert found["steps"] == 2
-    if found["bound"] is not None:
+@pytest.mark.parametrize("method", PARTS)
+def test_every_method_fits_the_digits_from_the_command_line(method: str, folder: Path) -> None:
+    found, rows = fitted(folder, "--method", method)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert all(("reconstruction" in row) == (method in WITH_PIXELS) for row in rows)
+    if method in WITH_PIXELS:
         assert math.isfinite(found["bound"]["loss"])
-    assert (found["bound"] is None) == (method in WITHOUT_PIXELS)
-    config, _ = RunFolder(folder / "run").read_settings()
-    assert config.method == method
-    saved = RunFolder(folder / "run").program()
-    if method in PARTS:
-        prior, guide, _ = PARTS[method]
-        assert (type(saved.model.prior), type(saved.guide)) == (prior, guide)
+    else:
+        assert found["bound"] is None
+        assert found["is_bound"] is False
+    if method != "clip":  # of two modalities
+        assert 0.3 < found["content"]["linear"] <= 1
+        assert 0.3 < found["content"]["knn"] <= 1
+    figures = {path.stem for path in (folder / "run" / "figures").iterdir()}
+    assert figures == ({"loss"} | DRAWN if method in WITH_PIXELS else {"loss"})
+    assert RunFolder(folder / "run").read_settings()[0].method == method
+    saved = load_run(folder / "run")
+    assert (type(saved.model.prior), type(saved.guide)) == PARTS[method][:2]
 
 
 @pytest.mark.parametrize("method", PARTS)
 def test_every_method_is_made_of_its_parts(method: str) -> None:
     program = built(method)
-    prior, guide, objective = PARTS[method]
-    assert (type(program.model.prior), type(program.guide), type(program.objective)) == (prior, guide, objective)
+    model = program.model
+    parts = (
+        type(model.prior),
+        type(program.guide),
+        type(program.objective),
+        type(model.group) if model.group else None,
+    )
+    assert parts == PARTS[method]
+    assert (model.likelihood is not None) == (method in WITH_PIXELS)
     # The guide's prior is the model's own, and the objective fits this very pair.
     inner = getattr(program.objective, "elbo", program.objective)
-    assert inner.model is program.model
+    assert inner.model is model
     assert inner.guide is program.guide
-    assert program.guide.prior is program.model.prior
-    assert program.model.prior.latent_dim == 6
+    assert program.guide.prior is model.prior
+    assert model.prior.latent_dim == 6
 
 
-def test_the_numbers_of_the_methods() -> None:
-    simve, beta_vae, vae = built("simve"), built("beta-vae"), built("vae")
-    assert isinstance(simve.model.prior, GaussianPrior)
-    assert simve.model.prior.style_variance().tolist() == pytest.approx([0.15] * 6)
-    assert simve.model.prior.content_variance().tolist() == [1.0] * 6
-    assert isinstance(beta_vae.objective, ELBO)
-    assert isinstance(vae.objective, ELBO)
-    assert beta_vae.objective.beta() == 4.0
-    assert vae.objective.beta() == 1.0
-    aavae, cr_vae, iwae = built("aavae").objective, built("cr-vae").objective, built("iwae").objective
-    assert isinstance(aavae, DenoisingELBO)
-    assert aavae.elbo.beta() == 0.0
-    assert isinstance(cr_vae, ConsistencyELBO)
-    assert cr_vae.weight == 0.1
-    assert cr_vae.elbo.beta() == 1.0
-    assert isinstance(iwae, IWAE)
-    assert iwae.samples == 8
+def number(program: Program, path: str) -> Any:
+    """An attribute by its path, called where it is a function, as plain numbers."""
+    value: Any = program
+    for name in path.split("."):
+        value = getattr(value, name)
+    value = value() if callable(value) else value
+    return value.tolist() if isinstance(value, torch.Tensor) else value
 
 
-@pytest.mark.parametrize(("latent_dim", "shared"), [(2, 1), (6, 3), (7, 3)])
-def test_group_vae_shares_half_of_z_up_to_a_hundredth(latent_dim: int, shared: int) -> None:
-    prior = built("group-vae", latent_dim=latent_dim).model.prior
-    assert isinstance(prior, BlockPrior)
-    assert isinstance(prior.block, GaussianPrior)
-    assert prior.latent_dim == latent_dim
-    assert prior.block.latent_dim == shared
-    assert prior.block.style_variance().sqrt().tolist() == pytest.approx([0.01] * shared)
-    assert prior.content_axes().tolist() == [True] * shared + [False] * (latent_dim - shared)
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("simve", "model.prior.style_variance", [0.15] * 6),
+        ("simve", "model.prior.content_variance", [1.0] * 6),
+        ("vae", "objective.beta", 1.0),
+        ("beta-vae", "objective.beta", 4.0),
+        ("aavae", "objective.elbo.beta", 0.0),
+        ("cr-vae", "objective.elbo.beta", 1.0),
+        ("cr-vae", "objective.weight", 0.1),
+        ("iwae", "objective.samples", 8),
+        *((method, "objective.beta", 0) for method in ("infonce", "simclr")),
+        *((method, "objective.alpha", 1) for method in ("infonce", "simclr")),
+        *((method, "model.group.temperature", 0.5) for method in ("infonce", "simclr")),
+        *((method, "model.group.unit_norm", True) for method in ("infonce", "simclr")),
+        *((method, "model.group.width", None) for method in ("infonce", "simclr")),
+        ("clip", "model.group.temperature", 0.07),
+        ("vicreg", "objective.entropy.variance", 25),
+        ("vicreg", "objective.entropy.covariance", 1),
+        ("vicreg", "model.prior.style_variance", [6 / (4 * 25)] * 6),
+        ("swav", "model.prior.style_variance", [0.1] * 6),
+        ("instance", "model.prior.style_variance", [0.07] * 6),
+        ("byol", "objective.momentum", 0.99),
+        ("simsiam", "objective.momentum", None),
+        ("bridge", "objective.beta", 1),
+        ("bridge", "objective.alpha", 20),
+    ],
+)
+def test_the_numbers_of_the_methods(method: str, path: str, expected: Any) -> None:
+    found = number(built(method), path)
+    assert found == (pytest.approx(expected) if expected is not None else None)
+
+
+@pytest.mark.parametrize(("latent_dim", "shared"), [(2, 1), (3, 1), (6, 3), (7, 3)])
+def test_half_of_z_is_the_content_block(latent_dim: int, shared: int) -> None:
+    group_vae, bridge = built("group-vae", latent_dim=latent_dim).model, built("bridge", latent_dim=latent_dim).model
+    for prior in (group_vae.prior, bridge.prior):
+        assert isinstance(prior, BlockPrior)
+        assert isinstance(prior.block, GaussianPrior)
+        assert prior.content_axes().tolist() == [True] * shared + [False] * (latent_dim - shared)
+    # The content of group-vae is the same up to a hundredth; images are told apart by the content block of bridge.
+    assert isinstance(group_vae.prior, BlockPrior)
+    assert isinstance(group_vae.prior.block, GaussianPrior)
+    assert group_vae.prior.block.style_variance().sqrt().tolist() == pytest.approx([0.01] * shared)
+    assert isinstance(bridge.group, NTXent)
+    assert bridge.group.width == shared
 
 
 def test_a_part_named_in_the_settings_comes_before_the_methods() -> None:
     program = built("beta-vae", prior="flat", guide="structured", objective="analytic(free_bits=0.5)")
-    assert type(program.model.prior).__name__ == "FlatPrior"
+    assert type(program.model.prior) is FlatPrior
     assert type(program.guide) is StructuredGuide
     assert isinstance(program.objective, AnalyticELBO)
     assert program.objective.beta() == 1.0
     assert program.objective.free_bits == 0.5
 
 
-@pytest.mark.parametrize("method", ["cr-vae", "aavae"])
-def test_methods_that_need_the_image_beside_a_view_say_so(
-    method: str, folder: Path, capsys: pytest.CaptureFixture[str]
+def test_a_method_without_pixels_prints_no_bound(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*SMALL, "--steps", "1", "--method", "simclr", "--out", "run") == 0
+    shown = capsys.readouterr().out
+    assert "linear probe" in shown
+    assert "ELBO" not in shown
+
+
+def test_a_stopped_bridge_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = (*SMALL, "--method", "bridge", "--objective", "elbo(alpha=linear(start=0, end=20))", "--quiet")
+    assert run(*command, "--out", "whole") == 0
+    with monkeypatch.context() as interrupting:
+        interrupted_at(interrupting, step=4)
+        assert run(*command, "--out", "run") == 130
+    assert run("--resume", "run", "--quiet") == 0
+    whole, resumed = (load_run(folder / name).objective.state_dict() for name in ("whole", "run"))
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value), name
+
+
+def test_a_group_joins_simve(folder: Path) -> None:
+    found, rows = fitted(folder, "--method", "simve", "--group", "ntxent(width=4, temperature=0.2)")
+    assert found["is_bound"] is True
+    for row in rows:
+        terms = row["reconstruction"] + row["content"] + row["style"] + row["entropy"] + row["group"]
+        assert row["loss"] == pytest.approx(-terms, rel=1e-5)
+    group = load_run(folder / "run").model.group
+    assert isinstance(group, NTXent)
+    assert (group.width, group.temperature) == (4, 0.2)
+
+
+def test_the_bound_that_is_reported_is_without_the_group(folder: Path) -> None:
+    found, _ = fitted(folder, "--method", "bridge")
+    bound = found["bound"]
+    terms = bound["reconstruction"] + bound["content"] + bound["style"] + bound["entropy"]
+    assert bound["loss"] == pytest.approx(-terms, rel=1e-5)
+
+
+def test_alpha_rises_along_its_schedule(folder: Path) -> None:
+    objective = "elbo(alpha=linear(start=0, end=20))"
+    _, rows = fitted(folder, "--group", "infonce", "--objective", objective, "--steps", "10")
+    for step, row in enumerate(rows):
+        others = row["reconstruction"] + row["content"] + row["style"] + row["entropy"]
+        assert row["loss"] == pytest.approx(-others - 2 * step * row["group"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("entropy", "kind"),
+    [
+        ("kernel(temperature=0.2, chunk=16)", KernelEntropy),
+        ("logdet(shrinkage=0.1)", None),
+        ("vicreg(variance=12.5)", VICRegEntropy),
+    ],
+)
+def test_an_entropy_may_be_chosen(entropy: str, kind: type | None, folder: Path) -> None:
+    _, rows = fitted(folder, "--method", "vicreg", "--objective", f"decoder-free(entropy={entropy}, weight=2.0)")
+    for row in rows:
+        assert row["loss"] == pytest.approx(-row["agreement"] - 2 * row["entropy"], rel=1e-4, abs=1e-4)
+    objective = load_run(folder / "run").objective
+    assert isinstance(objective, DecoderFreeELBO)
+    assert kind is None or isinstance(objective.entropy, kind)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--method", "simclr", "--views", "3"),
+        ("--method", "infonce", "--views", "3"),
+        ("--method", "vicreg", "--views", "3"),
+        ("--method", "simclr", "--batch-size", "2"),
+        ("--method", "vicreg", "--batch-size", "2"),
+        ("--method", "simclr", "--group", "ntxent(temperature=0.01)"),
+        ("--method", "simclr", "--precision", "bf16"),
+        ("--method", "simclr", "--prior", "gaussian"),
+        ("--method", "simve", "--group", "ntxent", "--objective", "iwae(samples=2)"),
+        ("--method", "simve", "--group", "ntxent", "--objective", "analytic"),
+    ],
+    ids=" ".join,
+)
+def test_what_else_goes_together(arguments: tuple[str, ...], folder: Path) -> None:
+    _, rows = fitted(folder, *arguments)
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+
+
+# What is refused, in words.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--group", "ntxent", "--views", "1"), "it needs 2 views or more; got 1"),
+        (("--method", "simclr", "--views", "1"), "it needs 2 views or more; got 1"),
+        (("--method", "infonce", "--views", "1"), "it needs 2 views or more; got 1"),
+        (("--group", "ntxnt"), "unknown group 'ntxnt'; did you mean 'ntxent'?"),
+        (("--group", "ntxent(temperature=0)"), "temperature must be positive and finite, got 0"),
+        (("--group", "ntxent(width=0)"), "width must be at least 1 axis, got 0"),
+        (("--group", "ntxent(width=9)"), "the first 9 axes of z, which has 8"),
+        (("--group", "ntxent(heat=1)"), "its options are: temperature, unit_norm, width, learn_temperature"),
+        (
+            ("--group", "pp_simve.models:FlatPrior(latent_dim=8)"),
+            "not a class derived from pp_simve.models.contrastive.GroupLikelihood",
+        ),
+        (("--objective", "elbo(alpha=-1)"), "alpha must not be negative, got -1"),
+        (("--method", "vicreg", "--objective", "decoder-free(entropy=vicrag())"), "did you mean 'vicreg'?"),
+        (("--method", "vicreg", "--objective", "decoder-free(entropy=3)"), "entropy must be an EntropyEstimate"),
+        (
+            ("--method", "vicreg", "--objective", "decoder-free(entropy=flat(latent_dim=8))"),
+            "entropy must be an EntropyEstimate (kernel, logdet, vicreg), got FlatPrior",
+        ),
+        (("--method", "vicreg", "--batch-size", "1"), "need 2 images in it at least; got 1"),
+        (
+            ("--method", "vicreg", "--objective", "decoder-free(entropy=logdet(shrinkage=0))", "--batch-size", "4"),
+            "8 views in a batch has no determinant on 8 axes",
+        ),
+        *(
+            (("--method", method, "--views", "1"), "views must be at least 2, got 1: the objective takes the original")
+            for method in ("cr-vae", "aavae")
+        ),
+        (("--method", "group-vae", "--latent", "1"), "the prior of --method group-vae: the content block must leave"),
+        (
+            ("--method", "vicreg", "--prior", "student"),
+            "the guide of --method vicreg: DeltaGuide infers content",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_does_not_go_together_is_refused(
+    arguments: tuple[str, ...], words: str, refused: Callable[..., str]
 ) -> None:
-    assert run(*SMALL, "--method", method, "--views", "1", "--out", "run") == 2
-    message = capsys.readouterr().err
-    assert "Traceback" not in message
-    assert "views must be at least 2, got 1: the objective sees the original image" in " ".join(message.split())
-    assert not (folder / "run").exists()
+    assert words in refused(*SMALL, *arguments, "--out", "run", "--quiet")

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from pp_simve.evaluation import Effort
-from pp_simve.inference.annealing import annealed_parts
-from pp_simve.run.folder import RunFolder
+from pp_simve.inference.schedules import annealed_parts
+from pp_simve.run.folder import load_run
 
 from .command import SMALL, results, run
 
@@ -168,7 +168,7 @@ class Styleless(MyGuide):
 
 OBJECTIVES = '''
 from pp_simve.inference import ELBO, Objective
-from pp_simve.inference.annealing import Annealed
+from pp_simve.inference.schedules import Annealed
 
 
 class Mine(Objective):
@@ -270,7 +270,7 @@ def test_a_prior_and_a_guide_from_files_in_the_folder(folder: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
     assert results(folder / "run")["content"]["linear"] > 0
-    program: Any = RunFolder(folder / "run").program(trust_parts=True)
+    program: Any = load_run(folder / "run", trust_parts=True)
     assert type(program.model.prior).__name__ == "MyPrior"
     assert type(program.guide).__name__ == "MyGuide"
 
@@ -284,7 +284,7 @@ def test_a_prior_inside_ours_and_an_objective_with_a_schedule_inside(folder: Pat
     flags = [word for flag, text in parts.items() for word in (f"--{flag}", text)]
     assert run(*SMALL, *flags, "--out", "run", "--quiet") == 0
     assert results(folder / "run")["content"]["linear"] > 0
-    program: Any = RunFolder(folder / "run").program(trust_parts=True)
+    program: Any = load_run(folder / "run", trust_parts=True)
     block = program.model.prior.block
     assert (type(block).__name__, block.latent_dim) == ("MyConjugate", 4)
     assert block.variance.tolist() == pytest.approx([0.2] * 4)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pp_simve.evaluation import Effort
-from pp_simve.run.folder import RunFolder
+from pp_simve.run.folder import RunFolder, load_run
 
 from .command import SMALL, results, run
 
@@ -181,7 +181,7 @@ def test_parts_of_ones_own(folder: Path, parts: dict[str, str]) -> None:
     assert run(*SMALL, *flags, "--out", "run", "--quiet") == 0
     config, _ = RunFolder(folder / "run").read_settings(trust_parts=True)
     assert {flag: getattr(config, flag) for flag in parts} == parts
-    program = RunFolder(folder / "run").program(trust_parts=True)
+    program = load_run(folder / "run", trust_parts=True)
     if "prior" in parts:
         assert program.model.prior.tightness == (0.4 if "0.4" in parts["prior"] else 0.1)
     if "policy" in parts:

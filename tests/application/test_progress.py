@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -70,6 +71,7 @@ def test_lines_are_few_but_the_last_is_always_there(monkeypatch: pytest.MonkeyPa
     assert steps == [1, 18, 35, 52, 69, 86, 100]
 
 
-def test_quiet_prints_nothing(folder: object, capfd: pytest.CaptureFixture[str]) -> None:
+def test_quiet_prints_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(*SMALL, "--out", "run", "--quiet") == 0
     assert capfd.readouterr() == ("", "")
+    assert (folder / "run" / "results.json").is_file()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import os
@@ -15,14 +14,13 @@ import pytest
 import torch
 
 from pp_simve import fit
-from pp_simve.run.config import FitConfig
 from pp_simve.run.folder import RunFolder
 
 from .command import SMALL, STEPS, interrupted_at, results, run, scores
 from .data_fixtures import write_image
 
 Refused = Callable[..., str]
-WHOLE = ("metrics.jsonl", "metrics.csv", "model.safetensors")
+WHOLE = ("metrics.jsonl", "model.safetensors")
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:
@@ -64,7 +62,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(
     assert f"stopped at step 4 of {STEPS}" in out
     assert "python -m pp_simve.fit --resume run" in out
     assert {path.name for path in (folder / "run").iterdir()} == {
-        *("config.json", "metrics.jsonl", "metrics.csv", "checkpoint.pt"),
+        *("config.json", "metrics.jsonl", "checkpoint.pt"),
     }
     assert [row["step"] for row in RunFolder(folder / "run").read_metrics()] == [1, 2, 3, 4]
     assert signal.getsignal(signal.SIGINT) is before
@@ -143,10 +141,10 @@ def test_resuming_a_finished_run_evaluates_it_again(finished_run: Path, folder: 
     [
         (("--lr", "0.5"), ("lr is 0.002 there, 0.5 here",)),
         (("--latent", "9"), ("latent_dim is 8 there, 9 here",)),
-        (("--prior", "flat"), ("prior is None there, 'flat' here",)),
+        (("--prior", "flat"), ("prior is not set there, 'flat' here",)),
         (("--seed", "3", "--views", "4"), ("seed is 0 there, 3 here", "views is 2 there, 4 here")),
         (("--steps", "20"), (f"steps is {STEPS} there, 20 here",)),
-        (("--epochs", "5"), (f"steps is {STEPS} there, None here", "epochs is None there, 5.0 here")),
+        (("--epochs", "5"), (f"steps is {STEPS} there, not set here", "epochs is not set there, 5.0 here")),
         (("--out", "elsewhere"), ("--resume goes on in its own folder", "leave out --out elsewhere")),
     ],
     ids=lambda value: " ".join(value),
@@ -165,28 +163,34 @@ def test_what_is_no_run_is_refused(folder: Path, refused: Refused) -> None:
         assert f"{name} is no run folder: it has no config.json" in refused("--resume", name)
 
 
-@pytest.mark.parametrize("text", ["", '{"config": {', "[1, 2]", "\0\1"])
-def test_a_damaged_config_is_refused(stopped_run: Path, refused: Refused, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        *((text, "config.json cannot be read") for text in ("", '{"config": {', "[1, 2]", "\0\1")),
+        ("{}", "config.json lacks config, data_fingerprint, data_shape"),
+    ],
+)
+def test_a_damaged_config_is_refused(stopped_run: Path, refused: Refused, text: str, words: str) -> None:
     (stopped_run / "config.json").write_text(text)
     message = refused("--resume", str(stopped_run))
-    assert "config.json cannot be read" in message
+    assert words in message
     assert "damaged" in message
 
 
-def test_a_config_that_lacks_an_entry_is_refused(stopped_run: Path, refused: Refused) -> None:
-    (stopped_run / "config.json").write_text("{}")
-    assert "config.json lacks config, data_fingerprint, data_shape" in refused("--resume", str(stopped_run))
-
-
-def test_settings_of_another_version_are_refused(stopped_run: Path, refused: Refused) -> None:
-    edit_config(stopped_run, config_temperature=0.1)
-    message = refused("--resume", str(stopped_run))
-    assert "settings of another version: temperature are not known to this one" in message
-
-
-def test_settings_of_a_wrong_type_are_refused(stopped_run: Path, refused: Refused) -> None:
-    edit_config(stopped_run, config_views="two")
-    assert "wrong type" in refused("--resume", str(stopped_run))
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"config_temperature": 0.1}, "settings of another version: temperature are not known to this one"),
+        ({"config_views": "two"}, "the setting views holds 'two', expected a whole number"),
+        ({"config_objective": "bootstrap"}, "--objective bootstrap is now called byol"),
+        ({"config_group": "views(width=3)"}, "--group views is now called ntxent; write --group ntxent(width=3)"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(
+    stopped_run: Path, refused: Refused, changes: dict[str, object], words: str
+) -> None:
+    edit_config(stopped_run, **changes)
+    assert words in refused("--resume", str(stopped_run))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "tensor", "empty"])
@@ -271,10 +275,3 @@ def test_an_empty_folder_of_the_user_stays(folder: Path, monkeypatch: pytest.Mon
     disk_full_after(monkeypatch, files=1)
     refused(*SMALL, "--out", "run")
     assert (folder / "run").is_dir()
-
-
-def test_differences_are_those_that_matter() -> None:
-    config = FitConfig()
-    same = dataclasses.replace(config, out=Path("a"), resume=Path("b"), data_root=Path("c"), quiet=True)
-    assert config.differences(same) == {}
-    assert config.differences(dataclasses.replace(config, views=3)) == {"views": (None, 3)}

@@ -15,43 +15,38 @@ from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
 from pp_simve.run import folder as run_folder
 from pp_simve.run.config import FitConfig
-from pp_simve.run.folder import RunFolder, source_commit
+from pp_simve.run.folder import RunFolder, load_run, source_commit
 
-CONFIG = FitConfig(steps=3).chosen_for(DataShape((1, 8, 8)))
+SETTINGS = FitConfig(steps=3).resolve(DataShape((1, 8, 8)))
 
 
 def created(path: Path) -> RunFolder:
     folder = RunFolder(path)
-    folder.create(CONFIG, DataShape((1, 8, 8)), "fingerprint")
+    folder.create(SETTINGS, DataShape((1, 8, 8)), "fingerprint")
     return folder
 
 
 def test_settings_come_back(tmp_path: Path) -> None:
-    assert created(tmp_path / "run").read_settings() == (CONFIG, "fingerprint")
+    folder = created(tmp_path / "run")
+    assert folder.read_settings() == (SETTINGS, "fingerprint")
+    assert folder.read_shape() == DataShape((1, 8, 8))
 
 
-def test_discard_removes_the_folders_that_were_made(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "a" / "b" / "run")
-    made = folder.create(CONFIG, DataShape((1, 8, 8)), "fingerprint")
-    assert made == [tmp_path / "a" / "b" / "run", tmp_path / "a" / "b", tmp_path / "a"]
-    folder.discard(made)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_discard_leaves_what_belongs_to_others(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "runs" / "one")
-    made = folder.create(CONFIG, DataShape((1, 8, 8)), "fingerprint")
-    created(tmp_path / "runs" / "two")
-    folder.discard(made)
+def test_discard_removes_what_was_made_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for where in ("a/b/run", "."):
+        folder = RunFolder(Path(where))
+        folder.discard(folder.create(SETTINGS, DataShape((1, 8, 8)), "fingerprint"))
+        assert list(tmp_path.iterdir()) == []
+    first, second = RunFolder(tmp_path / "runs" / "one"), RunFolder(tmp_path / "runs" / "two")
+    made = first.create(SETTINGS, DataShape((1, 8, 8)), "fingerprint")
+    assert made == [tmp_path / "runs" / "one", tmp_path / "runs"]
+    made_second = second.create(SETTINGS, DataShape((1, 8, 8)), "fingerprint")
+    second.checkpoint.save({"steps": 1})
+    first.discard(made)
+    second.discard(made_second)  # it has a checkpoint
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["two"]
-
-
-def test_discard_keeps_a_run_with_a_checkpoint(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    made = folder.create(CONFIG, DataShape((1, 8, 8)), "fingerprint")
-    folder.checkpoint.save({"steps": 1})
-    folder.discard(made)
-    assert folder.read_settings()[0] == CONFIG
+    assert second.read_settings()[0] == SETTINGS
 
 
 def test_metrics_are_appended_and_truncated(tmp_path: Path) -> None:
@@ -95,7 +90,7 @@ def test_a_figure_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pyt
 def test_an_unfinished_run_has_no_program(tmp_path: Path) -> None:
     folder = created(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"is not finished: it has no model\.safetensors; go on with --resume"):
-        folder.program()
+        load_run(folder.path)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "of another program"])
@@ -109,7 +104,7 @@ def test_damaged_weights_are_refused(finished_run: Path, tmp_path: Path, damage:
     else:
         weights.write_bytes(weights.read_bytes()[:1000] if damage == "truncated" else b"")
     with pytest.raises(ConfigError, match=r"model\.safetensors cannot be loaded .* the run folder is damaged"):
-        RunFolder(path).program()
+        load_run(path)
 
 
 def test_the_commit_is_short_or_unknown() -> None:
@@ -129,10 +124,3 @@ def test_the_commit_is_unknown_in_somebody_elses_repository(tmp_path: Path, monk
     assert source_commit() is None
     subprocess.run(["git", "add", str(package)], cwd=tmp_path, check=True)
     assert source_commit() is not None
-
-
-def test_discard_works_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    folder = RunFolder(Path("."))
-    folder.discard(folder.create(CONFIG, DataShape((1, 8, 8)), "fingerprint"))
-    assert list(tmp_path.iterdir()) == []

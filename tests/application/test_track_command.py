@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -49,13 +48,6 @@ def diary(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def entries(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_every_run_has_its_metrics_as_json_lines_and_as_csv(finished_run: Path) -> None:
-    with (finished_run / "metrics.csv").open() as file:
-        table = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    assert table == entries(finished_run / "metrics.jsonl")
-    assert len(table) == STEPS
 
 
 def test_ones_own_trackers_are_told_too(folder: Path, diary: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -10,7 +9,7 @@ import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ import pytest
 from pp_simve.errors import ConfigError
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.parts import make_part
-from pp_simve.run.tracking import TRACKERS, CSVFile, JSONLines, Row, Several, TensorBoard, Tracker, WandB, numbers
+from pp_simve.run.tracking import TRACKERS, JSONLines, Row, Several, TensorBoard, Tracker, WandB, numbers
 
 CONFIG = {"data": "digits", "lr": 0.1 + 0.2, "track": ["wandb"]}
 RESULTS = {
@@ -33,115 +32,34 @@ def rows(*steps: int, **more: float) -> list[dict[str, float]]:
     return [{"step": step, "loss": step / 3, "content": -1e-30 * step, **more} for step in steps]
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with (path / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-FILES: list[type[JSONLines | CSVFile]] = [JSONLines, CSVFile]
-
-
-def read(tracker: type[Tracker], path: Path) -> list[dict[str, float]]:
-    if tracker is JSONLines:
-        return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [{name: float(value) for name, value in row.items()} for row in read_csv(path)]
-
-
-@pytest.mark.parametrize("made", FILES)
-def test_a_file_holds_every_step_with_its_numbers_in_full(made: Any, tmp_path: Path) -> None:
-    tracker = made(tmp_path)
-    tracker.start(CONFIG, 0)
-    assert list(tmp_path.iterdir()) == [], "nothing is written before there is anything to write"
-    tracker.log(rows(1, 2))
-    tracker.log(rows(3))
-    assert read(made, tmp_path) == rows(1, 2, 3)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    tracker.finish(RESULTS)
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_json_lines_are_the_run_folders(tmp_path: Path) -> None:
-    JSONLines(tmp_path).log(rows(1))
-    assert (tmp_path / "metrics.jsonl").read_text() == json.dumps(rows(1)[0]) + "\n"
-    assert RunFolder(tmp_path).read_metrics() == rows(1)
-
-
-def test_a_csv_file_has_a_header_and_lines_that_end_in_a_newline_alone(tmp_path: Path) -> None:
-    CSVFile(tmp_path).log([{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}])
-    assert (tmp_path / "metrics.csv").read_bytes() == b"step,loss\n1,0.5\n2,0.25\n"
-
-
-@pytest.mark.parametrize("made", FILES)
 @pytest.mark.parametrize("steps", [0, 2, 3])
-def test_a_resumed_run_forgets_the_steps_it_does_again(made: Any, steps: int, tmp_path: Path) -> None:
-    whole = made(tmp_path)
+def test_a_resumed_run_forgets_the_steps_it_does_again(steps: int, tmp_path: Path) -> None:
+    whole, resumed = JSONLines(tmp_path), JSONLines(tmp_path)
     whole.start(CONFIG, 0)
-    whole.log(rows(1, 2, 3))
-    resumed = made(tmp_path)
+    assert list(tmp_path.iterdir()) == [], "nothing is written before there is anything to write"
+    whole.log(rows(1, 2))
+    whole.log(rows(3))
+    whole.finish(RESULTS)
+    assert (tmp_path / "metrics.jsonl").read_text() == "".join(json.dumps(row) + "\n" for row in rows(1, 2, 3))
     resumed.start(CONFIG, steps)
-    assert read(made, tmp_path) == rows(*range(1, steps + 1))
+    assert RunFolder(tmp_path).read_metrics() == rows(*range(1, steps + 1))
     resumed.log(rows(*range(steps + 1, 6)))
-    assert read(made, tmp_path) == rows(1, 2, 3, 4, 5)
+    assert RunFolder(tmp_path).read_metrics() == rows(1, 2, 3, 4, 5)
 
 
-@pytest.mark.parametrize(
-    ("left", "kept"),
-    [
-        ("step,loss,content\n1,0.5,0.25\n2,0.25,0.1", "step,loss,content\n1,0.5,0.25\n"),
-        ("step,loss,content\n1,0.5,0.25\n2,0.", "step,loss,content\n1,0.5,0.25\n"),
-        ("step,loss,content\n", "step,loss,content\n"),
-        ("step,lo", ""),
-        ("", ""),
-    ],
-)
-def test_half_a_line_is_no_step(left: str, kept: str, tmp_path: Path) -> None:
-    (tmp_path / "metrics.csv").write_text(left)
-    tracker = CSVFile(tmp_path)
-    tracker.start(CONFIG, 100)
-    assert (tmp_path / "metrics.csv").read_text() == kept
-    tracker.log(rows(7))
-    assert read_csv(tmp_path)[-1] == {"step": "7", "loss": str(7 / 3), "content": "-7e-30"}
-    assert (tmp_path / "metrics.csv").read_text().startswith("step,loss,content\n")
-
-
-def test_a_term_that_appears_later_is_a_new_column(tmp_path: Path) -> None:
-    first = CSVFile(tmp_path)
-    first.log(rows(1, 2))
-    resumed = CSVFile(tmp_path)
-    resumed.start(CONFIG, 1)
-    resumed.log(rows(2, probe_accuracy=0.5))
-    resumed.log(rows(3, probe_accuracy=0.75))
-    found = read_csv(tmp_path)
-    assert [row["step"] for row in found] == ["1", "2", "3"]
-    assert [row["probe_accuracy"] for row in found] == ["", "0.5", "0.75"]
-    assert [float(row["loss"]) for row in found] == [1 / 3, 2 / 3, 1]
-    later = CSVFile(tmp_path)
-    later.start(CONFIG, 3)
-    later.log(rows(4))
-    assert [row["probe_accuracy"] for row in read_csv(tmp_path)] == ["", "0.5", "0.75", ""]
+def test_pandas_reads_metrics_with_terms_that_appear_later(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    tracker = JSONLines(tmp_path)
+    tracker.log(rows(1))
+    tracker.log(rows(2, probe_accuracy=0.5))
+    table = pandas.read_json(tmp_path / "metrics.jsonl", lines=True, precise_float=True)
+    assert table["step"].tolist() == [1, 2]
+    assert table["loss"].tolist() == [1 / 3, 2 / 3]
+    assert math.isnan(table["probe_accuracy"][0])
+    assert table["probe_accuracy"][1] == 0.5
 
 
 # Libraries that need not be there
-
-
-class _Writer:
-    """Stands for SummaryWriter."""
-
-    def __init__(self, **arguments: Any) -> None:
-        self.arguments = arguments
-        self.texts: dict[str, str] = {}
-        self.scalars: list[tuple[str, float, int]] = []
-        self.closed = 0
-
-    def add_text(self, tag: str, text: str) -> None:
-        self.texts[tag] = text
-
-    def add_scalar(self, tag: str, value: float, step: int) -> None:
-        assert not self.closed
-        self.scalars.append((tag, value, step))
-
-    def close(self) -> None:
-        self.closed += 1
 
 
 class _WandBRun:
@@ -160,44 +78,19 @@ class _WandBRun:
         self.finished.append(exit_code)
 
 
-def fake(monkeypatch: pytest.MonkeyPatch, name: str, entry: str, made: type[Any]) -> list[Any]:
-    """A module of that name with that entry, and what is made of it from now on."""
-    found: list[Any] = []
-
-    def make(**arguments: Any) -> Any:
-        found.append(made(**arguments))
-        return found[-1]
-
-    module = ModuleType(name)
-    setattr(module, entry, make)
-    monkeypatch.setitem(sys.modules, name, module)
-    return found
-
-
-def test_tensorboard_gets_a_curve_a_term_and_results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    writers = fake(monkeypatch, "torch.utils.tensorboard", "SummaryWriter", _Writer)
-    tracker = TensorBoard(tmp_path)
-    assert writers == []
-    tracker.start(CONFIG, 4)
-    (writer,) = writers
-    assert writer.arguments == {"log_dir": str(tmp_path / "tensorboard"), "purge_step": 5}
-    assert json.loads(writer.texts["config"].strip("`json\n")) == CONFIG
-    tracker.log(rows(5, 6))
-    assert writer.scalars == [(name, row[name], row["step"]) for row in rows(5, 6) for name in ("loss", "content")]
-    del writer.scalars[:]
-    tracker.finish(RESULTS)
-    assert writer.scalars == [("results/seed", 3, 6), ("results/knows/z/linear", 0.75, 6)]
-    assert writer.closed == 1
-
-
 @pytest.fixture
 def wandb_runs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A module that stands for wandb, and what its init made."""
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "")  # so that it is put back, whatever is set
     monkeypatch.delenv("WANDB_ERROR_REPORTING")
-    runs = fake(monkeypatch, "wandb", "init", _WandBRun)
-    sys.modules["wandb"].Settings = dict  # type: ignore[attr-defined]
-    sys.modules["wandb"].Error = _WandBError  # type: ignore[attr-defined]
+    runs: list[Any] = []
+
+    def init(**arguments: Any) -> _WandBRun:
+        runs.append(_WandBRun(**arguments))
+        return runs[-1]
+
+    stand_in = SimpleNamespace(init=init, Settings=dict, Error=_WandBError)
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)  # type: ignore[arg-type]
     return runs
 
 
@@ -316,6 +209,8 @@ def test_real_tensorboard_reads_the_steps_of_a_resumed_run_once(tmp_path: Path) 
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
     assert [event.value for event in events.Scalars("loss")] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3])
     assert events.Scalars("results/knows/z/linear")[-1].value == 0.75
+    (text,) = events.Tensors("config/text_summary")[-1].tensor_proto.string_val
+    assert json.loads(text.decode().strip("`json\n")) == CONFIG
 
 
 # Several, and one's own
@@ -429,7 +324,7 @@ def test_ones_own_need_not_know_ours(own: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("own_trackers:Deaf", r"Deaf is not a class derived from pp_simve\.tracking\.Tracker"),
+        ("own_trackers:Deaf", r"Deaf is not a class derived from pp_simve\.run\.tracking\.Tracker"),
         ("own_trackers:Counting(often=2)", "its options are: every"),
         ("tensorbord", "unknown track 'tensorbord'; did you mean 'tensorboard'"),
     ],

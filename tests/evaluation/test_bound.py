@@ -52,7 +52,7 @@ def objective() -> ELBO:
 @pytest.mark.parametrize(("batch_size", "batches"), [(10, [10]), (4, [4, 4, 2]), (3, [3, 3, 3, 1]), (100, [10])])
 def test_every_image_counts_the_same(batch_size: int, batches: list[int]) -> None:
     known = Brightness()
-    terms = bound_terms(known, Images(IMAGES, Same(), views=2), seed=0, batch_size=batch_size)
+    terms = bound_terms(known, Images(IMAGES, Same(), n_views=2), seed=0, batch_size=batch_size)
     pixels = IMAGES.double() / 255
     assert terms == pytest.approx({"loss": -float(pixels.mean()), "sum": float(2 * pixels.sum() / 10)}, rel=1e-6)
     assert known.batches == batches
@@ -74,7 +74,7 @@ def test_one_batch_is_the_objective_itself(objective: ELBO, views: int) -> None:
 def test_the_seed_decides(objective: ELBO) -> None:
     policy = augmentation_policy("affine", SHAPE)
     one, again, other = (
-        bound_terms(objective, Images(IMAGES, policy, views=2), seed=seed, batch_size=4)["loss"] for seed in (1, 1, 2)
+        bound_terms(objective, Images(IMAGES, policy, n_views=2), seed=seed, batch_size=4)["loss"] for seed in (1, 1, 2)
     )
     assert one == again
     assert one != other
@@ -84,7 +84,7 @@ def test_the_seed_decides(objective: ELBO) -> None:
 def test_nothing_is_left_changed(objective: ELBO, training: bool) -> None:
     objective.train(training)
     before = torch.get_rng_state()
-    bound_terms(objective, Images(IMAGES, augmentation_policy("affine", SHAPE), views=2), seed=0)
+    bound_terms(objective, Images(IMAGES, augmentation_policy("affine", SHAPE), n_views=2), seed=0)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(module.training == training for module in objective.modules())
     assert all(parameter.grad is None for parameter in objective.parameters())

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from pp_simve.evaluation.embedding import Embedding
 from pp_simve.inference import AmortizedGuide, Guide, MLPEncoder, Representation, ResidualEncoder, fit
-from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE, StandardPrior, Views
+from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, PlainViews, SimVE, StandardPrior
 
 SHAPE = (1, 8, 8)
 
@@ -35,7 +35,7 @@ class Moments(Guide):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor([1.0, 0.5, 2.0], dtype=torch.float64))
 
-    def posterior(self, views: Views) -> Representation:
+    def posterior(self, views: PlainViews) -> Representation:
         assert isinstance(views, Tensor)
         pixels = views.flatten(2)
         z = torch.stack([pixels.mean(-1), pixels.std(-1, correction=0), pixels.amax(-1)], -1) * self.weight

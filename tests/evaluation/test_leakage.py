@@ -14,7 +14,7 @@ from pp_simve.data.splits import copies_note
 from pp_simve.evaluation import Effort, KNNProbe, LinearProbe, RidgeProbe, evaluate_representations
 from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.inference.guides.base import Guide, Representation
-from pp_simve.models import Views
+from pp_simve.models import PlainViews
 
 CLASSES = 4
 
@@ -22,7 +22,7 @@ CLASSES = 4
 class Pixels(Guide):
     """Every representation is the image."""
 
-    def posterior(self, views: Views) -> Representation:
+    def posterior(self, views: PlainViews) -> Representation:
         assert isinstance(views, Tensor)
         pixels = views.flatten(2)
         return Representation(backbone=pixels, z=pixels, content=pixels.mean(0), style=pixels)

@@ -18,7 +18,7 @@ from pp_simve.inference import AmortizedGuide, MLPEncoder
 from pp_simve.inference.augmentations import Compose
 from pp_simve.inference.guides.base import Guide, Representation
 from pp_simve.inference.tools import unit_range
-from pp_simve.models import GaussianPrior, StandardPrior, Views
+from pp_simve.models import GaussianPrior, PlainViews, StandardPrior
 
 CLASSES = 3
 SHAPES = {"picture": (1, 2, 3), "vector": (4, 1, 1)}
@@ -44,7 +44,7 @@ class FirstPixels(Guide):
         super().__init__()
         self.shared = shared
 
-    def posterior(self, views: Views) -> Representation:
+    def posterior(self, views: PlainViews) -> Representation:
         assert not self.training
         assert not isinstance(views, Tensor)
         z = torch.cat([batch.flatten(2)[..., :3] for batch in views.values()])

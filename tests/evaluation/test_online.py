@@ -29,9 +29,9 @@ from pp_simve.inference import (
 )
 from pp_simve.inference.augmentations import Compose
 from pp_simve.inference.loop import Loop
-from pp_simve.inference.svi import FitError
+from pp_simve.inference.plan import FitError
 from pp_simve.inference.tools import evaluation_mode
-from pp_simve.models import Bernoulli, EmpiricalPrior, GaussianPrior, MLPDecoder, SimVE, Views
+from pp_simve.models import Bernoulli, EmpiricalPrior, GaussianPrior, MLPDecoder, PlainViews, SimVE
 from pp_simve.testing.objective import read_backs
 
 SHAPE = (1, 8, 8)
@@ -43,7 +43,7 @@ IMAGES = torch.randint(0, 256, (COUNT, *SHAPE), dtype=torch.uint8, generator=tor
 class Noisy(AmortizedGuide):
     """Draws where it need not, as a guide whose mean has no closed form would."""
 
-    def posterior(self, views: Views) -> Representation:
+    def posterior(self, views: PlainViews) -> Representation:
         found = super().posterior(views)
         return Representation(found.backbone, found.z + torch.randn_like(found.z), found.content, found.style)
 
@@ -175,7 +175,7 @@ class Fixed(Guide):
         super().__init__()
         self.seen: list[tuple[bool, bool]] = []
 
-    def posterior(self, views: Views) -> Representation:
+    def posterior(self, views: PlainViews) -> Representation:
         assert isinstance(views, Tensor)
         self.seen.append((self.training, torch.is_grad_enabled()))
         pixels = views.flatten(2)
@@ -314,7 +314,7 @@ def test_a_representation_without_width_is_refused() -> None:
 
 def test_fewer_labels_than_images_are_refused_before_the_fit() -> None:
     guide = made("multilayer")
-    with pytest.raises(FitError, match="OnlineProbe knows 40 images by their index, but there are 48 to fit"):
+    with pytest.raises(FitError, match="OnlineProbe was made for 40 images, by their index, but there are 48 to fit"):
         small_fit(guide, OnlineProbe(guide, LABELS[:40]))
 
 

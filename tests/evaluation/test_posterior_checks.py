@@ -27,8 +27,7 @@ from pp_simve.evaluation.posterior import (
 from pp_simve.evaluation.posterior.arviz_versions import FEWEST_DRAWS
 from pp_simve.evaluation.posterior.ranks import rank_among
 from pp_simve.inference import AmortizedGuide, DeltaGuide, PointGuide
-from pp_simve.models import EmpiricalPrior, FlatPrior, Gaussian, SimVE
-from pp_simve.models.modalities import by_modality, view_and_image_counts
+from pp_simve.models import EmpiricalPrior, FlatPrior, Gaussian, SimVE, Views
 
 from ..inference.linear_gaussian import LATENT, PotentialEncoder, draw_views, make_model
 from .planted_guides import gaussian_program, program_of_modalities, wrong_posterior
@@ -58,11 +57,11 @@ def test_batches_seeds_and_modalities(check: str, modalities: bool, monkeypatch:
     else:
         linear, prior, model = gaussian_program()
         views, guide = draw_views(linear, images=5), wrong_posterior(linear, prior, factor=0.9)
-    count, images = view_and_image_counts(views)
+    count, images = Views.of(views).n_views, Views.of(views).n_images
     state = torch.get_rng_state()
     draws, result = RESULTS[check]
     monkeypatch.setattr(batches, "NUMBERS_AT_ONCE", 2 * draws * count * model.prior.latent_dim)
-    monkeypatch.setattr(predictive, "PIXELS_AT_ONCE", 100 * sum(batch.numel() for batch in by_modality(views).values()))
+    monkeypatch.setattr(predictive, "PIXELS_AT_ONCE", 100 * sum(batch.numel() for batch in Views.of(views).tensors()))
     first, again, other = (result(model, guide, views, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

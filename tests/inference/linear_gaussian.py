@@ -1,6 +1,6 @@
 """The program whose posterior and evidence are dense Gaussians: x = W z + b + ε, the columns of W orthogonal.
 
-Then Wᵀ W is diagonal and each view speaks of each axis of z alone, by the potential N(z_j; mean, 1/precision) with
+Then Wᵀ W is diagonal and each view has a message about each axis of z, the potential N(z_j; mean, 1/precision) with
 precision Λ = Wᵀ W / pixel variance and mean = Λ⁻¹ Wᵀ (x − b) / pixel variance. What is expected of the package is
 written here with dense matrices over all views and pixels, from the same literal variances; these are binary fractions,
 so that nothing is rounded where a prior is made in float32.
@@ -9,9 +9,10 @@ so that nothing is rounded where a prior is made in float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pyro
 import pyro.poutine as poutine
@@ -30,6 +31,7 @@ from pp_simve.models import (
     MixturePrior,
     SimVE,
     StandardPrior,
+    Views,
 )
 
 VIEWS, IMAGES, LATENT = 3, 4, 3
@@ -49,15 +51,19 @@ class Linear:
     Attributes:
         weight: W, shape ``(pixel, latent)``, columns orthogonal and of different lengths.
         bias: b, shape ``(pixel,)``.
+        variance: of a pixel.
+        shape: of an image.
     """
 
     weight: Tensor
     bias: Tensor
+    variance: float = PIXEL_VARIANCE
+    shape: tuple[int, int, int] = SHAPE
 
     @property
     def precision(self) -> Tensor:
         """Λ, shape ``(latent,)``."""
-        return self.weight.square().sum(0) / PIXEL_VARIANCE
+        return self.weight.square().sum(0) / self.variance
 
     def potential_mean(self, views: Tensor) -> Tensor:
         """Λ⁻¹ Wᵀ (x − b) / pixel variance, shape ``(view, image, latent)``."""
@@ -68,22 +74,32 @@ class Linear:
         return self.weight * style_variance @ self.weight.T + PIXEL_VARIANCE * torch.eye(PIXELS, dtype=DOUBLE)
 
 
-def make_linear() -> Linear:
-    """From the current random state."""
-    columns = torch.linalg.qr(torch.randn(PIXELS, LATENT, dtype=DOUBLE)).Q
-    return Linear(columns * torch.tensor([1.125, 0.75, 0.5], dtype=DOUBLE), 0.3 * torch.randn(PIXELS, dtype=DOUBLE))
+def make_linear(
+    lengths: Sequence[float] = (1.125, 0.75, 0.5),
+    variance: float = PIXEL_VARIANCE,
+    shape: tuple[int, int, int] = SHAPE,
+) -> Linear:
+    """From the current random state; lengths of the columns of W."""
+    pixels = math.prod(shape)
+    columns = torch.linalg.qr(torch.randn(pixels, LATENT, dtype=DOUBLE)).Q
+    bias = 0.3 * torch.randn(pixels, dtype=DOUBLE)
+    return Linear(columns * torch.tensor(lengths, dtype=DOUBLE), bias, variance, shape)
+
+
+def make_likelihood(linear: Linear, *, learned: bool = False) -> Gaussian:
+    """The likelihood in float64, its decoder set to the map."""
+    decoder = nn.Linear(LATENT, len(linear.bias))
+    likelihood = Gaussian(nn.Sequential(decoder, nn.Unflatten(-1, linear.shape)), learned=learned).double()
+    with torch.no_grad():
+        decoder.weight.copy_(linear.weight)
+        decoder.bias.copy_(linear.bias)
+        likelihood.log_scale.copy_(torch.tensor(0.5 * math.log(linear.variance), dtype=DOUBLE))
+    return likelihood
 
 
 def make_model(prior: ConjugatePrior, linear: Linear) -> SimVE:
     """The program in float64, its decoder set to the map."""
-    decoder = nn.Linear(LATENT, PIXELS)
-    likelihood = Gaussian(nn.Sequential(decoder, nn.Unflatten(-1, SHAPE)))
-    model = SimVE(prior, likelihood).double()
-    with torch.no_grad():
-        decoder.weight.copy_(linear.weight)
-        decoder.bias.copy_(linear.bias)
-        likelihood.log_scale.copy_(torch.tensor(0.5 * math.log(PIXEL_VARIANCE), dtype=DOUBLE))
-    return model
+    return SimVE(prior, make_likelihood(linear)).double()
 
 
 def draw_views(linear: Linear, images: int = IMAGES, views: int = VIEWS) -> Tensor:
@@ -185,12 +201,12 @@ class PotentialEncoder(nn.Sequential):
     features = LATENT
 
     def __init__(self, linear: Linear | None = None) -> None:
-        layer = nn.Linear(PIXELS, LATENT)
+        layer = nn.Linear(PIXELS if linear is None else len(linear.bias), LATENT)
         super().__init__(nn.Flatten(), layer)
         self.double()
         if linear is not None:
             with torch.no_grad():
-                to_mean = linear.weight.T / PIXEL_VARIANCE / linear.precision.unsqueeze(-1)
+                to_mean = linear.weight.T / linear.variance / linear.precision.unsqueeze(-1)
                 layer.weight.copy_(to_mean)
                 layer.bias.copy_(-to_mean @ linear.bias)
 
@@ -212,12 +228,16 @@ class TableEncoder(nn.Module):
 def set_head(guide: AmortizedGuide | StructuredGuide, scale: Tensor) -> None:
     """Makes the encoder's features the mean and ``scale``, shape ``(latent,)``, the standard deviation."""
     guide.double()
-    head = guide.recognition.encoder_head.head
+    set_layer(guide.recognition.encoder_head.head, scale, shrunk=isinstance(guide, StructuredGuide))
+
+
+def set_layer(head: nn.Linear, scale: Tensor, *, shrunk: bool) -> None:
+    """As `set_head`, of one layer; ``shrunk``: of a structured guide."""
     # The head of a structured guide gives the mean of the potential times N(0, 1).
-    shrunk = 1 / (1 + scale.square()) if isinstance(guide, StructuredGuide) else torch.ones_like(scale)
+    factor = 1 / (1 + scale.square()) if shrunk else torch.ones_like(scale)
     with torch.no_grad():
         head.weight.zero_()
-        head.weight[:LATENT] = shrunk.diag()
+        head.weight[:LATENT] = factor.diag()
         head.bias[:LATENT] = 0
         head.bias[LATENT:] = (scale - SMALLEST_SCALE).expm1().log()  # the inverse of softplus
 
@@ -283,20 +303,20 @@ def mean_field_guide(prior: ConjugatePrior, best: MeanField) -> AmortizedGuide:
 # Log weights by Pyro alone.
 
 
-def log_weights(model: SimVE, guide: Guide, views: Tensor, particles: int) -> Tensor:
+def log_weights(model: SimVE, guide: Guide, views: Any, particles: int) -> Tensor:
     """log p(views, latents) − log q(latents | views) of draws of the guide, shape ``(particle, image)``."""
 
-    def repeated(module: nn.Module) -> Callable[[Tensor], None]:
+    def repeated(module: nn.Module) -> Callable[[Any], None]:
         # Without the parameter statements of PyroModule, which would fill Pyro's global store.
-        program: Callable[[Tensor], None] = partial(nn.Module.__call__, module)
+        program: Callable[[Any], None] = partial(nn.Module.__call__, module)
         return pyro.plate("particles", particles, dim=-3)(program)
 
     drawn = poutine.trace(repeated(guide)).get_trace(views)
     scored = poutine.trace(poutine.replay(repeated(model), trace=drawn)).get_trace(views)
-    total = torch.zeros(particles, views.shape[1], dtype=DOUBLE)
+    total = torch.zeros(particles, Views.of(views).n_images, dtype=DOUBLE)
     for trace, sign in ((scored, 1), (drawn, -1)):
         trace.compute_log_prob()
-        for name, site in trace.nodes.items():
-            if site["type"] == "sample" and name not in ("particles", "image", "view"):
+        for site in trace.nodes.values():
+            if site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample":
                 total += sign * site["log_prob"].sum(-2)
     return total

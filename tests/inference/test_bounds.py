@@ -32,7 +32,7 @@ from pp_simve.inference import (
     fit,
 )
 from pp_simve.inference.augmentations import AugmentationPolicy
-from pp_simve.inference.svi import FitError
+from pp_simve.inference.plan import FitError
 from pp_simve.inference.tracing import run_pair
 from pp_simve.models import (
     BlockPrior,
@@ -45,9 +45,8 @@ from pp_simve.models import (
     StandardPrior,
 )
 
-from .programs import IMAGES, LATENT, SHAPE, Pair, SmoothEncoder, draw_views, make_pair, small_images
+from .programs import DOUBLE, IMAGES, LATENT, SHAPE, Pair, SmoothEncoder, draw_views, make_pair, small_images
 
-DOUBLE = torch.float64
 VIEWS = 3
 CONTENT, STYLE = [0.5, 1.0, 3.0], [0.05, 0.4, 2.0]  # of the prior "gaussian per axis"
 
@@ -76,38 +75,6 @@ def assert_same_gradients(first: Tensor, second: Tensor, pair: Pair) -> None:
     for name, slope in ours.items():
         expected = theirs.get(name, torch.zeros_like(slope))
         torch.testing.assert_close(slope, expected, rtol=1e-9, atol=1e-11, msg=f"{name}: {{}}".format)
-
-
-def every_objective(pair: Pair) -> list[Objective]:
-    return [
-        ELBO(pair.model, pair.guide),
-        ELBO(pair.model, pair.guide, particles=3),
-        IWAE(pair.model, pair.guide, samples=3),
-        AnalyticELBO(pair.model, pair.guide),
-        ConsistencyELBO(pair.model, pair.guide),
-        DenoisingELBO(pair.model, pair.guide, beta=1.0),
-    ]
-
-
-# Under validation every site's density is computed beforehand: an objective must pick its own, not what it finds.
-@pytest.mark.parametrize("place", range(6))
-def test_validation_changes_no_term(place: int) -> None:
-    pair, views = make_pair("gaussian learned"), draw_views(VIEWS)
-    objective, found = every_objective(pair)[place], []
-    for validated in (False, True):
-        pyro.set_rng_seed(3)
-        with pyro.validation_enabled(validated):
-            found.append(objective(views))
-    assert found[0].keys() == found[1].keys()
-    for name, value in found[0].items():
-        assert torch.equal(found[1][name], value), name
-
-
-@pytest.mark.parametrize("place", range(6))
-def test_only_the_loss_carries_a_gradient(place: int) -> None:
-    terms = every_objective(make_pair())[place](draw_views(VIEWS))
-    assert [name for name, value in terms.items() if value.requires_grad] == ["loss"]
-    assert all(value.shape == () for value in terms.values())
 
 
 # Importance weighting.
@@ -185,12 +152,6 @@ def test_terms_and_gain_add_up_to_the_bound_and_the_gain_is_not_negative(prior: 
         parts = sum(value for name, value in terms.items() if name != "loss")
         torch.testing.assert_close(-terms["loss"].detach(), parts, rtol=1e-12, atol=1e-12)
         assert float(terms["gain"]) > 0
-
-
-def test_no_sample_is_refused() -> None:
-    pair = make_pair()
-    with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
-        IWAE(pair.model, pair.guide, samples=0)
 
 
 # The divergence in closed form.
@@ -283,11 +244,11 @@ def test_the_divergence_of_the_structured_guide_is_that_of_its_sites_given_the_d
 def test_the_analytic_bound_is_the_mean_of_the_sampled_one(make: Any, prior: str) -> None:
     pair, views = make(prior), draw_views(VIEWS)
     with torch.no_grad():
-        analytic = torch.stack([AnalyticELBO(pair.model, pair.guide)(views)["loss"] for _ in range(150)])
-        sampled = torch.stack([ELBO(pair.model, pair.guide, particles=200)(views)["loss"] for _ in range(50)])
+        analytic = torch.stack([AnalyticELBO(pair.model, pair.guide)(views)["loss"] for _ in range(80)])
+        sampled = torch.stack([ELBO(pair.model, pair.guide, particles=200)(views)["loss"] for _ in range(20)])
     error = (sampled.var() / len(sampled) + analytic.var() / len(analytic)).sqrt()
     assert abs(float(sampled.mean() - analytic.mean())) < 4 * float(error)
-    assert float(error) < 0.05
+    assert float(error) < 0.08
     assert float(analytic.std()) < float(sampled.std()) * 200**0.5
 
 
@@ -356,38 +317,24 @@ def test_the_refusal_says_what_would_do(name: str) -> None:
         AnalyticELBO(pair.model, pair.guide)(draw_views(VIEWS))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [({"beta": -1.0}, "beta must not be negative"), ({"free_bits": -0.1}, "free_bits must not be negative, got -0.1")],
-)
-def test_impossible_weights_are_refused(arguments: dict[str, float], message: str) -> None:
-    pair = make_pair()
-    with pytest.raises(ValueError, match=message):
-        AnalyticELBO(pair.model, pair.guide, **arguments)
-
-
 # Weights that change over a fit.
 
 
 @pytest.mark.parametrize(
     "schedule", [Linear(0.1, 2.0, until=0.5), Cyclic(0.0, 1.0, cycles=2)], ids=["linear", "cyclic"]
 )
-@pytest.mark.parametrize(
-    "modality", [ELBO, AnalyticELBO, ConsistencyELBO, DenoisingELBO], ids=lambda modality: modality.__name__
-)
-def test_a_schedule_weighs_the_divergence_of_each_step_of_a_fit(modality: Any, schedule: Linear | Cyclic) -> None:
+@pytest.mark.parametrize("make", [ELBO, AnalyticELBO, ConsistencyELBO, DenoisingELBO], ids=lambda make: make.__name__)
+def test_a_schedule_weighs_the_divergence_of_each_step_of_a_fit(make: Any, schedule: Linear | Cyclic) -> None:
     pair = make_pair("gaussian learned", dtype=torch.float32)
     steps = 10
-    objective = modality(pair.model, pair.guide, beta=schedule)
+    objective = make(pair.model, pair.guide, beta=schedule)
     run = fit(pair.model, pair.guide, small_images(), objective=objective, steps=steps, batch_size=16, device="cpu")
     weights = []
     for row in run.history:
         beta = schedule(int(row["step"]) - 1, steps)
         weights.append(beta)
-        divergence = (
-            row["divergence"] if modality is AnalyticELBO else -(row["content"] + row["style"] + row["entropy"])
-        )
-        extra = 0.1 * -row["consistency"] if modality is ConsistencyELBO else 0.0
+        divergence = row["divergence"] if make is AnalyticELBO else -(row["content"] + row["style"] + row["entropy"])
+        extra = 0.1 * -row["consistency"] if make is ConsistencyELBO else 0.0
         expected = beta * divergence - row["reconstruction"] + extra
         assert row["loss"] == pytest.approx(expected, rel=1e-5, abs=1e-4), row["step"]
     assert len(weights) == steps
@@ -429,12 +376,6 @@ def test_consistency_refuses_guides_without_gaussian_z(make: Callable[..., Guide
         ConsistencyELBO(pair.model, guide)(draw_views(VIEWS))
 
 
-def test_a_negative_weight_is_refused() -> None:
-    pair = make_pair()
-    with pytest.raises(ValueError, match=r"weight must not be negative, got -0\.1"):
-        ConsistencyELBO(pair.model, pair.guide, weight=-0.1)
-
-
 @pytest.mark.parametrize("beta", [0.0, 1.0])
 @pytest.mark.parametrize("prior", ["standard", "gaussian learned"])
 def test_denoising_is_the_elbo_of_the_image_given_its_views(prior: str, beta: float) -> None:
@@ -457,14 +398,14 @@ def test_denoising_is_the_elbo_of_the_image_given_its_views(prior: str, beta: fl
     assert_same_gradients(found["loss"], expected, pair)
 
 
-@pytest.mark.parametrize("modality", [ConsistencyELBO, DenoisingELBO], ids=lambda modality: modality.__name__)
-def test_an_image_without_views_is_refused(modality: Any) -> None:
+@pytest.mark.parametrize("make", [ConsistencyELBO, DenoisingELBO], ids=lambda make: make.__name__)
+def test_an_image_without_views_is_refused(make: Any) -> None:
     pair = make_pair("standard", dtype=torch.float32)
-    objective = modality(pair.model, pair.guide)
+    objective = make(pair.model, pair.guide)
     assert objective.original_first
     with pytest.raises(ProgramError, match="needs the original image and at least one view"):
         objective(draw_views(1, torch.float32))
-    with pytest.raises(FitError, match="views must be at least 2, got 1: the objective sees the original image"):
+    with pytest.raises(FitError, match="views must be at least 2, got 1: the objective takes the original image"):
         fit(pair.model, pair.guide, small_images(), objective=objective, views=1, steps=1, batch_size=8, device="cpu")
 
 
@@ -504,11 +445,11 @@ def is_one_grey(views: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("views", [2, 4])
-@pytest.mark.parametrize("modality", [ConsistencyELBO, DenoisingELBO], ids=lambda modality: modality.__name__)
-def test_a_fit_shows_the_image_itself_first_where_the_objective_asks_for_it(modality: Any, views: int) -> None:
+@pytest.mark.parametrize("make", [ConsistencyELBO, DenoisingELBO], ids=lambda make: make.__name__)
+def test_a_fit_shows_the_image_itself_first_where_the_objective_asks_for_it(make: Any, views: int) -> None:
     pair, images = make_pair("standard", dtype=torch.float32), small_images(32)
     arguments: dict[str, Any] = {"views": views, "batch_size": 16, "epochs": 1, "policy": Paint(), "device": "cpu"}
-    recorder = FirstRecorder(modality(pair.model, pair.guide))
+    recorder = FirstRecorder(make(pair.model, pair.guide))
     fit(pair.model, pair.guide, images, objective=recorder, **arguments)
     shown = torch.cat([batch[0] for batch in recorder.seen])
     expected = images.float() / 255
@@ -519,6 +460,6 @@ def test_a_fit_shows_the_image_itself_first_where_the_objective_asks_for_it(moda
     for batch in recorder.seen:
         assert batch.shape == (views, 16, *SHAPE)
         assert is_one_grey(batch[1:]).all()
-    plain = Recorder(modality(pair.model, pair.guide))
+    plain = Recorder(make(pair.model, pair.guide))
     fit(pair.model, pair.guide, images, objective=plain, **arguments)
     assert all(is_one_grey(batch).all() and len(batch) == views for batch in plain.seen)

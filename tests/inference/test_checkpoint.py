@@ -51,11 +51,23 @@ def test_a_later_save_replaces_an_earlier_one(file: CheckpointFile) -> None:
     assert names(file) == ["checkpoint.pt"]
 
 
-def test_a_full_disk_at_writing_leaves_the_old_file_and_no_other(
-    file: CheckpointFile, monkeypatch: pytest.MonkeyPatch
+FULL = OSError(errno.ENOSPC, "No space left on device")
+ERRORS = {
+    "writing": FULL,
+    "flushing": FULL,
+    "flushing, interrupted": KeyboardInterrupt(),
+    "renaming": PermissionError(errno.EACCES, "Permission denied"),
+}
+
+
+@pytest.mark.parametrize("place", ERRORS)
+def test_an_error_leaves_the_old_file_and_no_other(
+    file: CheckpointFile, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    before = file.path.read_bytes()
-    real_open = Path.open
+    before, error, real_open = file.path.read_bytes(), ERRORS[place], Path.open
+
+    def fail(*_: Any) -> None:
+        raise error
 
     def open_full(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
         if "w" in mode:
@@ -64,42 +76,13 @@ def test_a_full_disk_at_writing_leaves_the_old_file_and_no_other(
         return real_open(path, mode, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", open_full)
-        with pytest.raises(OSError, match="No space left") as caught:
-            file.save({"steps": 4})
-    assert caught.value.errno == errno.ENOSPC
-    assert file.path.read_bytes() == before
-    assert names(file) == ["checkpoint.pt"]
-
-
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
-def test_an_error_at_flushing_to_the_disk_leaves_the_old_file_and_no_other(
-    file: CheckpointFile, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    before = file.path.read_bytes()
-
-    def fail(_: int) -> None:
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
+        if place == "writing":
+            patch.setattr(Path, "open", open_full)
+        elif place == "renaming":
+            patch.setattr(Path, "replace", fail)
+        else:
+            patch.setattr(os, "fsync", fail)
         with pytest.raises(type(error)):
-            file.save({"steps": 4})
-    assert file.path.read_bytes() == before
-    assert names(file) == ["checkpoint.pt"]
-
-
-def test_an_error_at_renaming_leaves_the_old_file_and_no_other(
-    file: CheckpointFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = file.path.read_bytes()
-
-    def fail(*_: Any) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", fail)
-        with pytest.raises(PermissionError):
             file.save({"steps": 4})
     assert file.path.read_bytes() == before
     assert names(file) == ["checkpoint.pt"]
@@ -135,7 +118,7 @@ def test_a_truncated_file_is_refused(file: CheckpointFile, fraction: float) -> N
         file.load()
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(12))
 def test_a_file_of_anything_else_is_refused(file: CheckpointFile, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     junk = torch.randint(0, 256, (int(10 ** (1 + seed % 4)),), dtype=torch.uint8, generator=generator)

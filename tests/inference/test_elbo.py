@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import pyro.poutine as poutine
 import pytest
 import torch
@@ -16,16 +13,11 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pp_simve.inference import ELBO, ProgramError
+from pp_simve.models import Views
 
-from .programs import FEATURES, GUIDES, IMAGES, LATENT, PRIORS, Pair, draw_views, make_pair
+from .programs import GUIDES, IMAGES, PRIORS, FaultyGuide, Pair, draw_views, make_pair
 
-
-@pytest.fixture(autouse=True)
-def local_parameters() -> Iterator[None]:
-    """Parameters belong to their module, not to Pyro's global store."""
-    with pyro.settings.context(module_local_params=True):
-        yield
-    pyro.clear_param_store()
+pytestmark = pytest.mark.usefixtures("local_parameters")
 
 
 def gradients(loss: Tensor, pair: Pair) -> dict[str, Tensor | None]:
@@ -50,7 +42,7 @@ def assert_bit_equal(pair: Pair, views: Tensor, particles: int) -> None:
         assert torch.equal(ours_here, theirs_here), name
 
 
-@pytest.mark.parametrize("particles", [1, 3, 4])
+@pytest.mark.parametrize("particles", [1, 3])
 @pytest.mark.parametrize("views", [1, 2, 5])
 @pytest.mark.parametrize("guide", GUIDES)
 @pytest.mark.parametrize("prior", PRIORS)
@@ -62,13 +54,6 @@ def test_value_and_gradients_equal_trace_elbo_bit_for_bit(prior: str, guide: str
 @pytest.mark.parametrize("guide", GUIDES)
 def test_a_learned_gaussian_likelihood_too_equals_trace_elbo_bit_for_bit(guide: str, particles: int) -> None:
     assert_bit_equal(make_pair("gaussian learned", guide, likelihood="gaussian"), draw_views(2), particles)
-
-
-@pytest.mark.parametrize("validated", [False, True])
-def test_validation_changes_no_number(validated: bool) -> None:
-    pair, views = make_pair("gaussian learned"), draw_views(2)
-    with pyro.validation_enabled(validated):
-        assert_bit_equal(pair, views, particles=1)
 
 
 @pytest.mark.parametrize("views", [1, 2, 5])
@@ -105,9 +90,9 @@ def test_the_standard_prior_is_a_vae_with_its_closed_form_divergence(views: int)
     pair, images = make_pair("standard"), draw_views(views)
     q = pair.guide.recognition(images).base_dist
     divergence = 0.5 * (q.loc.square() + q.scale.square() - 1 - 2 * q.scale.log()).sum()
-    terms = ELBO(pair.model, pair.guide, scale=1, particles=20_000)(images)
+    terms = ELBO(pair.model, pair.guide, scale=1, particles=5_000)(images)
     sampled = -(terms["content"] + terms["style"] + terms["entropy"])
-    torch.testing.assert_close(sampled, divergence, rtol=0.02, atol=0)
+    torch.testing.assert_close(sampled, divergence, rtol=0.03, atol=0)
 
 
 @pytest.mark.parametrize("prior", PRIORS)
@@ -147,13 +132,6 @@ def test_loss_is_the_weighted_sum_of_its_terms(beta: float) -> None:
     torch.testing.assert_close(terms["loss"].detach(), expected, rtol=1e-13, atol=1e-13)
 
 
-def test_only_the_loss_carries_a_gradient() -> None:
-    pair = make_pair()
-    terms = ELBO(pair.model, pair.guide)(draw_views(2))
-    assert [name for name, value in terms.items() if value.requires_grad] == ["loss"]
-    assert all(value.shape == () for value in terms.values())
-
-
 def test_terms_are_per_image_by_default_and_summed_at_scale_one() -> None:
     pair, views = make_pair(), draw_views(2)
     pyro.set_rng_seed(3)
@@ -167,9 +145,9 @@ def test_terms_are_per_image_by_default_and_summed_at_scale_one() -> None:
 def test_several_particles_are_the_mean_of_single_ones() -> None:
     pair, views = make_pair(), draw_views(2)
     one = ELBO(pair.model, pair.guide)
-    singles = torch.stack([one(views)["loss"].detach() for _ in range(400)])
-    many = ELBO(pair.model, pair.guide, particles=20_000)(views)["loss"].detach()
-    assert abs(float(many - singles.mean())) < 4 * float(singles.std()) / 400**0.5
+    singles = torch.stack([one(views)["loss"].detach() for _ in range(200)])
+    many = ELBO(pair.model, pair.guide, particles=5_000)(views)["loss"].detach()
+    assert abs(float(many - singles.mean())) < 4 * float(singles.std()) * (1 / 200 + 1 / 5_000) ** 0.5
 
 
 def test_the_global_parameter_store_stays_empty_whatever_pyros_setting() -> None:
@@ -190,48 +168,6 @@ def test_two_pairs_of_the_same_names_keep_their_own_parameters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"beta": -0.1}, "beta must not be negative, got -0.1"),
-        ({"particles": 0}, "particles must be at least 1, got 0"),
-    ],
-)
-def test_impossible_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
-    pair = make_pair()
-    with pytest.raises(ValueError, match=message):
-        ELBO(pair.model, pair.guide, **arguments)
-
-
-class Unreparametrised(dist.Normal):
-    has_rsample = False
-
-
-class WrongGuide(PyroModule):
-    """The mean-field guide of the sites, with one fault planted."""
-
-    def __init__(self, fault: str) -> None:
-        super().__init__()
-        self.fault = fault
-        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, FEATURES)).double()
-
-    def forward(self, views: Tensor) -> None:
-        count, images = views.shape[:2]
-        loc = self.encoder(views.flatten(0, 1)).view(count, images, FEATURES)[..., :LATENT]
-        if self.fault == "param":
-            loc = loc + pyro.param("shift", torch.zeros((), dtype=loc.dtype))
-        normal = (Unreparametrised if self.fault == "not reparametrised" else dist.Normal)(loc, 1.0)
-        with pyro.plate("image", images, dim=-1):
-            pyro.sample("content", dist.Normal(loc.mean(0, keepdim=True), 1.0).to_event(1))
-            if self.fault == "extra site":
-                pyro.sample("surplus", dist.Normal(loc.mean(0, keepdim=True), 1.0).to_event(1))
-            if self.fault == "plate":
-                pyro.sample("style", normal.to_event(1))
-            elif self.fault != "no style":
-                with pyro.plate("view", count, dim=-2):
-                    pyro.sample("style", normal.to_event(2) if self.fault == "event" else normal.to_event(1))
-
-
-@pytest.mark.parametrize(
     ("fault", "message"),
     [
         ("param", r"pyro\.param\('shift'\) lives in Pyro's global store"),
@@ -243,21 +179,33 @@ class WrongGuide(PyroModule):
 def test_guides_that_cannot_work_are_refused_under_validation(fault: str, message: str) -> None:
     pair = make_pair()
     with pyro.validation_enabled(True), pytest.raises(ProgramError, match=message):
-        ELBO(pair.model, WrongGuide(fault))(draw_views(2))
+        ELBO(pair.model, FaultyGuide(fault))(draw_views(2))
 
 
 @pytest.mark.parametrize("fault", ["plate", "event"])
 def test_guides_of_the_wrong_shape_are_refused_under_validation(fault: str) -> None:
     pair = make_pair()
     with pyro.validation_enabled(True), pytest.raises(ValueError, match=r"style|shape|dims"):
-        ELBO(pair.model, WrongGuide(fault))(draw_views(2))
+        ELBO(pair.model, FaultyGuide(fault))(draw_views(2))
 
 
 def test_a_mean_field_guide_without_auxiliary_sites_is_a_guide_too() -> None:
-    pair, guide = make_pair(), WrongGuide("none")
+    pair, guide = make_pair(), FaultyGuide("none")
     terms = ELBO(pair.model, guide)(draw_views(2))
     assert set(terms) == {"loss", "reconstruction", "content", "style"}
     assert_bit_equal(Pair(pair.model, guide, pair.prior), draw_views(2), particles=1)  # type: ignore[arg-type]
+
+
+def test_programs_are_called_with_plain_views_whatever_wraps_them() -> None:
+    """A user's guide and model take tensors."""
+    pair, views = make_pair(), draw_views(2)
+    for guide in (FaultyGuide("none"), pair.guide):
+        losses = []
+        for given in (views, Views.of(views)):
+            pyro.set_rng_seed(3)
+            losses.append(ELBO(pair.model, guide)(given)["loss"])
+        assert torch.equal(*losses)
+    assert torch.equal(pair.guide.posterior(Views.of(views)).z, pair.guide.posterior(views).z)
 
 
 def test_a_model_with_a_global_parameter_is_refused_under_validation() -> None:

@@ -21,16 +21,11 @@ from pp_simve.inference import (
     ProgramError,
     VICRegEntropy,
 )
-from pp_simve.models import FlatPrior, SimVE, StudentTPrior
+from pp_simve.models import FlatPrior, SimVE
 
-from .programs import LATENT, SmoothEncoder, draw_views
+from .programs import DOUBLE, LATENT, SmoothEncoder, assert_rate, assert_same, draw_views
 
-DOUBLE = torch.float64
 VIEWS, IMAGES, AXES = 2, 7, 3
-
-
-def draw_z(views: int = VIEWS, images: int = IMAGES, axes: int = AXES) -> Tensor:
-    return torch.randn(views, images, axes, dtype=DOUBLE, requires_grad=True)
 
 
 def gradient(value: Tensor, z: Tensor) -> Tensor:
@@ -38,9 +33,8 @@ def gradient(value: Tensor, z: Tensor) -> Tensor:
     return found
 
 
-def assert_equal_with_gradients(ours: Tensor, theirs: Tensor, z: Tensor, tolerance: float = 1e-10) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(gradient(ours, z), gradient(theirs, z), rtol=tolerance, atol=tolerance)
+def draw_z(views: int = VIEWS, images: int = IMAGES, axes: int = AXES) -> Tensor:
+    return torch.randn(views, images, axes, dtype=DOUBLE, requires_grad=True)
 
 
 # Kernels.
@@ -67,7 +61,7 @@ def kernel_by_loops(z: Tensor, temperature: float, unit_norm: bool, with_self: b
 def test_the_kernel_entropy_equals_explicit_loops(views: int, unit_norm: bool, with_self: bool) -> None:
     z = draw_z(views)
     ours = KernelEntropy(0.3, unit_norm=unit_norm, with_self=with_self)(z)
-    assert_equal_with_gradients(ours, kernel_by_loops(z, 0.3, unit_norm, with_self), z)
+    assert_same(ours, kernel_by_loops(z, 0.3, unit_norm, with_self), [z])
 
 
 @pytest.mark.parametrize("with_self", [False, True])
@@ -76,9 +70,9 @@ def test_chunks_change_nothing(chunk: int, with_self: bool) -> None:
     """14 views, so that some of the sizes divide them and some do not."""
     z = draw_z()
     ours = KernelEntropy(0.3, with_self=with_self, chunk=chunk)(z)
-    assert_equal_with_gradients(ours, kernel_by_loops(z, 0.3, unit_norm=True, with_self=with_self), z)
+    assert_same(ours, kernel_by_loops(z, 0.3, unit_norm=True, with_self=with_self), [z])
     whole = KernelEntropy(0.3, with_self=with_self)(z)
-    assert_equal_with_gradients(ours, whole, z, tolerance=1e-13)
+    assert_same(ours, whole, [z], 1e-13)
     with torch.no_grad():
         torch.testing.assert_close(KernelEntropy(0.3, with_self=with_self, chunk=chunk)(z), whole.detach())
 
@@ -91,15 +85,15 @@ def test_gradients_of_chunks_equal_finite_differences() -> None:
 @pytest.mark.parametrize(("axes", "temperature"), [(1, 0.01), (1, 0.03), (2, 0.04)])
 def test_kernels_estimate_the_entropy_of_a_gaussian(axes: int, temperature: float) -> None:
     """The cross entropy of N(0, I) from N(0, (1 + T) I), d/2 (log 2π(1 + T) + 1/(1 + T)), is ≥ d/2 (log 2π + 1)."""
-    z = torch.randn(1, 4000, axes, dtype=DOUBLE)
+    z = torch.randn(1, 2000, axes, dtype=DOUBLE)
     found = float(KernelEntropy(temperature, unit_norm=False)(z))
     entropy = axes / 2 * (math.log(2 * math.pi) + 1)
     wide = 1 + temperature
     expected = axes / 2 * (math.log(2 * math.pi * wide) + 1 / wide)
     assert expected > entropy
-    # An error of one draw's −log density is sqrt(d/2), of a mean of 4000 at most 0.016; kernels add about as much.
-    assert found == pytest.approx(expected, abs=0.06)
-    assert found == pytest.approx(entropy, abs=0.06)
+    # An error of one draw's −log density is sqrt(d/2), of a mean of 2000 at most 0.022; kernels add about as much.
+    assert found == pytest.approx(expected, abs=0.08)
+    assert found == pytest.approx(entropy, abs=0.08)
 
 
 def test_a_kernel_on_itself_lowers_the_estimate_and_bounds_it() -> None:
@@ -244,17 +238,10 @@ def vicreg_by_loops(z: Tensor, variance: float, covariance: float) -> Tensor:
 def test_vicreg_equals_its_equations(views: int, spread: float) -> None:
     z = draw_z(views, images=20)
     ours = VICRegEntropy(3.0, 0.7)(z * spread)
-    assert_equal_with_gradients(ours, vicreg_by_loops(z * spread, 3.0, 0.7), z)
+    assert_same(ours, vicreg_by_loops(z * spread, 3.0, 0.7), [z])
 
 
 SMALL = [5e-2, 5e-3, 5e-4, 5e-5]
-
-
-def assert_rate(steps: Sequence[float], errors: Sequence[Tensor], rate: float) -> None:
-    """Errors fall like a power of the step, from each step to the next."""
-    logs = torch.stack([error.detach().abs() for error in errors]).log()
-    found = logs.diff() / torch.tensor(steps, dtype=DOUBLE).log().diff()
-    torch.testing.assert_close(found, torch.full_like(found, rate), rtol=0, atol=0.1)
 
 
 def draw_correlations(axes: int = AXES) -> Tensor:
@@ -346,13 +333,6 @@ def test_extreme_batches_have_finite_numbers(estimate: str, z: Tensor) -> None:
     assert torch.isfinite(gradient(value, z)).all()
 
 
-def test_thousands_of_views_at_a_low_temperature() -> None:
-    z = torch.randn(2, 2048, 2, requires_grad=True)
-    value = KernelEntropy(0.01, chunk=512)(z)
-    assert torch.isfinite(value)
-    assert torch.isfinite(gradient(value, z)).all()
-
-
 # What is refused.
 
 
@@ -421,14 +401,3 @@ def test_the_implied_bound_is_agreement_and_weighted_entropy(weight: float) -> N
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     assert not terms["agreement"].requires_grad
     assert not terms["entropy"].requires_grad
-
-
-def test_the_implied_bound_refuses_what_it_cannot_do() -> None:
-    prior = FlatPrior(LATENT)
-    with pytest.raises(ValueError, match="which StudentTPrior does not know"):
-        DecoderFreeELBO(SimVE(StudentTPrior(LATENT)), DeltaGuide(SmoothEncoder(), prior))
-    with pytest.raises(ValueError, match="weight must not be negative, got -1"):
-        implied(weight=-1.0)
-    with pytest.raises(ValueError, match=r"entropy must be an EntropyEstimate .*, got Linear"):
-        implied(entropy=torch.nn.Linear(3, 1))
-    assert isinstance(implied()[0].entropy, KernelEntropy)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 from pyro.nn import PyroModule
@@ -28,10 +26,10 @@ from pp_simve.inference import (
     WarmupCosine,
     fit,
 )
-from pp_simve.inference.svi import FitError
-from pp_simve.models import Bernoulli, Gaussian, GaussianPrior, MLPDecoder, ResidualDecoder, SimVE
+from pp_simve.inference.plan import FitError
+from pp_simve.models import Gaussian, GaussianPrior, ResidualDecoder, SimVE
 
-from .programs import LATENT, PIXELS, SHAPE, Pair, make_pair, small_images
+from .programs import LATENT, PIXELS, SHAPE, FaultyGuide, Pair, Still, make_pair, small_images, stop_after
 
 STEPS_PER_EPOCH = 2  # 40 images, batches of 16, the incomplete third left out
 
@@ -59,24 +57,15 @@ def assert_same_parameters(first: Run, second: Run) -> None:
 # What it does
 
 
-def test_the_same_seed_gives_the_same_history_and_parameters_bit_for_bit() -> None:
-    first, second = small_fit(seed=3), small_fit(seed=3)
+def test_the_seed_determines_history_and_parameters_bit_for_bit_whatever_the_global_random_state() -> None:
+    pairs, runs = [fresh_pair() for _ in range(3)], []
+    for place, (pair, seed) in enumerate(zip(pairs, (3, 3, 4), strict=True)):
+        pyro.set_rng_seed(place)
+        runs.append(small_fit(pair, seed=seed))
+    first, second, other = runs
     assert first.history == second.history
     assert_same_parameters(first, second)
-
-
-def test_the_seed_decides_whatever_the_global_random_state() -> None:
-    pair, other = fresh_pair(), fresh_pair()
-    pyro.set_rng_seed(1)
-    first = small_fit(pair, seed=3)
-    pyro.set_rng_seed(2)
-    assert small_fit(other, seed=3).history == first.history
-
-
-def test_another_seed_gives_another_history() -> None:
-    first, second = small_fit(seed=3), small_fit(seed=4)
-    for one, other in zip(first.history, second.history, strict=True):
-        assert one["loss"] != other["loss"]
+    assert all(one["loss"] != another["loss"] for one, another in zip(first.history, other.history, strict=True))
 
 
 def test_history_has_every_step_once_and_its_terms_in_full() -> None:
@@ -93,7 +82,7 @@ def test_history_has_every_step_once_and_its_terms_in_full() -> None:
 def test_the_loss_falls_and_every_parameter_moves() -> None:
     pair = fresh_pair()
     before = {name: value.clone() for name, value in pair.both().state_dict().items()}
-    run = small_fit(pair, steps=150, lr=1e-2)
+    run = small_fit(pair, steps=80, lr=2e-2)
     losses = [row["loss"] for row in run.history]
     assert np.mean(losses[-20:]) < np.mean(losses[:20]) - 0.5
     for name, value in pair.both().state_dict().items():
@@ -145,31 +134,9 @@ def test_an_epoch_shows_each_image_once_and_orders_differ() -> None:
             return {"loss": self.weight * views.mean()}
 
     numbered = torch.arange(32, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, *SHAPE)
-    small_fit(pair, images=numbered, objective=Witness(), policy=Unchanged(), epochs=2, steps=None)
+    small_fit(pair, images=numbered, objective=Witness(), policy=Still(), epochs=2, steps=None)
     assert sorted(seen[:32]) == sorted(seen[32:]) == list(range(32))
     assert seen[:32] != seen[32:]
-
-
-class Unchanged:
-    """The view policy that changes nothing."""
-
-    names: tuple[str, ...] = ()
-
-    def sample(self, count: int, *, generator: torch.Generator) -> dict[str, Tensor]:
-        return {}
-
-    def apply(self, images: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-        return images
-
-
-@pytest.mark.parametrize("views", [1, 2, 5])
-def test_views_are_drawn_as_many_as_asked(views: int) -> None:
-    shapes: list[tuple[int, ...]] = []
-    pair = fresh_pair()
-    objective = ELBO(pair.model, pair.guide)
-    objective.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
-    small_fit(pair, objective=objective, views=views, steps=2)
-    assert shapes == [(views, 16, *SHAPE)] * 2
 
 
 def test_images_may_be_a_numpy_array_and_are_left_alone() -> None:
@@ -196,24 +163,6 @@ def test_bfloat16_networks_give_nearly_the_loss_of_float32_and_leave_parameters_
     assert {value.dtype for value in parameters_of(low)} == {torch.float32}
 
 
-def test_an_encoder_of_ones_own_fits() -> None:
-    class Own(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(PIXELS, 6)
-
-        def forward(self, images: Tensor) -> Tensor:
-            return torch.relu(self.layer(images.flatten(1)))
-
-    prior = GaussianPrior(LATENT)
-    model = SimVE(prior, Bernoulli(MLPDecoder(LATENT, SHAPE, hidden=(8,))))
-    guide = AmortizedGuide(Own(), prior, features=6)
-    before = guide.recognition.encoder_head.encoder.layer.weight.clone()
-    run = fit(model, guide, small_images(), batch_size=16, steps=2, device="cpu")
-    assert run.finished
-    assert not torch.equal(guide.recognition.encoder_head.encoder.layer.weight, before)
-
-
 def test_an_objective_of_ones_own_fits() -> None:
     class Collapse(nn.Module):
         def __init__(self, guide: nn.Module) -> None:
@@ -234,17 +183,17 @@ def test_an_objective_of_ones_own_fits() -> None:
 # Schedule
 
 
-def test_the_schedule_is_asked_at_every_step_and_its_factor_is_the_learning_rate() -> None:
-    asked: list[tuple[int, int]] = []
+def test_the_schedule_is_called_at_every_step_and_its_factor_is_the_learning_rate() -> None:
+    calls: list[tuple[int, int]] = []
 
     def still(step: int, total: int) -> float:
-        asked.append((step, total))
+        calls.append((step, total))
         return 0.0
 
     pair = fresh_pair()
     before = {name: value.clone() for name, value in pair.both().state_dict().items()}
     small_fit(pair, schedule=still, steps=5)
-    assert asked == [(step, 5) for step in range(5)]
+    assert calls == [(step, 5) for step in range(5)]
     assert all(torch.equal(before[name], value) for name, value in pair.both().state_dict().items())
 
 
@@ -267,16 +216,16 @@ def test_with_constant_gradients_adam_moves_by_the_scheduled_learning_rate() -> 
 # Monitor
 
 
-def test_the_monitor_is_told_every_few_steps_and_at_the_end() -> None:
-    told: list[Progress] = []
-    run = small_fit(steps=10, fetch_every=4, monitor=told.append)
-    assert [progress.step for progress in told] == [4, 8, 10]
-    assert [row for progress in told for row in progress.rows] == run.history
-    assert {progress.total_steps for progress in told} == {10}
-    assert [progress.epoch for progress in told] == [2, 4, 5]
-    assert {progress.epochs for progress in told} == {5}
-    assert all(progress.images_per_second > 0 for progress in told)
-    assert [progress.seconds_left > 0 for progress in told] == [True, True, False]
+def test_the_monitor_is_called_every_few_steps_and_at_the_end() -> None:
+    reports: list[Progress] = []
+    run = small_fit(steps=10, fetch_every=4, monitor=reports.append)
+    assert [progress.step for progress in reports] == [4, 8, 10]
+    assert [row for progress in reports for row in progress.rows] == run.history
+    assert {progress.total_steps for progress in reports} == {10}
+    assert [progress.epoch for progress in reports] == [2, 4, 5]
+    assert {progress.epochs for progress in reports} == {5}
+    assert all(progress.images_per_second > 0 for progress in reports)
+    assert [progress.seconds_left > 0 for progress in reports] == [True, True, False]
 
 
 def test_how_often_metrics_are_fetched_changes_no_number() -> None:
@@ -288,11 +237,6 @@ def test_stopping_ends_the_fit_at_that_step_and_the_run_says_so() -> None:
     assert run.steps == 5
     assert not run.finished
     assert [row["step"] for row in run.history] == [1, 2, 3, 4, 5]
-
-
-def stop_after(steps: int) -> Callable[[], bool]:
-    asked = iter(range(1, 1000))
-    return lambda: next(asked) == steps
 
 
 # What it leaves alone
@@ -335,20 +279,21 @@ def test_validation_is_on_for_the_first_step_only() -> None:
 # What goes wrong
 
 
-class Poisoned(nn.Module):
-    """The objective, with one term and the loss NaN at the k-th call."""
+class Broken(nn.Module):
+    """The objective, whose loss and a term, or only the gradient, are NaN at the k-th call."""
 
-    def __init__(self, objective: nn.Module, call: int) -> None:
+    def __init__(self, objective: nn.Module, call: int, what: str = "term") -> None:
         super().__init__()
-        self.objective = objective
-        self.calls_left = call
+        self.objective, self.calls_left, self.what = objective, call, what
 
     def forward(self, views: Tensor) -> dict[str, Tensor]:
         self.calls_left -= 1
         terms: dict[str, Tensor] = self.objective(views)
-        if self.calls_left == 0:
-            return terms | {name: terms[name] * math.nan for name in ("loss", "style")}
-        return terms
+        if self.calls_left:
+            return terms
+        if self.what == "gradient":
+            return terms | {"loss": terms["loss"] + (0 * terms["loss"]).sqrt()}
+        return terms | {name: terms[name] * math.nan for name in ("loss", "style")}
 
 
 @pytest.mark.filterwarnings("ignore:Encountered NaN:UserWarning")  # Pyro's own, in the validated step
@@ -356,7 +301,7 @@ class Poisoned(nn.Module):
 @pytest.mark.parametrize("call", [1, 2, 4, 7])
 def test_a_nan_is_reported_with_its_step_and_term(call: int, fetch_every: int) -> None:
     pair = fresh_pair()
-    objective = Poisoned(ELBO(pair.model, pair.guide), call)
+    objective = Broken(ELBO(pair.model, pair.guide), call)
     with pytest.raises(NonFiniteError, match=f"style became nan at step {call}; lower the learning rate") as caught:
         small_fit(pair, objective=objective, fetch_every=fetch_every)
     assert (caught.value.step, caught.value.term) == (call, "style")
@@ -365,7 +310,7 @@ def test_a_nan_is_reported_with_its_step_and_term(call: int, fetch_every: int) -
 
 def test_a_nan_without_a_checkpoint_so_far_says_so_and_writes_none(tmp_path: Path) -> None:
     pair, checkpoint = fresh_pair(), CheckpointFile(tmp_path / "checkpoint.pt")
-    objective = Poisoned(ELBO(pair.model, pair.guide), 4)
+    objective = Broken(ELBO(pair.model, pair.guide), 4)
     with pytest.raises(NonFiniteError) as caught:
         small_fit(pair, objective=objective, checkpoint=checkpoint)
     assert caught.value.__notes__ == ["no checkpoint was kept yet"]
@@ -375,7 +320,7 @@ def test_a_nan_without_a_checkpoint_so_far_says_so_and_writes_none(tmp_path: Pat
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 1000.0])
 def test_a_nan_leaves_the_last_good_checkpoint_and_names_it(tmp_path: Path, checkpoint_seconds: float) -> None:
     pair, checkpoint = fresh_pair(), CheckpointFile(tmp_path / "checkpoint.pt")
-    objective = Poisoned(ELBO(pair.model, pair.guide), 9)
+    objective = Broken(ELBO(pair.model, pair.guide), 9)
     small_fit(pair, objective=objective, steps=20, checkpoint=checkpoint, should_stop=stop_after(6))
     good = checkpoint.load()
     with pytest.raises(NonFiniteError) as caught:
@@ -395,25 +340,9 @@ def test_a_nan_leaves_the_last_good_checkpoint_and_names_it(tmp_path: Path, chec
     assert all(bool(torch.isfinite(value).all()) for value in tensors)
 
 
-class Cusp(nn.Module):
-    """The objective, with a finite loss but a NaN gradient at the k-th call."""
-
-    def __init__(self, objective: nn.Module, call: int) -> None:
-        super().__init__()
-        self.objective = objective
-        self.calls_left = call
-
-    def forward(self, views: Tensor) -> dict[str, Tensor]:
-        self.calls_left -= 1
-        terms: dict[str, Tensor] = self.objective(views)
-        if self.calls_left == 0:
-            return terms | {"loss": terms["loss"] + (0 * terms["loss"]).sqrt()}
-        return terms
-
-
 def test_parameters_that_became_nan_are_not_kept_even_where_the_loss_was_finite(tmp_path: Path) -> None:
     pair, checkpoint = fresh_pair(), CheckpointFile(tmp_path / "checkpoint.pt")
-    objective = Cusp(ELBO(pair.model, pair.guide), call=5)
+    objective = Broken(ELBO(pair.model, pair.guide), 5, "gradient")
     with pytest.raises(NonFiniteError) as caught:
         small_fit(pair, objective=objective, checkpoint=checkpoint, checkpoint_seconds=0, fetch_every=100, steps=9)
     assert caught.value.step == 6
@@ -427,7 +356,7 @@ def test_a_fit_that_ends_right_after_its_parameters_became_nan_says_so_and_keeps
     steps: int, tmp_path: Path
 ) -> None:
     pair, checkpoint = fresh_pair(), CheckpointFile(tmp_path / "checkpoint.pt")
-    objective = Cusp(ELBO(pair.model, pair.guide), call=5)
+    objective = Broken(ELBO(pair.model, pair.guide), 5, "gradient")
     with pytest.raises(NonFiniteError, match="a parameter became nan at step 5"):
         small_fit(
             pair,
@@ -456,6 +385,8 @@ def test_a_fit_that_ends_right_after_its_parameters_became_nan_says_so_and_keeps
         ({"epochs": 1, "steps": 1}, "give epochs or steps, not both"),
         ({"steps": 0}, "a fit needs at least one step, got 0"),
         ({"steps": -3}, "a fit needs at least one step, got -3"),
+        ({"steps": None, "epochs": math.nan}, "epochs must be finite, got nan"),
+        ({"steps": None, "epochs": math.inf}, "epochs must be finite, got inf"),
         ({"steps": None, "epochs": 0.1}, "a fit needs at least one step, got 0.1 epochs"),
         ({"images": torch.rand(40, *SHAPE)}, r"images must be uint8 .* got torch.float32 of shape \(40, 1, 4, 4\)"),
         ({"images": torch.zeros(40, 4, 4, dtype=torch.uint8)}, r"images must be uint8 .* of shape \(40, 4, 4\)"),
@@ -468,38 +399,10 @@ def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: 
         small_fit(**arguments)
 
 
-@pytest.mark.parametrize("epochs", [math.nan, math.inf])
-def test_epochs_that_are_no_number_are_refused(epochs: float) -> None:
-    with pytest.raises(FitError, match=f"epochs must be finite, got {epochs}"):
-        small_fit(steps=None, epochs=epochs)
-
-
-class Unreparametrised(dist.Normal):
-    has_rsample = False
-
-
-class FaultyGuide(PyroModule):
-    """A mean-field guide with one fault."""
-
-    def __init__(self, fault: str) -> None:
-        super().__init__()
-        self.fault = fault
-        self.loc = nn.Parameter(torch.zeros(LATENT))
-
-    def forward(self, views: Tensor) -> None:
-        loc = self.loc + pyro.param("shift", torch.zeros(())) if self.fault == "param" else self.loc
-        normal = (Unreparametrised if self.fault == "unreparametrised" else dist.Normal)(loc, 1.0)
-        with pyro.plate("image", views.shape[1], dim=-1):
-            pyro.sample("content", dist.Normal(loc, 1.0).to_event(1))
-            if self.fault != "no style":
-                with pyro.plate("view", views.shape[0], dim=-2):
-                    pyro.sample("style", normal.to_event(1))
-
-
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("unreparametrised", "the guide's site 'style' is not reparametrised .* use a distribution with has_rsample"),
+        ("not reparametrised", "the guide's site 'style' is not reparametrised .* use a distribution with has_rsample"),
         ("no style", "(?s)model and guide do not match: .*style"),
         ("param", r"pyro\.param\('shift'\) lives in Pyro's global store.*; make it a torch\.nn\.Parameter"),
     ],
@@ -526,12 +429,6 @@ def test_a_model_with_a_global_parameter_is_refused_at_the_first_step() -> None:
     with pytest.raises(ProgramError, match=r"pyro\.param\('brightness'\)"):
         fit(Shifted(), pair.guide, small_images(), batch_size=16, steps=3, device="cpu")
     pyro.clear_param_store()
-
-
-def test_a_faultless_mean_field_guide_fits() -> None:
-    pair = fresh_pair()
-    run = fit(pair.model, FaultyGuide("none"), small_images(), batch_size=16, steps=3, device="cpu")  # type: ignore[arg-type]
-    assert run.finished
 
 
 def test_images_that_do_not_fit_the_decoder_are_refused() -> None:

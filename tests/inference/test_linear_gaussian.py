@@ -165,19 +165,19 @@ def test_free_means_and_variances_learn_that_bound_and_no_more(linear: Linear) -
     model = make_model(prior, linear)
     guide = AmortizedGuide(TableEncoder(torch.zeros_like(best.mean)), prior)
     set_head(guide, torch.full((LATENT,), 0.1, dtype=torch.float64))
-    fitted(AnalyticELBO(model, guide), guide, images, steps=500, lr=0.1)
+    fitted(AnalyticELBO(model, guide), guide, images, steps=250, lr=0.1)
     bound = exact_bound(linear, guide, images)
     assert -1e-9 < float(attainable - bound) < 0.05
 
 
 def test_a_linear_amortized_guide_learns_less_than_a_structured_one(linear: Linear) -> None:
-    """From one view alone nobody knows the posterior mean given all: an encoder stays below even free means."""
+    """One view does not determine the posterior mean given all: an encoder stays below even free means."""
     prior = gaussian_prior()
     images = draw_views(linear, images=16)
     best = mean_field(linear, images, CONTENT, STYLE)
     evidence = gaussian_evidence(CONTENT, STYLE, linear, images).mean()
     model, guide = make_model(prior, linear), AmortizedGuide(PotentialEncoder(), prior).double()
-    fitted(AnalyticELBO(model, guide), guide, images, steps=300, lr=0.1)
+    fitted(AnalyticELBO(model, guide), guide, images, steps=200, lr=0.1)
     assert float(exact_bound(linear, guide, images)) < float(evidence - best.divergence) - 0.05
 
 

@@ -41,17 +41,17 @@ def train(pair: Pair, views: Tensor, steps: int, local: bool, lr: float) -> list
 
 
 @pytest.mark.parametrize("guide", GUIDES)
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("prior", ["gaussian learned", "flat", "standard"])
 def test_training_under_pyro_lowers_the_loss_and_moves_every_parameter(
     prior: str, guide: str, parameter_setting: bool
 ) -> None:
     pair, views = make_pair(prior, guide), draw_views(2)
     before = {name: value.detach().clone() for name, value in pair.both().named_parameters()}
-    losses = train(pair, views, 40, parameter_setting, lr=3e-2)
+    losses = train(pair, views, 30, parameter_setting, lr=5e-2)
     assert sum(losses[-10:]) < sum(losses[:10]) - 1
     for name, value in pair.both().named_parameters():
         assert not torch.equal(before[name], value), name
-    stored = [] if parameter_setting else ["likelihood$$$decoder.0.weight", "recognition$$$reading.head.weight"]
+    stored = [] if parameter_setting else ["likelihood$$$decoder.0.weight", "recognition$$$encoder_head.head.weight"]
     assert set(stored) <= set(pyro.get_param_store().keys())
 
 

@@ -1,44 +1,45 @@
-"""Views asked for their prototype: SwAV and instance discrimination against plain references from their papers."""
+"""SwAV and instance discrimination against plain references from their papers."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
-import pyro
-import pyro.poutine as poutine
 import pytest
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from pp_simve.inference import (
-    CheckpointFile,
     DeltaGuide,
     Guide,
     InstanceDiscrimination,
-    ProgramError,
     Run,
     SwAV,
-    WarmupCosine,
     fit,
 )
 from pp_simve.inference.augmentations import Compose, RandomFlip
-from pp_simve.inference.data import Images
-from pp_simve.inference.loop import VALIDATED_STEPS, Loop, Plan
 from pp_simve.inference.objectives.prototypes import balanced
-from pp_simve.models import EmpiricalPrior, FlatPrior, MixturePrior, NTXent, Prior, SimVE, network_precision
+from pp_simve.models import EmpiricalPrior, MixturePrior, Prior, SimVE
 from pp_simve.models.priors.mixture import PrototypePrior
 from pp_simve.testing.guide import GuideSuite
-from pp_simve.testing.objective import ObjectiveSuite, read_backs
 from pp_simve.testing.prior import PriorSuite
 
-from .programs import FEATURES, IMAGES, LATENT, SHAPE, SmoothEncoder, draw_views, small_images
+from .programs import (
+    DOUBLE,
+    IMAGES,
+    LATENT,
+    SHAPE,
+    SmoothEncoder,
+    WithoutPixels,
+    assert_same,
+    draw_views,
+    embeddings,
+    gradients,
+    on_sphere,
+    small_images,
+)
 
-DOUBLE = torch.float64
 STILL = Compose([RandomFlip(probability=0.0)], SHAPE)
 
 
@@ -72,37 +73,13 @@ def mixture_of(objective: nn.Module) -> MixturePrior:
     return prior
 
 
-def raw_embeddings(guide: Any, views: Tensor) -> Tensor:
-    """What the head says, by hand: shape ``(view, image, latent)``."""
-    z: Tensor = guide.encoder_head.head(guide.encoder_head.encoder(views.flatten(0, 1))).unflatten(0, views.shape[:2])
-    return z
-
-
-def on_sphere(vectors: Tensor) -> Tensor:
-    return vectors / vectors.square().sum(-1, keepdim=True).sqrt()
-
-
 def unit_embeddings(guide: Any, views: Tensor) -> Tensor:
-    return on_sphere(raw_embeddings(guide, views))
-
-
-def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Every parameter must have one."""
-    return list(torch.autograd.grad(loss, parameters, retain_graph=True))
+    return on_sphere(embeddings(guide, views))
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
     assert ours.dtype == DOUBLE
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
-
-
-def assert_equal_with_gradients(ours: Tensor, theirs: Tensor, module: nn.Module) -> None:
-    """By every parameter of the module, none of which may be without one."""
-    close(ours, theirs)
-    parameters = list(module.parameters())
-    for our, their in zip(gradients(ours, parameters), gradients(theirs, parameters), strict=True):
-        assert our.abs().max() > 1e-4
-        close(our, their)
 
 
 # The papers' formulas.
@@ -171,7 +148,7 @@ def test_swapped_prediction_is_swav(prototypes: int, sharpness: float, rounds: i
     objective, images = swav(prototypes, sharpness=sharpness, iterations=rounds), draw_views(views)
     z, points = unit_embeddings(objective.guide, images), on_sphere(mixture_of(objective).points)
     theirs = swav_loss(z, points, temperature=0.1, epsilon=0.1 / sharpness, rounds=rounds)
-    assert_equal_with_gradients(objective(images)["loss"], theirs, objective)
+    assert_same(objective(images)["loss"], theirs, objective.parameters(), moves=1e-4)
 
 
 def test_the_defaults_are_the_papers_but_for_the_temperature_which_is_the_priors() -> None:
@@ -252,10 +229,10 @@ def swapped(prior: MixturePrior, **options: Any) -> SwAV:
 def test_under_any_mixture_views_predict_balanced_joint_densities(name: str, sharpness: float, rounds: int) -> None:
     prior, images = MIXTURES[name](), draw_views(3)
     objective = swapped(prior, sharpness=sharpness, iterations=rounds)
-    joint = plain_log_joint(prior, raw_embeddings(objective.guide, images)).exp()
+    joint = plain_log_joint(prior, embeddings(objective.guide, images)).exp()
     codes = [sinkhorn(of_view.detach() ** sharpness, rounds) for of_view in joint]
     theirs = swapped_loss(codes, list(joint / joint.sum(-1, keepdim=True)))
-    assert_equal_with_gradients(objective(images)["loss"], theirs, objective)
+    assert_same(objective(images)["loss"], theirs, objective.parameters(), moves=1e-4)
 
 
 @pytest.mark.parametrize("name", MIXTURES)
@@ -263,10 +240,10 @@ def test_in_the_end_the_codes_are_responsibilities_balanced(name: str) -> None:
     """However probable an image is, which a few rounds do see."""
     prior, images = MIXTURES[name](), draw_views(2)
     objective = swapped(prior, iterations=1000)
-    z = raw_embeddings(objective.guide, images)
+    z = embeddings(objective.guide, images)
     responsibilities = [prior.responsibilities(view[None]) for view in z]
     codes = [sinkhorn(of_view.detach() ** 2, 1000) for of_view in responsibilities]
-    assert_equal_with_gradients(objective(images)["loss"], swapped_loss(codes, responsibilities), objective)
+    assert_same(objective(images)["loss"], swapped_loss(codes, responsibilities), objective.parameters(), moves=1e-4)
 
 
 def test_views_of_several_kinds_predict_one_another() -> None:
@@ -280,7 +257,7 @@ def test_views_of_several_kinds_predict_one_another() -> None:
         encoder_head: Any = guide.encoder_head.get_submodule("modalities")[modality]  # type: ignore[index]
         z.append(on_sphere(encoder_head.head(encoder_head.encoder(images[0]))))
     theirs = swav_loss(torch.stack(z), on_sphere(prior.points), 0.1, 0.05, 3)
-    assert_equal_with_gradients(objective(views)["loss"], theirs, objective)
+    assert_same(objective(views)["loss"], theirs, objective.parameters(), moves=1e-4)
 
 
 # Instance discrimination.
@@ -298,7 +275,7 @@ def test_instance_discrimination_is_the_nonparametric_softmax_of_the_bank_before
     before = on_sphere(mixture_of(objective).points)
     terms = objective(images, INDEX)
     theirs = instance_loss(unit_embeddings(objective.guide, images), before, INDEX, 0.07)
-    assert_equal_with_gradients(terms["loss"], theirs, objective)
+    assert_same(terms["loss"], theirs, objective.parameters(), moves=1e-4)
     assert terms.keys() == {"loss", "instance"}
     assert torch.equal(terms["loss"], -terms["instance"])
     assert not terms["instance"].requires_grad
@@ -331,11 +308,11 @@ def test_a_bank_of_any_norm_keeps_the_mean_itself() -> None:
     prior = MixturePrior(LATENT, 11, learn_prototypes=False, content_variance=1.0)
     objective = InstanceDiscrimination(SimVE(prior), DeltaGuide(SmoothEncoder(), prior), momentum=0.3).double()
     images, before = draw_views(2), prior.points.clone()
-    z = raw_embeddings(objective.guide, images)
+    z = embeddings(objective.guide, images)
     responsibilities = plain_log_joint(prior, z).softmax(-1)
     theirs = -sum(view[place, image].log() for view in responsibilities for place, image in enumerate(INDEX.tolist()))
     assert isinstance(theirs, Tensor)
-    assert_equal_with_gradients(objective(images, INDEX)["loss"], theirs / IMAGES, objective)
+    assert_same(objective(images, INDEX)["loss"], theirs / IMAGES, objective.parameters(), moves=1e-4)
     assert_moved(prior.points, before, 0.3 * before[INDEX] + 0.7 * z.mean(0).detach())
 
 
@@ -344,15 +321,6 @@ def test_in_evaluation_the_bank_stays() -> None:
     before = mixture_of(objective).points.clone()
     objective(draw_views(2), INDEX)
     assert torch.equal(mixture_of(objective).points, before)
-
-
-def test_the_bank_is_part_of_the_state_and_no_parameter() -> None:
-    objective, other = instances(), instances()
-    objective.train()(draw_views(2), INDEX)
-    assert not any(name.endswith("points") for name, _ in objective.named_parameters())
-    other.load_state_dict(objective.state_dict())
-    views = draw_views(2)
-    assert torch.equal(other.eval()(views, INDEX)["loss"], objective.eval()(views, INDEX)["loss"])
 
 
 # Through a fit.
@@ -414,31 +382,6 @@ def test_images_of_an_incomplete_batch_keep_their_rows() -> None:
     assert int(moved.sum()) == 10
 
 
-def resumable(checkpoint: CheckpointFile | None, make: Callable[[], nn.Module], **settings: Any) -> Run:
-    """Everything is built anew, as a new process would."""
-    pyro.set_rng_seed(0)
-    objective: Any = make()
-    common: dict[str, Any] = {"steps": 8, "lr": 1e-2, "schedule": WarmupCosine(0.2), "policy": None, "fetch_every": 3}
-    return fitted(objective, checkpoint=checkpoint, **(common | settings))
-
-
-@pytest.mark.parametrize("steps", [1, 3, 5])
-@pytest.mark.parametrize("make", [instances, swav])
-def test_a_fit_that_goes_on_ends_with_the_same_bits_bank_included(
-    tmp_path: Path, make: Callable[[int], nn.Module], steps: int
-) -> None:
-    checkpoint, asked = CheckpointFile(tmp_path / "checkpoint.pt"), iter(range(1, 100))
-    stopped = resumable(checkpoint, lambda: make(12), should_stop=lambda: next(asked) == steps)
-    assert stopped.steps == steps
-    resumed, whole = resumable(checkpoint, lambda: make(12)), resumable(None, lambda: make(12))
-    assert resumed.history == whole.history[steps:]
-    expected = whole.objective.state_dict()
-    assert any(name.endswith("points") for name in expected)
-    assert not torch.equal(mixture_of(stopped.objective).points, mixture_of(whole.objective).points)
-    for name, value in resumed.objective.state_dict().items():
-        assert torch.equal(value, expected[name]), name
-
-
 # log_joint_by_view.
 
 PRIORS: dict[str, Callable[[], PrototypePrior]] = MIXTURES | {"empirical": lambda: EmpiricalPrior(LATENT, 5, STYLE)}
@@ -497,58 +440,6 @@ def test_without_unit_norm_prototypes_are_as_they_were_given() -> None:
     assert torch.equal(MixturePrior(LATENT, points).prototypes(), points)
 
 
-def drawn_z(guide: Guide, views: Tensor) -> Tensor:
-    z = poutine.trace(lambda: nn.Module.__call__(guide, views)).get_trace().nodes["z"]["value"]
-    assert isinstance(z, Tensor)
-    return z
-
-
-def head_by_hand(guide: DeltaGuide, views: Tensor) -> Tensor:
-    """Encoder, linear layers each followed by batch norm and ReLU, head: shape ``(view, image, latent)``."""
-    encoder_head: Any = guide.encoder_head
-    hidden = encoder_head.encoder(views.flatten(0, 1))
-    for linear, norm, _ in zip(*[iter(encoder_head.projection)] * 3, strict=True):
-        assert linear.bias is None
-        hidden = hidden @ linear.weight.mT
-        mean, variance = norm.running_mean, norm.running_var
-        if guide.training:
-            mean = hidden.mean(0)
-            variance = (hidden - mean).square().mean(0)
-        hidden = ((hidden - mean) / (variance + norm.eps).sqrt() * norm.weight + norm.bias).clamp(min=0)
-    z: Tensor = (hidden @ encoder_head.head.weight.mT + encoder_head.head.bias).unflatten(0, views.shape[:2])
-    return z
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("projection", [(), (8,), (8, 4)], ids=str)
-@pytest.mark.parametrize("unit_norm", [True, False])
-def test_a_delta_guides_z_is_the_projection_of_the_features(
-    unit_norm: bool, projection: tuple[int, ...], training: bool
-) -> None:
-    prior = MixturePrior(LATENT, 4, learn_prototypes=False)
-    guide = DeltaGuide(SmoothEncoder(), prior, projection=projection, unit_norm=unit_norm).double()
-    views = draw_views(2)
-    guide.posterior(views)  # in training, which moves the running statistics from where they start
-    guide.train(training)
-    theirs = head_by_hand(guide, views)
-    if unit_norm:
-        theirs = on_sphere(theirs)
-    weights = torch.randn_like(theirs)
-    assert_equal_with_gradients((weights * drawn_z(guide, views)).sum(), (weights * theirs).sum(), guide)
-    found = guide.posterior(views)
-    close(found.z, theirs)
-    encoder_head: Any = guide.encoder_head
-    assert isinstance(found.backbone, Tensor)
-    close(found.backbone, encoder_head.encoder(views.flatten(0, 1)).unflatten(0, (2, IMAGES)))
-    assert found.backbone.shape[-1] == FEATURES
-
-
-@pytest.mark.parametrize("projection", [(0,), (8, -1)], ids=str)
-def test_a_projection_without_units_is_refused(projection: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"projection is a list of layers' widths, each at least 1, got \["):
-        DeltaGuide(SmoothEncoder(), MixturePrior(LATENT), projection=projection)
-
-
 class TestMixturePriorOfUnitNorm(PriorSuite):
     def make(self, latent_dim: int) -> MixturePrior:
         return MixturePrior(latent_dim, 4, unit_norm=True, style_variance=0.4)
@@ -561,24 +452,9 @@ class TestDeltaGuideOfUnitNorm(GuideSuite):
         return DeltaGuide(encoder, prior, unit_norm=True)
 
 
-class TestDeltaGuideWithProjection(GuideSuite):
-    has_density: ClassVar[bool] = False
-
-    def make(self, encoder: nn.Module, prior: Prior) -> Guide:
-        return DeltaGuide(encoder, prior, projection=[8])
-
-
-class TestSwappedPrediction(ObjectiveSuite):
+class TestSwAV(WithoutPixels):
     additive: ClassVar[bool] = False  # shares are those of the batch
     exact_gradient: ClassVar[bool] = False  # codes are constants
-    least_views: ClassVar[int] = 2
-    # No pixels are modelled, so the decoder is left alone.
-    without_gradient: ClassVar[Sequence[str]] = (
-        "decoder.0.weight",
-        "decoder.0.bias",
-        "decoder.2.weight",
-        "decoder.2.bias",
-    )
 
     def make_prior(self, latent_dim: int) -> Prior:
         return MixturePrior(latent_dim, 4, unit_norm=True, style_variance=0.1)
@@ -588,119 +464,3 @@ class TestSwappedPrediction(ObjectiveSuite):
 
     def make(self, model: SimVE, guide: Guide) -> nn.Module:
         return SwAV(SimVE(model.prior), guide)
-
-
-# The device, and what could go wrong with numbers.
-
-
-@pytest.mark.parametrize("precision", [None, torch.bfloat16], ids=["float32", "networks in bfloat16"])
-@pytest.mark.parametrize("make", [swav, instances])
-def test_a_training_step_reads_nothing_back(make: Callable[[int], nn.Module], precision: torch.dtype | None) -> None:
-    """Over an epoch and the turn to the next, the optimizer's steps included."""
-    objective = make(16).float()
-    plan = Plan(batch_size=8, total_steps=100, lr=1e-2, schedule=WarmupCosine(), seed=0, fetch_every=100)
-    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
-    loop = Loop(fabric, objective, Images(small_images(16), STILL, views=2), plan)
-    with network_precision(precision):
-        for _ in range(VALIDATED_STEPS):
-            loop.step()
-        before = mixture_of(objective).points.detach().clone()
-        with read_backs() as found:
-            for _ in range(loop.steps_per_epoch + 1):
-                loop.step()
-    assert found == []
-    assert (mixture_of(objective).points != before).any(-1).all()
-
-
-EXTREME: dict[str, Callable[[Tensor], Tensor]] = {
-    "as they are": lambda views: views,
-    "two images": lambda views: views[:, :2],
-    "one image": lambda views: views[:, :1],
-    "every image twice": lambda views: views.repeat(1, 2, 1, 1, 1),
-    "all the same": torch.zeros_like,
-}
-
-
-@pytest.mark.parametrize("precision", [None, torch.bfloat16], ids=["float32", "networks in bfloat16"])
-@pytest.mark.parametrize("batch", [*EXTREME, "embeddings of zero", "equal prototypes"])
-@pytest.mark.parametrize("style_variance", [1e-4, 0.01])
-@pytest.mark.parametrize("make", [swav, instances])
-def test_extreme_batches_have_finite_losses_and_gradients(
-    make: Callable[[int, float], nn.Module], style_variance: float, batch: str, precision: torch.dtype | None
-) -> None:
-    objective: Any = make(12, style_variance).float().train()
-    views = EXTREME.get(batch, EXTREME["as they are"])(draw_views(2, torch.float32))
-    with torch.no_grad():
-        if batch == "embeddings of zero":
-            objective.guide.encoder_head.head.weight.zero_()
-            objective.guide.encoder_head.head.bias.zero_()
-        elif batch == "equal prototypes":
-            mixture_of(objective).points[:] = mixture_of(objective).points[0]
-    arguments = [torch.arange(views.shape[1])] if objective.indexed else []
-    with network_precision(precision):
-        loss = objective(views, *arguments)["loss"]
-    assert loss.dtype == torch.float32
-    assert torch.isfinite(loss)
-    for gradient in gradients(loss, list(objective.parameters())):
-        assert torch.isfinite(gradient).all()
-    assert torch.isfinite(mixture_of(objective).points).all()
-
-
-# What is refused.
-
-
-def make_swapped(prior: Prior | None = None, **options: Any) -> SwAV:
-    prior = MixturePrior(LATENT) if prior is None else prior
-    return SwAV(SimVE(prior), DeltaGuide(SmoothEncoder(), prior), **options)
-
-
-def make_instances(prior: Prior | None = None, **options: Any) -> InstanceDiscrimination:
-    prior = MixturePrior(LATENT, learn_prototypes=False) if prior is None else prior
-    return InstanceDiscrimination(SimVE(prior), DeltaGuide(SmoothEncoder(), prior), **options)
-
-
-@pytest.mark.parametrize("sharpness", [0.0, -1.0, math.inf, math.nan])
-def test_a_sharpness_that_is_not_positive_is_refused(sharpness: float) -> None:
-    with pytest.raises(ValueError, match=f"sharpness must be positive and finite, got {sharpness}"):
-        make_swapped(sharpness=sharpness)
-
-
-def test_no_rounds_are_refused() -> None:
-    with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
-        make_swapped(iterations=0)
-
-
-@pytest.mark.parametrize("momentum", [-0.1, 1.0, math.nan])
-def test_a_momentum_that_keeps_all_or_goes_beyond_is_refused(momentum: float) -> None:
-    with pytest.raises(ValueError, match=rf"momentum must be in \[0, 1\), got {momentum}"):
-        make_instances(momentum=momentum)
-
-
-@pytest.mark.parametrize("make", [make_swapped, make_instances])
-def test_another_prior_has_no_prototypes(make: Callable[[Prior], nn.Module]) -> None:
-    with pytest.raises(ValueError, match="prototypes are those of a MixturePrior, got FlatPrior"):
-        make(FlatPrior(LATENT))
-
-
-@pytest.mark.parametrize("made", [SwAV, InstanceDiscrimination])
-def test_a_program_that_observes_something_is_refused(made: Callable[[SimVE, nn.Module], nn.Module]) -> None:
-    prior = MixturePrior(LATENT, learn_prototypes=False)
-    with pytest.raises(ValueError, match="is of z alone, so it needs a model that observes nothing"):
-        made(SimVE(prior, group=NTXent()), DeltaGuide(SmoothEncoder(), prior))
-
-
-def test_a_single_view_has_no_other_to_predict() -> None:
-    with pytest.raises(ProgramError, match="needs 2 views or more; got 1"):
-        swav()(draw_views(1))
-
-
-def test_instances_need_to_be_told_apart() -> None:
-    objective, views = instances(), draw_views(2)
-    assert objective.indexed
-    with pytest.raises(ProgramError, match="must know which of the data's images it sees: pass index"):
-        objective(views)
-
-
-def test_learned_prototypes_are_no_memory() -> None:
-    with pytest.raises(ValueError, match=r"remembered and not learned; build the mixture with learn_prototypes=False"):
-        make_instances(MixturePrior(LATENT))

@@ -8,31 +8,14 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from pp_simve.inference import ELBO, AmortizedGuide, ResidualEncoder, WarmupCosine
-from pp_simve.inference.augmentations import POLICIES, augmentation_policy
-from pp_simve.inference.data import Images
-from pp_simve.inference.loop import VALIDATED_STEPS, Loop, Plan
+from pp_simve.inference import ELBO, AmortizedGuide, ResidualEncoder
+from pp_simve.inference.augmentations import POLICIES
 from pp_simve.models import Gaussian, GaussianPrior, ResidualDecoder, SimVE, network_precision
 from pp_simve.testing.objective import read_backs
 
-from .programs import GUIDES, PRIORS, make_pair, small_images
-
-
-def make_loop(objective: nn.Module, shape: tuple[int, int, int], policy: str, fetch_every: int = 100) -> Loop:
-    plan = Plan(
-        batch_size=8,
-        total_steps=100,
-        lr=1e-3,
-        schedule=WarmupCosine(),
-        seed=0,
-        fetch_every=fetch_every,
-    )
-    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
-    return Loop(fabric, objective, Images(small_images(16, shape), augmentation_policy(policy, shape), views=2), plan)
-
+from .programs import GUIDES, PRIORS, assert_no_reads, make_loop, make_pair, small_images
 
 PLANTS: dict[str, Callable[[Tensor], object]] = {
     "item": lambda value: value.item(),
@@ -63,7 +46,7 @@ def test_the_counter_finds_a_planted_read(plant: str) -> None:
 
 
 def test_the_counter_finds_a_read_planted_in_a_step() -> None:
-    class EncoderHead(nn.Module):
+    class ReadsBack(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.ones(()))
@@ -73,37 +56,24 @@ def test_the_counter_finds_a_read_planted_in_a_step() -> None:
             loss.detach().item()
             return {"loss": loss}
 
-    loop = make_loop(EncoderHead(), (1, 8, 8), "affine")
+    loop = make_loop(ReadsBack(), small_images(16, (1, 8, 8)))
     loop.step()
     with read_backs() as found:
         loop.step()
     assert found == ["_local_scalar_dense"]
 
 
-def assert_no_reads(loop: Loop) -> None:
-    """Over a whole epoch and the turn to the next, the optimizer's steps included."""
-    for _ in range(VALIDATED_STEPS):
-        loop.step()
-    before = [parameter.detach().clone() for parameter in loop.parameters]
-    with read_backs() as found:
-        for _ in range(loop.steps_per_epoch + 1):
-            loop.step()
-    assert found == []
-    assert all(not torch.equal(a, b) for a, b in zip(before, loop.parameters, strict=True))
-    assert len(loop.fetch()) == loop.steps
-
-
 @pytest.mark.parametrize("guide", GUIDES)
 @pytest.mark.parametrize("prior", PRIORS)
 def test_a_training_step_reads_nothing_back(prior: str, guide: str) -> None:
     pair = make_pair(prior, guide, dtype=torch.float32)
-    assert_no_reads(make_loop(ELBO(pair.model, pair.guide), (1, 4, 4), "crop"))
+    assert_no_reads(make_loop(ELBO(pair.model, pair.guide), small_images(16), "crop"))
 
 
 def test_neither_do_particles_and_a_weight() -> None:
     pair = make_pair("gaussian learned", likelihood="gaussian", dtype=torch.float32)
     objective = ELBO(pair.model, pair.guide, particles=3, beta=2.0)
-    assert_no_reads(make_loop(objective, (1, 4, 4), "affine"))
+    assert_no_reads(make_loop(objective, small_images(16)))
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -113,12 +83,12 @@ def test_neither_do_convolutions_in_low_precision_under_any_view_policy(policy: 
     model = SimVE(prior, Gaussian(ResidualDecoder(3, shape, width=4), learned=True))
     guide = AmortizedGuide(ResidualEncoder(shape, width=4), prior)
     with network_precision(torch.bfloat16):
-        assert_no_reads(make_loop(ELBO(model, guide), shape, policy))
+        assert_no_reads(make_loop(ELBO(model, guide), small_images(16, shape), policy))
 
 
 def test_fetching_reads_once_whatever_the_number_of_rows() -> None:
     pair = make_pair(dtype=torch.float32)
-    loop = make_loop(ELBO(pair.model, pair.guide), (1, 4, 4), "affine")
+    loop = make_loop(ELBO(pair.model, pair.guide), small_images(16))
     for _ in range(9):
         loop.step()
     with read_backs() as found:

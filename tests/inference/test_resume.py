@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from pp_simve.inference import (
 )
 from pp_simve.models import Gaussian, GaussianPrior, ResidualDecoder, SimVE
 
-from .programs import make_pair, small_images
+from .programs import make_pair, small_images, stop_after
 
 TOTAL = 11
 RGB = (3, 16, 16)
@@ -57,11 +56,6 @@ def run_fit(model: Any, guide: Any, images: Tensor, checkpoint: CheckpointFile |
         "precision": "32",
     }
     return fit(model, guide, images, checkpoint=checkpoint, **(defaults | arguments))
-
-
-def stop_after(steps: int) -> Callable[[], bool]:
-    asked = iter(range(1, 1000))
-    return lambda: next(asked) == steps
 
 
 def assert_same_end(resumed: Run, whole: Run, steps: int) -> None:

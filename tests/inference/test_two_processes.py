@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from pp_simve.inference import AmortizedGuide, CheckpointFile, MLPEncoder, NonFiniteError, fit
-from pp_simve.inference.augmentations import Compose, Flip
+from pp_simve.inference.augmentations import Compose, RandomFlip
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
 
 torch.set_num_threads(1)
@@ -71,15 +71,15 @@ def record(name, run):
     results[name] = {"history": run.history, "state": run.objective.state_dict(), "steps": run.steps}
 
 
-still = Compose([Flip(probability=0.0)], shape)
+still = Compose([RandomFlip(probability=0.0)], shape)
 model, guide = build(learned=False)
 record("pull", fit(model, guide, images, objective=Pull(guide), policy=still, devices=devices, **settings))
 
 if devices > 1:
-    told = []
-    run = fit(*build(), images, devices=devices, monitor=lambda progress: told.append(progress.step), **settings)
+    reports = []
+    run = fit(*build(), images, devices=devices, monitor=lambda progress: reports.append(progress.step), **settings)
     record("whole", run)
-    results["told"] = told
+    results["reports"] = reports
 
     answers = iter([False, True])
     checkpoint = CheckpointFile(folder / "checkpoint.pt")
@@ -135,7 +135,7 @@ def test_both_processes_end_with_the_same_parameters_and_history(ranks: list[dic
 
 
 def test_only_the_first_process_tells_the_monitor(ranks: list[dict[str, Any]]) -> None:
-    assert [rank["told"] for rank in ranks] == [[3, 6, 7], []]
+    assert [rank["reports"] for rank in ranks] == [[3, 6, 7], []]
 
 
 def test_both_stop_where_they_meet_and_go_on_bit_for_bit(ranks: list[dict[str, Any]]) -> None:

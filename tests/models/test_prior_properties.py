@@ -75,7 +75,7 @@ def test_proper_priors_are_those_that_can_be_sampled(name: str) -> None:
 def test_a_prior_of_the_batch_has_no_content_without_one(name: str) -> None:
     prior = OF_BATCH[name]()
     assert prior.depends_on_batch
-    with pytest.raises(RuntimeError, match="before a guide has seen a batch"):
+    with pytest.raises(RuntimeError, match="before a guide was called with a batch"):
         prior.content()
     prior.remember(torch.randn(2, 4, prior.latent_dim))
     assert prior.content().sample((3,)).shape == (3, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pyro
 import pyro.poutine as poutine
@@ -20,10 +20,7 @@ PROPER: dict[str, Callable[[], Prior]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def local_parameters() -> Iterator[None]:
-    with pyro.settings.context(module_local_params=True):
-        yield
+pytestmark = pytest.mark.usefixtures("local_parameters")
 
 
 def make(prior: Prior, likelihood: Callable[[nn.Module], Likelihood] = Bernoulli) -> SimVE:
@@ -75,12 +72,12 @@ def test_views_of_the_program_share_content_and_nothing_else(name: str) -> None:
 def test_draws_of_z_have_the_covariance_of_the_prior() -> None:
     prior = GaussianPrior(2, [0.5, 2.0], [0.3, 0.1])
     model = SimVE(prior, Gaussian(nn.Unflatten(-1, (1, 1, 2))))
-    count = 200_000
+    count = 50_000
     z = run(model, torch.zeros(2, count, 1, 1, 2)).nodes["z"]["value"]
     for axis in range(2):
         content, style = (float(part()[axis]) for part in (prior.content_variance, prior.style_variance))
         expected = torch.tensor([[content + style, content], [content, content + style]])
-        torch.testing.assert_close(torch.cov(z[..., axis]), expected, rtol=0.03, atol=0.01)
+        torch.testing.assert_close(torch.cov(z[..., axis]), expected, rtol=0.04, atol=0.02)
 
 
 @pytest.mark.parametrize("name", PROPER)

@@ -23,7 +23,6 @@ from pp_simve.inference import (
     DeltaGuide,
     KernelEntropy,
     Linear,
-    ProgramError,
     VICRegEntropy,
 )
 from pp_simve.inference.guides.recognition import sample_sites
@@ -39,14 +38,28 @@ from pp_simve.models import (
     NTXent,
     Prior,
     SimVE,
-    network_precision,
 )
 
-from .programs import IMAGES, LATENT, PIXELS, SHAPE, SmoothEncoder, draw_views
+from .programs import (
+    DOUBLE,
+    IMAGES,
+    LATENT,
+    PIXELS,
+    SHAPE,
+    SmoothEncoder,
+    assert_rate,
+    assert_same,
+    draw_views,
+    embeddings,
+)
 
-DOUBLE = torch.float64
 TEMPERATURE = 0.3
 GROUPS: dict[str, type[GroupLikelihood]] = {"views": NTXent, "images": InfoNCE}
+
+
+def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """All of them as one vector; every parameter must have one."""
+    return torch.cat([found.flatten() for found in torch.autograd.grad(loss, parameters, retain_graph=True)])
 
 
 class Contrastive(nn.Module):
@@ -64,16 +77,8 @@ class Contrastive(nn.Module):
         return loss
 
     def embeddings(self, views: Tensor) -> Tensor:
-        """The encoder's z, by hand: shape ``(view, image, latent)``."""
-        z: Tensor = self.guide.encoder_head.head(self.guide.encoder_head.encoder(views.flatten(0, 1))).unflatten(
-            0, views.shape[:2]
-        )
-        return z
-
-
-def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """All of them as one vector; every parameter must have one."""
-    return torch.cat([found.flatten() for found in torch.autograd.grad(loss, parameters, retain_graph=True)])
+        """The encoder's z: shape ``(view, image, latent)``."""
+        return embeddings(self.guide, views)
 
 
 def parameters_of(guide: DeltaGuide) -> list[Tensor]:
@@ -82,11 +87,8 @@ def parameters_of(guide: DeltaGuide) -> list[Tensor]:
 
 def assert_equal_with_gradients(ours: Tensor, theirs: Tensor, guide: DeltaGuide) -> None:
     assert ours.dtype == DOUBLE
-    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
-    parameters = parameters_of(guide)
-    our_gradients = gradients(ours, parameters)
-    assert our_gradients.abs().max() > 1e-4
-    torch.testing.assert_close(our_gradients, gradients(theirs, parameters), rtol=1e-10, atol=1e-10)
+    assert_same(ours, theirs, parameters_of(guide))
+    assert gradients(ours, parameters_of(guide)).abs().max() > 1e-4
 
 
 # The papers' formulas.
@@ -143,7 +145,7 @@ def vicreg(z: Tensor, invariance: float, variance: float, covariance: float, ave
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.5, 2.0])
-def test_among_views_is_simclr(temperature: float) -> None:
+def test_nt_xent_is_simclr(temperature: float) -> None:
     """A sum over an image's two views, so twice NT-Xent, which is a mean over views."""
     contrastive, views = Contrastive(NTXent(temperature)), draw_views(2)
     theirs = 2 * nt_xent(contrastive.embeddings(views), temperature)
@@ -151,7 +153,7 @@ def test_among_views_is_simclr(temperature: float) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.5, 2.0])
-def test_among_images_is_infonce_in_both_directions(temperature: float) -> None:
+def test_infonce_is_in_both_directions(temperature: float) -> None:
     contrastive, views = Contrastive(InfoNCE(temperature)), draw_views(2)
     theirs = info_nce(contrastive.embeddings(views), temperature)
     assert_equal_with_gradients(contrastive(views), theirs, contrastive.guide)
@@ -170,14 +172,6 @@ def pairwise(modality: str, z: Tensor, temperature: float) -> Tensor:
                 candidates = torch.stack([u[positive, b], *negatives])
                 total = total - (candidates @ u[j, b] / temperature).log_softmax(0)[0]
     return total / images
-
-
-@pytest.mark.parametrize("views", [2, 3, 4])
-@pytest.mark.parametrize("modality", GROUPS)
-def test_more_views_are_asked_for_in_pairs(modality: str, views: int) -> None:
-    contrastive, images = Contrastive(GROUPS[modality](TEMPERATURE)), draw_views(views)
-    theirs = pairwise(modality, contrastive.embeddings(images), TEMPERATURE)
-    assert_equal_with_gradients(contrastive(images), theirs, contrastive.guide)
 
 
 PRIORS: dict[str, Callable[[], Prior]] = {
@@ -291,13 +285,6 @@ def test_the_two_forms_take_their_values_apart_in_the_same_way() -> None:
 # Limits: a guide without noise.
 
 SCALES = [1.0, 1e-1, 1e-2, 1e-3]
-
-
-def assert_rate(steps: Sequence[float], errors: Sequence[Tensor], rate: float, tolerance: float = 0.1) -> None:
-    """Errors fall like a power of the step, from each step to the next."""
-    logs = torch.stack([error.detach().abs().max() for error in errors]).log()
-    found = logs.diff() / torch.tensor(steps, dtype=DOUBLE).log().diff()
-    torch.testing.assert_close(found, torch.full_like(found, rate), rtol=0, atol=tolerance)
 
 
 def noisy(contrastive: Contrastive, scale: float, particles: int = 1) -> tuple[ELBO, list[Tensor], AmortizedGuide]:
@@ -524,65 +511,8 @@ def test_particles_average_the_group(modality: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-# What could go wrong with numbers.
-
-EXTREME: dict[str, Callable[[Tensor], Tensor]] = {
-    "as they are": lambda views: views,
-    "two images": lambda views: views[:, :2],
-    "every image twice": lambda views: views.repeat(1, 2, 1, 1, 1),
-    "all the same": torch.zeros_like,
-}
-
-
-def program(method: str, temperature: float) -> Contrastive | Implied:
-    if method == "kernel":
-        return Implied(temperature / 4, KernelEntropy(temperature, chunk=5))
-    return Implied(0.03, VICRegEntropy()) if method == "vicreg" else Contrastive(GROUPS[method](temperature))
-
-
-@pytest.mark.parametrize("precision", [None, torch.bfloat16], ids=["float32", "networks in bfloat16"])
-@pytest.mark.parametrize("batch", EXTREME)
-@pytest.mark.parametrize("method", [*GROUPS, "kernel", "vicreg"])
-def test_extreme_batches_have_finite_losses_and_gradients(
-    method: str, batch: str, precision: torch.dtype | None
-) -> None:
-    made = program(method, 0.01).float()
-    views = EXTREME[batch](draw_views(2, torch.float32))
-    with network_precision(precision):
-        loss = made(views)
-        found = gradients(loss, parameters_of(made.guide))
-    assert loss.dtype == torch.float32
-    assert torch.isfinite(loss)
-    assert torch.isfinite(found).all()
-
-
-@pytest.mark.parametrize("method", [*GROUPS, "kernel", "vicreg"])
-def test_embeddings_that_are_all_zero_have_finite_gradients(method: str) -> None:
-    made = program(method, 0.01).float()
-    with torch.no_grad():
-        made.guide.encoder_head.head.weight.zero_()
-        made.guide.encoder_head.head.bias.zero_()
-    loss = made(draw_views(2, torch.float32))
+def test_a_large_batch_goes_through_in_chunks() -> None:
+    made = Implied(0.0025, KernelEntropy(0.01, chunk=256)).float()
+    loss = made(torch.rand(2, 1024, *SHAPE))
     assert torch.isfinite(loss)
     assert torch.isfinite(gradients(loss, parameters_of(made.guide))).all()
-
-
-def test_a_batch_of_thousands_goes_through_in_chunks() -> None:
-    made = Implied(0.0025, KernelEntropy(0.01, chunk=512)).float()
-    loss = made(torch.rand(2, 4096, *SHAPE))
-    assert torch.isfinite(loss)
-    assert torch.isfinite(gradients(loss, parameters_of(made.guide))).all()
-
-
-@pytest.mark.parametrize("modality", GROUPS)
-def test_a_single_view_is_refused_in_words(modality: str) -> None:
-    contrastive, views = Contrastive(GROUPS[modality]()), draw_views(1)
-    for validated, error in {True: ProgramError, False: ValueError}.items():
-        with pyro.validation_enabled(validated), pytest.raises(error, match="needs 2 views or more; got 1"):
-            contrastive(views)
-
-
-def test_a_single_image_has_no_variance() -> None:
-    implied, views = Implied(0.1, VICRegEntropy()), draw_views(2)
-    with pytest.raises(ProgramError, match="need 2 images"):
-        implied(views[:, :1])

@@ -162,7 +162,7 @@ for case in cases:
             found["apart"] = averaged(build(case).eval(), own)
         if rank == 0:  # alone: the other process has nothing to do with it
             loss, gradients = measured(build(case).eval(), joint)
-            found["judged"] = {"loss": loss.detach(), "gradients": gradients}
+            found["evaluated"] = {"loss": loss.detach(), "gradients": gradients}
         results[f"{case}, {views} views"] = found
 for views in (1, 2):
     results[f"remembered, {views} views"] = remembered(views, wrap=False)
@@ -258,11 +258,11 @@ def test_each_process_among_its_own_images_is_another_loss(one: Results, two: li
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_one_process_is_judged_alone(one: Results, two: list[Results], case: str) -> None:
+def test_one_process_is_evaluated_alone(one: Results, two: list[Results], case: str) -> None:
     """Though the other is there, and asks nothing."""
-    assert_same(two[0][case]["judged"], one[case]["judged"])
-    assert torch.equal(one[case]["judged"]["loss"], one[case]["trained"]["loss"])
-    assert distance(one[case]["judged"], one[case]["trained"]) == 0
+    assert_same(two[0][case]["evaluated"], one[case]["evaluated"])
+    assert torch.equal(one[case]["evaluated"]["loss"], one[case]["trained"]["loss"])
+    assert distance(one[case]["evaluated"], one[case]["trained"]) == 0
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "learned" in case])

@@ -1,16 +1,14 @@
-"""View policies: pixel by pixel against torchvision, and the contract every policy keeps."""
+"""Augmentation policies: pixel by pixel against torchvision, and the contract every policy keeps."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
@@ -27,6 +25,9 @@ from pp_simve.inference.augmentations import (
     base,
     draw_views,
 )
+from pp_simve.testing.objective import read_backs
+
+from .programs import Dim
 
 GREY, RGB, OBLONG = (1, 28, 28), (3, 32, 32), (3, 20, 33)
 NAMED = [(name, shape) for name in POLICIES for shape in (GREY, RGB) if (name, shape) != ("crop+colour", GREY)]
@@ -91,7 +92,7 @@ def flip_reference(image: Tensor, horizontal_flip: float = 0.0, vertical_flip: f
     return tv.vertical_flip(image) if vertical_flip else image
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("shape", [GREY, RGB, OBLONG, (1, 16, 16)], ids=str)
 class TestPixelByPixel:
     def test_affine(self, shape: tuple[int, int, int], seed: int) -> None:
@@ -113,7 +114,7 @@ class TestPixelByPixel:
         assert torch.equal(views, expected)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("shape", [RGB, OBLONG], ids=str)
 class TestColourByColour:
     @pytest.mark.parametrize(
@@ -173,35 +174,6 @@ def test_a_shift_of_one_pixel_moves_right_and_down_and_leaves_zeros() -> None:
     torch.testing.assert_close(moved, expected)
 
 
-class ReadBacks(TorchDispatchMode):
-    """Counts the operations by which a value leaves the device, or decides what Python does next."""
-
-    names = ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.__name__.split(".")[0]
-        self.count.update([name] if name in self.names else [])
-        return func(*args, **(kwargs or {}))
-
-
-def test_the_counters_of_read_backs_count() -> None:
-    ones = torch.ones(2)
-    with ReadBacks() as read_backs:
-        bool(ones[0] > 0)
-        ones[1].item()
-        torch.equal(ones, ones)
-    assert sum(read_backs.count.values()) == 3
-    with FakeTensorMode() as fake:
-        unknown = fake.from_tensor(ones)
-        for read in (unknown.tolist, unknown.sum().item, lambda: unknown[unknown > 0]):
-            with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
-                read()
-
-
 @pytest.mark.parametrize(("name", "shape"), NAMED)
 class TestEveryNamedPolicy:
     def test_shapes_types_and_range(self, name: str, shape: tuple[int, int, int]) -> None:
@@ -250,9 +222,9 @@ class TestEveryNamedPolicy:
 
     def test_nothing_is_read_back_from_the_device(self, name: str, shape: tuple[int, int, int]) -> None:
         policy, images, source = augmentation_policy(name, shape), photographs(4, shape), generator()
-        with ReadBacks() as read_backs:
+        with read_backs() as found:
             draw_views(policy, images, 2, generator=source)
-        assert not read_backs.count
+        assert found == []
         # Fake tensors have no values: whatever asks for one (.tolist() and .numpy() as well) is an error.
         with FakeTensorMode() as fake:
             views, _ = draw_views(policy, fake.from_tensor(images), 2, generator=source)
@@ -333,18 +305,6 @@ def test_boxes_too_wide_for_the_image_are_clamped() -> None:
     assert drawn["crop_top"].unique().tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 
 
-class Dim(AugmentationPolicy):
-    """A user's own policy: nothing but names, sample and apply."""
-
-    names = ("dimming",)
-
-    def sample(self, count: int, *, generator: torch.Generator) -> dict[str, Tensor]:
-        return {"dimming": torch.rand(count, generator=generator, device=generator.device)}
-
-    def apply(self, images: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-        return images * (1 - parameters["dimming"]).view(-1, 1, 1, 1)
-
-
 def test_a_users_policy_works_alone_and_composed() -> None:
     images = photographs(4, GREY)
     views, parameters = draw_views(Dim(), images, 3, generator=generator())
@@ -408,7 +368,7 @@ def test_a_policy_that_breaks_its_contract_is_named() -> None:
         ),
         (
             lambda: draw_views(RandomGrayscale(), torch.rand(2, *GREY), 2, generator=generator()),
-            "Grey needs RGB images",
+            "RandomGrayscale needs RGB images",
         ),
         (lambda: draw_views(ColorJitter(), torch.rand(2, *GREY), 2, generator=generator()), "ColorJitter needs RGB"),
         (lambda: RandomFlip().apply(torch.zeros(2, *RGB, dtype=torch.uint8), {}), "draw_views converts uint8"),

@@ -1,4 +1,4 @@
-"""What a fit draws its views from: images of one modality or of several, and fits to views by modality."""
+"""Sources of views, of one modality or several, and fits to views by modality."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pp_simve.inference import (
@@ -28,10 +27,10 @@ from pp_simve.inference import (
 )
 from pp_simve.inference.augmentations import AugmentationPolicy, augmentation_policy, draw_views
 from pp_simve.inference.data import Images, MultimodalImages
-from pp_simve.inference.loop import VALIDATED_STEPS, Loop, Plan
-from pp_simve.inference.svi import FitError
+from pp_simve.inference.plan import FitError
 from pp_simve.models import Bernoulli, FlatPrior, Gaussian, GaussianPrior, InfoNCE, MLPDecoder, SimVE
-from pp_simve.testing.objective import read_backs
+
+from .programs import Dim, Still, assert_no_reads, make_loop, stop_after
 
 LATENT = 3
 SHAPES = {"picture": (1, 4, 4), "attributes": (5, 1, 1)}
@@ -47,30 +46,6 @@ def images_by_modality(count: int = 40) -> dict[str, Tensor]:
     return {modality: noise(modality, count) for modality in SHAPES}
 
 
-class Dim(AugmentationPolicy):
-    """Darkens by a random part: one draw a view."""
-
-    names = ("dimming",)
-
-    def sample(self, count: int, *, generator: torch.Generator) -> dict[str, Tensor]:
-        return {"dimming": torch.rand(count, generator=generator)}
-
-    def apply(self, images: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-        return images * (1 - parameters["dimming"]).view(-1, 1, 1, 1)
-
-
-class Still(AugmentationPolicy):
-    """Changes nothing and draws nothing."""
-
-    names = ()
-
-    def sample(self, count: int, *, generator: torch.Generator) -> dict[str, Tensor]:
-        return {}
-
-    def apply(self, images: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-        return images
-
-
 # Drawing.
 
 
@@ -81,7 +56,7 @@ class Still(AugmentationPolicy):
 def test_images_draw_the_policys_views_of_the_chosen_ones(views: int, policy: AugmentationPolicy) -> None:
     images, index = noise("picture"), torch.tensor([7, 0, 39, 7])
     source = Images(images, policy, views)
-    assert (len(source), source.views) == (40, views)
+    assert (len(source), source.n_views) == (40, views)
     ours, theirs = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
     for _ in range(2):
         expected, _ = draw_views(policy, images[index], views, generator=theirs)
@@ -92,7 +67,7 @@ def test_images_draw_the_policys_views_of_the_chosen_ones(views: int, policy: Au
 def test_the_original_image_comes_first_where_asked(views: int) -> None:
     images, index = noise("picture"), torch.tensor([7, 0, 39])
     source = Images(images, Dim(), views, original_first=True)
-    assert source.views == views
+    assert source.n_views == views
     drawn = source.draw(index, torch.Generator().manual_seed(1))
     assert drawn.shape == (views, 3, 1, 4, 4)
     assert drawn.dtype == torch.float32
@@ -103,10 +78,10 @@ def test_the_original_image_comes_first_where_asked(views: int) -> None:
 
 
 @pytest.mark.parametrize("order", [("picture", "attributes"), ("attributes", "picture")])
-def test_kinds_draw_one_after_the_other_from_one_generator(order: tuple[str, str]) -> None:
+def test_modalities_draw_in_turn_from_one_generator(order: tuple[str, str]) -> None:
     views, index = {"picture": 2, "attributes": 1}, torch.tensor([3, 3, 11])
     source = MultimodalImages({modality: Images(noise(modality), Dim(), views[modality]) for modality in order})
-    assert (len(source), source.views) == (40, 3)
+    assert (len(source), source.n_views) == (40, 3)
     ours, theirs = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
     for _ in range(2):
         drawn = source.draw(index, ours)
@@ -117,18 +92,45 @@ def test_kinds_draw_one_after_the_other_from_one_generator(order: tuple[str, str
             torch.testing.assert_close(drawn[modality], expected, rtol=1e-6, atol=0)
 
 
-def test_a_source_moves_to_a_device_with_all_it_says() -> None:
+def test_a_source_moves_to_a_device_with_its_settings() -> None:
     source = Images(noise("picture"), Dim(), 3, original_first=True)
     moved = source.to(torch.device("meta"))
     assert moved.images.device.type == moved.device.type == "meta"
-    assert (moved.policy, moved.views, moved.original_first) == (source.policy, 3, True)
+    assert (moved.policy, moved.n_views, moved.original_first) == (source.policy, 3, True)
     by_modality = MultimodalImages({"picture": source, "attributes": Images(noise("attributes"), Still(), 1)})
     everything = by_modality.to(torch.device("meta"))
     assert {part.images.device.type for part in everything.modalities.values()} == {"meta"}
     assert everything.device.type == "meta"
     assert list(everything.modalities) == ["picture", "attributes"]
-    assert (len(everything), everything.views) == (40, 4)
+    assert (len(everything), everything.n_views) == (40, 4)
     assert source.images.device.type == "cpu"
+
+
+def test_images_without_a_policy_are_taken_as_they_are() -> None:
+    images, index = noise("picture"), torch.tensor([7, 0, 39, 7])
+    generator = torch.Generator()
+    views, parameters = Images(images, None, 1).draw_with_parameters(index, generator)
+    assert torch.equal(views, images[index][None].float() / 255)
+    assert parameters == {}
+    drawn_before = torch.rand(3, 40, 1, 4, 4)
+    source = Images(drawn_before, None, 3)
+    assert (len(source), source.n_views) == (40, 3)
+    assert torch.equal(source.draw(index, generator), drawn_before[:, index])
+    _, parameters = Images(images, Dim(), 2).draw_with_parameters(index, generator)
+    assert parameters["dimming"].shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("images", "policy", "views", "message"),
+    [
+        (noise("picture"), None, 2, "without a policy there are 1 views of each image, got 2"),
+        (torch.rand(3, 40, 1, 4, 4), None, 1, "without a policy there are 3 views of each image, got 1"),
+        (torch.rand(3, 40, 1, 4, 4), Dim(), 3, "images of five dimensions are views already, so they take no policy"),
+    ],
+)
+def test_sources_that_cannot_be_are_refused(images: Tensor, policy: Any, views: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Images(images, policy, views)
 
 
 # Fits to views by modality.
@@ -182,7 +184,7 @@ def assert_same_parameters(first: Run, second: Run) -> None:
 def test_the_loss_falls_and_every_parameter_moves(guide: Callable[..., Any]) -> None:
     model, made = make_pair(guide)
     before = {name: value.clone() for name, value in nn.ModuleList([model, made]).state_dict().items()}
-    run = small_fit(guide=guide, steps=150)
+    run = small_fit(guide=guide, steps=60)
     losses = [row["loss"] for row in run.history]
     assert np.mean(losses[-20:]) < np.mean(losses[:20]) - 0.5
     for name, value in nn.ModuleList([run.model, run.guide]).state_dict().items():
@@ -190,8 +192,8 @@ def test_the_loss_falls_and_every_parameter_moves(guide: Callable[..., Any]) -> 
         assert bool(torch.isfinite(value).all()), name
 
 
-def test_two_kinds_learn_to_find_one_another() -> None:
-    """Pictures and attributes that show the same number, by CLIP: the other view is told from 15 others."""
+def test_two_modalities_learn_to_find_one_another() -> None:
+    """Pictures and attributes that show the same number, by CLIP: the other view is reports from 15 others."""
     pyro.set_rng_seed(0)
     shown = torch.rand(40, 1)
     images = {
@@ -201,7 +203,7 @@ def test_two_kinds_learn_to_find_one_another() -> None:
     prior = FlatPrior(LATENT)
     model, guide = SimVE(prior, group=InfoNCE(0.07, learn_temperature=True)), DeltaGuide(encoders(), prior)
     objective = ELBO(model, guide, beta=0)
-    run = fit(model, guide, images, objective=objective, batch_size=16, steps=300, lr=1e-2, device="cpu")
+    run = fit(model, guide, images, objective=objective, batch_size=16, steps=150, lr=2e-2, device="cpu")
     assert run.history[0]["loss"] > math.log(16)
     assert run.history[-1]["loss"] < 0.7 * 2 * math.log(16)
     embedded = [
@@ -211,15 +213,8 @@ def test_two_kinds_learn_to_find_one_another() -> None:
     assert float((shown[nearest] - shown).abs().mean()) < 0.1
 
 
-def test_the_seed_decides_whatever_the_global_random_state() -> None:
-    first, second, other = small_fit(seed=3), small_fit(seed=3), small_fit(seed=4)
-    assert first.history == second.history
-    assert_same_parameters(first, second)
-    assert all(one["loss"] != another["loss"] for one, another in zip(first.history, other.history, strict=True))
-
-
-class Witness(nn.Module):
-    """Keeps the views it is shown."""
+class Recorder(nn.Module):
+    """Keeps the views it is called with."""
 
     def __init__(self, *_: nn.Module) -> None:
         super().__init__()
@@ -231,16 +226,16 @@ class Witness(nn.Module):
         return {"loss": self.weight * torch.stack([batch.mean() for batch in views.values()]).sum()}
 
 
-def seen_by_witness(images: Mapping[str, Any], **arguments: Any) -> list[dict[str, Tensor]]:
-    objective = small_fit(images, objective=Witness, **arguments).objective
-    assert isinstance(objective, Witness)
+def views_of_a_fit(images: Mapping[str, Any], **arguments: Any) -> list[dict[str, Tensor]]:
+    objective = small_fit(images, objective=Recorder, **arguments).objective
+    assert isinstance(objective, Recorder)
     return objective.seen
 
 
-def test_by_default_a_batch_has_one_view_of_each_kind_unchanged_and_of_the_same_things() -> None:
+def test_by_default_a_batch_has_one_view_of_each_modality_unchanged_and_of_the_same_things() -> None:
     numbers = torch.arange(40, dtype=torch.uint8).view(-1, 1, 1, 1)
     images = {modality: numbers.expand(-1, *shape) for modality, shape in SHAPES.items()}
-    seen = seen_by_witness(images, epochs=2, steps=None)
+    seen = views_of_a_fit(images, epochs=2, steps=None)
     assert len(seen) == 4
     for views in seen:
         assert list(views) == list(SHAPES)
@@ -252,9 +247,9 @@ def test_by_default_a_batch_has_one_view_of_each_kind_unchanged_and_of_the_same_
             torch.testing.assert_close(batch, expected, rtol=1e-6, atol=0)
 
 
-def test_views_are_as_many_of_each_kind_as_asked_by_its_own_policy() -> None:
+def test_each_modality_has_its_number_of_views_and_policy() -> None:
     white = {modality: torch.full((40, *shape), 255, dtype=torch.uint8) for modality, shape in SHAPES.items()}
-    for views in seen_by_witness(white, views=3, policy={"attributes": Dim()}):
+    for views in views_of_a_fit(white, views=3, policy={"attributes": Dim()}):
         assert {modality: tuple(batch.shape) for modality, batch in views.items()} == {
             modality: (3, 16, *shape) for modality, shape in SHAPES.items()
         }
@@ -262,12 +257,12 @@ def test_views_are_as_many_of_each_kind_as_asked_by_its_own_policy() -> None:
         assert len(views["attributes"].unique()) == 3 * 16
 
 
-def test_images_by_kind_may_be_numpy_arrays() -> None:
+def test_images_by_modality_may_be_numpy_arrays() -> None:
     arrays = {modality: images.numpy() for modality, images in images_by_modality().items()}
     assert small_fit(arrays).history == small_fit().history
 
 
-def test_the_model_may_know_kinds_that_the_data_have_not() -> None:
+def test_the_model_may_have_modalities_that_the_data_have_not() -> None:
     model, guide = make_pair()
     before = {name: value.clone() for name, value in nn.ModuleList([model, guide]).state_dict().items()}
     run = small_fit({"attributes": noise("attributes")}, views=2)
@@ -276,19 +271,14 @@ def test_the_model_may_know_kinds_that_the_data_have_not() -> None:
 
 
 def test_a_view_counts_as_an_image_of_the_speed() -> None:
-    told: list[Any] = []
-    small_fit(views=2, monitor=told.append, steps=7, fetch_every=3)
-    left = told[0].images_per_second * told[0].seconds_left
+    reports: list[Any] = []
+    small_fit(views=2, monitor=reports.append, steps=7, fetch_every=3)
+    left = reports[0].images_per_second * reports[0].seconds_left
     assert left == pytest.approx((7 - 3) * 16 * 2 * 2)
 
 
-def stop_after(steps: int) -> Callable[[], bool]:
-    asked = iter(range(1, 1000))
-    return lambda: next(asked) == steps
-
-
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_a_fit_to_several_kinds_goes_on_bit_for_bit(steps: int, tmp_path: Path) -> None:
+def test_a_fit_to_several_modalities_goes_on_bit_for_bit(steps: int, tmp_path: Path) -> None:
     checkpoint = CheckpointFile(tmp_path / "checkpoint.pt")
     settings: dict[str, Any] = {"views": 2, "policy": {"picture": Dim()}, "schedule": WarmupCosine(0.2)}
     stopped = small_fit(checkpoint=checkpoint, should_stop=stop_after(steps), **settings)
@@ -308,26 +298,19 @@ def test_a_checkpoint_of_another_number_of_views_is_refused(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("guide", [AmortizedGuide, StructuredGuide, DeltaGuide], ids=lambda guide: guide.__name__)
 @pytest.mark.parametrize("particles", [1, 3])
-def test_a_step_over_several_kinds_reads_nothing_back(particles: int, guide: Callable[..., Any]) -> None:
+def test_a_step_over_several_modalities_reads_nothing_back(particles: int, guide: Callable[..., Any]) -> None:
     model, made = make_pair(guide)
     likelihoods = {modality: model.likelihood_of(modality) for modality in SHAPES}
     model = SimVE(model.prior, likelihoods, InfoNCE(0.07, learn_temperature=True))
-    plan = Plan(batch_size=8, total_steps=100, lr=1e-3, schedule=WarmupCosine(), seed=0, fetch_every=100)
     source = MultimodalImages(
         {
             "picture": Images(noise("picture", 16), augmentation_policy("crop", (1, 4, 4)), 2),
             "attributes": Images(noise("attributes", 16), Still(), 1),
         }
     )
-    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
-    loop = Loop(fabric, ELBO(model, made, particles=particles), source, plan)
-    for _ in range(VALIDATED_STEPS):
-        loop.step()
-    with read_backs() as found:
-        for _ in range(loop.steps_per_epoch + 1):
-            loop.step()
-    assert found == []
-    assert len(loop.fetch()) == loop.steps
+    loop = make_loop(ELBO(model, made, particles=particles), source)
+    # Batch norm takes the mean off; what a delta guide's content is, is no matter of its learned variances.
+    assert_no_reads(loop, may_stay=loop.parameters)
 
 
 # What is refused.
@@ -378,6 +361,6 @@ def test_images_and_policies_that_do_not_go_together_are_refused(arguments: dict
         small_fit(**arguments)
 
 
-def test_kinds_that_the_guide_does_not_know_are_refused_at_the_first_step() -> None:
+def test_modalities_without_an_encoder_are_refused_at_the_first_step() -> None:
     with pytest.raises(ValueError, match="views of an unknown modality: sound; known are picture, attributes"):
         small_fit(images_by_modality() | {"sound": noise("attributes")})

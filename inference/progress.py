@@ -1,0 +1,62 @@
+"""Progress reports and the result of a fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from pp_simve.inference.augmentations import AugmentationPolicy
+from pp_simve.inference.guides import Guide
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a monitor is called with each time metrics are fetched.
+
+    Attributes:
+        step, total_steps: steps done and planned; counted from 1.
+        epoch, epochs: epochs done (a fraction) and planned.
+        rows: terms of the steps since the last call, per image in nats, each with its ``step``.
+        images_per_second: of all devices, since the last call; a view counts as an image.
+        seconds_left: at that speed.
+    """
+
+    step: int
+    total_steps: int
+    epoch: float
+    epochs: float
+    rows: list[dict[str, float]]
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass
+class Run:
+    """A fitted pair and the record of its fit.
+
+    Attributes:
+        model, guide, objective: fitted in place, in evaluation mode.
+        policy: the policy that drew the views; by modality where they are of several.
+        views: of each image in a batch; where they are of several modalities, of each modality.
+        history: the terms of each step (of this process, where a fit was resumed).
+        steps, total_steps: done and planned; fewer done than planned means the fit was stopped.
+        seconds_per_epoch: wall-clock, mean over the epochs done, data and views included.
+        peak_memory_mb: see `peak_memory_mb`.
+    """
+
+    model: nn.Module
+    guide: Guide
+    objective: nn.Module
+    policy: AugmentationPolicy | dict[str, AugmentationPolicy]
+    views: int
+    history: list[dict[str, float]] = field(repr=False)
+    steps: int
+    total_steps: int
+    seconds_per_epoch: float
+    peak_memory_mb: float
+
+    @property
+    def finished(self) -> bool:
+        """Whether every planned step was done."""
+        return self.steps == self.total_steps
