@@ -1,16 +1,17 @@
-"""Contrastive methods, SimVE and the bridge between them: what their backbone and their z know of class and view.
+"""Contrastive methods, SimVE and the bridge between them: probe scores of class and view from backbone and z.
 
     python benchmarks/limits.py --data digits --seeds 3
     python benchmarks/limits.py --data fashionmnist --data-root DIR --epochs 10 --seeds 3 --once
 
-Same encoder, views and length for all. Fits are those of family.py: one thread each, not repeated once finished.
+Same encoder, views and length for all. Fits are those of family.py, not repeated once finished.
 """
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
-from family import asked_for, spread
+from family import compared
 
 SETTINGS: dict[str, list[str]] = {
     "SimVE": ["--method", "simve"],
@@ -29,7 +30,7 @@ SEVERAL = ("SimVE", "SimCLR", "bridge")
 
 
 def main() -> None:
-    folders = asked_for(__doc__ or "", SETTINGS, SEVERAL, Path("runs/limits"))
+    folders = compared(__doc__ or "", SETTINGS, SEVERAL, Path("runs/limits"))
     results = {name: [json.loads((run / "results.json").read_text()) for run in runs] for name, runs in folders.items()}
     commits = {json.loads((run / "config.json").read_text())["commit"] for runs in folders.values() for run in runs}
     for representation in ("backbone", "z"):
@@ -45,6 +46,11 @@ def table(results: dict[str, list[dict[str, Any]]], representation: str) -> str:
         cells = [spread([run[measure] for run in runs], 3) for measure in measures]
         lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def spread(values: list[float], digits: int) -> str:
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def scores_of(results: dict[str, Any], representation: str) -> dict[str, float]:

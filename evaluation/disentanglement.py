@@ -42,21 +42,21 @@ def disentanglement_scores(
         raise ValueError(f"chance must be a fraction below 1, got {chance}")
     of_class = {part: _cut((classes[part] - chance) / (1 - chance)) for part in PARTS}
     of_views = {part: _cut(views[part]) for part in PARTS}
-
-    def kept(scores: Mapping[str, float], part: str) -> float | None:
-        return None if scores["z"] < LEAST else _cut(scores[part] / scores["z"])
-
-    def lacked(scores: Mapping[str, float], part: str) -> float | None:
-        return None if (share := kept(scores, part)) is None else 1 - share
-
     shares = {
-        "content_keeps_class": kept(of_class, "content"),
-        "content_lacks_views": lacked(of_views, "content"),
-        "style_keeps_views": kept(of_views, "style"),
-        "style_lacks_class": lacked(of_class, "style"),
+        "content_keeps_class": _kept(of_class, "content"),
+        "content_lacks_views": _kept(of_views, "content"),
+        "style_keeps_views": _kept(of_views, "style"),
+        "style_lacks_class": _kept(of_class, "style"),
     }
+    for name, share in shares.items():
+        if "lacks" in name and share is not None:
+            shares[name] = 1 - share
     known = [share for share in shares.values() if share is not None]
     return {**shares, "mean": sum(known) / 4 if len(known) == 4 else None}
+
+
+def _kept(scores: Mapping[str, float], part: str) -> float | None:
+    return None if scores["z"] < LEAST else _cut(scores[part] / scores["z"])
 
 
 def _cut(value: float) -> float:

@@ -78,22 +78,18 @@ class ModalitySubject:
     modality = ""
 
     @cached_property
-    def contents(self) -> dict[str, list[Tensor]]:
-        """Content inferred from one modality alone, of every split."""
-        return {
+    def directions(self) -> list[tuple[str, list[Tensor], list[Tensor]]]:
+        """Ordered pairs of modalities: ``"upper to lower"``, and the contents from each alone, of every split."""
+        contents = {
             name: [content_of_modalities(self.guide, {name: split.images}) for split in splits]
             for name, splits in self.splits.items()
         }
-
-    @property
-    def directions(self) -> list[tuple[str, str, str]]:
-        """Ordered pairs of modalities, with their name such as ``"upper to lower"``."""
-        return [(f"{first} to {second}", first, second) for first, second in permutations(self.splits, 2)]
+        return [(f"{one} to {other}", contents[one], contents[other]) for one, other in permutations(contents, 2)]
 
     @property
     def labels(self) -> list[Tensor]:
         """Classes of the splits; raises `NotApplicableError` where there are none."""
-        return labels_of(*(split.labels for split in next(iter(self.splits.values()))))
+        return labels_of(next(iter(self.splits.values())))
 
     def labelled(self, name: str) -> list[Labelled]:
         """Content inferred from all modalities at once, and the classes, of every split."""

@@ -66,12 +66,10 @@ class Record:
         if not isinstance(entries, Mapping) or set(entries) != names:
             raise ValueError(f"a score record has the entries {', '.join(sorted(names))}, got {entries!r}")
         value = entries["value"]
-        texts = {name: text for name, text in entries.items() if name != "value"}
-        if any(not isinstance(text, str) for text in texts.values()):
-            raise ValueError(f"a score record holds text in every entry but value, got {dict(entries)}")
-        if isinstance(value, bool) or not isinstance(value, int | float | None):
-            raise ValueError(f"the value of a score record is a number or null, got {value!r}")
-        return cls(**texts, value=None if value is None else float(value))
+        number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+        if not number or any(not isinstance(text, str) for name, text in entries.items() if name != "value"):
+            raise ValueError(f"a score record holds text, and in value a number or null, got {dict(entries)}")
+        return cls(**{**entries, "value": None if value is None else float(value)})
 
 
 def select(records: Iterable[Record], **wanted: str) -> list[Record]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +21,7 @@ from pp_simve.models import SimVE
 
 EVALUATION_SEED = 1_000_000
 """Default seed of evaluations: the same views for every run, whatever its own seed."""
-
 SPLITS = ("train", "validation", "test")
-
 CLASS_MLP = MLPTraining(hidden=128, decays=(1.0, 0.1), learning_rate=1e-2, batch_size=256, epochs=100, patience=15)
 """A fifth of the default's cost, and no worse on four random splits of digits' training side (z of two fits: .958 and
 .963 on average, the default .954 and .955)."""
@@ -32,10 +30,8 @@ VIEW_MLP = MLPTraining(hidden=128, decays=(1.0, 0.0), learning_rate=3e-3, batch_
 
 Features = dict[str, Tensor]
 """Representations of the same rows by name, each ``(row, feature)``."""
-
 Labelled = tuple[Tensor, Tensor]
 """Features ``(row, feature)`` and classes ``(row,)``."""
-
 Parametrised = tuple[Tensor, dict[str, Tensor]]
 """Features ``(row, feature)`` and view parameters by name, each ``(row,)``."""
 
@@ -70,8 +66,7 @@ class Effort:
         min_views, max_views: views of a split at least, several of an image where there are fewer images, and at most;
             of a larger split, as many images drawn at random.
         pairs: pairs of views of train at least, as far as `rows` allows.
-        class_mlp: of MLP probes of the class.
-        view_mlp: of MLP probes of view parameters.
+        class_mlp, view_mlp: of MLP probes of the class and of view parameters.
     """
 
     rows: int = 10_000
@@ -133,24 +128,41 @@ class Subject:
 
     @cached_property
     def views(self) -> list[tuple[Features, dict[str, Tensor]]]:
-        """Representations of fresh views, each embedded by itself, and the views' parameters, of every split."""
+        """Representations of fresh views, each embedded by itself, and the views' parameters, of every split.
+
+        Rows are views, ``(view·image, …)`` of a chunk of images after the other.
+        """
         if not self.policy.names:
             raise NotApplicableError("the augmentation policy has no parameters")
         if MEAN in self.policy.names:
             raise ValueError(f"a view parameter may not be called {MEAN!r}: that is the mean over parameters")
         # One stream a split: the views of train do not depend on how many images test has.
         seeds = torch.randint(2**62, (3,), generator=torch.Generator().manual_seed(self.seed)).tolist()
-        return [self._views(split.images, seed) for split, seed in zip(self.splits, seeds, strict=True)]
+        found = []
+        for split, seed in zip(self.splits, seeds, strict=True):
+            images, most = split.images, self.effort.max_views
+            generator = torch.Generator(images.device).manual_seed(seed)
+            if len(images) > most:
+                images = images[torch.randperm(len(images), generator=generator, device=images.device)[:most]]
+            count = max(1, min(math.ceil(self.effort.min_views / len(images)), most // len(images)))
+            embedded, parameters = [], []
+            for views, drawn in self._drawn(images, count, generator):
+                embedded.append(self._parts(views.flatten(0, 1)))
+                parameters.append({name: values.flatten() for name, values in drawn.items()})
+            found.append((_joined(embedded), _joined(parameters)))
+        return found
 
     @cached_property
-    def two_views(self) -> dict[str, tuple[Features, Features]]:
-        """Representations of two fresh views of few images of ``"test"``, and of ``"train"``, there some times each."""
+    def two_views(self) -> list[list[Features]]:
+        """Representations of two fresh views of few images of train, each taken some times, and of test."""
         train, test = self.few(self.splits[0].images), self.few(self.splits[2].images)
         times = -(-min(self.effort.pairs, self.effort.rows) // len(train))
-        return {
-            "train": self._two_views(train.repeat(times, 1, 1, 1), self.seed + 1),
-            "test": self._two_views(test, self.seed),
-        }
+        found = []
+        for images, seed in ((train.repeat(times, 1, 1, 1), self.seed + 1), (test, self.seed)):
+            generator = torch.Generator(images.device).manual_seed(seed)
+            pairs = [[self._parts(view) for view in views] for views, _ in self._drawn(images, 2, generator)]
+            found.append([_joined(parts) for parts in zip(*pairs, strict=True)])
+        return found
 
     def few(self, values: Tensor) -> Tensor:
         """The first rows, as many as evaluators of high cost may use; splits are in random order."""
@@ -159,7 +171,12 @@ class Subject:
     @property
     def labels(self) -> list[Tensor]:
         """Classes of the splits."""
-        return labels_of(*(split.labels for split in self.splits))
+        return labels_of(self.splits)
+
+    @property
+    def classified(self) -> list[Labelled]:
+        """Images and their classes, of every split."""
+        return [(split.images, labels) for split, labels in zip(self.splits, self.labels, strict=True)]
 
     def labelled(self, name: str) -> list[Labelled]:
         """A representation of the clean images and their classes, of every split."""
@@ -167,8 +184,8 @@ class Subject:
 
     def few_labelled(self, name: str) -> list[Labelled]:
         """The same of few images of train and validation, and of all of test."""
-        train, validation, test = self.labelled(name)
-        return [*((self.few(features), self.few(labels)) for features, labels in (train, validation)), test]
+        *fitted, test = self.labelled(name)
+        return [*((self.few(features), self.few(labels)) for features, labels in fitted), test]
 
     def parametrised(self, name: str) -> list[Parametrised]:
         """A representation of views and their parameters, of every split."""
@@ -177,10 +194,12 @@ class Subject:
     def attributed(self, name: str) -> list[tuple[Tensor, Tensor]]:
         """A representation of the clean images and their attributes, of every split."""
         attributes = [getattr(split, "attributes", None) for split in self.splits]
-        known = [values for values in attributes if values is not None]
-        if len(known) < len(attributes) or not self.attribute_names:
+        found = [
+            (parts[name], values) for parts, values in zip(self.clean, attributes, strict=True) if values is not None
+        ]
+        if len(found) < len(attributes) or not self.attribute_names:
             raise NotApplicableError("the images have no attributes")
-        return [(parts[name], values) for parts, values in zip(self.clean, known, strict=True)]
+        return found
 
     @cached_property
     def ink(self) -> list[dict[str, Tensor]]:
@@ -207,36 +226,18 @@ class Subject:
         parts = self.guide.embed_batches(images).as_dict()
         return {name: parts[name] for name in self.representations if parts[name].shape[-1]}
 
-    def _views(self, images: Tensor, seed: int) -> tuple[Features, dict[str, Tensor]]:
-        """Rows are views, ``(view·image, …)`` of a chunk of images after the other."""
-        generator = torch.Generator(images.device).manual_seed(seed)
-        least, most = self.effort.min_views, self.effort.max_views
-        if len(images) > most:
-            images = images[torch.randperm(len(images), generator=generator, device=images.device)[:most]]
-        count = max(1, min(math.ceil(least / len(images)), most // len(images)))
-        embedded, parameters = [], []
+    def _drawn(
+        self, images: Tensor, count: int, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         for chunk in torch.split(images, max(1, _VIEWS_IN_MEMORY // count)):
-            views, drawn = draw_views(self.policy, chunk, count, generator=generator)
-            embedded.append(self._parts(views.flatten(0, 1)))
-            parameters.append({name: values.flatten() for name, values in drawn.items()})
-        return _joined(embedded), _joined(parameters)
-
-    def _two_views(self, images: Tensor, seed: int) -> tuple[Features, Features]:
-        """Rows are images."""
-        generator = torch.Generator(images.device).manual_seed(seed)
-        pairs = []
-        for chunk in torch.split(images, _VIEWS_IN_MEMORY // 2):
-            views, _ = draw_views(self.policy, chunk, 2, generator=generator)
-            pairs.append((self._parts(views[0]), self._parts(views[1])))
-        return _joined([first for first, _ in pairs]), _joined([second for _, second in pairs])
+            yield draw_views(self.policy, chunk, count, generator=generator)
 
 
-def labels_of(*labels: Tensor | None) -> list[Tensor]:
+def labels_of(splits: Sequence[LabelledImages]) -> list[Tensor]:
     """Classes of train, validation and test; raises `NotApplicableError` where a split has none."""
-    missing = [name for name, of_split in zip(SPLITS, labels, strict=True) if of_split is None]
-    if missing:
+    if missing := [name for name, split in zip(SPLITS, splits, strict=True) if split.labels is None]:
         raise NotApplicableError(f"no labels in {', '.join(missing)}")
-    return [of_split for of_split in labels if of_split is not None]
+    return [split.labels for split in splits if split.labels is not None]
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from pp_simve.evaluation.clustering import Covariance, cluster_scores
 from pp_simve.evaluation.disentanglement import PARTS, disentanglement_scores
-from pp_simve.evaluation.features import checked_features
 from pp_simve.evaluation.frechet import frechet_distance, inception_features
 from pp_simve.evaluation.generation import sample
 from pp_simve.evaluation.information import (
@@ -28,15 +26,16 @@ from pp_simve.evaluation.information import (
     mutual_information,
     uniformity,
 )
-from pp_simve.evaluation.latent_axes import active_units, axis_divergence, gaussian_axes
+from pp_simve.evaluation.latent_axes import active_units, axis_divergence
 from pp_simve.evaluation.multimodal import ModalitySubject, SingleModality
+from pp_simve.evaluation.probes.base import checked_features
 from pp_simve.evaluation.probes.knn import KNNProbe
 from pp_simve.evaluation.probes.logistic import LinearProbe
 from pp_simve.evaluation.probes.mlp import MLPProbe, MLPRegressionProbe
 from pp_simve.evaluation.reconstruction import reconstruction_scores
 from pp_simve.evaluation.records import FAILED, MEAN, NOT_APPLICABLE, REPRESENTATIONS, Record, score
 from pp_simve.evaluation.retrieval import retrieval_scores
-from pp_simve.evaluation.subject import EVALUATION_SEED, Effort, LabelledImages, NotApplicableError, Subject
+from pp_simve.evaluation.subject import LabelledImages, NotApplicableError, Subject
 from pp_simve.evaluation.tasks.attributes import attribute_scores
 from pp_simve.evaluation.tasks.few_labels import few_label_scores
 from pp_simve.evaluation.tasks.fine_tuning import fine_tuned_scores
@@ -57,7 +56,6 @@ FEW_PENALTIES = (1.0, 1e-1, 1e-2)
 """Of probes on few labels: the weakest take the longest, and few rows seldom choose them."""
 PERIODS = {"rotation": 360.0, "hue": 1.0}
 """View parameters that are angles, and what a full turn is in their units."""
-LATENTS = ("z", "content", "style")
 GENERATED_ROWS = 2_000
 """Test images at most that are decoded, 16 draws each, for bits per dimension."""
 IMAGES_AN_AXIS = 20
@@ -68,31 +66,25 @@ SAMPLES_AT_ONCE = 256
 WIDEST_FULL = 128
 """Features at most of clusters with full covariances, whose cost grows with the square of them and more."""
 
-
-class Score(NamedTuple):
-    """What an evaluator fills into a `Record`."""
-
-    metric: str
-    value: float | None
-    target: str = ""
-    note: str = ""
+Found = Mapping[str, Any]
+"""Scores by metric, or by target and metric; a score is a float, None where it is undefined, or a pair of it and a
+note."""
 
 
-@dataclass(frozen=True)
-class Evaluator:
+class Evaluator(NamedTuple):
     """A row of the table.
 
     Attributes:
         task, metric, probe: of the records; `metric` is that of the record which stands for one without scores.
-        scores: from the subject, and the representation's name, to scores. Raises `NotApplicableError` where there is
-            nothing to measure, and one of `FAILURES` where it fails.
+        scores: of a subject and the representation's name. Raises `NotApplicableError` where there is nothing to
+            measure, and one of `FAILURES` where it fails.
         of: representations it applies to; ``("",)`` for the guide or program as a whole.
         quick: whether it is of the quick level.
     """
 
     task: str
     metric: str
-    scores: Callable[[Any, str], Iterable[Score]]
+    scores: Callable[[Any, str], Found]
     probe: str = ""
     of: tuple[str, ...] = REPRESENTATIONS
     quick: bool = False
@@ -107,11 +99,7 @@ def evaluate_representations(
     *,
     level: Level = "quick",
     model: SimVE | None = None,
-    seed: int = EVALUATION_SEED,
-    representations: Sequence[str] = REPRESENTATIONS,
-    effort: Effort | None = None,
-    attribute_names: Sequence[str] = (),
-    handwriting: bool = False,
+    **options: Any,
 ) -> list[Record]:
     """Scores of a frozen guide: probes fitted on train, chosen on validation, reported once on test.
 
@@ -126,19 +114,20 @@ def evaluate_representations(
         train, validation, test: images, and their classes where they are known.
         level: ``"quick"`` or ``"full"``.
         model: fitted with the guide; without it nothing is decoded, and no KL from the prior computed.
-        seed, representations, effort, attribute_names, handwriting: as of `Subject`.
+        options: seed, representations, effort, attribute_names, handwriting, as of `Subject`.
 
     Raises:
         ValueError: an unknown representation.
     """
-    given = (seed, effort or Effort(), representations, attribute_names, handwriting)
-    return evaluate(Subject(guide, model, policy, (train, validation, test), *given), level)
+    return evaluate(Subject(guide, model, policy, (train, validation, test), **options), level)
 
 
 def evaluate_modalities(
     guide: Guide,
     policies: Mapping[str, AugmentationPolicy],
     splits: Mapping[str, Sequence[LabelledImages]],
+    *,
+    level: Level = "quick",
     **options: Any,
 ) -> list[Record]:
     """Scores of a guide of several modalities: each alone with the others missing, then one from another.
@@ -147,57 +136,56 @@ def evaluate_modalities(
         guide: of several modalities, on the device of the images.
         policies: draw the views of each modality.
         splits: train, validation and test of each modality, of the same things.
-        options: level, seed, representations, effort and attribute_names, as of `evaluate_representations`.
+        level, options: as of `evaluate_representations`.
     """
-    level: Level = options.pop("level", "quick")
     records = []
     for name, policy in policies.items():
         alone = Subject(SingleModality(guide, name), None, policy, splits[name], modality=name, **options)
         records += evaluate(alone, level)
-    return records + evaluate(ModalitySubject(guide, splits), level, ACROSS)
+    return records + evaluate(ModalitySubject(guide, splits), level)
 
 
-def evaluate(
-    subject: Subject | ModalitySubject, level: Level = "full", evaluators: Sequence[Evaluator] | None = None
-) -> list[Record]:
-    """The records of the evaluators of a level, `EVALUATORS` by default, in the order of the table."""
-    for evaluator in EVALUATORS if evaluators is None else evaluators:
-        if level == "full" or evaluator.quick:
-            for name in evaluator.of:
-                if not name or name in subject.names:
-                    subject.found.extend(attempt(evaluator, subject, name))
+def evaluate(subject: Subject | ModalitySubject, level: Level) -> list[Record]:
+    """The records of the evaluators of a level, in the order of the table."""
+    for evaluator in EVALUATORS if isinstance(subject, Subject) else ACROSS:
+        for name in evaluator.of:
+            if (level == "full" or evaluator.quick) and (not name or name in subject.names):
+                subject.found.extend(_attempt(evaluator, subject, name))
     return list(subject.found)
 
 
-def attempt(evaluator: Evaluator, subject: Subject | ModalitySubject, name: str) -> list[Record]:
+def _attempt(evaluator: Evaluator, subject: Subject | ModalitySubject, name: str) -> list[Record]:
     """The records of one evaluator and representation; one with a note where there are no scores."""
-    record = Record(evaluator.task, evaluator.metric, None, name, evaluator.probe, modality=subject.modality)
+    task, metric, _, probe, *_ = evaluator
+    empty = Record(task, metric, None, name, probe, modality=subject.modality)
+
+    def record(target: str, metric: str, found: Any) -> Record:
+        value, note = found if isinstance(found, tuple) else (found, "")
+        value = None if value is None or math.isnan(value) else value
+        return dataclasses.replace(empty, metric=metric, value=value, target=target, note=note)
+
     try:
-        return [dataclasses.replace(record, **found._asdict()) for found in evaluator.scores(subject, name)]
+        records = []
+        for key, found in evaluator.scores(subject, name).items():
+            records += (
+                [record(key, *one) for one in found.items()] if isinstance(found, Mapping) else [record("", key, found)]
+            )
+        return records
     except NotApplicableError as reason:
         note = f"{NOT_APPLICABLE}{reason}"
     except FAILURES as error:
         note = f"{FAILED}{str(error) or type(error).__name__}"
-    return [dataclasses.replace(record, note=note)]
+    return [dataclasses.replace(empty, note=note)]
 
 
 # Class, from clean images.
 
 
-def class_probe(probe: Callable[[], LinearProbe | KNNProbe]) -> Callable[[Subject | ModalitySubject, str], list[Score]]:
-    def scores(subject: Subject | ModalitySubject, name: str) -> list[Score]:
-        train, validation, test = subject.labelled(name)
-        return [Score("accuracy", probe().fit(*train, *validation).score(*test))]
-
-    return scores
+def mlp(subject: Subject, name: str) -> Found:
+    return _accuracy(MLPProbe(subject.effort.class_mlp), subject.few_labelled(name))
 
 
-def mlp(subject: Subject, name: str) -> list[Score]:
-    train, validation, test = subject.few_labelled(name)
-    return [Score("accuracy", MLPProbe(subject.effort.class_mlp).fit(*train, *validation).score(*test))]
-
-
-def few_labels(subject: Subject, name: str) -> list[Score]:
+def few_labels(subject: Subject, name: str) -> Found:
     """By labels a class, as many as every class of train and validation has; of 100 only where some class has them."""
     train, validation, test = subject.labelled(name)
     largest = int(torch.unique(train[1], return_counts=True)[1].max())
@@ -205,58 +193,42 @@ def few_labels(subject: Subject, name: str) -> list[Score]:
     found = few_label_scores(
         train, validation, test, counts=counts, draws=3, seed=subject.seed, penalties=FEW_PENALTIES
     )
-    return _of_targets(found, {"mean": "accuracy"})
+    return {count: {"accuracy": of.pop("mean"), **of} for count, of in found.items()}
 
 
-def clusters(covariance: Covariance) -> Callable[[Subject, str], list[Score]]:
+def clusters(subject: Subject, name: str, covariance: Covariance) -> Found:
     """Clusters of few train images against the classes of test."""
-
-    def scores(subject: Subject, name: str) -> list[Score]:
-        train, _, test = subject.few_labelled(name)
-        rows, width = train[0].shape
-        classes = len(torch.unique(test[1]))
-        if covariance == "full" and width > WIDEST_FULL:
-            raise NotApplicableError(f"full covariances of {width} features take minutes; the limit is {WIDEST_FULL}")
-        if covariance == "full" and rows < 2 * classes * width:
-            raise NotApplicableError(
-                f"full covariances of {width} features need {2 * width} rows a cluster, and there are {rows} rows for "
-                f"{classes} clusters"
-            )
-        restarts = subject.effort.restarts
-        found = cluster_scores(train[0], test, covariance=covariance, restarts=restarts, seed=subject.seed)
-        return _metrics(found)
-
-    return scores
+    train, _, test = subject.few_labelled(name)
+    rows, width = train[0].shape
+    classes = len(torch.unique(test[1]))
+    if covariance == "full" and width > WIDEST_FULL:
+        raise NotApplicableError(f"full covariances of {width} features take minutes; the limit is {WIDEST_FULL}")
+    if covariance == "full" and rows < 2 * classes * width:
+        raise NotApplicableError(
+            f"full covariances of {width} features need {2 * width} rows a cluster, and there are {rows} rows for "
+            f"{classes} clusters"
+        )
+    restarts = subject.effort.restarts
+    return cluster_scores(train[0], test, covariance=covariance, restarts=restarts, seed=subject.seed)
 
 
-def several_views(subject: Subject, name: str) -> list[Score]:
+def several_views(subject: Subject, name: str) -> Found:
     """Class from content that is inferred from 1, 2, 4 and 8 views of few images."""
-    train, validation, test = (
-        (subject.few(split.images), subject.few(labels))
-        for split, labels in zip(subject.splits, subject.labels, strict=True)
-    )
-    found = several_view_scores(subject.guide, subject.policy, train, validation, test, seed=subject.seed)
-    return [Score("accuracy", accuracy, count) for count, accuracy in found.items()]
+    few = [(subject.few(images), subject.few(labels)) for images, labels in subject.classified]
+    found = several_view_scores(subject.guide, subject.policy, *few, seed=subject.seed)
+    return {count: {"accuracy": accuracy} for count, accuracy in found.items()}
 
 
-def fine_tuning(subject: Subject, name: str) -> list[Score]:
+def fine_tuning(subject: Subject, name: str) -> Found:
     if (epochs := subject.effort.fine_tune) is None:
-        return []
-    train, validation, test = (
-        (split.images, labels) for split, labels in zip(subject.splits, subject.labels, strict=True)
-    )
-    found = fine_tuned_scores(subject.guide, train, validation, test, epochs=epochs, seed=subject.seed)
-    return _metrics(found)
+        return {}
+    return fine_tuned_scores(subject.guide, *subject.classified, epochs=epochs, seed=subject.seed)
 
 
 # View parameters, attributes and handwriting.
 
 
-def view_ridge(subject: Subject, name: str) -> list[Score]:
-    return _r2(style_scores(*subject.parametrised(name)))
-
-
-def view_mlp(subject: Subject, name: str) -> list[Score]:
+def view_mlp(subject: Subject, name: str) -> Found:
     """R² as `style_scores`, by `MLPRegressionProbe` on few views."""
     train, validation, test = ((features, _side_by_side(y)) for features, y in subject.parametrised(name))
     fitted = (subject.few(values) for values in (*train, *validation))
@@ -264,32 +236,32 @@ def view_mlp(subject: Subject, name: str) -> list[Score]:
     return _r2({MEAN_R2: float(r2.nanmean()), **dict(zip(subject.views[0][1], r2.tolist(), strict=True))})
 
 
-def view_binary(subject: Subject, name: str) -> list[Score]:
+def view_binary(subject: Subject, name: str) -> Found:
     """`attribute_scores` of the view parameters that are 0 or 1."""
     splits = subject.parametrised(name)
     binary = [key for key, values in splits[0][1].items() if bool(((values == 0) | (values == 1)).all())]
     if not binary:
         raise NotApplicableError("no view parameter is binary")
-    train, validation, test = ((part[0], _side_by_side(part[1], binary) > 0.5) for part in splits)
-    return _of_targets(attribute_scores(train, validation, test, binary))
+    train, validation, test = ((x, _side_by_side({key: y[key] for key in binary}) > 0.5) for x, y in splits)
+    return attribute_scores(train, validation, test, binary)
 
 
-def view_angles(subject: Subject, name: str) -> list[Score]:
+def view_angles(subject: Subject, name: str) -> Found:
     """`angle_scores` of the view parameters that are angles."""
     splits = subject.parametrised(name)
     periods = {key: period for key, period in PERIODS.items() if key in splits[0][1]}
     if not periods:
         raise NotApplicableError("no view parameter is an angle")
-    train, validation, test = ((part[0], {key: part[1][key] for key in periods}) for part in splits)
-    return _of_targets(angle_scores(train, validation, test, periods))
+    train, validation, test = ((x, {key: y[key] for key in periods}) for x, y in splits)
+    return angle_scores(train, validation, test, periods)
 
 
-def attributes(subject: Subject, name: str) -> list[Score]:
+def attributes(subject: Subject, name: str) -> Found:
     train, validation, test = subject.attributed(name)
-    return _of_targets(attribute_scores(train, validation, test, subject.attribute_names))
+    return attribute_scores(train, validation, test, subject.attribute_names)
 
 
-def handwriting(subject: Subject, name: str) -> list[Score]:
+def handwriting(subject: Subject, name: str) -> Found:
     """R² of the measures of `handwriting_style`; images without a slant are left out."""
     splits = []
     for parts, measured in zip(subject.clean, subject.ink, strict=True):
@@ -301,58 +273,33 @@ def handwriting(subject: Subject, name: str) -> list[Score]:
 # Information, and how a representation fills its space.
 
 
-def of_test(metric: str, measure: Callable[[Tensor], float]) -> Callable[[Subject, str], list[Score]]:
-    """A measure of the clean test images' representations."""
-    return lambda subject, name: [Score(metric, measure(subject.clean[2][name]))]
-
-
-def aligned(subject: Subject, name: str) -> list[Score]:
-    first, second = subject.two_views["test"]
-    return [Score("alignment", alignment(first[name], second[name]))]
-
-
-def uniform(subject: Subject, name: str) -> list[Score]:
-    return [Score("uniformity", uniformity(subject.two_views["test"][0][name]))]
-
-
-def infonce(subject: Subject, name: str) -> list[Score]:
+def infonce(subject: Subject, name: str) -> Found:
     """InfoNCE between two views of test images, by a critic fitted to two views of train images.
 
     Both are first projected on the leading principal axes of train, no more than one for 20 images: a critic of many
     more axes fits noise, and a projection shares no more than the whole, so the bound holds for the whole.
     """
-    first, second = (part[name].double() for part in subject.two_views["train"])
-    images = len(subject.few(subject.splits[0].images))
-    axes = min(first.shape[1], max(1, images // IMAGES_AN_AXIS))
-    checked_features(first, "train")
+    train, test = ([part[name].double() for part in views] for views in subject.two_views)
+    axes = min(train[0].shape[1], max(1, len(subject.few(subject.splits[0].images)) // IMAGES_AN_AXIS))
+    checked_features(train[0], "train")
     # Eigenvalues ascend: the last axes are those along which the views vary most.
-    leading = torch.linalg.eigh(torch.atleast_2d(torch.cat([first, second]).T.cov())).eigenvectors[:, -axes:]
-    critic = CanonicalCritic.fit(first @ leading, second @ leading)
-    seen, seen_again = (part[name].double() @ leading for part in subject.two_views["test"])
-    found = mutual_information(seen, seen_again, critic)
-    return [
-        Score("infonce_bound", found["bound"]),
-        Score("infonce_ceiling", found["ceiling"]),
-        Score("infonce_pairs", len(seen)),
-    ]
+    leading = torch.linalg.eigh(torch.atleast_2d(torch.cat(train).T.cov())).eigenvectors[:, -axes:]
+    critic = CanonicalCritic.fit(train[0] @ leading, train[1] @ leading)
+    found = mutual_information(test[0] @ leading, test[1] @ leading, critic)
+    return {"infonce_bound": found["bound"], "infonce_ceiling": found["ceiling"], "infonce_pairs": len(test[0])}
 
 
-def prior_information(subject: Subject, name: str) -> list[Score]:
-    """The closed form for z under the fitted prior."""
-    return [Score("prior_information", gaussian_information(*_axes_of_z(subject)))]
-
-
-def divergence(subject: Subject, name: str) -> list[Score]:
+def divergence(subject: Subject, name: str) -> Found:
     """KL of the posterior from the prior in each axis of z, from few clean test images."""
     _axes_of_z(subject)
     if not subject.guide.has_density:
         raise NotApplicableError("the guide's z is deterministic, and its KL infinite")
     images = subject.splits[2].images[:AXIS_ROWS]
     found = axis_divergence(subject.guide, subject.program.prior, images, seed=subject.seed)
-    return [Score("kl", value, str(axis)) for axis, value in enumerate(found.tolist())]
+    return {str(axis): {"kl": value} for axis, value in enumerate(found.tolist())}
 
 
-def disentanglement(subject: Subject, name: str) -> list[Score]:
+def disentanglement(subject: Subject, name: str) -> Found:
     """`disentanglement_scores` of the linear probes' accuracies and the ridge probes' mean R²."""
     test = subject.labels[2]
     chance = int(torch.unique(test, return_counts=True)[1].max()) / len(test)
@@ -363,23 +310,23 @@ def disentanglement(subject: Subject, name: str) -> list[Score]:
         if accuracy is None or r2 is None:
             raise NotApplicableError(f"{part} has no scores of both the class and the view")
         classes[part], views[part] = accuracy, r2
-    return _metrics(disentanglement_scores(classes, views, chance))
+    return disentanglement_scores(classes, views, chance)
 
 
 # Generation.
 
 
-def reconstruction(subject: Subject, name: str) -> list[Score]:
+def reconstruction(subject: Subject, name: str) -> Found:
     images = subject.splits[2].images[:GENERATED_ROWS]
     found: dict[str, Any] = dict(reconstruction_scores(subject.decoder, subject.guide, images, seed=subject.seed))
     notes = found.pop("notes", {})
-    return [Score(metric, value, note=notes.get(metric, "")) for metric, value in found.items()]
+    return {metric: (value, notes.get(metric, "")) for metric, value in found.items()}
 
 
-def fid(subject: Subject, name: str) -> list[Score]:
+def fid(subject: Subject, name: str) -> Found:
     """Of as many samples of the prior as there are test images, few where there are many."""
     if (weights := subject.effort.fid_weights) is None:
-        return []
+        return {}
     model, real = subject.decoder, subject.few(subject.splits[2].images)
     seen = unit_range(real[:SAMPLES_AT_ONCE])[None]
     drawn = []
@@ -389,103 +336,87 @@ def fid(subject: Subject, name: str) -> list[Score]:
             pictures, title = sample(model, subject.guide, seen, min(SAMPLES_AT_ONCE, len(real) - start))
             drawn.append(inception_features(pictures, weights))
     distance = frechet_distance(inception_features(real, weights), torch.cat(drawn))
-    return [Score("fid", distance, note=title), Score("fid_images", len(real))]
+    return {"fid": (distance, title), "fid_images": len(real)}
 
 
 # Across modalities.
 
 
-def retrieval(subject: ModalitySubject, name: str) -> list[Score]:
+def retrieval(subject: ModalitySubject, name: str) -> Found:
     """Content from one modality among the contents from another, of test."""
-    return _of_targets(
-        {
-            direction: retrieval_scores(subject.contents[first][2], subject.contents[second][2])
-            for direction, first, second in subject.directions
-        }
-    )
+    return {direction: retrieval_scores(first[2], second[2]) for direction, first, second in subject.directions}
 
 
-def zero_shot(subject: ModalitySubject, name: str) -> list[Score]:
+def zero_shot(subject: ModalitySubject, name: str) -> Found:
     """Classes of test contents from one modality; the prompts are train contents from another."""
     train, _, test = subject.labels
-    return _of_targets(
-        {
-            direction: zero_shot_scores(subject.contents[first][2], test, subject.contents[second][0], train)
-            for direction, first, second in subject.directions
-        }
-    )
+    return {
+        direction: zero_shot_scores(first[2], test, second[0], train) for direction, first, second in subject.directions
+    }
 
 
-WHOLE = ("",)
-EVALUATORS = (
-    Evaluator("class", "accuracy", class_probe(LinearProbe), "linear", quick=True),
-    Evaluator("class", "accuracy", class_probe(KNNProbe), "knn", quick=True),
+EVALUATORS: Sequence[Evaluator] = (
+    Evaluator("class", "accuracy", lambda its, of: _accuracy(LinearProbe(), its.labelled(of)), "linear", quick=True),
+    Evaluator("class", "accuracy", lambda its, of: _accuracy(KNNProbe(), its.labelled(of)), "knn", quick=True),
     Evaluator("class", "accuracy", mlp, "mlp"),
     Evaluator("few_labels", "accuracy", few_labels, "linear"),
-    Evaluator("class", "accuracy", clusters("diag"), "clusters_diag"),
-    Evaluator("class", "accuracy", clusters("full"), "clusters_full"),
+    Evaluator("class", "accuracy", lambda its, of: clusters(its, of, "diag"), "clusters_diag"),
+    Evaluator("class", "accuracy", lambda its, of: clusters(its, of, "full"), "clusters_full"),
     Evaluator("several_views", "accuracy", several_views, "linear", ("content",)),
-    Evaluator("fine_tuning", "accuracy", fine_tuning, of=WHOLE),
-    Evaluator("view", "r2", view_ridge, "ridge", quick=True),
+    Evaluator("fine_tuning", "accuracy", fine_tuning, of=("",)),
+    Evaluator("view", "r2", lambda its, of: _r2(style_scores(*its.parametrised(of))), "ridge", quick=True),
     Evaluator("view", "r2", view_mlp, "mlp"),
     Evaluator("view", "auc", view_binary, "logistic"),
     Evaluator("view", "r2", view_angles, "circular"),
     Evaluator("attributes", "auc", attributes, "logistic"),
     Evaluator("handwriting", "r2", handwriting, "ridge"),
-    Evaluator("information", "width", of_test("width", lambda features: features.shape[1])),
-    Evaluator("information", "active_units", of_test("active_units", active_units), of=LATENTS),
-    Evaluator("information", "effective_rank", of_test("effective_rank", effective_rank)),
-    Evaluator("information", "alignment", aligned),
-    Evaluator("information", "uniformity", uniform),
+    Evaluator("information", "width", lambda its, of: {"width": its.clean[2][of].shape[1]}),
+    Evaluator(
+        "information", "active_units", lambda its, of: {"active_units": active_units(its.clean[2][of])}, of=PARTS
+    ),
+    Evaluator("information", "effective_rank", lambda its, of: {"effective_rank": effective_rank(its.clean[2][of])}),
+    Evaluator(
+        "information", "alignment", lambda its, of: {"alignment": alignment(*(part[of] for part in its.two_views[1]))}
+    ),
+    Evaluator("information", "uniformity", lambda its, of: {"uniformity": uniformity(its.two_views[1][0][of])}),
     Evaluator("information", "infonce_bound", infonce),
-    Evaluator("information", "prior_information", prior_information, of=("z",)),
+    Evaluator(
+        "information",
+        "prior_information",
+        lambda its, of: {"prior_information": gaussian_information(*_axes_of_z(its))},
+        of=("z",),
+    ),
     Evaluator("information", "kl", divergence, of=("z",)),
-    Evaluator("disentanglement", "mean", disentanglement, of=WHOLE),
-    Evaluator("generation", "mse", reconstruction, of=WHOLE),
-    Evaluator("generation", "fid", fid, of=WHOLE),
+    Evaluator("disentanglement", "mean", disentanglement, of=("",)),
+    Evaluator("generation", "mse", reconstruction, of=("",)),
+    Evaluator("generation", "fid", fid, of=("",)),
 )
 """Of the views of one modality."""
 
-ACROSS = (
+ACROSS: Sequence[Evaluator] = (
     Evaluator("retrieval", "recall@1", retrieval, of=("content",), quick=True),
     Evaluator("zero_shot", "accuracy", zero_shot, of=("content",), quick=True),
-    Evaluator("together", "accuracy", class_probe(LinearProbe), "linear", ("content",), quick=True),
-    Evaluator("together", "accuracy", class_probe(KNNProbe), "knn", ("content",), quick=True),
+    *(one._replace(task="together", of=("content",)) for one in EVALUATORS[:2]),
 )
 """Of several modalities."""
 
 
+def _accuracy(probe: LinearProbe | KNNProbe | MLPProbe, splits: Sequence[tuple[Tensor, Tensor]]) -> Found:
+    train, validation, test = splits
+    return {"accuracy": probe.fit(*train, *validation).score(*test)}
+
+
 def _axes_of_z(subject: Subject) -> tuple[Tensor, Tensor]:
     prior = subject.program.prior
-    try:
-        return gaussian_axes(prior)
-    except ValueError as error:
-        raise NotApplicableError(str(error)) from None
+    if (variances := prior.axis_variances()) is None:
+        raise NotApplicableError(f"under {type(prior).__name__} the axes of z have no Gaussian with known variances")
+    return variances
 
 
-def _side_by_side(parameters: Mapping[str, Tensor], names: Sequence[str] | None = None) -> Tensor:
-    return torch.stack([parameters[name].double() for name in names or parameters], dim=1)
+def _side_by_side(parameters: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack([values.double() for values in parameters.values()], dim=1)
 
 
-def _metrics(found: Mapping[str, float | None]) -> list[Score]:
-    return [Score(metric, value) for metric, value in found.items()]
-
-
-def _of_targets(
-    found: Mapping[str, Mapping[str, float | None]], renamed: Mapping[str, str] | None = None
-) -> list[Score]:
-    """Scores by target and metric."""
-    names = renamed or {}
-    return [
-        Score(names.get(metric, metric), value, target)
-        for target, metrics in found.items()
-        for metric, value in metrics.items()
-    ]
-
-
-def _r2(found: Mapping[str, float]) -> list[Score]:
-    """The scores of `style_scores`; None for what is undefined."""
-    return [
-        Score("r2", None if math.isnan(value) else value, MEAN if target == MEAN_R2 else target)
-        for target, value in found.items()
-    ]
+def _r2(found: Mapping[str, float]) -> Found:
+    """The scores of `style_scores` by target."""
+    return {MEAN if target == MEAN_R2 else target: {"r2": value} for target, value in found.items()}

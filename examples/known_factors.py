@@ -1,4 +1,4 @@
-"""SimVE on rendered shapes, whose true content and style are known: who knows what? Half a minute on two cores."""
+"""SimVE on rendered shapes with known content and style: which representation predicts what? Half a minute."""
 
 import argparse
 

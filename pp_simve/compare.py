@@ -18,7 +18,7 @@ from rich.console import Console
 
 from pp_simve.errors import ConfigError
 from pp_simve.evaluate import EvaluateConfig, evaluate_runs
-from pp_simve.run.comparison import is_evaluated, write_table
+from pp_simve.run.comparison import evaluation, write_table
 from pp_simve.run.config import FitConfig, Text
 from pp_simve.run.console import STOPPED, WRONG_INPUT, exit_code
 from pp_simve.run.plan import caption, differences, planned
@@ -80,11 +80,8 @@ def parse(arguments: Sequence[str]) -> tuple[CompareConfig, dict[str, FitConfig]
     common = tyro.cli(FitConfig, args=rest, prog=program)
     if common.method != FitConfig.method:
         raise ConfigError(f"--method {common.method} is of one fit; give --methods {common.method},... instead")
-    _check_own(common, "")
     methods = config.methods if config.methods is not None else "" if config.row else METHODS
-    rows: list[tuple[str, tuple[str, ...]]] = [
-        (name.strip(), ("--method", name.strip())) for name in methods.split(",") if name.strip()
-    ]
+    rows = [(name.strip(), ["--method", name.strip()]) for name in methods.split(",") if name.strip()]
     rows += [_labelled(text) for text in config.row]
     if not rows:
         raise ConfigError("there is nothing to compare; give --methods simve,vae or --row")
@@ -92,11 +89,24 @@ def parse(arguments: Sequence[str]) -> tuple[CompareConfig, dict[str, FitConfig]
     for label, flags in rows:
         if label in settings:
             raise ConfigError(f"there are two rows {label!r}; give each --row a label of its own")
-        settings[label] = _settings_of_row(label, flags, common)
+        own = tyro.cli(FitConfig, args=flags, prog=f"--row {label!r}")
+        default = common
+        if own.epochs is not None or own.steps is not None:
+            default = dataclasses.replace(common, epochs=None, steps=None)
+        settings[label] = tyro.cli(FitConfig, args=flags, default=default, prog=f"--row {label!r}")
+        for name in OWN:
+            if (value := getattr(settings[label], name)) != getattr(FitConfig, name):
+                where = "" if getattr(common, name) == value else f" of row {label!r}"
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} {value}{where} is not for a single fit to choose: the comparison "
+                    "gives each its seed (--seeds how many) and its folder below --out, and takes --trust-parts and "
+                    "--quiet itself"
+                )
     return config, settings
 
 
-def _labelled(text: str) -> tuple[str, tuple[str, ...]]:
+def _labelled(text: str) -> tuple[str, list[str]]:
+    """Label and flags of a row."""
     label, colon, flags = text.partition(":")
     try:
         words = shlex.split(flags)
@@ -106,29 +116,7 @@ def _labelled(text: str) -> tuple[str, tuple[str, ...]]:
         raise ConfigError(
             f'--row {text!r} cannot be read; expected "LABEL: FLAGS", such as "structured: --guide structured"'
         )
-    return label.strip(), tuple(words)
-
-
-def _settings_of_row(label: str, flags: Sequence[str], common: FitConfig) -> FitConfig:
-    """The common settings, but for those that the row gives itself."""
-    program = f"--row {label!r}"
-    own = tyro.cli(FitConfig, args=list(flags), prog=program)
-    if own.epochs is not None or own.steps is not None:
-        common = dataclasses.replace(common, epochs=None, steps=None)
-    settings = tyro.cli(FitConfig, args=list(flags), default=common, prog=program)
-    _check_own(settings, f" of row {label!r}")
-    return settings
-
-
-def _check_own(config: FitConfig, where: str) -> None:
-    plain = FitConfig()
-    for name in OWN:
-        if getattr(config, name) != getattr(plain, name):
-            raise ConfigError(
-                f"--{name.replace('_', '-')} {getattr(config, name)}{where} is not for a single fit to choose: the "
-                "comparison gives each its seed (--seeds how many) and its folder below --out, and takes --trust-parts "
-                "and --quiet itself"
-            )
+    return label.strip(), words
 
 
 def run_comparison(config: CompareConfig, settings: Mapping[str, FitConfig], given: Sequence[str]) -> int:
@@ -146,26 +134,26 @@ def run_comparison(config: CompareConfig, settings: Mapping[str, FitConfig], giv
             "tabulate them all the same"
         )
     config.out.mkdir(parents=True, exist_ok=True)
-    missing = [fit for fit in fits if not fit.finished]
+    missing = {str(fit.folder.path): fit.command for fit in fits if not fit.finished}
     if len(missing) < len(fits):
         say(f"{len(fits) - len(missing)} of {len(fits)} fits are finished already")
-    stopped, failures = carry_out([fit.job for fit in missing], config.jobs, say)
+    stopped, failures = carry_out(missing, config.jobs, say)
+    finished = [fit for fit in fits if fit.finished]
     if stopped:
         Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"stopped with {sum(fit.finished for fit in fits)} of {len(fits)} fits finished; go on with\n"
+            f"stopped with {len(finished)} of {len(fits)} fits finished; go on with\n"
             f"  python -m pp_simve.compare {shlex.join(given)}",
             markup=False,
         )
         return STOPPED
-    runs = {label: [fit.folder.path for fit in fits if fit.label == label and fit.finished] for label in settings}
-    if config.evaluate:
-        for fit in fits:
-            path = fit.folder.path
-            if not fit.finished or is_evaluated(path):
-                continue
+    runs: dict[str, list[Path]] = {label: [] for label in settings}
+    for fit in finished:
+        path = fit.folder.path
+        runs[fit.label].append(path)
+        if config.evaluate and not evaluation(path):
             say(f"evaluating {path}")
-            device = next(iter(settings.values())).device
-            if evaluate_runs(EvaluateConfig((path,), device=device, trust_parts=fit.trust_parts, quiet=True)):
+            options = EvaluateConfig((path,), device=fit.config.device, trust_parts=fit.trust_parts, quiet=True)
+            if evaluate_runs(options):
                 failures.append(f"{path} was not evaluated")
     notes = [*(f"not alike: {entry}" for entry in differing), *failures]
     text = write_table(config.out, runs, caption(fits, differing), notes, evaluated=config.evaluate)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -20,14 +20,13 @@ from rich.console import Console
 
 import pp_simve
 from pp_simve.errors import ConfigError
-from pp_simve.evaluation.records import Record
 from pp_simve.evaluation.subject import Effort
 from pp_simve.inference.device import choose_device, device_name
 from pp_simve.inference.tools import write_whole
 from pp_simve.report import write_report
 from pp_simve.run.config import Count, Place
 from pp_simve.run.console import each_run, exit_code
-from pp_simve.run.folder import Load, RunFolder, load_fitted, load_once, source_commit
+from pp_simve.run.folder import RunFolder, load_fitted, load_once, source_commit
 from pp_simve.run.scores import evaluate_run
 from pp_simve.run.tables import print_scores
 from pp_simve.run.trust import announce
@@ -93,62 +92,34 @@ def evaluate_runs(config: EvaluateConfig) -> int:
         folder = RunFolder(path)
         if config.trust_parts:
             announce(path, folder.read_settings(trust_parts=True)[0], console)
-        found, records = evaluate(
-            folder, device, images, config.data_root, config.effort, trust_parts=config.trust_parts
-        )
+        started = time.perf_counter()
+        fitted = load_fitted(folder, device, images, config.data_root, trust_parts=config.trust_parts)
+        data, method = fitted.data, fitted.settings.method
+        records = evaluate_run(fitted.program, fitted.viewing, data, "full", config.effort)
+        seconds = time.perf_counter() - started
+        entries = {
+            "version": pp_simve.__version__,
+            "commit": source_commit(),
+            "settings": {
+                "method": method,
+                "data": data.name,
+                "data_fingerprint": data.fingerprint,
+                "images": {name: len(getattr(data, name)) for name in ("train", "validation", "test")},
+                "rows": config.rows,
+                "restarts": config.restarts,
+                "fine_tune": config.fine_tune,
+                "device": device_name(device),
+            },
+            "seconds": seconds,
+            "records": [record.to_json() for record in records],
+        }
+        write_whole(path / FILE, (json.dumps(entries, indent=2, allow_nan=False) + "\n").encode())
         write_report(folder)
-        settings, seconds = found["settings"], found["seconds"]
-        console.print(f"{path}: {settings['method']} on {settings['data']}", markup=False, soft_wrap=True, style="bold")
+        console.print(f"{path}: {method} on {data.name}", markup=False, soft_wrap=True, style="bold")
         print_scores(records, console)
         console.print(f"evaluated in {seconds:.1f} s, written to {path / FILE}\n", markup=False, soft_wrap=True)
 
     return each_run(config.runs, "evaluated", carry_out)
-
-
-def evaluate(
-    folder: RunFolder,
-    device: torch.device,
-    images: Load,
-    data_root: Path | None = None,
-    effort: Effort | None = None,
-    *,
-    trust_parts: bool = False,
-) -> tuple[dict[str, Any], list[Record]]:
-    """Evaluates a fitted run in full and writes its evaluation.json; its entries, and the records among them.
-
-    Args:
-        folder, device, images, data_root, trust_parts: as of `load_fitted`.
-        effort: how much each evaluator may cost.
-
-    Raises:
-        ConfigError: a run that is damaged or not finished, or other images than it was fitted to; parts that are not
-            trusted.
-        DataError: the images cannot be loaded.
-        OSError: the file cannot be written.
-    """
-    started = time.perf_counter()
-    effort = effort or Effort()
-    fitted = load_fitted(folder, device, images, data_root, trust_parts=trust_parts)
-    data = fitted.data
-    records = evaluate_run(fitted.program, fitted.viewing, data, "full", effort)
-    found = {
-        "version": pp_simve.__version__,
-        "commit": source_commit(),
-        "settings": {
-            "method": fitted.settings.method,
-            "data": data.name,
-            "data_fingerprint": data.fingerprint,
-            "images": {name: len(getattr(data, name)) for name in ("train", "validation", "test")},
-            "rows": effort.rows,
-            "restarts": effort.restarts,
-            "fine_tune": effort.fine_tune,
-            "device": device_name(device),
-        },
-        "seconds": time.perf_counter() - started,
-        "records": [record.to_json() for record in records],
-    }
-    write_whole(folder.path / FILE, (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
-    return found, records
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class GaussianGuide(ZFirstGuide):
     def features(self, views: ViewsLike) -> Features:
         return self.recognition.features(views)
 
-    def latent(self, features: Features) -> dist.Independent:
+    def latent(self, features: Features) -> dist.TorchDistribution:
         return self.recognition.latent(features)
 
 

@@ -9,11 +9,11 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
+from pp_simve.inference.guides.amortized import GaussianGuide
 from pp_simve.inference.guides.base import Features
 from pp_simve.inference.guides.heads import feature_width
-from pp_simve.inference.guides.recognition import Recognition, ZFirstGuide, exact
 from pp_simve.inference.schedules import Schedule
-from pp_simve.models import Prior, ViewsLike
+from pp_simve.models import Prior
 
 
 class FlowLatent(TorchDistribution):
@@ -60,7 +60,7 @@ class FlowLatent(TorchDistribution):
         return FlowLatent(self.flow, *wide)
 
 
-class FlowGuide(ZFirstGuide):
+class FlowGuide(GaussianGuide):
     """q(z_j | x_j) a normalizing flow, content ~ p(content | z_1..J) exactly, style the remainder.
 
     A Gaussian as in `AmortizedGuide` whose noise first passes through affine coupling layers conditioned on the image's
@@ -96,8 +96,7 @@ class FlowGuide(ZFirstGuide):
             raise ValueError("FlowGuide needs at least 2 latent dimensions: a coupling moves some axes by the others")
         if not isinstance(encoder, nn.Module):
             raise ValueError("FlowGuide takes views of one modality: its flow is conditioned on one encoder's features")
-        super().__init__(exact(prior, self))
-        self.recognition = Recognition(encoder, prior.latent_dim, features, scale, projection)
+        super().__init__(encoder, prior, features, scale=scale, projection=projection)
         self.flow = _zuko().flows.MAF(
             prior.latent_dim,
             context=feature_width(encoder, features),
@@ -105,9 +104,6 @@ class FlowGuide(ZFirstGuide):
             hidden_features=list(hidden),
             passes=2,
         )
-
-    def features(self, views: ViewsLike) -> Features:
-        return self.recognition.features(views)
 
     def latent(self, features: Features) -> FlowLatent:
         assert isinstance(features, Tensor)

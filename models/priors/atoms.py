@@ -57,13 +57,10 @@ class Atoms(TorchDistribution):
         centred = self.points - self.mean.unsqueeze(-2)
         return (self.probabilities.unsqueeze(-1) * centred.square()).sum(-2)
 
-    @torch.no_grad()
-    def _indices(self, shape: torch.Size) -> Tensor:
-        return torch.distributions.Categorical(logits=self.logits, validate_args=False).sample(shape)
-
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """One of the points, with a gradient with respect to the points only."""
-        return self.points[self._indices(torch.Size(sample_shape))]
+        places = torch.distributions.Categorical(logits=self.logits.detach(), validate_args=False)
+        return self.points[places.sample(torch.Size(sample_shape))]
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability of the point that ``value`` is, −∞ where it is none; equal points add up."""

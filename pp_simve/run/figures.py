@@ -23,7 +23,7 @@ from pp_simve.evaluation.subject import EVALUATION_SEED
 from pp_simve.inference.augmentations import draw_views
 from pp_simve.inference.tools import random_state_kept, unit_range
 from pp_simve.run.methods import Program
-from pp_simve.run.viewing import Viewing, is_vector
+from pp_simve.run.viewing import Viewing
 
 IMAGES = 8
 VIEWS_OF_CONTENT = 16
@@ -47,33 +47,36 @@ def run_figures(
     if viewing.modalities is None:
         yield from _of_images(program, viewing, images[None])
     else:
-        yield from _of_modalities(program, {str(name): part[:IMAGES] for name, part in images.items()})
+        yield from _of_modalities(program, {str(name): unit_range(part[:IMAGES]) for name, part in images.items()})
 
 
 def _of_modalities(program: Program, images: Mapping[str, Tensor]) -> Iterator[tuple[str, Figure]]:
     """Each modality of pictures, decoded from every modality."""
     for name, shown in images.items():
-        if not is_vector((shown.shape[1], shown.shape[2], shown.shape[3])):
-            columns = {name: _shown(unit_range(shown))}
-            for given, of_given in images.items():
-                z = program.guide.posterior({given: unit_range(of_given)[None]}).z[0]
-                columns[f"from {given}"] = _shown(program.model.likelihood_of(name)(z).mean)
-            yield f"{name}-from-each-modality", columns_figure(columns)
+        if shown.shape[2:] != (1, 1):  # a vector is no picture
+            decoder = program.model.likelihood_of(name)
+            z = {f"from {given}": program.guide.posterior({given: of[None]}).z[0] for given, of in images.items()}
+            decoded = {title: _shown(decoder(of_z).mean) for title, of_z in z.items()}
+            yield f"{name}-from-each-modality", columns_figure({name: _shown(shown), **decoded})
 
 
 def _of_images(program: Program, viewing: Viewing, images: Tensor) -> Iterator[tuple[str, Figure]]:
     """Reconstructions, swaps, samples from the prior, interpolations and traversals."""
-    model, guide, policy, device = program.model, program.guide, viewing.policies[None], images.device
+    model, guide, device = program.model, program.guide, images.device
     shown = images[:IMAGES]
     originals = unit_range(shown)
     generator = torch.Generator(device).manual_seed(EVALUATION_SEED)
-    views, _ = draw_views(policy, shown, max(viewing.views, 2), generator=generator)
+
+    def drawn(of: Tensor, count: int) -> Tensor:
+        return draw_views(viewing.policies[None], of, count, generator=generator)[0]
+
+    views = drawn(shown, max(viewing.views, 2))
     rebuilt = reconstruct(model, guide, views)
     yield "reconstructions", reconstruction_figure(_shown(originals), _shown(views), _shown(rebuilt))
 
     # Rows and columns are different images; the last half of them lends its style.
-    content_views, _ = draw_views(policy, shown, VIEWS_OF_CONTENT, generator=generator)
-    style_views, _ = draw_views(policy, images[: 2 * IMAGES][-IMAGES:], VIEWS_OF_CONTENT, generator=generator)
+    content_views = drawn(shown, VIEWS_OF_CONTENT)
+    style_views = drawn(images[: 2 * IMAGES][-IMAGES:], VIEWS_OF_CONTENT)
     swapped = swap(model, guide, content_views, style_views)
     yield "swaps", swap_figure(_shown(originals), _shown(style_views[0]), _shown(swapped))
 
@@ -90,13 +93,10 @@ def _of_images(program: Program, viewing: Viewing, images: Tensor) -> Iterator[t
     yield "interpolation", interpolation_figure(*ends, {name: _shown(way) for name, way in ways.items()})
 
     if len(images) > 1:  # of a single one, no axis has a range
-        (in_range,), _ = draw_views(policy, images, 1, generator=generator)
         moved = originals[:IMAGES_MOVED]
-        found = traverse(model, guide, moved, in_range, deviations=DEVIATIONS)
-        yield (
-            "traversals",
-            traversal_figure(_shown(moved), _shown(found.pictures), found.axes.tolist(), DEVIATIONS),
-        )
+        found = traverse(model, guide, moved, drawn(images, 1)[0], deviations=DEVIATIONS)
+        axes = found.axes.tolist()
+        yield "traversals", traversal_figure(_shown(moved), _shown(found.pictures), axes, DEVIATIONS)
 
 
 def _shown(images: Tensor) -> Tensor:

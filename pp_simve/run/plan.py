@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-from pp_simve.data import DataShape, load
+from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
 from pp_simve.inference.device import choose_device
 from pp_simve.run.config import FitConfig, Settings
-from pp_simve.run.folder import RunFolder
+from pp_simve.run.folder import RunFolder, load_once
 from pp_simve.run.methods import build
-from pp_simve.run.processes import Job
 from pp_simve.run.trust import check_trusted, own_parts_of
 from pp_simve.run.viewing import Viewing
 
@@ -49,13 +48,12 @@ class PlannedFit:
         return (self.folder.path / "results.json").exists()
 
     @property
-    def job(self) -> Job:
-        """The command that fits it, or goes on with it where its folder has settings."""
-        command = [sys.executable, "-m", "pp_simve.fit", "--quiet"]
-        if (self.folder.path / "config.json").exists():
-            command += [f"--resume={self.folder.path}", *(["--trust-parts"] if self.trust_parts else [])]
-            return Job(str(self.folder.path), command)
-        return Job(str(self.folder.path), [*command, *self.flags, f"--out={self.folder.path}"])
+    def command(self) -> list[str]:
+        """What fits it, or goes on with it where its folder has settings."""
+        path = self.folder.path
+        going_on = [f"--resume={path}", *(["--trust-parts"] if self.trust_parts else [])]
+        flags = going_on if (path / "config.json").exists() else [*self.flags, f"--out={path}"]
+        return [sys.executable, "-m", "pp_simve.fit", "--quiet", *flags]
 
 
 def planned(
@@ -80,18 +78,11 @@ def planned(
             holds something else or a run with other settings, parts of a stored run that are not trusted.
         DataError: the images cannot be used.
     """
-
-    @lru_cache(maxsize=1)
-    def images(data: str, data_root: Path, image_size: int | None, skip_bad: bool) -> tuple[DataShape, str]:
-        found = load(data, data_root, image_size=image_size, skip_bad=skip_bad)
-        for note in found.notes:
-            say(f"note: {note}")
-        return found.shape, found.fingerprint
-
+    images, noted = load_once(), set[str]()
     fits: list[PlannedFit] = []
     labels: dict[str, str] = {}
     for label, common in settings.items():
-        name = "".join(letter if letter.isalnum() or letter in "-_.+" else "-" for letter in label)
+        name = folder_name(label)
         if (other := labels.setdefault(name.casefold(), label)) != label:
             raise ConfigError(f"rows {other!r} and {label!r} would have the same folder, {out / name}-0; rename one")
         choose_device(common.device)
@@ -101,7 +92,12 @@ def planned(
             if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
                 shape, fingerprint = _stored(folder, config, trust_parts, say)
             else:
-                shape, fingerprint = images(config.data, config.data_root, config.image_size, config.skip_bad)
+                found = images(config.data, config.data_root, config.image_size, config.skip_bad)
+                shape, fingerprint = found.shape, found.fingerprint
+                for note in found.notes:
+                    if note not in noted:
+                        say(f"note: {note}")
+                        noted.add(note)
             chosen = config.resolve(shape)
             if seed == 0:
                 Viewing.of(chosen, shape)
@@ -112,15 +108,15 @@ def planned(
     return fits
 
 
+def folder_name(label: str) -> str:
+    """The name of a row's run folders, before the seed."""
+    return re.sub(r"[^\w.+-]", "-", label)
+
+
 def _stored(
     folder: RunFolder, asked: FitConfig, trust_parts: bool, say: Callable[[str], None]
 ) -> tuple[DataShape, str]:
-    """Shape and fingerprint of the data of a run that was started before.
-
-    Raises:
-        ConfigError: it is damaged, no run, or one with other settings than those asked for, or it names parts that are
-            neither asked for nor trusted.
-    """
+    """Shape and fingerprint of the data of a run that was started before with the settings asked for."""
     settings, fingerprint = folder.read_settings(trust_parts=True)  # only compared, until `check_trusted` below
     shape = folder.read_shape()
     if different := settings.differences(asked.resolve(shape).as_config()):
@@ -140,24 +136,25 @@ def as_flags(config: FitConfig) -> tuple[str, ...]:
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
         if value != entry.default:
-            flag = "--" + entry.name.replace("_", "-")
-            # With the sign of equality, a value may begin with a hyphen.
-            flags.append(flag if value is True else f"{flag}={value}")
+            name = f"--{entry.name.replace('_', '-')}"
+            # With the sign of equality, a value may begin with a hyphen; a flag with several values is repeated.
+            values = value if isinstance(value, tuple) else (value,)
+            flags += [name if one is True else f"{name}={one}" for one in values]
     return tuple(flags)
 
 
 def differences(fits: Sequence[PlannedFit]) -> list[str]:
     """In words, what is not the same for all fits and has to be for their scores to compare."""
-
-    def values(fit: PlannedFit) -> dict[str, str]:
-        settings = {name: str(getattr(fit.config, name)) or "not set" for name in ALIKE}
-        return {"data": f"{fit.config.data} ({fit.fingerprint})", **settings}
-
     found = []
     for name in ("data", *ALIKE):
         labels: dict[str, dict[str, None]] = {}
         for fit in fits:
-            labels.setdefault(values(fit)[name], {})[fit.label] = None
+            value = (
+                f"{fit.config.data} ({fit.fingerprint})"
+                if name == "data"
+                else str(getattr(fit.config, name)) or "not set"
+            )
+            labels.setdefault(value, {})[fit.label] = None
         if len(labels) > 1:
             found.append(f"{name} is " + ", but ".join(f"{value} in {', '.join(of)}" for value, of in labels.items()))
     return found

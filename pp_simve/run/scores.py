@@ -34,38 +34,22 @@ def evaluate_run(
 ) -> list[Record]:
     """The records of a fitted program: of its representations, or of each of its modalities and across them."""
     device = next(program.objective.parameters()).device
-    effort = effort or QUICK
-    representations = QUICK_REPRESENTATIONS if level == "quick" else REPRESENTATIONS
+    options: dict[str, Any] = {
+        "level": level,
+        "representations": QUICK_REPRESENTATIONS if level == "quick" else REPRESENTATIONS,
+        "effort": effort or QUICK,
+        "attribute_names": data.attribute_names,
+    }
     splits = [on_device(split, device) for split in (data.train, data.validation, data.test)]
     if viewing.modalities is None:
-        return evaluate_representations(
-            program.guide,
-            viewing.policies[None],
-            *splits,
-            level=level,
-            model=program.model,
-            representations=representations,
-            effort=effort,
-            attribute_names=data.attribute_names,
-            handwriting=data.name in HANDWRITING,
-        )
-    by_modality = [viewing.images(split) for split in splits]
-    of_modality = {
-        str(name): tuple(
-            Split(images[name], split.labels, split.attributes)
-            for images, split in zip(by_modality, splits, strict=True)
-        )
-        for name in viewing.policies
-    }
-    return evaluate_modalities(
-        program.guide,
-        {str(name): policy for name, policy in viewing.policies.items()},
-        of_modality,
-        level=level,
-        representations=representations,
-        effort=effort,
-        attribute_names=data.attribute_names,
-    )
+        options |= {"model": program.model, "handwriting": data.name in HANDWRITING}
+        return evaluate_representations(program.guide, viewing.policies[None], *splits, **options)
+    of_modality: dict[str, list[Split]] = {}
+    for split in splits:
+        for name, images in viewing.images(split).items():
+            of_modality.setdefault(str(name), []).append(Split(images, split.labels, split.attributes))
+    policies = {str(name): policy for name, policy in viewing.policies.items()}
+    return evaluate_modalities(program.guide, policies, of_modality, **options)
 
 
 def run_results(run: Run, program: Program, viewing: Viewing, data: ImageData, config: Settings) -> dict[str, Any]:
@@ -105,11 +89,8 @@ def headline(records: list[Record]) -> dict[str, dict[str, Any]]:
     """
     together = select(records, task="together")
     primary = "content" if together or select(records, representation="content") else "z"
-    task = "together" if together else "class"
-    content = {
-        probe: score(records, task=task, probe=probe, metric="accuracy", representation=primary)
-        for probe in ("linear", "knn")
-    }
+    of_class = together or select(records, task="class", representation=primary)
+    content = {probe: score(of_class, probe=probe) for probe in ("linear", "knn")}
     of_views = select(records, task="view", probe="ridge", representation="z", modality="")
     style = {MEAN_R2 if one.target in (MEAN, "") else one.target: one.value for one in of_views}
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich import box
@@ -33,6 +33,15 @@ class Measure(NamedTuple):
     sd: str = ""
     chance: str = ""
     mean_only: bool = False
+
+    def of(self, records: Iterable[Record]) -> list[Record]:
+        """The records of the measure."""
+        return select(records, task=self.task, metric=self.metric, probe=self.probe)
+
+    def shown(self, records: Sequence[Record]) -> str:
+        """The score among the records of one target, with its standard deviation where there is one."""
+        value, sd = score(self.of(records)), score(self._replace(metric=self.sd).of(records))
+        return digits(value, self.digits) if value is None or sd is None else f"{100 * value:.1f} ± {100 * sd:.1f}"
 
 
 MEASURES = (
@@ -110,7 +119,7 @@ def print_results(results: Mapping[str, Any], records: Sequence[Record], console
     )
 
 
-def representation_table(title: str, records: Iterable[Record]) -> Table:
+def representation_table(title: str, records: Sequence[Record]) -> Table:
     """A row a measure, a column a representation."""
     records = [record for record in records if record.task in {measure.task for measure in MEASURES}]
     kl = [record.value for record in select(records, metric="kl") if record.value is not None]
@@ -118,25 +127,24 @@ def representation_table(title: str, records: Iterable[Record]) -> Table:
         summary = {"sum": sum(kl), "least": min(kl), "most": max(kl)}
         records += [Record("information", "kl_of_axes", value, "z", target=name) for name, value in summary.items()]
     columns = [name for name in REPRESENTATIONS if select(records, representation=name)]
-    table = _table(title, columns)
-    for measure in MEASURES:
-        of_measure = _of(measure, records)
-        for target in _targets(measure, of_measure):
-            cells = [_cell(measure, select(records, representation=name, target=target)) for name in columns]
-            _add(table, measure, target, cells)
-    return table
+    rows = [
+        (words, [measure.shown(select(of_target, representation=name)) for name in columns])
+        for measure, words, of_target in _rows(MEASURES, records)
+    ]
+    return _table(title, columns, rows)
 
 
 def program_table(title: str, records: Sequence[Record]) -> Table:
     """A row a measure, with the score by chance beside it where there is one."""
-    chance = any(measure.chance and _of(measure, records) for measure in WHOLE)
-    table = _table(title, ["score", "chance"] if chance else ["score"])
-    for measure in WHOLE:
-        for target in _targets(measure, _of(measure, records)):
-            of_target = select(records, target=target)
-            by_chance = measure._replace(metric=measure.chance, sd="")
-            _add(table, measure, target, [_cell(measure, of_target), _cell(by_chance, of_target)][: 1 + chance])
-    return table
+    chance = any(measure.chance and measure.of(records) for measure in WHOLE)
+    rows = [
+        (
+            words,
+            [measure.shown(of_target), measure._replace(metric=measure.chance, sd="").shown(of_target)][: 1 + chance],
+        )
+        for measure, words, of_target in _rows(WHOLE, records)
+    ]
+    return _table(title, ["score", "chance"][: 1 + chance], rows)
 
 
 def notes(records: Iterable[Record]) -> list[str]:
@@ -148,10 +156,10 @@ def notes(records: Iterable[Record]) -> list[str]:
             carrying.setdefault(one.note, {}).setdefault(what, {})[one.representation] = None
     lines = []
     for note, found in carrying.items():
-        groups: dict[tuple[str, ...], list[str]] = {}
+        groups: dict[str, list[str]] = {}
         for what, of in found.items():
-            groups.setdefault(tuple(filter(None, of)), []).append(what)
-        places = [", ".join(whats) + (f" of {', '.join(of)}" if of else "") for of, whats in groups.items()]
+            groups.setdefault(", ".join(filter(None, of)), []).append(what)
+        places = [", ".join(whats) + (f" of {of}" if of else "") for of, whats in groups.items()]
         lines.append(f"{'; '.join(places)}: {note}")
     return lines
 
@@ -165,36 +173,24 @@ def digits(value: float | None, count: int | None) -> str:
     return f"{round(value, count) + 0.0:,.{count}f}".replace("-", "−")  # −0.00 is 0.00
 
 
-def _table(title: str, columns: Iterable[str]) -> Table:
+def _rows(measures: Iterable[Measure], records: Sequence[Record]) -> Iterator[tuple[Measure, str, list[Record]]]:
+    """Each measure and target, the mean over targets at the end: its words, and all records of the target."""
+    for measure in measures:
+        for target in sorted(dict.fromkeys(record.target for record in measure.of(records)), key=MEAN.__eq__):
+            if target == MEAN or not measure.mean_only:
+                words = measure.words.format(target).replace(" 1 labels", " 1 label").replace(" 1 views", " 1 view")
+                yield measure, words, select(records, target=target)
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[tuple[str, list[str]]]) -> Table:
+    """The rows in which anything is defined."""
     table = Table(
         title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
     )
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
+    for words, cells in rows:
+        if any(cell != UNDEFINED for cell in cells):
+            table.add_row(words, *cells)
     return table
-
-
-def _add(table: Table, measure: Measure, target: str, cells: Sequence[str]) -> None:
-    """A row, unless nothing in it is defined."""
-    if any(cell != UNDEFINED for cell in cells):
-        words = measure.words.format(target)
-        table.add_row(words.replace(" 1 labels", " 1 label").replace(" 1 views", " 1 view"), *cells)
-
-
-def _of(measure: Measure, records: Iterable[Record]) -> list[Record]:
-    return select(records, task=measure.task, metric=measure.metric, probe=measure.probe)
-
-
-def _targets(measure: Measure, records: Iterable[Record]) -> list[str]:
-    """The targets of some records, the mean over them at the end."""
-    targets = sorted(dict.fromkeys(record.target for record in records), key=MEAN.__eq__)
-    return [target for target in targets if target == MEAN or not measure.mean_only]
-
-
-def _cell(measure: Measure, records: Sequence[Record]) -> str:
-    value = score(_of(measure, records))
-    sd = score(_of(measure._replace(metric=measure.sd), records)) if measure.sd else None
-    if value is None or sd is None:
-        return digits(value, measure.digits)
-    return f"{100 * value:.1f} ± {100 * sd:.1f}"

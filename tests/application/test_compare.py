@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import json
 import math
 import os
+import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 import tyro
 
 from pp_simve import compare
 from pp_simve.compare import parse
 from pp_simve.data import DataShape
-from pp_simve.errors import ConfigError
 from pp_simve.evaluate import EvaluateConfig
 from pp_simve.evaluation import Record
 from pp_simve.run import processes
 from pp_simve.run.config import FitConfig
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.plan import PlannedFit, as_flags, planned
-from pp_simve.run.processes import Job, carry_out
+from pp_simve.run.processes import carry_out
 
 from .command import SMALL, results, scores, write_npz
 
@@ -71,11 +69,7 @@ def finish(arguments: Sequence[str], of: Callable[[PlannedFit], dict[str, Any]])
 @pytest.fixture
 def no_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails a test that starts a fit."""
-
-    def start(job: Job, environment: object) -> None:
-        pytest.fail(f"started {job.command}")
-
-    monkeypatch.setattr(processes, "_start", start)
+    monkeypatch.setattr(processes, "_start", lambda name, *of: pytest.fail(f"started {name}"))
 
 
 def table(out: Path) -> dict[str, dict[str, Any]]:
@@ -144,11 +138,10 @@ def test_a_table_of_known_scores(folder: Path, capsys: pytest.CaptureFixture[str
     assert set(simve["commit"].split(", ")) == {"0123abc", entries["commit"] or "unknown"}
     assert rows["simclr"]["bound"] == {"mean": None, "sd": None}
 
-    with (folder / "out" / "table.csv").open() as file:
-        flat = {entry["label"]: entry for entry in csv.DictReader(file)}
-    assert float(flat["simve"]["linear_mean"]) == pytest.approx(mean)
-    assert float(flat["simve"]["linear_sd"]) == pytest.approx(sd)
-    assert (flat["simclr"]["bound_mean"], flat["simclr"]["parameters"]) == ("", "99")
+    flat = pandas.read_csv(folder / "out" / "table.csv", index_col="label")
+    assert flat.loc["simve", ["linear_mean", "linear_sd"]].tolist() == pytest.approx([mean, sd])
+    assert flat["bound_mean"].isna().tolist() == [False, True]
+    assert flat.loc["simclr", "parameters"] == 99
 
     text = (folder / "out" / "table.md").read_text()
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
@@ -193,18 +186,10 @@ def test_evaluations_add_columns_and_are_made_where_they_are_missing(
     assert rows["vae"]["clusters"] == {"mean": None, "sd": None}
     text = (folder / "out" / "table.md").read_text()
     head = next(line for line in text.splitlines() if line.startswith("|"))
-    assert [words in head for words in ("clusters", "rank of z", "views, AUC", "bits/dim")] == [
-        True,
-        True,
-        False,
-        False,
-    ]
+    shown = [words in head for words in ("clusters", "rank of z", "views, AUC", "bits/dim")]
+    assert shown == [True, True, False, False]
     assert "0.625 ± 0.177" in text
     assert "- out/vae-1 was not evaluated" in text
-    with (folder / "out" / "table.csv").open() as file:
-        flat = {entry["label"]: entry for entry in csv.DictReader(file)}
-    assert (flat["simve"]["clusters_mean"], flat["vae"]["clusters_mean"]) == ("0.625", "")
-
     asked.clear()
     assert run(*command, "--evaluate") == 2
     assert asked == ["vae-1"]
@@ -233,13 +218,9 @@ def test_one_seed_has_no_sd_and_a_measure_that_one_seed_lacks_no_mean(folder: Pa
 @pytest.mark.usefixtures("no_fits")
 def test_several_modalities_are_compared_by_all_of_them(folder: Path) -> None:
     command = ("--row", "halves: --modalities halves", "--seeds", "1", "--out", "out", *SMALL)
-
-    def of(fit: PlannedFit) -> dict[str, Any]:
-        content = {"linear": 0.7, "knn": 0.6, "representation": "content of all modalities"}
-        style = {"mean_r2": None, "representation": "z"}
-        return fit_results(views=1, modalities=["upper", "lower"], content=content, style=style)
-
-    finish(command, of)
+    content = {"linear": 0.7, "knn": 0.6, "representation": "content of all modalities"}
+    style = {"mean_r2": None, "representation": "z"}
+    finish(command, lambda _: fit_results(views=1, modalities=["upper", "lower"], content=content, style=style))
     assert run(*command) == 0
     row = table(folder / "out")["halves"]
     assert (row["representation"], row["linear"]["mean"], row["knn"]["mean"]) == ("content of all modalities", 0.7, 0.6)
@@ -270,39 +251,36 @@ def test_runs_that_are_not_alike_are_not_mixed_unawares(
     assert "--mixed" in message
     assert not (folder / "out").exists()
     finish(command, lambda fit: fit_results())
-    assert run(*command) == 2
-    capsys.readouterr()
     assert run(*command, "--mixed") == 0
     assert f"- not alike: {words}" in (folder / "out" / "table.md").read_text()
     assert list(table(folder / "out")) == ["simve", "other"]
 
 
 @pytest.mark.usefixtures("no_fits")
-def test_images_that_changed_between_the_fits_are_noticed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ("--methods", "simve,vae", "--seeds", "1", "--out", "out", *SMALL)
-    finish(command, lambda fit: fit_results())
-    entries = json.loads((folder / "out" / "vae-0" / "config.json").read_text())
-    (folder / "out" / "vae-0" / "config.json").write_text(json.dumps(entries | {"data_fingerprint": "older"}))
-    assert run(*command) == 2
-    message = capsys.readouterr().err
-    assert f"data is digits ({entries['data_fingerprint']}) in simve, but digits (older) in vae" in message
-
-
-@pytest.mark.usefixtures("no_fits")
-def test_a_run_with_other_settings_is_not_taken_for_the_one_asked_for(
+def test_stored_runs_that_are_not_those_asked_for_or_damaged_are_refused(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ("--methods", "simve", "--seeds", "2", "--out", "out", *SMALL)
+    command = ("--methods", "simve,vae", "--seeds", "1", "--out", "out", *SMALL)
     finish(command, lambda fit: fit_results())
     for flags, words in {
         ("--prior", "flat"): "prior is not set there, 'flat' here",
         ("--steps", "20"): "steps is 10 there, 20 here",
-        ("--lr", "0.1"): "lr is 0.002 there, 0.1 here",
     }.items():
         assert run(*command, *flags) == 2
-        message = capsys.readouterr().err
-        assert f"out/simve-0 was started with other settings: {words}; " in message
+        assert f"out/simve-0 was started with other settings: {words}; " in capsys.readouterr().err
     assert run(*command, "--lr", "0.002", "--policy", "affine") == 0  # what was chosen anyway
+    file = folder / "out" / "vae-0" / "config.json"
+    entries = json.loads(file.read_text())
+    file.write_text(json.dumps(entries | {"data_fingerprint": "older"}))
+    assert run(*command) == 2
+    assert f"data is digits ({entries['data_fingerprint']}) in simve, but digits (older) in vae" in (
+        capsys.readouterr().err
+    )
+    file.write_text(json.dumps(entries))
+    for text, words in (("{", "cannot be read"), ('{"kinds": {}}', "has no score records: another version wrote it")):
+        (folder / "out" / "vae-0" / "results.json").write_text(text)
+        assert run(*command) == 2
+        assert f"results.json {words}" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_fits")
@@ -326,7 +304,7 @@ def test_a_run_with_other_settings_is_not_taken_for_the_one_asked_for(
         (("--seeds", "0"), "--seeds must be at least 1, got 0"),
         (("--jobs", "0"), "--jobs must be at least 1, got 0"),
         (("--views", "0"), "--views must be at least 1, got 0"),
-        (("--row", "a: --prior zzz"), "unknown prior 'zzz'"),
+        (("--methods", "vae", "--row", "a: --prior zzz"), "unknown prior 'zzz'"),
         (("--policy", "crop+colour"), "needs RGB images"),
         (("--data", "folder:missing"), "missing does not exist"),
     ],
@@ -356,35 +334,14 @@ def test_something_else_is_left_alone(folder: Path, capsys: pytest.CaptureFixtur
     assert (folder / file).read_text() == "three years of work"
 
 
-@pytest.mark.usefixtures("no_fits")
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("{", "results.json cannot be read"),
-        ('{"kinds": {}}', "results.json has no score records: another version wrote it; fit again"),
-    ],
-)
-def test_damaged_and_old_results_are_refused(
-    folder: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
-) -> None:
-    command = ("--methods", "simve", "--seeds", "1", "--out", "out", *SMALL)
-    finish(command, lambda fit: fit_results())
-    (folder / "out" / "simve-0" / "results.json").write_text(text)
-    assert run(*command) == 2
-    assert words in capsys.readouterr().err
-
-
 def test_a_row_has_its_own_settings_before_those_of_all() -> None:
     text = "an own prior: --method vae --views 4 --prior 'gaussian(style_variance=0.3, learn_style=True)'"
     config, settings = parse(["--methods", "simve", "--row", text, "--views", "3", "--lr", "0.1", "--out", "there"])
     assert config.out == Path("there")
     assert list(settings) == ["simve", "an own prior"]
     assert settings["simve"] == FitConfig(method="simve", views=3, lr=0.1)
-    own = settings["an own prior"]
-    assert own == FitConfig(method="vae", views=4, lr=0.1, prior="gaussian(style_variance=0.3, learn_style=True)")
-
-
-def test_a_row_has_its_own_length() -> None:
+    prior = "gaussian(style_variance=0.3, learn_style=True)"
+    assert settings["an own prior"] == FitConfig(method="vae", views=4, lr=0.1, prior=prior)
     _, settings = parse(["--methods", "simve", "--row", "untrained: --steps 1", "--epochs", "5"])
     assert [(one.epochs, one.steps) for one in settings.values()] == [(5.0, None), (None, 1)]
 
@@ -403,11 +360,10 @@ def test_the_rows(flags: list[str], labels: list[str]) -> None:
 
 def test_flags_say_all_settings() -> None:
     config = FitConfig(
-        data="npz:a b.npz", data_root=Path("x"), image_size=8, skip_bad=True, method="vae", prior="-odd", latent_dim=3
-    )
-    config = dataclasses.replace(
-        config, lr=1e-5, steps=7, schedule="constant", seed=2, device="cpu", devices=2, precision="32", quiet=True
-    )
+        data="npz:a b.npz", data_root=Path("x"), image_size=8, skip_bad=True, method="vae", prior="-odd", latent_dim=3,
+        lr=1e-5, steps=7, schedule="constant", seed=2, device="cpu", devices=2, precision="32", quiet=True,
+        track=("wandb", "tensorboard"),
+    )  # fmt: skip
     assert tyro.cli(FitConfig, args=list(as_flags(config))) == config
     assert as_flags(FitConfig()) == ()
 
@@ -420,12 +376,12 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Makes every fit of a comparison a `small_job`."""
 
     def program(text: str) -> None:
-        monkeypatch.setattr(PlannedFit, "job", property(lambda fit: small_job(fit.folder.path, text)))
+        monkeypatch.setattr(PlannedFit, "command", property(lambda fit: small_job(fit.folder.path, text)))
 
     return program
 
 
-def small_job(path: Path, text: str) -> Job:
+def small_job(path: Path, text: str) -> list[str]:
     """A Python program; ``path`` is its folder as a string, and PATH.log beside it its log."""
     preamble = (
         "import os, signal, sys, time\n"
@@ -433,7 +389,7 @@ def small_job(path: Path, text: str) -> Job:
         "def log(line):\n"
         "    with open(path + '.log', 'a') as file: file.write(f'{line}\\n')\n"
     )
-    return Job(str(path), [sys.executable, "-S", "-c", preamble + text])
+    return [sys.executable, "-S", "-c", preamble + text]
 
 
 def log(tmp_path: Path, name: str) -> list[str]:
@@ -441,12 +397,10 @@ def log(tmp_path: Path, name: str) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def quiet(text: str) -> None:
-    """Says nothing."""
-
-
-def small_jobs(tmp_path: Path, names: str, text: str) -> list[Job]:
-    return [small_job(tmp_path / name, text) for name in names]
+def small_jobs(tmp_path: Path, names: str, text: str, at_a_time: int = 1) -> tuple[bool, list[str]]:
+    """Carries out small jobs of these names of a letter each."""
+    commands = {str(tmp_path / name): small_job(tmp_path / name, text) for name in names}
+    return carry_out(commands, at_a_time, lambda text: None)
 
 
 def test_as_many_jobs_run_at_a_time_as_asked_for(tmp_path: Path) -> None:
@@ -458,17 +412,23 @@ def test_as_many_jobs_run_at_a_time_as_asked_for(tmp_path: Path) -> None:
         "time.sleep(0.1)\n"
         "os.remove(path + '.running')\n"
     )
-    assert carry_out(small_jobs(tmp_path, "abcde", text), 2, quiet) == (False, [])
+    assert small_jobs(tmp_path, "abcde", text, at_a_time=2) == (False, [])
     beside = [int(line) for name in "abcde" for line in log(tmp_path, name)]
     assert len(beside) == 5
     assert max(beside) == 2
 
 
-@pytest.mark.parametrize(("jobs", "threads"), [(1, "8"), (2, "4"), (3, "2"), (20, "1")])
-def test_jobs_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, threads: str) -> None:
+@pytest.mark.parametrize(("jobs", "threads"), [(1, "8"), (3, "2"), (20, "1")])
+def test_jobs_share_the_cores_in_a_group_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, threads: str
+) -> None:
     monkeypatch.setattr(processes, "_cores", lambda: 8)
-    assert carry_out(small_jobs(tmp_path, "a", "log(os.environ['OMP_NUM_THREADS'])"), jobs, quiet) == (False, [])
-    assert log(tmp_path, "a") == [threads]
+    text = "log(os.environ['OMP_NUM_THREADS']); log(os.getpgid(0))"
+    assert small_jobs(tmp_path, "a", text, jobs) == (False, [])
+    found, group = log(tmp_path, "a")
+    assert found == threads
+    # A Ctrl-C in a terminal reaches its whole group of processes, of which the jobs must not be a part.
+    assert group != str(os.getpgid(0))
 
 
 def test_a_job_that_fails_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -477,7 +437,7 @@ def test_a_job_that_fails_does_not_stop_the_others(tmp_path: Path, capsys: pytes
         "if path.endswith('a'): sys.stderr.write('error: too few\\nimages\\n'); sys.exit(2)\n"
         "if path.endswith('b'): os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    stopped, failures = carry_out(small_jobs(tmp_path, "abc", text), 1, quiet)
+    stopped, failures = small_jobs(tmp_path, "abc", text)
     assert not stopped
     assert failures == [f"{tmp_path}/a failed: too few images", f"{tmp_path}/b failed: it ended with code -9"]
     assert log(tmp_path, "c") == ["ran"]
@@ -554,21 +514,14 @@ def test_ctrl_c_lets_fits_end_in_order_and_says_how_to_go_on(
 
 
 def test_ctrl_c_twice_kills_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = small_jobs(tmp_path, "ab", "log(os.getpid())\n" + WAITS.replace("sleep(0.2)", "sleep(20)"))
     interrupt_when(monkeypatch, lambda: len(log(tmp_path, "a")) == 2, lambda: log(tmp_path, "a")[2:] == ["interrupted"])
     with pytest.raises(KeyboardInterrupt):
-        carry_out(jobs, 1, quiet)
+        small_jobs(tmp_path, "ab", "log(os.getpid())\n" + WAITS.replace("sleep(0.2)", "sleep(20)"))
     number, *lines = log(tmp_path, "a")
     assert lines == ["started", "interrupted"]
     with pytest.raises(ProcessLookupError):
         os.kill(int(number), 0)
     assert log(tmp_path, "b") == []
-
-
-def test_ctrl_c_in_the_terminal_reaches_the_jobs_once(tmp_path: Path) -> None:
-    """A terminal sends it to the whole group of processes, of which the jobs must not be a part."""
-    assert carry_out(small_jobs(tmp_path, "a", "log(os.getpgid(0))"), 1, quiet) == (False, [])
-    assert log(tmp_path, "a") != [str(os.getpgid(0))]
 
 
 def test_help_says_where_the_settings_of_fits_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -578,19 +531,9 @@ def test_help_says_where_the_settings_of_fits_are(capsys: pytest.CaptureFixture[
         assert flag in text
 
 
-def test_the_module_is_a_command(folder: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "pp_simve.compare", "--methods", "zzz"],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("error: unknown method 'zzz'")
-
-
-def test_settings_are_checked_for_every_row(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown guide 'x'"):
-        planned({"a": FitConfig(), "b": FitConfig(guide="x")}, 1, folder / "out")
+def test_the_module_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["compare", "--methods", "zzz"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(compare.__file__), run_name="__main__")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: unknown method 'zzz'")

@@ -53,8 +53,13 @@ class FirstPixels(Guide):
         return Representation(backbone=backbone, z=z, content=content, style=z - z.mean(0))
 
 
-(TRAIN, TRAIN_Y), (VALIDATION, VALIDATION_Y), (TEST, TEST_Y) = made(300, 1), made(90, 2), made(100, 3)
-LABELS = (TRAIN_Y, VALIDATION_Y, TEST_Y)
+BATCHES, LABELS = zip(made(300, 1), made(90, 2), made(100, 3), strict=True)
+TEST = BATCHES[2]
+
+
+def splits(modality: str, labels: bool = True) -> list[Split]:
+    """One modality of the things, train, validation and test."""
+    return [Split(part[modality], y if labels else None, None) for part, y in zip(BATCHES, LABELS, strict=True)]
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -68,24 +73,19 @@ def test_content_is_inferred_from_the_modalities_there_are(shared: bool, batch_s
     assert guide.training
 
 
+POLICIES = {modality: Compose([], shape) for modality, shape in SHAPES.items()}
+
+
 def evaluated(labels: bool = True) -> list[Record]:
     """The quick suite on pictures and vectors of the same things."""
-    splits = {
-        modality: tuple(
-            Split(part[modality], classes if labels else None, None)
-            for part, classes in zip((TRAIN, VALIDATION, TEST), LABELS, strict=True)
-        )
-        for modality in SHAPES
-    }
-    policies = {modality: Compose([], shape) for modality, shape in SHAPES.items()}
-    return evaluate_modalities(FirstPixels(), policies, splits, effort=Effort(min_views=100))
+    given = {modality: splits(modality, labels) for modality in SHAPES}
+    return evaluate_modalities(FirstPixels(), POLICIES, given, effort=Effort(min_views=100))
 
 
 def test_the_scores_across_modalities_are_those_of_contents_by_hand() -> None:
     records = evaluated()
     train, validation, test = (
-        {modality: unit_range(batch).flatten(1)[:, :3] for modality, batch in split.items()}
-        for split in (TRAIN, VALIDATION, TEST)
+        {modality: unit_range(batch).flatten(1)[:, :3] for modality, batch in split.items()} for split in BATCHES
     )
 
     def found(task: str, first: str, second: str) -> dict[str, float | None]:
@@ -93,7 +93,7 @@ def test_the_scores_across_modalities_are_those_of_contents_by_hand() -> None:
 
     for first, second in (("picture", "vector"), ("vector", "picture")):
         assert found("retrieval", first, second) == retrieval_scores(test[first], test[second])
-        assert found("zero_shot", first, second) == zero_shot_scores(test[first], TEST_Y, train[second], TRAIN_Y)
+        assert found("zero_shot", first, second) == zero_shot_scores(test[first], LABELS[2], train[second], LABELS[0])
     together = [(parts["picture"] + parts["vector"]) / 2 for parts in (train, validation, test)]
     expected = content_scores(*zip(together, LABELS, strict=True))
     assert {one.probe: one.value for one in select(records, task="together")} == expected
@@ -103,13 +103,9 @@ def test_the_scores_across_modalities_are_those_of_contents_by_hand() -> None:
 
 def test_each_modality_is_evaluated_with_the_others_missing() -> None:
     records = evaluated()
-    for modality, shape in SHAPES.items():
-        splits = (
-            Split(part[modality], classes, None)
-            for part, classes in zip((TRAIN, VALIDATION, TEST), LABELS, strict=True)
-        )
+    for modality, policy in POLICIES.items():
         alone = evaluate_representations(
-            SingleModality(FirstPixels(), modality), Compose([], shape), *splits, effort=Effort(min_views=100)
+            SingleModality(FirstPixels(), modality), policy, *splits(modality), effort=Effort(min_views=100)
         )
         of_modality = select(records, modality=modality)
         assert [dataclasses.replace(one, modality="") for one in of_modality] == alone

@@ -27,33 +27,22 @@ def test_records_come_back_from_json() -> None:
     assert read[3] == RECORDS[3]
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"extra": ""}, "a score record has the entries"),
-        ({"task": 3}, "holds text in every entry but value"),
-        ({"value": "0.5"}, "is a number or null, got '0.5'"),
-        ({"value": True}, "is a number or null, got True"),
-    ],
-)
-def test_wrong_entries_are_refused(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+@pytest.mark.parametrize("changes", [{"task": 3}, {"value": "0.5"}, {"value": True}])
+def test_wrong_types_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="holds text, and in value a number or null"):
         Record.from_json(RECORDS[0].to_json() | changes)
 
 
-@pytest.mark.parametrize("entries", [None, [], {"task": "class"}])
+@pytest.mark.parametrize("entries", [None, [], {"task": "class"}, RECORDS[0].to_json() | {"extra": ""}])
 def test_what_is_no_record_is_refused(entries: Any) -> None:
     with pytest.raises(ValueError, match="a score record has the entries metric, modality, note"):
         Record.from_json(entries)
 
 
-def test_selection_by_entries() -> None:
+def test_selection_by_entries_and_names_for_trackers() -> None:
     assert select(RECORDS, task="view") == RECORDS[1:3]
     assert score(RECORDS, task="view", target="rotation") == 0.5
     assert score(RECORDS, task="retrieval") is None
-
-
-def test_names_for_trackers() -> None:
     assert by_name(RECORDS[:2]) == {"z/class/linear/accuracy": 0.75, "upper/z/view/ridge/rotation/r2": 0.5}
 
 

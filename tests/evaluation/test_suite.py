@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -29,19 +28,13 @@ CLASS_PIXELS = [0, 1, 2, 3]
 TINT_PIXELS = [6, 7, 8]
 
 
-@dataclass(frozen=True)
-class Pictures:
-    images: Tensor
-    labels: Tensor | None
-
-
-def pictures(count: int, seed: int, labelled: bool = True) -> Pictures:
+def pictures(count: int, seed: int) -> Split:
     """3×3 images: the class is lit among the first four pixels, the last three are dark, noise everywhere."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(CLASSES, (count,), generator=generator)
     images = torch.randint(60, (count, 9), generator=generator)
     images[torch.arange(count), labels] += 150
-    return Pictures(images.to(torch.uint8).view(count, 1, 3, 3), labels if labelled else None)
+    return Split(images.to(torch.uint8).view(count, 1, 3, 3), labels, None)
 
 
 class Tint(AugmentationPolicy):
@@ -58,13 +51,10 @@ class Tint(AugmentationPolicy):
         return images
 
 
-class Still(AugmentationPolicy):
+class Still(Tint):
     """The image as it is."""
 
     names: tuple[str, ...] = ()
-
-    def sample(self, count: int, *, generator: torch.Generator) -> Parameters:
-        return {name: torch.rand(count, generator=generator) for name in self.names}
 
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
         return images
@@ -73,9 +63,9 @@ class Still(AugmentationPolicy):
 class PixelGuide(Guide):
     """z and content are certain pixels."""
 
-    def __init__(self, z: list[int], content: list[int]) -> None:
+    def __init__(self, z: Sequence[int] = TINT_PIXELS, content: Sequence[int] = CLASS_PIXELS) -> None:
         super().__init__()
-        self.z_pixels, self.content_pixels = z, content
+        self.z_pixels, self.content_pixels = list(z), list(content)
         self.seen: list[tuple[int, torch.dtype]] = []
 
     def posterior(self, views: Tensor) -> Representation:
@@ -86,14 +76,11 @@ class PixelGuide(Guide):
         return Representation(backbone=pixels, z=z, content=content, style=z[..., :1])
 
 
-TRAIN, VALIDATION, TEST = pictures(400, 1), pictures(150, 2), pictures(300, 3)
+SPLITS = pictures(400, 1), pictures(150, 2), pictures(300, 3)
 
 
 def quick(
-    guide: Guide,
-    policy: AugmentationPolicy | None = None,
-    splits: Sequence[Any] = (TRAIN, VALIDATION, TEST),
-    **options: Any,
+    guide: Guide, policy: AugmentationPolicy | None = None, splits: Sequence[Split] = SPLITS, **options: Any
 ) -> list[Record]:
     return evaluate_representations(guide, policy or Tint(), *splits, **{"seed": 0, **options})
 
@@ -115,67 +102,53 @@ def test_each_representation_predicts_what_is_in_it_and_nothing_else() -> None:
         assert accuracy(records, "content", probe) == pytest.approx(1 / CLASSES, abs=0.1)
         assert min(accuracy(records, "z", probe), accuracy(records, "backbone", probe)) > 0.99
     assert min(r2(records, "content", "tint"), r2(records, "backbone", "tint")) > 0.999
-    assert abs(r2(records, "z", "tint")) < 0.03
-    assert abs(r2(records, "content", "secret")) < 0.03
+    assert max(abs(r2(records, "z", "tint")), abs(r2(records, "content", "secret"))) < 0.03
     mean = (r2(records, "content", "tint") + r2(records, "content", "secret")) / 2
     assert r2(records, "content", "mean") == pytest.approx(mean)
     assert guide.training
     assert {dtype for _, dtype in guide.seen} == {torch.float32}
     json.dumps([record.to_json() for record in records], allow_nan=False)
-
-
-def test_only_the_representations_asked_for_are_evaluated() -> None:
-    guide = PixelGuide(z=CLASS_PIXELS, content=TINT_PIXELS)
-    whole, part = quick(guide), quick(guide, representations=("z", "backbone"))
-    assert {record.representation for record in part} == {"z", "backbone"}
-    assert set(part) < set(whole)
+    some = quick(guide, representations=("z", "backbone"))
+    assert {record.representation for record in some} == {"z", "backbone"}
+    assert set(some) < set(records)
     with pytest.raises(ValueError, match=r"unknown representations \['head'\]; known are backbone, z, content, style"):
         quick(guide, representations=("z", "head"))
 
 
 def test_the_class_is_predicted_from_clean_images() -> None:
-    records = quick(PixelGuide(z=CLASS_PIXELS, content=list(range(9))))
-    pixels = [(unit_range(part.images).flatten(1), part.labels) for part in (TRAIN, VALIDATION, TEST)]
+    records = quick(PixelGuide(CLASS_PIXELS, range(9)))
+    pixels = [(unit_range(part.images).flatten(1), part.labels) for part in SPLITS]
     assert {probe: accuracy(records, "content", probe) for probe in ("linear", "knn")} == content_scores(*pixels)
 
 
-def test_a_representation_without_width_is_left_out() -> None:
-    records = quick(PixelGuide(z=CLASS_PIXELS, content=[]))
-    assert {record.representation for record in records} == {"backbone", "z", "style"}
-
-
 def test_what_does_not_apply_has_a_note_and_no_value() -> None:
-    guide = PixelGuide(TINT_PIXELS, CLASS_PIXELS)
-    records = quick(guide, splits=(TRAIN, pictures(150, 2, labelled=False), pictures(300, 3, labelled=False)))
-    of_class = select(records, task="class")
-    assert len(of_class) == 8
-    assert {(one.value, one.note) for one in of_class} == {(None, f"{NOT_APPLICABLE}no labels in validation, test")}
+    unlabelled = [dataclasses.replace(split, labels=None) for split in SPLITS[1:]]
+    records = quick(PixelGuide(content=[]), splits=(SPLITS[0], *unlabelled))
+    assert {record.representation for record in records} == {"backbone", "z", "style"}  # content has no width
+    of_class = {(one.value, one.note) for one in select(records, task="class")}
+    assert of_class == {(None, f"{NOT_APPLICABLE}no labels in validation, test")}
     assert r2(records, "z", "tint") > 0.999
-    of_views = select(quick(guide, Still()), task="view")
-    note = f"{NOT_APPLICABLE}the augmentation policy has no parameters"
-    assert {(one.value, one.note) for one in of_views} == {(None, note)}
+    of_views = {(one.value, one.note) for one in select(quick(PixelGuide(), Still()), task="view")}
+    assert of_views == {(None, f"{NOT_APPLICABLE}the augmentation policy has no parameters")}
 
 
-def test_a_parameter_that_does_not_vary_has_no_score() -> None:
+def test_view_parameters_that_do_not_vary_or_are_called_mean() -> None:
     class Fixed(Tint):
         def sample(self, count: int, *, generator: torch.Generator) -> Parameters:
             return {**super().sample(count, generator=generator), "secret": torch.ones(count)}
 
-    records = quick(PixelGuide(TINT_PIXELS, CLASS_PIXELS), Fixed())
-    assert r2(records, "z", "secret") is None
-    assert r2(records, "z", "mean") == r2(records, "z", "tint")
-
-
-def test_a_parameter_may_not_be_called_as_the_mean_over_parameters() -> None:
     class Named(Still):
         names = ("mean",)
 
-    (failure,) = select(quick(PixelGuide(CLASS_PIXELS, []), Named(), representations=("z",)), task="view")
+    records = quick(PixelGuide(), Fixed())
+    assert r2(records, "z", "secret") is None
+    assert r2(records, "z", "mean") == r2(records, "z", "tint")
+    (failure,) = select(quick(PixelGuide(), Named(), representations=("z",)), task="view")
     assert failure.note.startswith(f"{FAILED}a view parameter may not be called 'mean'")
 
 
 def test_the_seed_decides_and_the_global_generator_is_left_alone() -> None:
-    guide = PixelGuide(z=[*CLASS_PIXELS, 6], content=CLASS_PIXELS)
+    guide = PixelGuide(z=[*CLASS_PIXELS, 6])
     state = torch.get_rng_state()
     first = quick(guide, seed=5)
     assert torch.equal(torch.get_rng_state(), state)
@@ -195,36 +168,20 @@ def test_splits_have_streams_of_their_own() -> None:
             drawn.append((parameters := super().sample(count, generator=generator))["secret"].clone())
             return parameters
 
-    same, guide = pictures(100, 1), PixelGuide(TINT_PIXELS, CLASS_PIXELS)
-    quick(guide, Recording(), (same, same, same), effort=Effort(min_views=100))
-    first = drawn.copy()
-    assert len({tuple(values.tolist()) for values in first}) == len(first) == 3
-    drawn.clear()
-    quick(guide, Recording(), (same, same, pictures(37, 4)), effort=Effort(min_views=100))
-    assert torch.equal(drawn[0], first[0])
-    assert torch.equal(drawn[1], first[1])
-
-
-def subject(guide: Guide, policy: AugmentationPolicy, images: Tensor, **effort: Any) -> Subject:
-    """The same images in all splits."""
-    part = Pictures(images, None)
-    return Subject(guide, None, policy, (part, part, part), effort=Effort(**effort))
+    same = pictures(100, 1)
+    for test in (same, pictures(37, 4)):
+        quick(PixelGuide(), Recording(), (same, same, test), effort=Effort(min_views=100))
+    assert len({tuple(values.tolist()) for values in drawn[:3]}) == 3
+    assert [torch.equal(drawn[place], drawn[3 + place]) for place in (0, 1)] == [True, True]
 
 
 @pytest.mark.parametrize(
     ("images", "min_views", "max_views", "rows"),
-    [
-        (400, 4000, 60_000, 4000),
-        (300, 4000, 60_000, 4200),
-        (50, 4000, 120, 100),
-        (400, 1, 60_000, 400),
-        (90, 9, 40, 40),
-    ],
+    [(300, 4000, 60_000, 4200), (50, 4000, 120, 100), (400, 1, 60_000, 400), (90, 9, 40, 40)],
 )
 def test_the_number_of_views(images: int, min_views: int, max_views: int, rows: int) -> None:
-    guide = PixelGuide(TINT_PIXELS, CLASS_PIXELS)
-    given = subject(guide, Tint(), pictures(images, 1).images, min_views=min_views, max_views=max_views)
-    for features, parameters in given.views:
+    guide, effort = PixelGuide(), Effort(min_views=min_views, max_views=max_views)
+    for features, parameters in Subject(guide, None, Tint(), [pictures(images, 1)] * 3, effort=effort).views:
         assert features["z"].shape == (rows, 3)
         assert {name: values.shape for name, values in parameters.items()} == {"tint": (rows,), "secret": (rows,)}
         torch.testing.assert_close(features["z"][:, 0], 0.2 + 0.6 * parameters["tint"])
@@ -236,10 +193,10 @@ def test_a_large_split_is_thinned_at_random() -> None:
         names = ("nothing",)
 
     images = torch.arange(200, dtype=torch.uint8).view(200, 1, 1, 1).expand(200, 1, 3, 3)
-    given = subject(PixelGuide([0], []), Nothing(), images, min_views=10, max_views=50)
-    kept = (given.views[0][0]["z"].flatten() * 255).round().int().tolist()
-    assert len(set(kept)) == 50
-    assert max(kept) > 150
+    splits, effort = [Split(images, None, None)] * 3, Effort(min_views=10, max_views=50)
+    kept = (Subject(PixelGuide([0]), None, Nothing(), splits, effort=effort).views[0][0]["z"] * 255).round()
+    assert len(kept.unique()) == 50
+    assert kept.max() > 150
 
 
 # The full level, on an untrained pair of digits.
@@ -260,27 +217,25 @@ def digits(train: int = 200, test: int = 60) -> tuple[Split, Split, Split]:
     return first(DIGITS.train, train), first(DIGITS.validation, 60), first(DIGITS.test, test)
 
 
+Pair = tuple[SimVE, AmortizedGuide]
+Full = Callable[..., list[Record]]
+
+
 @pytest.fixture(scope="module")
-def pair() -> tuple[SimVE, AmortizedGuide]:
+def pair() -> Pair:
     torch.manual_seed(0)
     prior = GaussianPrior(8, style_variance=0.15)
     model = SimVE(prior, Bernoulli(MLPDecoder(8, (1, 16, 16), hidden=(32,))))
     return model.eval(), AmortizedGuide(MLPEncoder((1, 16, 16), hidden=(32,)), prior).eval()
 
 
-Full = Callable[..., list[Record]]
-
-
 @pytest.fixture(scope="module")
-def full(pair: tuple[SimVE, AmortizedGuide]) -> Full:
+def full(pair: Pair) -> Full:
     """The full suite on the pair."""
-    model, guide = pair
 
-    def evaluated(
-        splits: Sequence[Any] | None = None, policy: AugmentationPolicy = POLICY, **options: Any
-    ) -> list[Record]:
-        given = {"level": "full", "model": model, "effort": CHEAP, "handwriting": True, **options}
-        return evaluate_representations(guide, POLICY, *(splits or digits()), **given)
+    def evaluated(splits: Sequence[Split] | None = None, **options: Any) -> list[Record]:
+        given = {"level": "full", "model": pair[0], "effort": CHEAP, "handwriting": True, **options}
+        return evaluate_representations(pair[1], POLICY, *(splits or digits()), **given)
 
     return evaluated
 
@@ -290,11 +245,11 @@ def whole(full: Full) -> list[Record]:
     return full()
 
 
-def subject_of(pair: tuple[SimVE, AmortizedGuide], splits: Any, **changes: Any) -> Subject:
-    return dataclasses.replace(Subject(pair[1], pair[0], POLICY, splits, effort=CHEAP), **changes)
+def subject_of(pair: Pair, splits: Sequence[Split] | None = None, **changes: Any) -> Subject:
+    return Subject(pair[1], pair[0], splits=splits or digits(), **{"policy": POLICY, "effort": CHEAP, **changes})
 
 
-def test_every_evaluator_answers(whole: list[Record]) -> None:
+def test_every_evaluator_answers(full: Full, whole: list[Record]) -> None:
     """None fails, none is left out, and what does not apply is what digits do not have."""
     assert not [record for record in whole if record.note.startswith(FAILED)]
     without = {(one.task, one.probe, one.metric) for one in whole if one.value is None}
@@ -306,20 +261,16 @@ def test_every_evaluator_answers(whole: list[Record]) -> None:
     }
     found = {(one.task, one.probe, one.metric, one.target) for one in select(whole, representation="z")}
     parameters = ("mean", *POLICY.names)
+    information = ["width", "effective_rank", "alignment", "uniformity", "active_units", "prior_information"]
     assert found >= {
         *(("class", probe, "accuracy", "") for probe in ("linear", "mlp", "knn", "clusters_diag", "clusters_full")),
         *(("class", "clusters_full", metric, "") for metric in ("nmi", "ari", "converged")),
-        *(
-            ("few_labels", "linear", metric, count)
-            for metric in ("accuracy", "sd", "short_classes")
-            for count in ("1", "10")
-        ),
+        *(("few_labels", "linear", metric, n) for metric in ("accuracy", "sd", "short_classes") for n in ("1", "10")),
         *(("view", probe, "r2", target) for probe in ("ridge", "mlp") for target in parameters),
         *(("view", "circular", metric, "rotation") for metric in ("r2", "median_error")),
         *(("handwriting", "ridge", "r2", target) for target in ("mean", "slant", "size", "thickness", "centre_x")),
-        *(("information", "", metric, "") for metric in ("width", "effective_rank", "alignment", "uniformity")),
+        *(("information", "", metric, "") for metric in information),
         *(("information", "", f"infonce_{part}", "") for part in ("bound", "ceiling", "pairs")),
-        *(("information", "", metric, "") for metric in ("active_units", "prior_information")),
         *(("information", "", "kl", str(axis)) for axis in range(8)),
     }
     assert [one.target for one in select(whole, task="several_views")] == ["1", "2", "4", "8"]
@@ -329,24 +280,16 @@ def test_every_evaluator_answers(whole: list[Record]) -> None:
     assert not select(whole, task="fine_tuning")
     assert not select(whole, metric="fid")
     assert all(0 <= one.value <= 1 for one in select(whole, metric="accuracy") if one.value is not None)
-
-
-def test_the_quick_level_is_part_of_the_full_one(full: Full, whole: list[Record]) -> None:
     some = full(level="quick")
-    assert {(record.task, record.probe) for record in some} == {
-        ("class", "linear"),
-        ("class", "knn"),
-        ("view", "ridge"),
-    }
+    assert {(one.task, one.probe) for one in some} == {("class", "linear"), ("class", "knn"), ("view", "ridge")}
     assert set(some) < set(whole)
 
 
-def test_spaces_are_those_of_the_test_images(pair: tuple[SimVE, AmortizedGuide], whole: list[Record]) -> None:
+def test_spaces_are_those_of_the_test_images(pair: Pair, whole: list[Record]) -> None:
     """Against the papers' formulas, written out."""
     train, _, test = digits()
-    guide = pair[1]
-    of_train, of_test = (guide.embed_batches(split.images).as_dict() for split in (train, test))
-    views = subject_of(pair, digits()).two_views["test"]
+    of_train, of_test = (pair[1].embed_batches(split.images).as_dict() for split in (train, test))
+    views = subject_of(pair).two_views[1]
     for name in ("z", "content"):
         of_space = {one.metric: one.value for one in select(whole, representation=name, task="information")}
         values = of_test[name].double()
@@ -355,26 +298,19 @@ def test_spaces_are_those_of_the_test_images(pair: tuple[SimVE, AmortizedGuide],
         assert of_space["effective_rank"] == pytest.approx(math.exp(-(share * share.log()).sum().item()), rel=1e-6)
         assert of_space["active_units"] == int((values.var(0, correction=0) > 0.01).sum())
         assert of_space["width"] == 8
-        first, second = (part[name].double() for part in views)
-        first, second = (part / part.norm(dim=1, keepdim=True) for part in (first, second))
+        first, second = (part[name].double() / part[name].double().norm(dim=1, keepdim=True) for part in views)
         assert of_space["alignment"] == pytest.approx((first - second).square().sum(1).mean().item(), rel=1e-9)
         near = torch.pdist(first).square().mul(-2).exp().mean().log().item()
         assert of_space["uniformity"] == pytest.approx(near, rel=1e-6)
-        assert test.labels is not None
-        expected = cluster_scores(
-            of_train[name], (of_test[name], test.labels), covariance="diag", restarts=1, seed=EVALUATION_SEED
-        )
+        options = {"covariance": "diag", "restarts": 1, "seed": EVALUATION_SEED}
         clusters = select(whole, representation=name, probe="clusters_diag")
+        expected = cluster_scores(of_train[name], (of_test[name], test.labels), **options)
         assert {one.metric: one.value for one in clusters} == expected
     # Content 1, style 0.15: −8/2 log(1 − ρ²).
-    rho = 1 / 1.15
-    expected = -4 * math.log(1 - rho**2)
-    assert score(whole, metric="prior_information") == pytest.approx(expected, rel=1e-6)
+    assert score(whole, metric="prior_information") == pytest.approx(-4 * math.log(1 - 1 / 1.15**2), rel=1e-6)
 
 
-def test_attributes_and_handwriting_are_predicted_from_clean_images(
-    pair: tuple[SimVE, AmortizedGuide], full: Full
-) -> None:
+def test_attributes_and_handwriting_are_predicted_from_clean_images(pair: Pair, full: Full) -> None:
     splits = []
     for split in digits():
         light = split.images.double().mean((1, 2, 3)) > 80
@@ -387,8 +323,7 @@ def test_attributes_and_handwriting_are_predicted_from_clean_images(
     found = {(one.target, one.metric): one.value for one in select(records, task="attributes")}
     assert found == {(target, metric): value for target, of in expected.items() for metric, value in of.items()}
     assert found["always", "auc"] is None
-    measured = subject_of(pair, splits, handwriting=True).ink[0]["slant"]
-    assert int(measured.isnan().sum()) == 1
+    assert int(subject_of(pair, splits, handwriting=True).ink[0]["slant"].isnan().sum()) == 1
     assert score(records, task="handwriting", target="size") > 0.3
 
 
@@ -407,32 +342,28 @@ class Painted(AugmentationPolicy):
         return images
 
 
-def test_binary_parameters_have_an_auc_and_angles_a_circle(pair: tuple[SimVE, AmortizedGuide]) -> None:
-    given = subject_of(pair, digits(), policy=Painted())
-    binary = {(one.target, one.metric): one.value for one in suite.view_binary(given, "backbone")}
-    angles = {(one.target, one.metric): one.value for one in suite.view_angles(given, "backbone")}
-    assert {target for target, _ in binary} == {"mean", "lit"}
-    assert binary["lit", "auc"] > 0.95
-    assert {target for target, _ in angles} == {"hue"}
-    assert angles["hue", "r2"] < 0.2
-    assert angles["hue", "median_error"] == pytest.approx(0.25, abs=0.1)
+def test_binary_parameters_have_an_auc_and_angles_a_circle(pair: Pair) -> None:
+    given = subject_of(pair, policy=Painted())
+    binary, angles = suite.view_binary(given, "backbone"), suite.view_angles(given, "backbone")
+    assert (set(binary), set(angles)) == ({"mean", "lit"}, {"hue"})
+    assert binary["lit"]["auc"] > 0.95
+    assert angles["hue"]["r2"] < 0.2
+    assert angles["hue"]["median_error"] == pytest.approx(0.25, abs=0.1)
 
 
 @pytest.mark.parametrize("shared", [0, 2])
-def test_information_of_features_wider_than_there_are_images(pair: tuple[SimVE, AmortizedGuide], shared: int) -> None:
+def test_information_of_features_wider_than_there_are_images(pair: Pair, shared: int) -> None:
     """A few strong directions that views share, among many more of noise: found where they are, and not invented."""
     generator = torch.Generator().manual_seed(0)
 
-    def views(images: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        content = torch.cat(
-            [10 * torch.randn(images, shared, generator=generator), torch.zeros(images, 300 - shared)], dim=1
-        )
-        first, second = (content + torch.randn(images, 300, generator=generator) for _ in range(2))
-        return {"wide": first}, {"wide": second}
+    def views() -> list[dict[str, Tensor]]:
+        strong = 10 * torch.randn(200, shared, generator=generator)
+        content = torch.cat([strong, torch.zeros(200, 300 - shared)], dim=1)
+        return [{"wide": content + torch.randn(200, 300, generator=generator)} for _ in range(2)]
 
-    given = subject_of(pair, digits(train=200))
-    given.__dict__["two_views"] = {"train": views(200), "test": views(200)}
-    found = {one.metric: one.value for one in suite.infonce(given, "wide")}
+    given = subject_of(pair)
+    given.__dict__["two_views"] = [views(), views()]
+    found = suite.infonce(given, "wide")
     # ρ = 100/101 in each shared axis; 2 · 1.96 nats are below, but not far below, the ceiling of log 200 = 5.3.
     expected = -shared / 2 * math.log(1 - (100 / 101) ** 2)
     assert expected - 0.7 < found["infonce_bound"] < expected + 0.2
@@ -440,36 +371,27 @@ def test_information_of_features_wider_than_there_are_images(pair: tuple[SimVE, 
     assert found["infonce_pairs"] == 200
 
 
-def test_full_covariances_are_not_fitted_to_what_is_too_wide(
-    pair: tuple[SimVE, AmortizedGuide], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = subject_of(pair, digits(train=200))
-    clusters = suite.clusters("full")
-    assert clusters(given, "z")[0].value > 0.1
-    monkeypatch.setattr(suite, "WIDEST_FULL", 7)
-    with pytest.raises(NotApplicableError, match="take minutes; the limit is"):
-        clusters(given, "z")
-
-
-def test_rows_bound_what_costs_much(pair: tuple[SimVE, AmortizedGuide]) -> None:
+def test_what_costs_much_is_bounded(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     given = subject_of(pair, digits(train=300), effort=dataclasses.replace(CHEAP, rows=40))
     train, validation, test = given.few_labelled("z")
     assert [len(part[0]) for part in (train, validation, test)] == [40, 40, 60]
     assert torch.equal(train[0], given.labelled("z")[0][0][:40])
     for rows, pairs in ((40, 40), (10_000, 300)):
         more = subject_of(pair, digits(train=300), effort=dataclasses.replace(CHEAP, rows=rows))
-        assert [len(part["z"]) for part in more.two_views["train"]] == [pairs, pairs]
+        assert [len(part["z"]) for part in more.two_views[0]] == [pairs, pairs]
+    monkeypatch.setattr(suite, "WIDEST_FULL", 7)
+    with pytest.raises(NotApplicableError, match="take minutes; the limit is"):
+        suite.clusters(given, "z", "full")
 
 
-def test_two_views_are_of_the_same_image(pair: tuple[SimVE, AmortizedGuide], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_views_are_of_the_same_image(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pp_simve.evaluation.subject._VIEWS_IN_MEMORY", 14)
     splits = digits(test=40)
-    given = subject_of(pair, splits, policy=Still())
     clean = pair[1].embed_batches(splits[2].images).as_dict()
-    for part in given.two_views["test"]:
+    for part in subject_of(pair, splits, policy=Still()).two_views[1]:
         for name, values in part.items():
             torch.testing.assert_close(values, clean[name], rtol=1e-4, atol=1e-5)
-    first, second = subject_of(pair, splits).two_views["test"]
+    first, second = subject_of(pair, splits).two_views[1]
     assert not torch.equal(first["z"], second["z"])
 
 
@@ -481,12 +403,27 @@ def failures(records: list[Record], words: str) -> set[tuple[str, str]]:
     return {(one.task, one.probe or one.metric) for one in records if words in one.note and one.value is None}
 
 
+@pytest.fixture
+def changed_posterior(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Replaces parts of the guide's posterior by what a function makes of them."""
+
+    def change(**parts: Callable[[Tensor], Tensor]) -> None:
+        plain = AmortizedGuide.posterior
+
+        def posterior(guide: AmortizedGuide, views: Any) -> Representation:
+            found = plain(guide, views)
+            return dataclasses.replace(found, **{name: of(getattr(found, name)) for name, of in parts.items()})
+
+        monkeypatch.setattr(AmortizedGuide, "posterior", posterior)
+
+    return change
+
+
 def test_one_class_fails_alone(full: Full) -> None:
-    splits = [dataclasses.replace(split, labels=torch.full((len(split),), 3)) for split in digits()]
-    records = full(splits)
+    records = full([dataclasses.replace(split, labels=torch.full((len(split),), 3)) for split in digits()])
     of_class = {("class", probe) for probe in ("linear", "mlp", "knn", "clusters_diag", "clusters_full")}
     expected = of_class | {("few_labels", "linear"), ("several_views", "linear")}
-    assert failures(records, f"{FAILED}") == failures(records, "only class 3") == expected
+    assert failures(records, FAILED) == failures(records, "only class 3") == expected
     assert failures(records, "scores of both the class and the view") == {("disentanglement", "mean")}
     for name in REPRESENTATIONS:
         assert r2(records, name, "mean") is not None
@@ -495,34 +432,25 @@ def test_one_class_fails_alone(full: Full) -> None:
 
 
 def test_features_that_are_not_finite_cost_only_their_own_scores(
-    full: Full, whole: list[Record], monkeypatch: pytest.MonkeyPatch
+    full: Full, whole: list[Record], changed_posterior: Callable[..., None]
 ) -> None:
-    plain = AmortizedGuide.posterior
-
-    def posterior(guide: AmortizedGuide, views: Any) -> Representation:
-        return dataclasses.replace(found := plain(guide, views), content=found.content * math.nan)
-
-    monkeypatch.setattr(AmortizedGuide, "posterior", posterior)
+    changed_posterior(content=lambda content: content * math.nan)
     records = full()
-    for name in ("backbone", "z", "style"):
-        assert select(records, representation=name) == select(whole, representation=name)
-    assert select(records, task="generation") == select(whole, task="generation")
+    for entries in [{"task": "generation"}, *({"representation": name} for name in ("backbone", "z", "style"))]:
+        assert select(records, **entries) == select(whole, **entries)
     content = select(records, representation="content")
     finite = [one for one in content if one.value is not None or one.note.startswith(NOT_APPLICABLE)]
-    assert {one.task for one in finite} == {"information", "view", "attributes"}
-    assert {one.probe for one in finite if one.task == "view"} == {"logistic"}
-    assert {one.metric for one in finite if one.task == "information"} == {"width"}
+    assert {(one.task, one.probe or one.metric) for one in finite} == {
+        ("information", "width"),
+        ("view", "logistic"),
+        ("attributes", "logistic"),
+    }
     for what in (("class", "linear"), ("class", "clusters_diag"), ("view", "ridge"), ("information", "infonce_bound")):
         assert what in failures(content, "NaN or infinite")
 
 
-def test_a_constant_representation_predicts_nothing(full: Full, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = AmortizedGuide.posterior
-
-    def posterior(guide: AmortizedGuide, views: Any) -> Representation:
-        return dataclasses.replace(found := plain(guide, views), z=torch.ones_like(found.z))
-
-    monkeypatch.setattr(AmortizedGuide, "posterior", posterior)
+def test_a_constant_representation_predicts_nothing(full: Full, changed_posterior: Callable[..., None]) -> None:
+    changed_posterior(z=torch.ones_like)
     records = full()
     of_z = select(records, representation="z")
     assert max(score(of_z, task="class", probe="linear"), score(of_z, task="class", probe="mlp")) < 0.25
@@ -535,19 +463,14 @@ def test_a_constant_representation_predicts_nothing(full: Full, monkeypatch: pyt
     assert score(records, task="disentanglement", metric="mean") is None
 
 
-def test_fewer_images_than_clusters_or_neighbours(full: Full) -> None:
+def test_fewer_images_than_clusters_and_no_model(full: Full) -> None:
     train, validation, test = digits()
-    assert train.labels is not None
     index = torch.tensor([train.labels.tolist().index(digit) for digit in range(6)])
-    records = select(
-        full((Split(train.images[index], train.labels[index], None), validation, test)), representation="z"
-    )
+    few = Split(train.images[index], train.labels[index], None)
+    records = full((few, validation, test), representations=("z",), model=None)
     assert failures(records, "clusters cannot be fitted to 6 rows") == {("class", "clusters_diag")}
     assert failures(records, "there are 6 rows for 10 clusters") == {("class", "clusters_full")}
     assert {one.target for one in select(records, task="few_labels")} == {"1"}
     assert all(0 < score(records, task="class", probe=probe) <= 1 for probe in ("linear", "mlp", "knn"))
-
-
-def test_without_a_model_nothing_is_decoded(full: Full) -> None:
     without = {("information", "prior_information"), ("information", "kl"), ("generation", "mse")}
-    assert failures(full(model=None, representations=("z",)), "no model of views of one modality") == without
+    assert failures(records, "no model of views of one modality") == without

@@ -11,15 +11,16 @@ import pyro
 import pyro.distributions as dist
 import torch
 from lightning_fabric import Fabric
+from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pp_simve.inference import AmortizedGuide, DeltaGuide, Guide, PointGuide, WarmupCosine
+from pp_simve.inference import ELBO, AmortizedGuide, DeltaGuide, Guide, PointGuide, WarmupCosine
 from pp_simve.inference.augmentations import AugmentationPolicy, augmentation_policy
 from pp_simve.inference.data import Images, Source
 from pp_simve.inference.loop import VALIDATED_STEPS, Loop
 from pp_simve.inference.plan import Plan
-from pp_simve.models import Bernoulli, FlatPrior, Gaussian, GaussianPrior, Prior, SimVE, StandardPrior
+from pp_simve.models import Bernoulli, FlatPrior, Gaussian, GaussianPrior, Prior, SimVE, StandardPrior, ViewsLike
 from pp_simve.testing.objective import ObjectiveSuite, read_backs
 
 LATENT, IMAGES, SHAPE = 3, 6, (1, 4, 4)
@@ -162,6 +163,21 @@ def assert_same(
     for our, their in zip(gradients(ours, parameters), gradients(theirs, parameters), strict=True):
         assert our.abs().max() >= moves
         torch.testing.assert_close(our, their, rtol=tolerance, atol=tolerance)
+
+
+def assert_trace_elbo(model: nn.Module, guide: nn.Module, views: ViewsLike, particles: int = 1) -> None:
+    """The ELBO's value and gradients are those of Pyro's own, bit for bit."""
+    parameters, found = list(nn.ModuleList([model, guide]).parameters()), []
+    ours = ELBO(model, guide, particles=particles, scale=1)
+    theirs = Trace_ELBO(num_particles=particles, vectorize_particles=True, max_plate_nesting=2)
+    for loss_of in (lambda: ours(views)["loss"], lambda: theirs.differentiable_loss(model, guide, views)):
+        pyro.set_rng_seed(3)
+        loss = loss_of()
+        found.append([loss, *torch.autograd.grad(loss, parameters, allow_unused=True)])
+    assert found[0][0].dtype == DOUBLE
+    for our, their in zip(*found, strict=True):
+        assert (our is None) == (their is None)
+        assert our is None or torch.equal(our, their)
 
 
 def assert_rate(steps: Sequence[float], errors: Sequence[Tensor], rate: float, tolerance: float = 0.1) -> None:

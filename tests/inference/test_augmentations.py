@@ -92,68 +92,66 @@ def flip_reference(image: Tensor, horizontal_flip: float = 0.0, vertical_flip: f
     return tv.vertical_flip(image) if vertical_flip else image
 
 
+def in_turn(*references: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def reference(image: Tensor, **parameters: float) -> Tensor:
+        for step in references:
+            image = step(image, **parameters)
+        return image
+
+    return reference
+
+
+Make = Callable[[tuple[int, int, int]], AugmentationPolicy]
+ZERO = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+# A pixel's place is known to about 1e-6 of the image's side, and noise has slopes of up to 1 a pixel.
+OF_GREY: dict[str, tuple[Make, Callable[..., Tensor], float]] = {
+    "affine": (lambda _: RandomAffine(), affine_reference, 2e-5),
+    "affine, wide": (
+        lambda _: RandomAffine(rotation=(-180, 180), scale=(0.5, 2), shift=(-0.5, 0.5), shear=(-40, 40)),
+        affine_reference,
+        2e-5,
+    ),
+    **{
+        f"crop of {area}": (lambda shape, area=area: RandomResizedCrop(shape, area=area), crop_reference, 1e-5)
+        for area in ((0.4, 1.0), (0.01, 0.1), (1.0, 1.0))
+    },
+    "horizontal flip": (lambda _: RandomFlip("horizontal"), flip_reference, 0),
+    "vertical flip": (lambda _: RandomFlip("vertical"), flip_reference, 0),
+}
+OF_COLOUR: dict[str, tuple[Make, Callable[..., Tensor], float]] = {
+    **{
+        name: (lambda _, strength=strength: ColorJitter(**ZERO | strength), jitter_reference, 1e-5)
+        for name, strength in {
+            "brightness": {"brightness": 0.9},
+            "contrast": {"contrast": 0.9},
+            "saturation": {"saturation": 2.0},
+            "hue": {"hue": 0.5},
+        }.items()
+    },
+    "jitter": (lambda _: ColorJitter(), jitter_reference, 1e-5),
+    "grey": (lambda _: RandomGrayscale(0.5), grey_reference, 1e-6),
+    "crop+colour": (
+        lambda shape: augmentation_policy("crop+colour", shape),
+        in_turn(crop_reference, flip_reference, jitter_reference, grey_reference),
+        2e-5,
+    ),
+    "paper": (
+        lambda shape: augmentation_policy("paper", shape),
+        in_turn(jitter_reference, crop_reference, flip_reference),
+        2e-5,
+    ),
+}
+
+
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("shape", [GREY, RGB, OBLONG, (1, 16, 16)], ids=str)
-class TestPixelByPixel:
-    def test_affine(self, shape: tuple[int, int, int], seed: int) -> None:
-        wide = RandomAffine(rotation=(-180, 180), scale=(0.5, 2), shift=(-0.5, 0.5), shear=(-40, 40))
-        for policy in (RandomAffine(), wide):
-            views, expected = one_by_one(policy, photographs(32, shape, seed), seed, affine_reference)
-            # A pixel's place is known to about 1e-6 of the image's side, and noise has slopes of up to 1 a pixel.
-            torch.testing.assert_close(views, expected, atol=2e-5, rtol=0)
-
-    @pytest.mark.parametrize("area", [(0.4, 1.0), (0.01, 0.1), (1.0, 1.0)])
-    def test_resized_crop(self, shape: tuple[int, int, int], seed: int, area: tuple[float, float]) -> None:
-        policy = RandomResizedCrop(shape, area=area)
-        views, expected = one_by_one(policy, photographs(32, shape, seed), seed, crop_reference)
-        torch.testing.assert_close(views, expected, atol=1e-5, rtol=0)
-
-    @pytest.mark.parametrize("direction", ["horizontal", "vertical"])
-    def test_flip(self, shape: tuple[int, int, int], seed: int, direction: Any) -> None:
-        views, expected = one_by_one(RandomFlip(direction), photographs(16, shape, seed), seed, flip_reference)
-        assert torch.equal(views, expected)
-
-
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("shape", [RGB, OBLONG], ids=str)
-class TestColourByColour:
-    @pytest.mark.parametrize(
-        "strengths",
-        [
-            {"brightness": 0.9, "contrast": 0.0, "saturation": 0.0, "hue": 0.0},
-            {"brightness": 0.0, "contrast": 0.9, "saturation": 0.0, "hue": 0.0},
-            {"brightness": 0.0, "contrast": 0.0, "saturation": 2.0, "hue": 0.0},
-            {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.5},
-            {},
-        ],
-    )
-    def test_jitter(self, shape: tuple[int, int, int], seed: int, strengths: dict[str, float]) -> None:
-        views, expected = one_by_one(ColorJitter(**strengths), photographs(32, shape, seed), seed, jitter_reference)
-        torch.testing.assert_close(views, expected, atol=1e-5, rtol=0)
-
-    def test_grey(self, shape: tuple[int, int, int], seed: int) -> None:
-        views, expected = one_by_one(RandomGrayscale(0.5), photographs(32, shape, seed), seed, grey_reference)
-        torch.testing.assert_close(views, expected, atol=1e-6, rtol=0)
-
-    def test_all_together(self, shape: tuple[int, int, int], seed: int) -> None:
-        def reference(image: Tensor, **parameters: float) -> Tensor:
-            for step in (crop_reference, flip_reference, jitter_reference, grey_reference):
-                image = step(image, **parameters)
-            return image
-
-        policy = augmentation_policy("crop+colour", shape)
-        views, expected = one_by_one(policy, photographs(32, shape, seed), seed, reference)
-        torch.testing.assert_close(views, expected, atol=2e-5, rtol=0)
-
-    def test_paper(self, shape: tuple[int, int, int], seed: int) -> None:
-        def reference(image: Tensor, **parameters: float) -> Tensor:
-            for step in (jitter_reference, crop_reference, flip_reference):
-                image = step(image, **parameters)
-            return image
-
-        policy = augmentation_policy("paper", shape)
-        views, expected = one_by_one(policy, photographs(32, shape, seed), seed, reference)
-        torch.testing.assert_close(views, expected, atol=2e-5, rtol=0)
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [*((name, shape) for name in OF_GREY for shape in (GREY, OBLONG)), *((name, RGB) for name in OF_GREY | OF_COLOUR)],
+)
+def test_views_are_torchvisions_pixel_by_pixel(name: str, shape: tuple[int, int, int], seed: int) -> None:
+    make, reference, tolerance = (OF_GREY | OF_COLOUR)[name]
+    views, expected = one_by_one(make(shape), photographs(32, shape, seed), seed, reference)
+    torch.testing.assert_close(views, expected, atol=tolerance, rtol=0)
 
 
 def test_a_hue_shift_of_a_third_of_a_turn_moves_red_to_green_to_blue() -> None:
@@ -189,27 +187,18 @@ class TestEveryNamedPolicy:
         assert views.max() <= 1 + 1e-6
         assert torch.equal(images, before)
 
-    def test_uint8_and_float_images_give_the_same_views(self, name: str, shape: tuple[int, int, int]) -> None:
+    def test_bytes_and_floats_give_the_same_views_and_only_the_given_generator_matters(
+        self, name: str, shape: tuple[int, int, int]
+    ) -> None:
         policy = augmentation_policy(name, shape)
         images = torch.randint(0, 256, (5, *shape), dtype=torch.uint8, generator=generator())
-        floats = images.float() / 255
-        before = floats.clone()
-        views, _ = draw_views(policy, images, 2, generator=generator())
-        same, _ = draw_views(policy, floats, 2, generator=generator())
-        assert torch.equal(views, same)
-        assert torch.equal(floats, before)
-
-    def test_only_the_given_generator_matters(self, name: str, shape: tuple[int, int, int]) -> None:
-        policy = augmentation_policy(name, shape)
-        images = photographs(4, shape)
         state = torch.random.get_rng_state()
         views, parameters = draw_views(policy, images, 2, generator=generator(1))
         assert torch.equal(torch.random.get_rng_state(), state)
-        again, same = draw_views(policy, images, 2, generator=generator(1))
+        again, same = draw_views(policy, images.float() / 255, 2, generator=generator(1))
         assert torch.equal(views, again)
         assert all(torch.equal(parameters[key], same[key]) for key in parameters)
-        others, _ = draw_views(policy, images, 2, generator=generator(2))
-        assert not torch.equal(views, others)
+        assert not torch.equal(views, draw_views(policy, images, 2, generator=generator(2))[0])
 
     def test_views_differ_and_follow_from_their_parameters(self, name: str, shape: tuple[int, int, int]) -> None:
         policy = augmentation_policy(name, shape)
@@ -240,9 +229,6 @@ class TestEveryNamedPolicy:
             top, left, height, width = (parameters[f"crop_{side}"] for side in ("top", "left", "height", "width"))
             assert bool(((top >= 0) & (left >= 0) & (height >= 1) & (width >= 1)).all())
             assert bool(((top + height <= shape[1]) & (left + width <= shape[2])).all())
-
-    def test_repr_tells_the_settings(self, name: str, shape: tuple[int, int, int]) -> None:
-        assert "Compose" in repr(augmentation_policy(name, shape))
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
     def test_an_accelerator_draws_the_same_pixels(self, name: str, shape: tuple[int, int, int]) -> None:
@@ -336,12 +322,9 @@ def test_a_policy_that_breaks_its_contract_is_named() -> None:
     [
         (lambda: RandomAffine(rotation=(20, -20)), "rotation must be (lower, upper), lower first"),
         (lambda: RandomAffine(scale=(0, 1)), "scale must be (lower, upper)"),
-        (lambda: RandomAffine(shear=(0, float("nan"))), "shear must be (lower, upper)"),
         (lambda: RandomResizedCrop(RGB, area=(0.0, 1.0)), "area must be above 0"),
-        (lambda: RandomResizedCrop(RGB, area=(0.5, 1.5)), "area must be (lower, upper)"),
         (lambda: RandomResizedCrop(RGB, ratio=(0.0, 1.0)), "ratio must be above 0"),
         (lambda: RandomResizedCrop((3, 0, 32)), "image_shape must be (channel, height, width)"),
-        (lambda: RandomResizedCrop((32, 32)), "image_shape must be (channel, height, width)"),  # type: ignore[arg-type]
         (lambda: RandomFlip("diagonal"), "direction must be 'horizontal' or 'vertical'"),  # type: ignore[arg-type]
         (lambda: RandomFlip(probability=1.5), "probability must be a probability in [0, 1], got 1.5"),
         (lambda: ColorJitter(brightness=-1), "brightness must be a strength of at least 0, got -1"),
@@ -370,7 +353,6 @@ def test_a_policy_that_breaks_its_contract_is_named() -> None:
             lambda: draw_views(RandomGrayscale(), torch.rand(2, *GREY), 2, generator=generator()),
             "RandomGrayscale needs RGB images",
         ),
-        (lambda: draw_views(ColorJitter(), torch.rand(2, *GREY), 2, generator=generator()), "ColorJitter needs RGB"),
         (lambda: RandomFlip().apply(torch.zeros(2, *RGB, dtype=torch.uint8), {}), "draw_views converts uint8"),
         (
             lambda: augmentation_policy("affine", GREY).apply(torch.rand(2, *RGB), {}),

@@ -25,7 +25,6 @@ from .programs import (
     assert_same,
     draw_views,
     embeddings,
-    gradients,
 )
 
 WEIGHT = 0.3
@@ -89,9 +88,7 @@ def terms_by_loops(z: Tensor) -> tuple[Tensor, Tensor]:
 # The loss.
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("redundancy", [0.0, 0.005, 0.3, 2.0])
-@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize(("views", "redundancy", "training"), [(2, 0.0, True), (3, 0.3, True), (2, 2.0, False)])
 def test_it_is_the_papers_sum_over_pairs_of_views(views: int, redundancy: float, training: bool) -> None:
     objective, batch = make_objective(redundancy).train(training), draw_views(views)
     terms = objective(batch)
@@ -108,15 +105,6 @@ def test_the_weight_is_the_papers_by_default() -> None:
     objective = BarlowTwins(SimVE(prior), DeltaGuide(SmoothEncoder(), prior)).double()
     terms = objective(draw_views(2))
     torch.testing.assert_close(terms["loss"].detach(), terms["invariance"] + 5e-3 * terms["redundancy"])
-
-
-def test_scale_and_place_of_an_axis_do_not_matter() -> None:
-    """As long as its variance is far above eps."""
-    z = torch.randn(2, 50, LATENT, dtype=DOUBLE) * 1e4
-    scale, shift = torch.rand(LATENT, dtype=DOUBLE) + 0.5, 1e4 * torch.randn(2, 1, LATENT, dtype=DOUBLE)
-    expected, found = of_z()(as_views(z)), of_z()(as_views(z * scale + shift))
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10)
 
 
 def test_invariance_is_the_flat_priors_pull_on_standardised_axes_squared() -> None:
@@ -143,32 +131,6 @@ def test_independent_axes_that_agree_cost_nothing() -> None:
     assert terms["redundancy"] == 0
     opposite = of_z()(as_views(torch.stack([z[0], -z[0]])))
     torch.testing.assert_close(opposite["invariance"], torch.tensor(4.0 * LATENT, dtype=DOUBLE))
-
-
-def test_equal_axes_are_redundant() -> None:
-    """Each of the entries off the diagonal is then 1."""
-    z = 1e6 * torch.randn(1, 20, 1, dtype=DOUBLE).expand(2, 20, LATENT)
-    terms = of_z()(as_views(z))
-    torch.testing.assert_close(terms["redundancy"], torch.tensor(float(LATENT * (LATENT - 1)), dtype=DOUBLE))
-    torch.testing.assert_close(terms["loss"].detach(), WEIGHT * terms["redundancy"])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
-@pytest.mark.parametrize("which", ["all", "some", "zero"])
-def test_constant_embeddings_leave_loss_and_gradient_finite(which: str, dtype: torch.dtype) -> None:
-    objective, views = make_objective(dtype=dtype), draw_views(2, dtype)
-    guide = objective.guide
-    assert isinstance(guide, DeltaGuide)
-    with torch.no_grad():
-        head = guide.encoder_head.heads()[0]
-        head.weight[: LATENT if which != "some" else 1] = 0
-        if which == "zero":
-            head.bias.zero_()
-    loss = objective(views)["loss"]
-    assert torch.isfinite(loss)
-    if which != "some":
-        torch.testing.assert_close(loss.detach(), torch.tensor(float(LATENT), dtype=dtype), rtol=1e-4, atol=1e-4)
-    assert all(torch.isfinite(slope).all() for slope in gradients(loss, objective.parameters()))
 
 
 # The batch of several processes.

@@ -19,7 +19,6 @@ from pp_simve.inference import (
     AmortizedGuide,
     AnalyticELBO,
     ConsistencyELBO,
-    Cyclic,
     DeltaGuide,
     DenoisingELBO,
     FlowGuide,
@@ -48,7 +47,6 @@ from pp_simve.models import (
 from .programs import DOUBLE, IMAGES, LATENT, SHAPE, Pair, SmoothEncoder, draw_views, make_pair, small_images
 
 VIEWS = 3
-CONTENT, STYLE = [0.5, 1.0, 3.0], [0.05, 0.4, 2.0]  # of the prior "gaussian per axis"
 
 
 def structured(prior: str) -> Pair:
@@ -57,7 +55,7 @@ def structured(prior: str) -> Pair:
     return Pair(pair.model, StructuredGuide(SmoothEncoder(), pair.prior).double(), pair.prior)
 
 
-def with_prior(prior: Prior, make_guide: type[AmortizedGuide | StructuredGuide | FlowGuide] = AmortizedGuide) -> Pair:
+def with_prior(prior: Prior, make_guide: Callable[..., Guide] = AmortizedGuide) -> Pair:
     """A pair over a prior of the test's own."""
     model = SimVE(prior, make_pair().model.likelihood).double()
     return Pair(model, make_guide(SmoothEncoder(), prior).double(), prior)
@@ -80,7 +78,7 @@ def assert_same_gradients(first: Tensor, second: Tensor, pair: Pair) -> None:
 # Importance weighting.
 
 
-@pytest.mark.parametrize("prior", ["gaussian learned", "flat", "standard"])
+@pytest.mark.parametrize("prior", ["gaussian learned", "standard"])
 @pytest.mark.parametrize("make", [make_pair, structured], ids=["amortized", "structured"])
 def test_one_sample_gives_the_elbo(make: Any, prior: str) -> None:
     pair, views = make(prior), draw_views(VIEWS)
@@ -142,11 +140,10 @@ def test_value_and_gradient_of_the_importance_weighted_bound_are_those_of_a_plai
         assert float(terms["gain"]) > 0.1
 
 
-@pytest.mark.parametrize("samples", [2, 16])
 @pytest.mark.parametrize("prior", ["gaussian per axis", "flat learned", "standard"])
-def test_terms_and_gain_add_up_to_the_bound_and_the_gain_is_not_negative(prior: str, samples: int) -> None:
+def test_terms_and_gain_add_up_to_the_bound_and_the_gain_is_not_negative(prior: str) -> None:
     pair, views = make_pair(prior), draw_views(VIEWS)
-    for _ in range(5):
+    for samples in (2, 16):
         terms = IWAE(pair.model, pair.guide, samples=samples)(views)
         assert set(terms) == {"loss", "reconstruction", "content", "style", "entropy", "gain"}
         parts = sum(value for name, value in terms.items() if name != "loss")
@@ -239,8 +236,9 @@ def test_the_divergence_of_the_structured_guide_is_that_of_its_sites_given_the_d
     assert_same_gradients(found["loss"], divergence - seen, pair)
 
 
-@pytest.mark.parametrize("prior", ["gaussian per axis", "flat", "standard"])
-@pytest.mark.parametrize("make", [make_pair, structured], ids=["amortized", "structured"])
+@pytest.mark.parametrize(
+    ("make", "prior"), [(make_pair, "flat"), (structured, "gaussian per axis")], ids=["amortized", "structured"]
+)
 def test_the_analytic_bound_is_the_mean_of_the_sampled_one(make: Any, prior: str) -> None:
     pair, views = make(prior), draw_views(VIEWS)
     with torch.no_grad():
@@ -283,50 +281,34 @@ def test_an_axis_below_its_free_bits_has_no_gradient_and_the_others_have_theirs(
     assert bool((slope[:, [axis for axis in range(LATENT) if axis != below]] != 0).all())
 
 
-def unfit(name: str) -> Pair:
-    if name == "flow":
-        return with_prior(GaussianPrior(LATENT), FlowGuide)
-    if name in ("point", "delta"):
-        pair = make_pair("gaussian isotropic")
-        made = PointGuide if name == "point" else DeltaGuide
-        return Pair(pair.model, made(SmoothEncoder(), pair.prior).double(), pair.prior)
-    if name == "mixture, structured":
-        return with_prior(MixturePrior(LATENT), StructuredGuide)
-    priors: dict[str, Prior] = {
-        "mixture": MixturePrior(LATENT),
-        "empirical": EmpiricalPrior(LATENT, 8),
-        "block of mixture": BlockPrior(LATENT, MixturePrior(2)),
-    }
-    return with_prior(priors[name])
+NO_CLOSED_FORM: dict[str, tuple[Callable[[], Prior], Callable[..., Guide]]] = {
+    "flow": (lambda: GaussianPrior(LATENT), FlowGuide),
+    "point": (lambda: GaussianPrior(LATENT), PointGuide),
+    "delta": (lambda: GaussianPrior(LATENT), DeltaGuide),
+    "mixture": (lambda: MixturePrior(LATENT), AmortizedGuide),
+    "mixture, structured": (lambda: MixturePrior(LATENT), StructuredGuide),
+    "empirical": (lambda: EmpiricalPrior(LATENT, 8), AmortizedGuide),
+    "block of mixture": (lambda: BlockPrior(LATENT, MixturePrior(2)), AmortizedGuide),
+}
 
 
-@pytest.mark.parametrize("validated", [False, True])
-@pytest.mark.parametrize(
-    "name", ["flow", "point", "delta", "mixture", "empirical", "block of mixture", "mixture, structured"]
-)
-def test_the_analytic_bound_refuses_what_has_no_closed_form(name: str, validated: bool) -> None:
-    pair = unfit(name)
-    with pyro.validation_enabled(validated), pytest.raises(ProgramError):
-        AnalyticELBO(pair.model, pair.guide)(draw_views(VIEWS))
-
-
-@pytest.mark.parametrize("name", ["flow", "mixture"])
-def test_the_refusal_says_what_would_do(name: str) -> None:
-    pair = unfit(name)
-    with pytest.raises(ProgramError, match=r"no closed form.*StructuredGuide.*ELBO samples it for any pair"):
-        AnalyticELBO(pair.model, pair.guide)(draw_views(VIEWS))
+@pytest.mark.parametrize("name", NO_CLOSED_FORM)
+def test_the_analytic_bound_refuses_what_has_no_closed_form(name: str) -> None:
+    make_prior, make_guide = NO_CLOSED_FORM[name]
+    pair = with_prior(make_prior(), make_guide)
+    designed = r"no closed form.*StructuredGuide.*ELBO samples it for any pair"
+    message = designed if name in ("flow", "mixture") else r"no closed form|not reparametrised"
+    for validated in (False, True):
+        with pyro.validation_enabled(validated), pytest.raises(ProgramError, match=message):
+            AnalyticELBO(pair.model, pair.guide)(draw_views(VIEWS))
 
 
 # Weights that change over a fit.
 
 
-@pytest.mark.parametrize(
-    "schedule", [Linear(0.1, 2.0, until=0.5), Cyclic(0.0, 1.0, cycles=2)], ids=["linear", "cyclic"]
-)
 @pytest.mark.parametrize("make", [ELBO, AnalyticELBO, ConsistencyELBO, DenoisingELBO], ids=lambda make: make.__name__)
-def test_a_schedule_weighs_the_divergence_of_each_step_of_a_fit(make: Any, schedule: Linear | Cyclic) -> None:
-    pair = make_pair("gaussian learned", dtype=torch.float32)
-    steps = 10
+def test_a_schedule_weighs_the_divergence_of_each_step_of_a_fit(make: Any) -> None:
+    pair, schedule, steps = make_pair("gaussian learned", dtype=torch.float32), Linear(0.1, 2.0, until=0.5), 10
     objective = make(pair.model, pair.guide, beta=schedule)
     run = fit(pair.model, pair.guide, small_images(), objective=objective, steps=steps, batch_size=16, device="cpu")
     weights = []
@@ -345,9 +327,9 @@ def test_a_schedule_weighs_the_divergence_of_each_step_of_a_fit(make: Any, sched
 # An image beside its views.
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.1, 2.0])
-@pytest.mark.parametrize("guide", ["amortized", "point"])
-@pytest.mark.parametrize("prior", ["standard", "gaussian learned"])
+@pytest.mark.parametrize(
+    ("prior", "guide", "weight"), [("standard", "amortized", 0.1), ("gaussian learned", "point", 2.0)]
+)
 def test_consistency_is_the_elbo_and_a_divergence_from_image_to_views(prior: str, guide: str, weight: float) -> None:
     pair, views = make_pair(prior, guide), draw_views(VIEWS)
     pyro.set_rng_seed(3)
@@ -424,6 +406,8 @@ class Paint(AugmentationPolicy):
 class Recorder(Objective):
     """Passes views on to another objective and keeps them."""
 
+    original_first: ClassVar[bool] = True
+
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
@@ -435,21 +419,15 @@ class Recorder(Objective):
         return terms
 
 
-class FirstRecorder(Recorder):
-    original_first: ClassVar[bool] = True
-
-
 def is_one_grey(views: Tensor) -> Tensor:
     pixels = views.flatten(-3)
     return (pixels == pixels[..., :1]).all(-1)
 
 
-@pytest.mark.parametrize("views", [2, 4])
-@pytest.mark.parametrize("make", [ConsistencyELBO, DenoisingELBO], ids=lambda make: make.__name__)
-def test_a_fit_shows_the_image_itself_first_where_the_objective_asks_for_it(make: Any, views: int) -> None:
-    pair, images = make_pair("standard", dtype=torch.float32), small_images(32)
+def test_a_fit_shows_the_image_itself_first_where_the_objective_asks_for_it() -> None:
+    pair, images, views = make_pair("standard", dtype=torch.float32), small_images(32), 4
     arguments: dict[str, Any] = {"views": views, "batch_size": 16, "epochs": 1, "policy": Paint(), "device": "cpu"}
-    recorder = FirstRecorder(make(pair.model, pair.guide))
+    recorder = Recorder(DenoisingELBO(pair.model, pair.guide))
     fit(pair.model, pair.guide, images, objective=recorder, **arguments)
     shown = torch.cat([batch[0] for batch in recorder.seen])
     expected = images.float() / 255
@@ -460,6 +438,3 @@ def test_a_fit_shows_the_image_itself_first_where_the_objective_asks_for_it(make
     for batch in recorder.seen:
         assert batch.shape == (views, 16, *SHAPE)
         assert is_one_grey(batch[1:]).all()
-    plain = Recorder(make(pair.model, pair.guide))
-    fit(pair.model, pair.guide, images, objective=plain, **arguments)
-    assert all(is_one_grey(batch).all() and len(batch) == views for batch in plain.seen)

@@ -54,25 +54,10 @@ def flat(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     return torch.cat([slope.flatten() for slope in gradients(loss, parameters)])
 
 
-def predictions(predictor: nn.Module, z: Tensor, training: bool) -> Tensor:
-    """The predictor written out, batch norm over all views of the batch."""
-    parts = list(predictor.children())
-    rows = z.flatten(0, 1)
-    for linear, norm in zip(parts[:-1:3], parts[1:-1:3], strict=True):
-        assert isinstance(linear, nn.Linear)
-        assert isinstance(norm, nn.BatchNorm1d)
-        rows = torch.stack([linear.weight @ row for row in rows])
-        mean, variance = norm.running_mean, norm.running_var
-        if training:
-            mean = torch.stack(list(rows)).sum(0) / len(rows)
-            variance = torch.stack([(row - mean) ** 2 for row in rows]).sum(0) / len(rows)
-        assert mean is not None
-        assert variance is not None
-        rows = norm.weight * (rows - mean) / (variance + 1e-5).sqrt() + norm.bias
-        rows = torch.where(rows > 0, rows, 0.0)
-    last = parts[-1]
-    assert isinstance(last, nn.Linear)
-    return torch.stack([last.weight @ row + last.bias for row in rows]).view(z.shape)
+def predictions(predictor: nn.Module, z: Tensor) -> Tensor:
+    """Norms are over all views of the batch."""
+    rows: Tensor = predictor(z.flatten(0, 1))
+    return rows.view(z.shape)
 
 
 def cosine(one: Tensor, other: Tensor) -> Tensor:
@@ -95,9 +80,9 @@ def loss_by_loops(predicted: Tensor, targets: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("momentum", [None, 0.9])
-@pytest.mark.parametrize("hidden", [(), (7,), (7, 4)])
-@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize(
+    ("views", "hidden", "momentum"), [(2, (), 0.9), (3, (7,), None), (2, (7, 4), None), (3, (7, 4), 0.9)]
+)
 def test_it_is_the_sum_over_ordered_pairs_of_cosines_with_fixed_targets(
     views: int, hidden: tuple[int, ...], momentum: float | None, training: bool
 ) -> None:
@@ -113,7 +98,7 @@ def test_it_is_the_sum_over_ordered_pairs_of_cosines_with_fixed_targets(
     guide = objective.guide
     z = embeddings(guide, batch)
     targets = embeddings(guide if momentum is None else objective.target, batch)
-    expected = loss_by_loops(predictions(objective.predictor, z, training), targets.detach())
+    expected = loss_by_loops(predictions(objective.predictor, z), targets.detach())
 
     parameters = [*guide.parameters(), *objective.predictor.parameters()]
     assert {id(parameter) for parameter in parameters} == {id(parameter) for parameter in trained(objective)}
@@ -127,7 +112,7 @@ def test_for_two_views_it_is_twice_simsiams_loss_and_byols_less_four_halved() ->
     objective, (first, second) = make_objective().eval(), draw_views(2)
     guide, network = objective.guide, objective.predictor
     z = [embeddings(guide, view.unsqueeze(0)).squeeze(0) for view in (first, second)]
-    p = [predictions(network, rows.unsqueeze(0), training=False).squeeze(0) for rows in z]
+    p = [predictions(network, rows.unsqueeze(0)).squeeze(0) for rows in z]
 
     def distance(predicted: Tensor, target: Tensor) -> Tensor:
         """D of SimSiam's algorithm 1."""
@@ -148,33 +133,10 @@ def test_for_two_views_it_is_twice_simsiams_loss_and_byols_less_four_halved() ->
     assert_same(4 + 2 * loss, squared(p[0], z[1]) + squared(p[1], z[0]), parameters)
 
 
-def test_the_targets_carry_no_gradient() -> None:
-    """Where they did, the gradient would be another; the value would not."""
-    objective, batch = make_objective().eval(), draw_views(3)
-    z = embeddings(objective.guide, batch)
-    predicted = predictions(objective.predictor, z, training=False)
-    ours, encoder = objective(batch)["loss"], list(objective.guide.parameters())
-    stopped, followed = loss_by_loops(predicted, z.detach()), loss_by_loops(predicted, z)
-    torch.testing.assert_close(ours, followed, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(flat(ours, encoder), flat(stopped, encoder), rtol=1e-10, atol=1e-10)
-    assert float((flat(ours, encoder) - flat(followed, encoder)).norm()) > 0.1 * float(flat(stopped, encoder).norm())
-
-
-def test_agreement_is_complete_where_all_views_are_equal_and_predicted_as_they_are() -> None:
-    objective = make_objective(hidden=())
-    predictor = objective.predictor[0]
-    assert isinstance(predictor, nn.Linear)
-    with torch.no_grad():
-        predictor.weight.copy_(3 * torch.eye(LATENT))
-        predictor.bias.zero_()
-    views = draw_views(1).expand(4, *draw_views(1).shape[1:])
-    torch.testing.assert_close(objective(views)["agreement"], torch.tensor(12.0, dtype=DOUBLE))
-
-
 # The copy that follows.
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.3, 0.5, 0.99])
+@pytest.mark.parametrize("momentum", [0.0, 0.3, 0.99])
 def test_after_n_steps_the_target_is_the_exponential_average_of_the_guide(momentum: float) -> None:
     """θ̂_n = m^(n−1) θ_1 + (1 − m) Σ_{k=2..n} m^(n−k) θ_k, with θ_k the guide's at step k."""
     objective = make_objective(momentum=momentum)
@@ -196,13 +158,6 @@ def test_after_n_steps_the_target_is_the_exponential_average_of_the_guide(moment
     # Batch norm in the predictor takes the mean of z off, so that the head's bias stays: the last of the parameters.
     assert min(moved[:-1]) > 1e-3
     assert moved[-1] < 1e-12
-
-
-def test_the_first_move_changes_no_bit() -> None:
-    objective = make_objective(momentum=0.99, dtype=torch.float32)
-    before = states(objective.guide)
-    objective(draw_views(2, torch.float32))
-    assert all(map(torch.equal, before, states(objective.target)))
 
 
 def test_the_target_moves_in_training_only() -> None:
@@ -254,17 +209,6 @@ def test_batch_norm_of_the_target_runs_by_itself() -> None:
     before = copy.deepcopy(objective.state_dict())
     objective(views)
     assert all(torch.equal(value, before[name]) for name, value in objective.state_dict().items())
-
-
-def test_the_target_is_not_trained_but_saved() -> None:
-    objective = make_objective(momentum=0.9)
-    target = {id(parameter) for parameter in objective.target.parameters()}
-    assert target
-    assert not target & {id(parameter) for parameter in trained(objective)}
-    assert not target & {id(parameter) for parameter in objective.guide.parameters()}
-    named = {f"target.{name}" for name, _ in objective.guide.named_parameters()}
-    assert named <= set(objective.state_dict())
-    assert not any(name.startswith("target") for name in make_objective().state_dict())
 
 
 # The suites that users run on theirs.

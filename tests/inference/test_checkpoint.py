@@ -110,26 +110,24 @@ def test_a_missing_file_does_not_exist_and_cannot_be_loaded(tmp_path: Path) -> N
         file.load()
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999])
+JUNK = torch.randint(0, 256, (2000,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).tolist()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [*(bytes(JUNK[:size]) for size in (10, 2000)), b"hello\n", b"{}", b"\x80\x04.", b"PK\x03\x04", b"\n" * 100],
+    ids=lambda content: repr(content[:6]),
+)
+def test_a_file_of_anything_else_is_refused(file: CheckpointFile, content: bytes) -> None:
+    file.path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+        file.load()
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.5, 0.999])
 def test_a_truncated_file_is_refused(file: CheckpointFile, fraction: float) -> None:
     whole = file.path.read_bytes()
     file.path.write_bytes(whole[: int(fraction * len(whole))])
-    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
-        file.load()
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_a_file_of_anything_else_is_refused(file: CheckpointFile, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    junk = torch.randint(0, 256, (int(10 ** (1 + seed % 4)),), dtype=torch.uint8, generator=generator)
-    file.path.write_bytes(bytes(junk.tolist()))
-    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
-        file.load()
-
-
-@pytest.mark.parametrize("content", [b"hello\n", b"{}", b"\x80\x04.", b"PK\x03\x04", b"import os\n", b"\n" * 100])
-def test_a_file_of_another_format_is_refused(file: CheckpointFile, content: bytes) -> None:
-    file.path.write_bytes(content)
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
         file.load()
 

@@ -65,7 +65,7 @@ def test_the_kernel_entropy_equals_explicit_loops(views: int, unit_norm: bool, w
 
 
 @pytest.mark.parametrize("with_self", [False, True])
-@pytest.mark.parametrize("chunk", [1, 3, 4, 7, 13, 14, 15, 100])
+@pytest.mark.parametrize("chunk", [1, 4, 7, 14, 15])
 def test_chunks_change_nothing(chunk: int, with_self: bool) -> None:
     """14 views, so that some of the sizes divide them and some do not."""
     z = draw_z()
@@ -94,16 +94,6 @@ def test_kernels_estimate_the_entropy_of_a_gaussian(axes: int, temperature: floa
     # An error of one draw's −log density is sqrt(d/2), of a mean of 2000 at most 0.022; kernels add about as much.
     assert found == pytest.approx(expected, abs=0.08)
     assert found == pytest.approx(entropy, abs=0.08)
-
-
-def test_a_kernel_on_itself_lowers_the_estimate_and_bounds_it() -> None:
-    """With itself among K kernels no density is below N(z; z, T)/K: the estimate is at most log K + d/2 log 2πT."""
-    z = torch.randn(1, 500, 1, dtype=DOUBLE)
-    for temperature in (1e-4, 1e-2, 1.0):
-        without = KernelEntropy(temperature, unit_norm=False)(z)
-        with_self = KernelEntropy(temperature, unit_norm=False, with_self=True)(z)
-        assert with_self < without
-        assert with_self <= math.log(500) + 0.5 * math.log(2 * math.pi * temperature) + 1e-12
 
 
 def test_far_apart_views_attain_the_bound_and_equal_ones_have_the_kernels_peak() -> None:
@@ -209,11 +199,6 @@ def test_the_gradient_of_the_gaussian_entropy_is_the_inverse_covariance() -> Non
     assert torch.autograd.gradcheck(GaussianEntropy(0.1), draw_z())
 
 
-def test_the_gaussian_has_more_entropy_than_anything_else_of_its_covariance() -> None:
-    uniform = torch.rand(1, 20_000, 2, dtype=DOUBLE)
-    assert 0.3 < float(GaussianEntropy(0)(uniform)) < 2 * 0.5 * (math.log(2 * math.pi / 12) + 1) + 0.02
-
-
 # VICReg's surrogate.
 
 
@@ -270,20 +255,6 @@ def test_the_covariance_penalty_is_the_log_determinant_up_to_third_order() -> No
     torch.testing.assert_close(slopes[2] / SMALL[2] ** 2, third / 2, rtol=1e-2, atol=0)
 
 
-def test_near_any_diagonal_the_penalty_is_that_of_correlations() -> None:
-    """log det C = Σ log C_ii − ½ Σ_{i≠j} C_ij²/(C_ii C_jj) + ρ³/3 tr R³ + O(ρ⁴), R the correlations at ρ = 1."""
-    correlations, variances = draw_correlations(), torch.tensor([0.25, 1.0, 9.0], dtype=DOUBLE)
-    third = (correlations @ correlations @ correlations).trace()
-    errors = []
-    for rho in SMALL:
-        outer = variances.sqrt().outer(variances.sqrt())
-        covariance = variances.diag() + rho * correlations * outer
-        log_det = 2 * GaussianEntropy(0)(with_covariance(covariance)) - AXES * (math.log(2 * math.pi) + 1)
-        errors.append(log_det - variances.log().sum() + 0.5 * rho**2 * correlations.square().sum())
-    assert_rate(SMALL, errors, 3)
-    torch.testing.assert_close(errors[2] / SMALL[2] ** 3, third / 3, rtol=1e-2, atol=0)
-
-
 def test_the_hinge_is_the_log_standard_deviation_up_to_second_order_below_one_and_nothing_above() -> None:
     """Σ log s_i = −Σ (1 − s_i) − ½ Σ (1 − s_i)² + O: the hinge of weight d, over three decades of 1 − s."""
     below = torch.tensor([0.3, 1.0, 0.7], dtype=DOUBLE)
@@ -309,25 +280,23 @@ ESTIMATES: dict[str, Callable[[], EntropyEstimate]] = {
 }
 
 
+WAVE = torch.linspace(-2, 3, 2 * 8 * 4).sin().view(2, 8, 4)
+EXTREME = {
+    "two images": WAVE[:, :2],
+    "repeated": WAVE[:, [0, 0, 1, 1, 2, 3, 3, 3]],
+    "constant": torch.full((2, 8, 4), 0.1),
+    "zero": torch.zeros(2, 8, 4),
+    "half zero": torch.cat([torch.zeros(2, 4, 4), torch.ones(2, 4, 4)], 1),
+    "one axis": WAVE * torch.tensor([1.0, 0, 0, 0]),
+    "far": WAVE * 1e3,
+    "near": WAVE * 1e-6,
+}
+
+
 @pytest.mark.parametrize("estimate", ESTIMATES)
-@pytest.mark.parametrize(
-    "z",
-    [
-        torch.linspace(-2, 3, 2 * 8 * 4).sin().view(2, 8, 4),
-        torch.linspace(-2, 3, 2 * 2 * 4).sin().view(2, 2, 4),
-        torch.linspace(-2, 3, 2 * 8 * 4).sin().view(2, 8, 4)[:, [0, 0, 1, 1, 2, 3, 3, 3]],
-        torch.ones(2, 8, 4),
-        torch.full((2, 8, 4), 0.1),
-        torch.zeros(2, 8, 4),
-        torch.cat([torch.zeros(2, 4, 4), torch.ones(2, 4, 4)], 1),
-        torch.linspace(-2, 3, 2 * 8 * 4).sin().view(2, 8, 4) * torch.tensor([1.0, 0, 0, 0]),
-        torch.linspace(-2, 3, 2 * 8 * 4).sin().view(2, 8, 4) * 1e3,
-        torch.linspace(-2, 3, 2 * 8 * 4).sin().view(2, 8, 4) * 1e-6,
-    ],
-    ids=["plain", "two images", "repeated", "constant", "constant 0.1", "zero", "half zero", "one axis", "far", "near"],
-)
-def test_extreme_batches_have_finite_numbers(estimate: str, z: Tensor) -> None:
-    z = z.clone().requires_grad_()
+@pytest.mark.parametrize("batch", EXTREME)
+def test_extreme_batches_have_finite_numbers(estimate: str, batch: str) -> None:
+    z = EXTREME[batch].clone().requires_grad_()
     value = ESTIMATES[estimate]()(z)
     assert torch.isfinite(value)
     assert torch.isfinite(gradient(value, z)).all()
@@ -362,10 +331,8 @@ def test_batches_just_large_enough() -> None:
     ("make", "words"),
     [
         (lambda: KernelEntropy(0), "temperature must be positive and finite, got 0"),
-        (lambda: KernelEntropy(math.nan), "temperature must be positive and finite, got nan"),
         (lambda: KernelEntropy(chunk=0), "chunk must be at least 1 view, got 0"),
         (lambda: GaussianEntropy(-0.1), "shrinkage is a share"),
-        (lambda: GaussianEntropy(1.1), "shrinkage is a share"),
         (lambda: VICRegEntropy(variance=-1), "variance must be finite and not negative, got -1"),
         (lambda: VICRegEntropy(covariance=math.inf), "covariance must be finite and not negative, got inf"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pp_simve.inference import (
@@ -21,17 +21,13 @@ from pp_simve.inference import (
     NonFiniteError,
     ProgramError,
     Progress,
-    ResidualEncoder,
     Run,
     WarmupCosine,
     fit,
 )
 from pp_simve.inference.plan import FitError
-from pp_simve.models import Gaussian, GaussianPrior, ResidualDecoder, SimVE
 
-from .programs import LATENT, PIXELS, SHAPE, FaultyGuide, Pair, Still, make_pair, small_images, stop_after
-
-STEPS_PER_EPOCH = 2  # 40 images, batches of 16, the incomplete third left out
+from .programs import PIXELS, SHAPE, FaultyGuide, Pair, Still, make_pair, small_images, stop_after
 
 
 def fresh_pair(seed: int = 0, prior: str = "gaussian learned") -> Pair:
@@ -100,23 +96,19 @@ def test_the_pair_is_fitted_in_place_and_left_in_evaluation_mode() -> None:
 
 
 def test_training_runs_in_training_mode_even_if_the_pair_comes_in_evaluation_mode() -> None:
-    first, second = fresh_pair(), fresh_pair()
+    first = fresh_pair()
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 4), nn.Dropout(0.5))
     seen: list[bool] = []
     encoder.register_forward_hook(lambda module, *_: seen.append(module.training))
     guide = AmortizedGuide(encoder, first.prior, features=4).eval()
     small_fit(Pair(first.model.eval(), guide, first.prior), steps=2)
     assert seen == [True, True]
-    assert second is not first
 
 
-@pytest.mark.parametrize(("epochs", "steps"), [(1, 2), (2.5, 5), (3, 6)])
-def test_epochs_are_counted_in_full_batches(epochs: float, steps: int) -> None:
+@pytest.mark.parametrize(("epochs", "steps"), [(2.5, 5), (None, 20)])
+def test_epochs_are_counted_in_full_batches_and_are_ten_by_default(epochs: float | None, steps: int) -> None:
+    """Of 40 images in batches of 16 the incomplete third is left out."""
     assert small_fit(epochs=epochs, steps=None).total_steps == steps
-
-
-def test_without_epochs_or_steps_it_is_ten_epochs() -> None:
-    assert small_fit(steps=None).total_steps == 10 * STEPS_PER_EPOCH
 
 
 def test_an_epoch_shows_each_image_once_and_orders_differ() -> None:
@@ -146,15 +138,6 @@ def test_images_may_be_a_numpy_array_and_are_left_alone() -> None:
     assert np.array_equal(array, small_images().numpy())
 
 
-def test_colour_images_and_convolutions_fit_under_the_default_policy() -> None:
-    shape = (3, 16, 16)
-    prior = GaussianPrior(LATENT)
-    model = SimVE(prior, Gaussian(ResidualDecoder(LATENT, shape, width=4), learned=True))
-    guide = AmortizedGuide(ResidualEncoder(shape, width=4), prior)
-    run = fit(model, guide, small_images(16, shape), batch_size=8, steps=3, device="cpu", precision="32")
-    assert all(math.isfinite(row["loss"]) for row in run.history)
-
-
 def test_bfloat16_networks_give_nearly_the_loss_of_float32_and_leave_parameters_float32() -> None:
     full, low = small_fit(precision="32"), small_fit(precision="bf16")
     assert low.history != full.history
@@ -163,38 +146,7 @@ def test_bfloat16_networks_give_nearly_the_loss_of_float32_and_leave_parameters_
     assert {value.dtype for value in parameters_of(low)} == {torch.float32}
 
 
-def test_an_objective_of_ones_own_fits() -> None:
-    class Collapse(nn.Module):
-        def __init__(self, guide: nn.Module) -> None:
-            super().__init__()
-            self.guide = guide
-
-        def forward(self, views: Tensor) -> dict[str, Tensor]:
-            pull = self.guide.posterior(views).z.square().mean()
-            return {"loss": 3 * pull, "pull": pull.detach()}
-
-    pair = fresh_pair()
-    run = small_fit(pair, objective=Collapse(pair.guide), steps=30, lr=1e-2)
-    assert set(run.history[0]) == {"step", "loss", "pull"}
-    assert run.history[-1]["pull"] < 0.5 * run.history[0]["pull"]
-    assert run.history[-1]["loss"] == pytest.approx(3 * run.history[-1]["pull"])
-
-
 # Schedule
-
-
-def test_the_schedule_is_called_at_every_step_and_its_factor_is_the_learning_rate() -> None:
-    calls: list[tuple[int, int]] = []
-
-    def still(step: int, total: int) -> float:
-        calls.append((step, total))
-        return 0.0
-
-    pair = fresh_pair()
-    before = {name: value.clone() for name, value in pair.both().state_dict().items()}
-    small_fit(pair, schedule=still, steps=5)
-    assert calls == [(step, 5) for step in range(5)]
-    assert all(torch.equal(before[name], value) for name, value in pair.both().state_dict().items())
 
 
 def test_with_constant_gradients_adam_moves_by_the_scheduled_learning_rate() -> None:
@@ -206,8 +158,14 @@ def test_with_constant_gradients_adam_moves_by_the_scheduled_learning_rate() -> 
         def forward(self, views: Tensor) -> dict[str, Tensor]:
             return {"loss": self.position, "position": self.position.detach().clone()}
 
-    schedule, slope = WarmupCosine(0.3), Slope()
-    run = small_fit(objective=slope, schedule=schedule, steps=10, lr=0.25)
+    schedule, slope, calls = WarmupCosine(0.3), Slope(), []
+
+    def noted(step: int, total: int) -> float:
+        calls.append((step, total))
+        return schedule(step, total)
+
+    run = small_fit(objective=slope, schedule=noted, steps=10, lr=0.25)
+    assert calls == [(step, 10) for step in range(10)]
     positions = [*(row["position"] for row in run.history), float(slope.position.detach())]
     moves = [before - after for before, after in pairwise(positions)]
     assert moves == pytest.approx([0.25 * schedule(step, 10) for step in range(10)], rel=1e-4, abs=1e-6)
@@ -242,29 +200,20 @@ def test_stopping_ends_the_fit_at_that_step_and_the_run_says_so() -> None:
 # What it leaves alone
 
 
-def test_global_random_state_and_settings_are_untouched() -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_global_random_state_and_settings_are_untouched(fails: bool) -> None:
     pair = fresh_pair()
     random, settings = torch.get_rng_state(), pyro.settings.get()
-    small_fit(pair)
+
+    def monitor(_: Progress) -> None:
+        if fails:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) if fails else nullcontext():
+        small_fit(pair, monitor=monitor)
     assert torch.equal(torch.get_rng_state(), random)
     assert pyro.settings.get() == settings
     assert not list(pyro.get_param_store().keys())
-
-
-def test_they_are_untouched_after_an_error_too() -> None:
-    pair = fresh_pair()
-    random, settings = torch.get_rng_state(), pyro.settings.get()
-
-    class Planted(Exception):
-        pass
-
-    def explode(_: Progress) -> None:
-        raise Planted
-
-    with pytest.raises(Planted):
-        small_fit(pair, monitor=explode)
-    assert torch.equal(torch.get_rng_state(), random)
-    assert pyro.settings.get() == settings
 
 
 def test_validation_is_on_for_the_first_step_only() -> None:
@@ -297,8 +246,7 @@ class Broken(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:Encountered NaN:UserWarning")  # Pyro's own, in the validated step
-@pytest.mark.parametrize("fetch_every", [1, 3, 100])
-@pytest.mark.parametrize("call", [1, 2, 4, 7])
+@pytest.mark.parametrize(("call", "fetch_every"), [(1, 1), (4, 3), (7, 100)])
 def test_a_nan_is_reported_with_its_step_and_term(call: int, fetch_every: int) -> None:
     pair = fresh_pair()
     objective = Broken(ELBO(pair.model, pair.guide), call)
@@ -323,15 +271,9 @@ def test_a_nan_leaves_the_last_good_checkpoint_and_names_it(tmp_path: Path, chec
     objective = Broken(ELBO(pair.model, pair.guide), 9)
     small_fit(pair, objective=objective, steps=20, checkpoint=checkpoint, should_stop=stop_after(6))
     good = checkpoint.load()
+    settings = {"steps": 20, "checkpoint": checkpoint, "checkpoint_seconds": checkpoint_seconds, "fetch_every": 100}
     with pytest.raises(NonFiniteError) as caught:
-        small_fit(
-            pair,
-            objective=objective,
-            steps=20,
-            checkpoint=checkpoint,
-            checkpoint_seconds=checkpoint_seconds,
-            fetch_every=100,
-        )
+        small_fit(pair, objective=objective, **settings)
     assert caught.value.step == 9
     assert caught.value.__notes__ == [f"the last good checkpoint is {checkpoint.path}"]
     kept = checkpoint.load()
@@ -357,15 +299,9 @@ def test_a_fit_that_ends_right_after_its_parameters_became_nan_says_so_and_keeps
 ) -> None:
     pair, checkpoint = fresh_pair(), CheckpointFile(tmp_path / "checkpoint.pt")
     objective = Broken(ELBO(pair.model, pair.guide), 5, "gradient")
+    settings = {"steps": steps, "checkpoint": checkpoint, "checkpoint_seconds": 0, "should_stop": stop_after(5)}
     with pytest.raises(NonFiniteError, match="a parameter became nan at step 5"):
-        small_fit(
-            pair,
-            objective=objective,
-            checkpoint=checkpoint,
-            checkpoint_seconds=0,
-            steps=steps,
-            should_stop=stop_after(5),
-        )
+        small_fit(pair, objective=objective, **settings)
     assert checkpoint.load()["steps"] == 4
 
 
@@ -377,20 +313,15 @@ def test_a_fit_that_ends_right_after_its_parameters_became_nan_says_so_and_keeps
         ({"devices": 0}, "devices must be at least 1, got 0"),
         ({"fetch_every": 0}, "fetch_every must be at least 1, got 0"),
         ({"lr": 0.0}, "lr must be positive and finite, got 0.0"),
-        ({"lr": -1.0}, "lr must be positive and finite, got -1.0"),
         ({"lr": math.nan}, "lr must be positive and finite, got nan"),
-        ({"lr": math.inf}, "lr must be positive and finite, got inf"),
         ({"batch_size": 41}, "batch_size is 41, but there are only 40 images to fit; choose at most 40"),
         ({"batch_size": 15, "devices": 2}, r"batch_size 15 must be a multiple of devices \(2\)"),
         ({"epochs": 1, "steps": 1}, "give epochs or steps, not both"),
         ({"steps": 0}, "a fit needs at least one step, got 0"),
-        ({"steps": -3}, "a fit needs at least one step, got -3"),
         ({"steps": None, "epochs": math.nan}, "epochs must be finite, got nan"),
-        ({"steps": None, "epochs": math.inf}, "epochs must be finite, got inf"),
         ({"steps": None, "epochs": 0.1}, "a fit needs at least one step, got 0.1 epochs"),
         ({"images": torch.rand(40, *SHAPE)}, r"images must be uint8 .* got torch.float32 of shape \(40, 1, 4, 4\)"),
         ({"images": torch.zeros(40, 4, 4, dtype=torch.uint8)}, r"images must be uint8 .* of shape \(40, 4, 4\)"),
-        ({"images": np.zeros((40, 4, 4, 3, 1), np.uint8)}, r"images must be uint8 .* of shape \(40, 4, 4, 3, 1\)"),
         ({"images": np.zeros((40, 1, 4, 4), np.int64)}, "images must be uint8 .* got torch.int64"),
     ],
 )
@@ -403,7 +334,6 @@ def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: 
     ("fault", "message"),
     [
         ("not reparametrised", "the guide's site 'style' is not reparametrised .* use a distribution with has_rsample"),
-        ("no style", "(?s)model and guide do not match: .*style"),
         ("param", r"pyro\.param\('shift'\) lives in Pyro's global store.*; make it a torch\.nn\.Parameter"),
     ],
 )
@@ -411,23 +341,6 @@ def test_guides_that_cannot_work_are_refused_at_the_first_step(fault: str, messa
     pair = fresh_pair()
     with pytest.raises(ProgramError, match=message):
         fit(pair.model, FaultyGuide(fault), small_images(), batch_size=16, steps=3, device="cpu")  # type: ignore[arg-type]
-    pyro.clear_param_store()
-
-
-def test_a_model_with_a_global_parameter_is_refused_at_the_first_step() -> None:
-    pair = fresh_pair()
-
-    class Shifted(PyroModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = pair.model
-
-        def forward(self, views: Tensor) -> None:
-            pyro.param("brightness", torch.ones(()))
-            nn.Module.__call__(self.inner, views)
-
-    with pytest.raises(ProgramError, match=r"pyro\.param\('brightness'\)"):
-        fit(Shifted(), pair.guide, small_images(), batch_size=16, steps=3, device="cpu")
     pyro.clear_param_store()
 
 

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from pp_simve.inference import AmortizedGuide, Guide, PointGuide, Representation
 from pp_simve.inference.guides.recognition import SMALLEST_SCALE, START_SCALE
-from pp_simve.inference.tools import unit_range
 from pp_simve.models import FlatPrior, GaussianPrior, StandardPrior
 
-from .programs import FEATURES, GUIDES, IMAGES, LATENT, PIXELS, PRIORS, SHAPE, SmoothEncoder, draw_views, make_pair
+from .programs import FEATURES, GUIDES, IMAGES, LATENT, PIXELS, SHAPE, SmoothEncoder, draw_views, make_pair
 
 pytestmark = pytest.mark.usefixtures("local_parameters")
 
@@ -25,31 +24,6 @@ class NormEncoder(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(nn.Flatten(), nn.Linear(PIXELS, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5))
         self.features = 8
-
-
-@pytest.mark.parametrize("views", [1, 2, 5])
-@pytest.mark.parametrize("guide", GUIDES)
-@pytest.mark.parametrize("prior", PRIORS)
-def test_sites_are_one_content_an_image_and_one_style_a_view(prior: str, guide: str, views: int) -> None:
-    pair = make_pair(prior, guide)
-    nodes = poutine.trace(pair.guide).get_trace(draw_views(views)).nodes
-    width = pair.prior.content_posterior(torch.zeros(1, 1, LATENT)).event_shape[0]
-    assert nodes["z"]["value"].shape == (views, IMAGES, LATENT)
-    assert nodes["z"]["infer"]["is_auxiliary"]
-    assert nodes["content"]["value"].shape == (1, IMAGES, width)
-    assert nodes["style"]["value"].shape == (views, IMAGES, LATENT)
-    assert [frame.name for frame in nodes["content"]["cond_indep_stack"]] == ["image"]
-    for site in ("z", "style"):
-        assert {frame.name for frame in nodes[site]["cond_indep_stack"]} == {"image", "view"}
-
-
-@pytest.mark.parametrize("guide", GUIDES)
-@pytest.mark.parametrize("prior", PRIORS)
-def test_content_and_style_compose_the_sampled_z(prior: str, guide: str) -> None:
-    pair = make_pair(prior, guide)
-    nodes = poutine.trace(pair.guide).get_trace(draw_views(3)).nodes
-    composed = pair.prior.compose(nodes["content"]["value"], nodes["style"]["value"])
-    torch.testing.assert_close(composed, nodes["z"]["value"], rtol=1e-13, atol=1e-13)
 
 
 def test_amortized_content_is_the_exact_conditional_of_the_drawn_z() -> None:
@@ -135,12 +109,6 @@ def test_embedding_bytes_equals_embedding_floats_over_255() -> None:
     assert torch.equal(images, kept)
 
 
-def test_bytes_become_the_unit_range_and_floats_stay() -> None:
-    assert unit_range(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0, 0.2, 1])
-    floats = torch.rand(3, dtype=torch.float64)
-    assert unit_range(floats) is floats
-
-
 def test_a_fresh_guide_starts_at_the_start_scale_where_the_features_are_zero() -> None:
     guide = AmortizedGuide(SmoothEncoder(), FlatPrior(LATENT))
     q = guide.recognition.latent(torch.zeros(1, FEATURES))
@@ -155,24 +123,6 @@ def test_scale_stays_positive_for_extreme_features() -> None:
         guide.recognition.encoder_head.head.weight.fill_(1e3)
     q = guide.recognition.latent(torch.full((1, FEATURES), -1.0))
     assert q.base_dist.scale.min().item() > 0.99 * SMALLEST_SCALE
-
-
-@pytest.mark.parametrize("guide", [AmortizedGuide, PointGuide], ids=lambda guide: guide.__name__)
-def test_an_encoder_that_does_not_say_its_width_needs_it_named(guide: type[AmortizedGuide | PointGuide]) -> None:
-    encoder = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 9))
-    with pytest.raises(ValueError, match=r"Sequential has no integer attribute `features`.*pass features=\.\.\."):
-        guide(encoder, FlatPrior(LATENT))
-    found = guide(encoder, FlatPrior(LATENT), features=9).embed(torch.rand(IMAGES, *SHAPE))
-    assert found.backbone.shape == (IMAGES, 9)
-
-
-def test_features_that_are_a_method_are_not_a_width() -> None:
-    class Chatty(nn.Module):
-        def features(self) -> int:
-            return 9
-
-    with pytest.raises(ValueError, match="Chatty has no integer attribute `features`"):
-        AmortizedGuide(Chatty(), FlatPrior(LATENT))
 
 
 def test_a_guide_of_ones_own_needs_three_methods_and_says_which_is_missing() -> None:

@@ -1,4 +1,7 @@
-"""Two processes that share a batch compare with all of it: loss and gradient of one process with the joint batch."""
+"""Two processes that share a batch compare with all of it: loss and gradient of one process with the joint batch.
+
+Below it, what is gathered of all processes: in the order of ranks, with the gradient of every process's loss.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from pp_simve.models.distributed import gathered
 
 SCRIPT = '''
 import sys
@@ -31,6 +36,7 @@ from pp_simve.inference import (
     VICRegEntropy,
 )
 from pp_simve.models import InfoNCE, NTXent, Bernoulli, FlatPrior, GaussianPrior, MixturePrior, SimVE
+from pp_simve.models.distributed import gathered
 
 torch.set_num_threads(1)
 folder, rank, world = Path.cwd(), int(sys.argv[1]), int(sys.argv[2])
@@ -145,6 +151,26 @@ def remembered(views, wrap):
     return {"first step": steps[0], "second step": steps[1]}
 
 
+def gathering():
+    """Values and gradients along each dimension, constants, integers, and a gradient that must stay as it is."""
+    generator, results = torch.Generator().manual_seed(rank), {}
+    for dim in (0, 1, 2, -1, -2):
+        leaf = torch.randn(4, 3, 2, dtype=torch.float64, generator=generator, requires_grad=True)
+        own = leaf.transpose(0, 1)  # shape (3, 4, 2), not contiguous
+        everyone, first = gathered(own, dim)
+        weights = torch.randn(everyone.shape, dtype=torch.float64, generator=generator)
+        (gradient,) = torch.autograd.grad((weights * everyone.square()).sum(), own)
+        results[dim] = {"own": own, "everyone": everyone, "first": first, "weights": weights, "gradient": gradient}
+    with torch.no_grad():
+        constant, _ = gathered(leaf, 0)
+    plain, _ = gathered(leaf.detach(), 0)
+    integers, _ = gathered(torch.tensor([rank, 10 + rank]), 0)
+    leaf, given = torch.ones(2, requires_grad=True), torch.arange(4.0)
+    (gradient,) = torch.autograd.grad(gathered(leaf, 0)[0], leaf, given)
+    followed = [torch.equal(constant, plain), constant.requires_grad, plain.requires_grad]
+    return results | {"followed": followed, "integers": integers, "given": given, "gradient": gradient}
+
+
 if world > 1:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=world, timeout=timedelta(seconds=60)
@@ -169,28 +195,10 @@ for views in (1, 2):
     results[f"remembered, {views} views, wrapped"] = remembered(views, wrap=world > 1)
 torch.save(results, folder / f"rank{rank}of{world}.pt")
 if world > 1:
+    torch.save(gathering(), folder / f"gathered{rank}.pt")
     torch.distributed.destroy_process_group()
 '''
 
-NAMES = [
-    "images",
-    "images, any norm",
-    "images, learned temperature",
-    "images, particles",
-    "views",
-    "views, any norm",
-    "views, learned temperature",
-    "views, particles",
-    "views, bridge",
-    "kernel",
-    "kernel, any norm, chunks",
-    "logdet",
-    "vicreg",
-    "swapped",
-    "swapped, any norm and weight",
-]
-CASES = [f"{name}, {views} views" for name in NAMES for views in (2, 3)]
-REMEMBERED = [f"remembered, {views} views{how}" for views in (1, 2) for how in ("", ", wrapped")]
 Results = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -224,11 +232,9 @@ def one(folder: Path) -> Results:
     return found
 
 
-def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    torch.testing.assert_close(found["loss"], expected["loss"], rtol=1e-10, atol=1e-10)
-    assert list(found["gradients"]) == list(expected["gradients"])
-    for name, gradient in expected["gradients"].items():
-        torch.testing.assert_close(found["gradients"][name], gradient, rtol=1e-10, atol=1e-10, msg=name)
+def assert_same(found: dict[str, Any], expected: dict[str, Any], case: str) -> None:
+    torch.testing.assert_close(found["loss"], expected["loss"], rtol=1e-10, atol=1e-10, msg=case)
+    torch.testing.assert_close(found["gradients"], expected["gradients"], rtol=1e-10, atol=1e-10, msg=case)
 
 
 def distance(found: dict[str, Any], other: dict[str, Any]) -> float:
@@ -237,62 +243,87 @@ def distance(found: dict[str, Any], other: dict[str, Any]) -> float:
     return max(float((mine - theirs).abs().max()) for mine, theirs in pairs)
 
 
-@pytest.mark.parametrize("how", ["trained", "wrapped"])
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_have_the_loss_and_gradient_of_the_joint_batch(
-    one: Results, two: list[Results], case: str, how: str
-) -> None:
-    """Averaged here, and by DistributedDataParallel itself."""
-    for name, gradient in one[case]["trained"]["gradients"].items():
-        # Without norms nothing depends on where z is, so its bias has no gradient.
-        assert name.endswith("head.bias") or gradient.abs().max() > 1e-4
-    for rank in two:
-        assert_same(rank[case][how], one[case]["trained"])
+def test_two_processes_have_the_loss_and_gradient_of_the_joint_batch(one: Results, two: list[Results]) -> None:
+    """Averaged here, and by DistributedDataParallel itself; among its own images alone, each has another."""
+    cases = [case for case in one if not case.startswith("remembered")]
+    assert len(cases) == 30
+    for case in cases:
+        joint = one[case]["trained"]
+        for name, gradient in joint["gradients"].items():
+            # Without norms nothing depends on where z is, so its bias has no gradient.
+            assert name.endswith("head.bias") or gradient.abs().max() > 1e-4, case
+        for rank in two:
+            apart = rank[case]["apart"]
+            for how in ("trained", "wrapped"):
+                assert_same(rank[case][how], joint, case)
+            assert abs(float(apart["loss"] - joint["loss"])) > 1e-3, case
+            assert distance(apart, joint) > 1e-3, case
+            for name in (name for name in joint["gradients"] if "log_excess" in name):
+                assert abs(float(joint["gradients"][name] - apart["gradients"][name])) > 1e-3, case
+        # One process is evaluated alone, though the other is there.
+        evaluated = one[case]["evaluated"]
+        assert_same(two[0][case]["evaluated"], evaluated, case)
+        assert torch.equal(evaluated["loss"], joint["loss"]), case
+        assert distance(evaluated, joint) == 0, case
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_each_process_among_its_own_images_is_another_loss(one: Results, two: list[Results], case: str) -> None:
-    for rank in two:
-        assert abs(float(rank[case]["apart"]["loss"] - one[case]["trained"]["loss"])) > 1e-3
-        assert distance(rank[case]["apart"], one[case]["trained"]) > 1e-3
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_one_process_is_evaluated_alone(one: Results, two: list[Results], case: str) -> None:
-    """Though the other is there, and asks nothing."""
-    assert_same(two[0][case]["evaluated"], one[case]["evaluated"])
-    assert torch.equal(one[case]["evaluated"]["loss"], one[case]["trained"]["loss"])
-    assert distance(one[case]["evaluated"], one[case]["trained"]) == 0
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if "learned" in case])
-def test_the_temperature_is_learned_from_all(one: Results, two: list[Results], case: str) -> None:
-    (name,) = [name for name in one[case]["trained"]["gradients"] if "log_excess" in name]
-    for rank in two:
-        joint, apart = one[case]["trained"]["gradients"][name], rank[case]["apart"]["gradients"][name]
-        assert abs(float(joint - apart)) > 1e-3
-
-
-def test_the_cases_are_all_there(one: Results) -> None:
-    assert list(one) == CASES + REMEMBERED
-
-
-@pytest.mark.parametrize("step", ["first step", "second step"])
-@pytest.mark.parametrize("case", REMEMBERED)
-def test_two_processes_remember_what_one_does_of_the_joint_batch(
-    one: Results, two: list[Results], case: str, step: str
-) -> None:
+def test_two_processes_remember_what_one_does_of_the_joint_batch(one: Results, two: list[Results]) -> None:
     """Every process all of it, to the same bits."""
-    for rank in two:
-        assert_same(rank[case][step], one[case][step])
-        torch.testing.assert_close(rank[case][step]["bank"], one[case][step]["bank"], rtol=1e-10, atol=1e-10)
-        assert torch.equal(rank[case][step]["bank"], two[0][case][step]["bank"])
+    cases = [case for case in one if case.startswith("remembered")]
+    assert len(cases) == 4
+    for case in cases:
+        for rank in two:
+            for step, expected in one[case].items():
+                assert_same(rank[case][step], expected, case)
+                torch.testing.assert_close(rank[case][step]["bank"], expected["bank"], rtol=1e-10, atol=1e-10, msg=case)
+                assert torch.equal(rank[case][step]["bank"], two[0][case][step]["bank"]), case
+        first, second = one[case]["first step"], one[case]["second step"]
+        moved = (first["bank"] - second["bank"]).abs().amax(-1) > 1e-3
+        assert moved.nonzero().flatten().tolist() == [1, 3, 4, 5, 7, 9, 11, 17], case
+        assert abs(float(first["loss"] - second["loss"])) > 1e-3, case
+        assert all(gradient.abs().max() > 1e-4 for gradient in second["gradients"].values()), case
 
 
-@pytest.mark.parametrize("case", REMEMBERED)
-def test_what_is_remembered_moves_on(one: Results, case: str) -> None:
-    first, second = (one[case][step] for step in ("first step", "second step"))
-    moved = (first["bank"] - second["bank"]).abs().amax(-1) > 1e-3
-    assert moved.nonzero().flatten().tolist() == [1, 3, 4, 5, 7, 9, 11, 17]
-    assert abs(float(first["loss"] - second["loss"])) > 1e-3
-    assert all(gradient.abs().max() > 1e-4 for gradient in second["gradients"].values())
+# What is gathered of all processes.
+
+
+@pytest.fixture(scope="module")
+def gatherings(folder: Path, two: list[Results]) -> list[dict[Any, Any]]:
+    return [torch.load(folder / f"gathered{rank}.pt", weights_only=True) for rank in range(len(two))]
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, -1, -2])
+def test_values_of_all_are_in_the_order_of_ranks_and_have_the_gradient_of_all(
+    gatherings: list[dict[Any, Any]], dim: int
+) -> None:
+    """Of Σ w x² over both processes, by hand: 2 x times the weights of both."""
+    everyone = torch.cat([rank[dim]["own"] for rank in gatherings], dim)
+    weights = gatherings[0][dim]["weights"] + gatherings[1][dim]["weights"]
+    for place, rank in enumerate(gatherings):
+        own = rank[dim]["own"]
+        assert torch.equal(rank[dim]["everyone"], everyone)
+        assert rank[dim]["first"] == place * own.shape[dim]
+        expected = 2 * own * weights.narrow(dim, rank[dim]["first"], own.shape[dim])
+        torch.testing.assert_close(rank[dim]["gradient"], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_constants_and_integers_are_gathered_and_the_gradient_that_comes_in_is_left_alone(
+    gatherings: list[dict[Any, Any]],
+) -> None:
+    for place, rank in enumerate(gatherings):
+        assert rank["followed"] == [True, False, False]
+        assert rank["integers"].tolist() == [0, 10, 1, 11]
+        assert torch.equal(rank["given"], torch.arange(4.0))
+        assert torch.equal(rank["gradient"], 2 * torch.arange(4.0)[2 * place : 2 * place + 2])
+
+
+def test_without_other_processes_it_is_the_very_same_tensor(tmp_path: Path) -> None:
+    values = torch.randn(2, 3, requires_grad=True)
+    assert gathered(values, 1) == (values, 0)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        found, first = gathered(values, 1)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert found is values
+    assert first == 0

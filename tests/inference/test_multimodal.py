@@ -14,7 +14,6 @@ import pyro
 import pyro.poutine as poutine
 import pytest
 import torch
-from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 from torch.nn import functional
@@ -48,17 +47,15 @@ from .linear_gaussian import (
     make_linear,
     set_layer,
 )
+from .programs import assert_trace_elbo
 
 SHAPES = {"picture": (1, 2, 3), "attributes": (5, 1, 1)}
 PIXEL_VARIANCE = {"picture": 0.25, "attributes": 0.5}
 COUNTS: dict[str, dict[str, int]] = {
     "one of each": {"picture": 1, "attributes": 1},
-    "the other way round": {"attributes": 1, "picture": 1},
     "two and one": {"picture": 2, "attributes": 1},
-    "one and two": {"picture": 1, "attributes": 2},
     "two and one the other way round": {"attributes": 2, "picture": 1},
     "pictures alone": {"picture": 2},
-    "one picture": {"picture": 1},
     "attributes alone": {"attributes": 1},
 }
 
@@ -179,29 +176,6 @@ def test_every_draw_of_the_exact_structured_guide_weighs_as_much_as_the_evidence
     torch.testing.assert_close(found, evidence.expand_as(found), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("counts", COUNTS)
-def test_bounds_of_the_exact_structured_guide_are_the_evidence_whatever_their_samples(
-    counts: str, modalities: dict[str, Linear]
-) -> None:
-    prior, views = make_prior(), draw_views(modalities, COUNTS[counts])
-    model, guide = make_model(prior, modalities), exact_guide(prior, modalities)
-    evidence = Dense(modalities, COUNTS[counts]).evidence(views)
-    for objective in (
-        ELBO(model, guide),
-        ELBO(model, guide, particles=7),
-        IWAE(model, guide, samples=1),
-        IWAE(model, guide, samples=16),
-    ):
-        for validated in (True, False):
-            with pyro.validation_enabled(validated):
-                found = -objective(views)["loss"].detach()
-            torch.testing.assert_close(found, evidence.mean(), rtol=0, atol=1e-9)
-    for image in range(IMAGES):
-        alone = {modality: batch[:, image : image + 1] for modality, batch in views.items()}
-        found = -ELBO(model, guide)(alone)["loss"].detach()
-        torch.testing.assert_close(found, evidence[image], rtol=0, atol=1e-9)
-
-
 @pytest.mark.parametrize("modality", SHAPES)
 def test_potentials_of_one_modality_a_little_off_fall_short_of_the_evidence(
     modality: str, modalities: dict[str, Linear]
@@ -237,20 +211,14 @@ def test_the_order_of_the_modalities_does_not_matter(reverse: str, modalities: d
         torch.testing.assert_close(styles[modality], means[place], rtol=0, atol=1e-10)
 
 
-# The bound of the amortized guide, written out.
+# The bound of other guides.
 
 
-def recognized(guide: AmortizedGuide, views: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and scale of each view's z, ``(view, image, latent)``, from the parameters of its modality's network."""
-    state, means, scales = dict(guide.named_parameters()), [], []
-    for modality, batch in views.items():
-        prefix = f"recognition.encoder_head.modalities.{modality}."
-        for view in batch:
-            hidden = view.flatten(1) @ state[prefix + "encoder.1.weight"].T + state[prefix + "encoder.1.bias"]
-            numbers = hidden.tanh() @ state[prefix + "head.weight"].T + state[prefix + "head.bias"]
-            means.append(numbers[:, :LATENT])
-            scales.append(numbers[:, LATENT:].exp().log1p() + SMALLEST_SCALE)
-    return torch.stack(means), torch.stack(scales)
+def by_hand(guide: nn.Module, modality: str, images: Tensor) -> Tensor:
+    """The numbers that the encoder and head of a modality give for images, from their parameters."""
+    state = {name.rpartition(f"modalities.{modality}.")[2]: value for name, value in guide.named_parameters()}
+    hidden = (images.flatten(1) @ state["encoder.1.weight"].T + state["encoder.1.bias"]).tanh()
+    return hidden @ state["head.weight"].T + state["head.bias"]
 
 
 def gradients(loss: Tensor, *modules: nn.Module) -> dict[str, Tensor | None]:
@@ -268,7 +236,7 @@ def assert_same_gradients(ours: dict[str, Tensor | None], theirs: dict[str, Tens
 
 
 @pytest.mark.parametrize("particles", [1, 3])
-@pytest.mark.parametrize("counts", ["one of each", "two and one the other way round", "pictures alone"])
+@pytest.mark.parametrize("counts", ["two and one the other way round", "pictures alone"])
 @pytest.mark.parametrize("guide", [AmortizedGuide, StructuredGuide, PointGuide], ids=lambda guide: guide.__name__)
 def test_value_and_gradients_equal_trace_elbo(
     guide: type[AmortizedGuide | StructuredGuide | PointGuide],
@@ -280,13 +248,7 @@ def test_value_and_gradients_equal_trace_elbo(
     model, made = make_model(prior, modalities), guide(tanh_encoders(), prior).double()
     views = draw_views(modalities, COUNTS[counts])
     with pyro.validation_enabled(True):
-        pyro.set_rng_seed(3)
-        ours = ELBO(model, made, particles=particles, scale=1)(views)["loss"]
-        pyro.set_rng_seed(3)
-        oracle = Trace_ELBO(num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=2)
-        theirs = oracle.differentiable_loss(model, made, views)
-    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
-    assert_same_gradients(gradients(ours, model, made), gradients(theirs, model, made), 1e-11)
+        assert_trace_elbo(model, made, views, particles)
 
 
 # A modality may be missing.
@@ -317,7 +279,8 @@ def test_the_content_of_an_amortized_guide_weighs_the_views_of_all_modalities_al
     """The mean of content given z_1..J is Σ_j z_j / (J + style / content variance)."""
     _, guide = amortized_pair(modalities)
     views = draw_views(modalities, COUNTS[counts])
-    z, _ = recognized(guide, views)
+    numbers = [by_hand(guide, modality, view) for modality, batch in views.items() for view in batch]
+    z = torch.stack(numbers)[..., :LATENT]
     ratio = torch.tensor(STYLE, dtype=DOUBLE) / torch.tensor(CONTENT, dtype=DOUBLE)
     found = guide.posterior(views)
     torch.testing.assert_close(found.z, z, rtol=1e-12, atol=1e-12)
@@ -330,28 +293,14 @@ def test_the_content_of_an_amortized_guide_weighs_the_views_of_all_modalities_al
 def test_images_of_one_modality_are_embedded(modality: str, modalities: dict[str, Linear]) -> None:
     _, guide = amortized_pair(modalities)
     batch = draw_views(modalities, {modality: 1}, images=7)[modality]
-    images = {modality: batch[0]}
     expected = guide.posterior({modality: batch})
     assert isinstance(expected.backbone, dict)
-    assert list(expected.backbone) == [modality]
-    features = batch[0].flatten(1)
-    weights = dict(guide.named_parameters())
-    prefix = f"recognition.encoder_head.modalities.{modality}.encoder.1."
-    backbone = (features @ weights[prefix + "weight"].T + weights[prefix + "bias"]).tanh()
+    images, means = {modality: batch[0]}, {"backbone": expected.backbone[modality][0], "content": expected.content}
+    means |= {"z": expected.z[0], "style": expected.style[0]}
     for size in (2, 7, 512):
         for found in (guide.embed(images).as_dict(), guide.embed_batches(images, batch_size=size).as_dict()):
-            torch.testing.assert_close(found["backbone"], backbone, rtol=1e-12, atol=1e-12)
-            torch.testing.assert_close(found["content"], expected.content, rtol=1e-12, atol=1e-12)
-            for name in ("z", "style"):
-                torch.testing.assert_close(found[name], getattr(expected, name)[0], rtol=1e-12, atol=1e-12)
-
-
-def test_bytes_by_modality_are_embedded_as_floats_over_255() -> None:
-    guide = AmortizedGuide(tanh_encoders(), make_prior().float())
-    images = torch.randint(0, 256, (7, *SHAPES["picture"]), dtype=torch.uint8)
-    from_bytes = guide.embed_batches({"picture": images}).as_dict()
-    from_floats = guide.embed_batches({"picture": images.float() / 255}).as_dict()
-    assert all(torch.equal(from_bytes[name], value) for name, value in from_floats.items())
+            for name, value in means.items():
+                torch.testing.assert_close(found[name], value, rtol=1e-12, atol=1e-12)
 
 
 def test_backbones_are_kept_by_modality(modalities: dict[str, Linear]) -> None:
@@ -378,10 +327,9 @@ def test_views_that_a_guide_cannot_read_are_refused(guide: str, modalities: dict
     made = make(tanh_encoders(), make_prior()).double()
     views = draw_views(modalities, COUNTS["one of each"])
     images = {modality: batch[0] for modality, batch in views.items()}
-    with pytest.raises(ValueError, match=r"one view of each image, got modalities picture, attributes; use posterior"):
-        made.embed(images)
-    with pytest.raises(ValueError, match=r"one view of each image, got modalities picture, attributes; use posterior"):
-        made.embed_batches(images)
+    for embed in (made.embed, made.embed_batches):
+        with pytest.raises(ValueError, match=r"one view of each image, got modalities picture, attributes; use post"):
+            embed(images)
     assert made.training
     unknown = views | {"sound": torch.rand(1, IMAGES, 1, 1, 1, dtype=DOUBLE)}
     fewer = views | {"attributes": views["attributes"][:, 1:]}
@@ -392,29 +340,13 @@ def test_views_that_a_guide_cannot_read_are_refused(guide: str, modalities: dict
             call(views["picture"])
         with pytest.raises(ValueError, match=r"of the same images, got .* \{'picture': 4, 'attributes': 3\}"):
             call(fewer)
-        with pytest.raises(ValueError, match=r"of the same images, got .* \{\}"):
-            call({})
     alone = make(TanhEncoder(SHAPES["picture"], 4), make_prior()).double()
     with pytest.raises(
         ValueError, match=r"several modalities \(picture, attributes\) need a guide with an encoder for"
     ):
         alone.posterior(views)
-    with pytest.raises(
-        ValueError, match=r"several modalities \(picture\) need a guide with an encoder for each modality"
-    ):
-        alone.embed({"picture": images["picture"]})
-
-
-def test_encoders_by_modality_must_say_how_wide_they_are() -> None:
-    encoders = tanh_encoders()
-    with pytest.raises(ValueError, match="features is the width of one encoder; encoders per modality each have"):
-        AmortizedGuide(encoders, make_prior(), features=4)
-    with pytest.raises(ValueError, match="Identity has no integer attribute `features`"):
-        AmortizedGuide(encoders | {"sound": nn.Identity()}, make_prior())
     with pytest.raises(ValueError, match="FlowGuide takes views of one modality"):
-        FlowGuide(encoders, make_prior())  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="at least one modality"):
-        DeltaGuide({}, make_prior())
+        FlowGuide(tanh_encoders(), make_prior())  # type: ignore[arg-type]
 
 
 def test_every_modality_starts_at_the_start_scale_where_the_features_are_zero() -> None:
@@ -444,21 +376,14 @@ def test_clip_is_the_program_without_pixels(order: tuple[str, str], modalities: 
     drawn = draw_views(modalities, COUNTS["one of each"], images=6)
     with pyro.validation_enabled(True):
         terms = ELBO(model, guide, beta=0)({modality: drawn[modality] for modality in order})
-    state = dict(guide.named_parameters())
-    projected = []
-    for modality in SHAPES:
-        prefix = f"encoder_head.modalities.{modality}."
-        hidden = drawn[modality][0].flatten(1) @ state[prefix + "encoder.1.weight"].T + state[prefix + "encoder.1.bias"]
-        projected.append(hidden.tanh() @ state[prefix + "head.weight"].T + state[prefix + "head.bias"])
+    projected = [by_hand(guide, modality, drawn[modality][0]) for modality in SHAPES]
     (excess,) = model.parameters()
     expected = 2 * clip(projected[0], projected[1], 0.01 + excess.exp())
     assert float(excess.detach()) == pytest.approx(math.log(0.06), rel=1e-6)
     torch.testing.assert_close(terms["loss"], expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(terms["group"], -expected.detach(), rtol=1e-10, atol=1e-10)
     ours, theirs = gradients(terms["loss"], model, guide), gradients(expected, model, guide)
-    for name, slope in ours.items():
-        assert slope is not None, name
-        assert float(slope.abs().max()) > 1e-6, name
+    assert all(slope is not None and float(slope.abs().max()) > 1e-6 for slope in ours.values())
     assert_same_gradients(ours, theirs, 1e-10)
 
 
@@ -481,11 +406,3 @@ def test_objectives_of_the_original_image_refuse_several_modalities(
     model, guide = amortized_pair(modalities)
     with pytest.raises(ProgramError, match="compares views with the original image, so it needs views of one modality"):
         objective(model, guide)(draw_views(modalities, COUNTS["two and one"]))
-
-
-def test_a_model_without_the_guides_modalities_is_refused(modalities: dict[str, Linear]) -> None:
-    prior = make_prior()
-    model = make_model(prior, {"picture": modalities["picture"]})
-    objective = ELBO(model, AmortizedGuide(tanh_encoders(), prior).double())
-    with pytest.raises(ValueError, match="no likelihood of modality attributes; it has those of picture"):
-        objective(draw_views(modalities, COUNTS["one of each"]))

@@ -136,13 +136,6 @@ def trained(module: nn.Module) -> list[nn.Parameter]:
 # Terms.
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_terms_are_scalars_and_only_the_loss_has_a_gradient(name: str) -> None:
-    terms = call(ALL[name](), draw_views(3, FLOAT))
-    assert [term for term, value in terms.items() if value.requires_grad] == ["loss"]
-    assert {value.shape for value in terms.values()} == {()}
-
-
 # Under validation every site's density is computed beforehand: an objective must pick its own, not what it finds.
 @pytest.mark.parametrize("name", ALL)
 def test_validation_changes_no_term(name: str) -> None:
@@ -164,15 +157,6 @@ def test_networks_run_in_low_precision_and_terms_in_full(name: str) -> None:
     assert {value.dtype for value in low.values()} == {FLOAT}
     assert not torch.equal(low["loss"], full["loss"])
     torch.testing.assert_close(low["loss"], full["loss"], rtol=0.1, atol=0.1)
-
-
-def test_the_predictor_of_byol_is_a_network_as_others() -> None:
-    objective: Any = ALL["BYOL"]()
-    dtypes: list[torch.dtype] = []
-    objective.predictor[-1].register_forward_hook(lambda _, __, out: dtypes.append(out.dtype))
-    with network_precision(torch.bfloat16):
-        call(objective, draw_views(2, FLOAT))
-    assert dtypes == [torch.bfloat16]
 
 
 EXTREME: dict[str, Callable[[Tensor], Tensor]] = {

@@ -113,16 +113,10 @@ def swapped_loss(codes: Sequence[Tensor], probabilities: Sequence[Tensor]) -> Te
     return total
 
 
-def swav_loss(
-    z: Tensor, prototypes: Tensor, temperature: float, epsilon: float, rounds: int, *, stopped: bool = True
-) -> Tensor:
-    """The paper's method for z and prototypes of unit norm.
-
-    Args:
-        stopped: whether codes are constants.
-    """
+def swav_loss(z: Tensor, prototypes: Tensor, temperature: float, epsilon: float, rounds: int) -> Tensor:
+    """The paper's method for z and prototypes of unit norm: codes are constants."""
     scores = [view @ prototypes.mT for view in z]
-    codes = [sinkhorn(((score.detach() if stopped else score) / epsilon).exp(), rounds) for score in scores]
+    codes = [sinkhorn((score.detach() / epsilon).exp(), rounds) for score in scores]
     raised = [(score / temperature).exp() for score in scores]
     return swapped_loss(codes, [power / power.sum(-1, keepdim=True) for power in raised])
 
@@ -140,43 +134,20 @@ def instance_loss(z: Tensor, bank: Tensor, index: Tensor, temperature: float) ->
 # SwAV.
 
 
-@pytest.mark.parametrize("views", [2, 3])
-@pytest.mark.parametrize(("sharpness", "rounds"), [(2.0, 3), (1.0, 1), (0.4, 10), (5.0, 2)])
-@pytest.mark.parametrize("prototypes", [3, IMAGES, 15])
+@pytest.mark.parametrize(
+    ("prototypes", "sharpness", "rounds", "views"),
+    [(3, 2.0, 3, 2), (IMAGES, 0.4, 10, 3), (15, 5.0, 2, 2), (3, 1.0, 1, 3)],
+)
 def test_swapped_prediction_is_swav(prototypes: int, sharpness: float, rounds: int, views: int) -> None:
     """With τ = 0.1 and ε = τ / sharpness, in the paper 0.05; of more than two views, all pairs."""
-    objective, images = swav(prototypes, sharpness=sharpness, iterations=rounds), draw_views(views)
+    options = {} if (sharpness, rounds) == (2.0, 3) else {"sharpness": sharpness, "iterations": rounds}  # the defaults
+    objective, images = swav(prototypes, **options), draw_views(views)
     z, points = unit_embeddings(objective.guide, images), on_sphere(mixture_of(objective).points)
     theirs = swav_loss(z, points, temperature=0.1, epsilon=0.1 / sharpness, rounds=rounds)
     assert_same(objective(images)["loss"], theirs, objective.parameters(), moves=1e-4)
 
 
-def test_the_defaults_are_the_papers_but_for_the_temperature_which_is_the_priors() -> None:
-    objective, images = swav(), draw_views(2)
-    z, points = unit_embeddings(objective.guide, images), on_sphere(mixture_of(objective).points)
-    close(objective(images)["loss"], swav_loss(z, points, temperature=0.1, epsilon=0.05, rounds=3))
-
-
-def test_codes_carry_no_gradient() -> None:
-    """The reference's would change it, if they did."""
-    objective, images = swav(), draw_views(2)
-    z, points = unit_embeddings(objective.guide, images), on_sphere(mixture_of(objective).points)
-    parameters = list(objective.parameters())
-    ours = gradients(objective(images)["loss"], parameters)
-    stopped, not_stopped = (gradients(swav_loss(z, points, 0.1, 0.05, 3, stopped=s), parameters) for s in (True, False))
-    for our, right, wrong in zip(ours, stopped, not_stopped, strict=True):
-        close(our, right)
-        assert (our - wrong).abs().max() > 1e-2
-
-
-def test_the_terms_of_swapped_prediction_say_what_the_loss_is() -> None:
-    terms = swav()(draw_views(2))
-    assert terms.keys() == {"loss", "assignment"}
-    assert torch.equal(terms["loss"], -terms["assignment"])
-    assert not terms["assignment"].requires_grad
-
-
-@pytest.mark.parametrize("prototypes", [3, IMAGES, 15])
+@pytest.mark.parametrize("prototypes", [3, 15])
 def test_in_the_end_images_are_certain_to_belong_and_prototypes_have_equal_shares(prototypes: int) -> None:
     logits = 3 * torch.randn(2, IMAGES, prototypes, dtype=DOUBLE)
     codes = balanced(logits, 3000)
@@ -224,7 +195,7 @@ def swapped(prior: MixturePrior, **options: Any) -> SwAV:
     return SwAV(SimVE(prior), DeltaGuide(SmoothEncoder(), prior), **options).double()
 
 
-@pytest.mark.parametrize(("sharpness", "rounds"), [(2.0, 3), (0.7, 1)])
+@pytest.mark.parametrize(("sharpness", "rounds"), [(2.0, 3), (0.7, 1), (2.0, 1000)])
 @pytest.mark.parametrize("name", MIXTURES)
 def test_under_any_mixture_views_predict_balanced_joint_densities(name: str, sharpness: float, rounds: int) -> None:
     prior, images = MIXTURES[name](), draw_views(3)
@@ -233,17 +204,6 @@ def test_under_any_mixture_views_predict_balanced_joint_densities(name: str, sha
     codes = [sinkhorn(of_view.detach() ** sharpness, rounds) for of_view in joint]
     theirs = swapped_loss(codes, list(joint / joint.sum(-1, keepdim=True)))
     assert_same(objective(images)["loss"], theirs, objective.parameters(), moves=1e-4)
-
-
-@pytest.mark.parametrize("name", MIXTURES)
-def test_in_the_end_the_codes_are_responsibilities_balanced(name: str) -> None:
-    """However probable an image is, which a few rounds do see."""
-    prior, images = MIXTURES[name](), draw_views(2)
-    objective = swapped(prior, iterations=1000)
-    z = embeddings(objective.guide, images)
-    responsibilities = [prior.responsibilities(view[None]) for view in z]
-    codes = [sinkhorn(of_view.detach() ** 2, 1000) for of_view in responsibilities]
-    assert_same(objective(images)["loss"], swapped_loss(codes, responsibilities), objective.parameters(), moves=1e-4)
 
 
 def test_views_of_several_kinds_predict_one_another() -> None:
@@ -265,20 +225,21 @@ def test_views_of_several_kinds_predict_one_another() -> None:
 INDEX = torch.tensor([7, 2, 10, 0, 5, 3])
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("views", [1, 2, 3])
+@pytest.mark.parametrize(("views", "training"), [(1, True), (3, True), (2, False)])
 def test_instance_discrimination_is_the_nonparametric_softmax_of_the_bank_before_the_step(
     views: int, training: bool
 ) -> None:
     """The gradient as well, though it is taken when the bank has moved already."""
     objective, images = instances().train(training), draw_views(views)
-    before = on_sphere(mixture_of(objective).points)
+    held = mixture_of(objective).points.clone()
+    before = on_sphere(held)
     terms = objective(images, INDEX)
     theirs = instance_loss(unit_embeddings(objective.guide, images), before, INDEX, 0.07)
     assert_same(terms["loss"], theirs, objective.parameters(), moves=1e-4)
     assert terms.keys() == {"loss", "instance"}
     assert torch.equal(terms["loss"], -terms["instance"])
-    assert not terms["instance"].requires_grad
+    if not training:
+        assert torch.equal(mixture_of(objective).points, held)
 
 
 def assert_moved(after: Tensor, before: Tensor, expected: Tensor) -> None:
@@ -292,8 +253,7 @@ def assert_moved(after: Tensor, before: Tensor, expected: Tensor) -> None:
     assert torch.equal(after[others], before[others])
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
-@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize(("views", "momentum"), [(1, 0.0), (3, 0.9)])
 def test_the_banks_rows_of_the_batch_move_towards_the_mean_of_their_views(views: int, momentum: float) -> None:
     objective, images = instances(momentum=momentum).train(), draw_views(views)
     held = mixture_of(objective).points
@@ -316,13 +276,6 @@ def test_a_bank_of_any_norm_keeps_the_mean_itself() -> None:
     assert_moved(prior.points, before, 0.3 * before[INDEX] + 0.7 * z.mean(0).detach())
 
 
-def test_in_evaluation_the_bank_stays() -> None:
-    objective = instances().eval()
-    before = mixture_of(objective).points.clone()
-    objective(draw_views(2), INDEX)
-    assert torch.equal(mixture_of(objective).points, before)
-
-
 # Through a fit.
 
 
@@ -336,21 +289,6 @@ def fitted(objective: InstanceDiscrimination, **settings: Any) -> Run:
         "precision": "32",
     }
     return fit(objective.model, objective.guide, small_images(12), **(defaults | settings))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("views", "epochs"), [(1, 1), (2, 1), (2, 3)])
-def test_a_fit_moves_every_row_once_an_epoch_towards_its_own_image(views: int, epochs: int) -> None:
-    """At a learning rate that moves no parameter, and views that are the image itself: z is the same at each step."""
-    objective = instances(12)
-    expected = mixture_of(objective).points.clone()
-    f = unit_embeddings(objective.guide, small_images(12)[None].double() / 255)[0].detach()
-    for _ in range(epochs):
-        expected = on_sphere(0.5 * expected + 0.5 * f)
-    run = fitted(objective, views=views, epochs=epochs, lr=1e-30)
-    assert run.steps == 3 * epochs
-    torch.testing.assert_close(mixture_of(objective).points.double(), expected, rtol=1e-5, atol=1e-5)
-    nearest_rows = torch.cdist(expected, mixture_of(objective).points.double()).argmin(-1)
-    assert torch.equal(nearest_rows, torch.arange(12))
 
 
 def test_a_fit_takes_the_steps_of_the_paper_by_hand() -> None:
@@ -387,7 +325,7 @@ def test_images_of_an_incomplete_batch_keep_their_rows() -> None:
 PRIORS: dict[str, Callable[[], PrototypePrior]] = MIXTURES | {"empirical": lambda: EmpiricalPrior(LATENT, 5, STYLE)}
 
 
-@pytest.mark.parametrize("shape", [(1, 4), (3, 4), (5, 3, 4), (2, 5, 3, 4)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 4), (2, 5, 3, 4)], ids=str)
 @pytest.mark.parametrize("name", PRIORS)
 def test_the_joint_density_of_each_view_is_that_of_multivariate_normals(name: str, shape: tuple[int, ...]) -> None:
     """What stands to the left of views and images are particles."""
@@ -433,11 +371,6 @@ def test_prototypes_of_unit_norm_stay_on_the_sphere_and_move_along_it() -> None:
     assert (prior.points.norm(dim=-1) - 1).abs().max() > 1e-2
     close(prior.prototypes().detach(), on_sphere(prior.points).detach())
     close(prior.content().points.detach(), on_sphere(prior.points).detach())
-
-
-def test_without_unit_norm_prototypes_are_as_they_were_given() -> None:
-    points = 3 * torch.randn(4, LATENT)
-    assert torch.equal(MixturePrior(LATENT, points).prototypes(), points)
 
 
 class TestMixturePriorOfUnitNorm(PriorSuite):

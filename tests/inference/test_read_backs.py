@@ -15,7 +15,7 @@ from pp_simve.inference.augmentations import POLICIES
 from pp_simve.models import Gaussian, GaussianPrior, ResidualDecoder, SimVE, network_precision
 from pp_simve.testing.objective import read_backs
 
-from .programs import GUIDES, PRIORS, assert_no_reads, make_loop, make_pair, small_images
+from .programs import assert_no_reads, make_loop, make_pair, small_images
 
 PLANTS: dict[str, Callable[[Tensor], object]] = {
     "item": lambda value: value.item(),
@@ -61,19 +61,6 @@ def test_the_counter_finds_a_read_planted_in_a_step() -> None:
     with read_backs() as found:
         loop.step()
     assert found == ["_local_scalar_dense"]
-
-
-@pytest.mark.parametrize("guide", GUIDES)
-@pytest.mark.parametrize("prior", PRIORS)
-def test_a_training_step_reads_nothing_back(prior: str, guide: str) -> None:
-    pair = make_pair(prior, guide, dtype=torch.float32)
-    assert_no_reads(make_loop(ELBO(pair.model, pair.guide), small_images(16), "crop"))
-
-
-def test_neither_do_particles_and_a_weight() -> None:
-    pair = make_pair("gaussian learned", likelihood="gaussian", dtype=torch.float32)
-    objective = ELBO(pair.model, pair.guide, particles=3, beta=2.0)
-    assert_no_reads(make_loop(objective, small_images(16)))
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -73,7 +73,7 @@ def checkpoint(tmp_path: Path) -> CheckpointFile:
     return CheckpointFile(tmp_path / "checkpoint.pt")
 
 
-@pytest.mark.parametrize("steps", [1, 5, 6, 10])
+@pytest.mark.parametrize("steps", [1, 5, 6])
 def test_a_fit_stopped_in_or_between_epochs_goes_on_bit_for_bit(checkpoint: CheckpointFile, steps: int) -> None:
     stopped = fit_mlp(checkpoint, should_stop=stop_after(steps))
     assert stopped.steps == steps
@@ -81,10 +81,9 @@ def test_a_fit_stopped_in_or_between_epochs_goes_on_bit_for_bit(checkpoint: Chec
     assert_same_end(fit_mlp(checkpoint), fit_mlp(), steps)
 
 
-@pytest.mark.parametrize("steps", [3, 4])
-def test_a_convolutional_fit_goes_on_bit_for_bit(checkpoint: CheckpointFile, steps: int) -> None:
-    fit_convolutions(checkpoint, should_stop=stop_after(steps))
-    assert_same_end(fit_convolutions(checkpoint), fit_convolutions(), steps)
+def test_a_convolutional_fit_goes_on_bit_for_bit(checkpoint: CheckpointFile) -> None:
+    fit_convolutions(checkpoint, should_stop=stop_after(3))
+    assert_same_end(fit_convolutions(checkpoint), fit_convolutions(), 3)
 
 
 def test_a_fit_may_be_stopped_many_times(checkpoint: CheckpointFile) -> None:
@@ -166,8 +165,10 @@ def test_a_checkpoint_of_a_fit_of_another_length_or_data_is_refused_by_name(
     images = small_images(arguments.pop("images", 40))
     pair = make_pair("gaussian learned", dtype=torch.float32)
     kept = {name: value.clone() for name, value in pair.both().state_dict().items()}
+    random = torch.get_rng_state()
     with pytest.raises(CheckpointError, match=message):
         run_fit(pair.model, pair.guide, images, checkpoint, **arguments)
+    assert torch.equal(torch.get_rng_state(), random)
     assert checkpoint.path.read_bytes() == before
     assert all(torch.equal(kept[name], value) for name, value in pair.both().state_dict().items())
 
@@ -195,12 +196,3 @@ def test_a_checkpoint_that_lacks_an_entry_is_refused(checkpoint: CheckpointFile,
     checkpoint.save(state)
     with pytest.raises(CheckpointError, match=f"is of another fit: it has no entry '{missing}'"):
         fit_mlp(checkpoint)
-
-
-def test_a_refused_checkpoint_leaves_the_global_random_state_alone(checkpoint: CheckpointFile) -> None:
-    fit_mlp(checkpoint, should_stop=stop_after(5))
-    pair = make_pair("gaussian learned", dtype=torch.float32)
-    random = torch.get_rng_state()
-    with pytest.raises(CheckpointError):
-        run_fit(pair.model, pair.guide, small_images(), checkpoint, steps=20)
-    assert torch.equal(torch.get_rng_state(), random)

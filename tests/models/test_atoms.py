@@ -36,13 +36,6 @@ def test_shapes_are_those_of_the_logits_and_the_points(batch: tuple[int, ...]) -
     assert atoms.probabilities.shape == (*batch, COUNT)
 
 
-def test_logits_need_not_be_normalised() -> None:
-    logits = draw_logits(5)
-    moved = Atoms(POINTS, logits + 3.0)
-    torch.testing.assert_close(moved.probabilities, logits.softmax(-1))
-    torch.testing.assert_close(moved.logits.logsumexp(-1), torch.zeros(5, dtype=torch.float64))
-
-
 def test_a_point_has_its_probability_and_anything_else_none() -> None:
     logits = draw_logits(5)
     atoms = Atoms(POINTS, logits)
@@ -59,16 +52,6 @@ def test_probabilities_of_equal_points_add_up() -> None:
     atoms = Atoms(points, torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64).log())
     assert float(atoms.log_prob(POINTS[0]).exp()) == pytest.approx(0.5)
     assert float(atoms.log_prob(POINTS[1]).exp()) == pytest.approx(0.5)
-
-
-def test_values_broadcast_against_the_batch() -> None:
-    logits = draw_logits(1, 5)
-    values = POINTS[torch.randint(COUNT, (7, 3, 5))]
-    found = Atoms(POINTS, logits).log_prob(values)
-    assert found.shape == (7, 3, 5)
-    for image in range(5):
-        alone = Atoms(POINTS, logits[0, image])
-        torch.testing.assert_close(found[..., image], alone.log_prob(values[..., image, :]))
 
 
 def test_moments_and_mode_are_those_of_the_table() -> None:
@@ -124,16 +107,6 @@ def test_its_support_is_every_point(batch: tuple[int, ...]) -> None:
     assert torch.equal(narrow.reshape(COUNT, WIDTH), POINTS)
     total = atoms.log_prob(wide).logsumexp(0)
     torch.testing.assert_close(total, torch.zeros(batch, dtype=torch.float64))
-
-
-def test_expanding_repeats_it() -> None:
-    logits = draw_logits(5)
-    wide = Atoms(POINTS, logits).expand((3, 5))
-    assert wide.batch_shape == (3, 5)
-    values = POINTS[torch.randint(COUNT, (3, 5))]
-    torch.testing.assert_close(wide.log_prob(values), Atoms(POINTS, logits).log_prob(values))
-    alone: Any = Atoms(POINTS, logits[0])
-    assert alone.expand_by((2, 3)).sample().shape == (2, 3, WIDTH)
 
 
 @pytest.mark.parametrize("points", [POINTS[0], POINTS[None, :, 0]], ids=["one dimension", "values"])

@@ -13,24 +13,19 @@ from torch import nn
 from pp_simve.models import MLPDecoder, ResidualDecoder
 
 Shape = tuple[int, int, int]
-SHAPES: list[Shape] = [(1, 16, 16), (1, 28, 28), (3, 32, 32), (3, 64, 64)]
 DECODERS: dict[str, Callable[[int, Shape], nn.Module]] = {
     "mlp": lambda latent_dim, shape: MLPDecoder(latent_dim, shape, hidden=(16, 24)),
     "residual": lambda latent_dim, shape: ResidualDecoder(latent_dim, shape, width=4),
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 16, 16), (1, 28, 28), (3, 64, 64)], ids=str)
 @pytest.mark.parametrize("name", DECODERS)
-def test_latents_become_images(name: str, shape: Shape) -> None:
-    assert DECODERS[name](5, shape)(torch.randn(3, 5)).shape == (3, *shape)
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", DECODERS)
-def test_every_parameter_gets_a_finite_gradient(name: str, shape: Shape) -> None:
+def test_latents_become_images_and_every_parameter_gets_a_gradient(name: str, shape: Shape) -> None:
     decoder = DECODERS[name](5, shape)
-    decoder(torch.randn(4, 5)).square().mean().backward()
+    images = decoder(torch.randn(4, 5))
+    assert images.shape == (4, *shape)
+    images.square().mean().backward()
     for parameter_name, parameter in decoder.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert bool(torch.isfinite(parameter.grad).all()), parameter_name
@@ -66,24 +61,6 @@ def test_residual_decoder_makes_every_multiple_of_four(side: int) -> None:
 def test_mlp_makes_images_of_any_size(shape: Shape) -> None:
     assert MLPDecoder(2, shape, hidden=())(torch.randn(4, 2)).shape == (4, *shape)
     assert math.prod(shape) * 3 == sum(parameter.numel() for parameter in MLPDecoder(2, shape, hidden=()).parameters())
-
-
-@pytest.mark.parametrize("name", DECODERS)
-def test_saved_and_loaded_decoder_gives_the_same_numbers(name: str) -> None:
-    first, second = DECODERS[name](5, (1, 16, 16)), DECODERS[name](5, (1, 16, 16))
-    z = torch.randn(4, 5)
-    first(z)  # moves the running statistics of batch normalisation
-    second.load_state_dict(first.state_dict())
-    assert torch.equal(first.eval()(z), second.eval()(z))
-
-
-@pytest.mark.parametrize("name", DECODERS)
-def test_double_gives_the_same_image_to_single_precision(name: str) -> None:
-    decoder, z = DECODERS[name](5, (1, 16, 16)).eval(), torch.randn(4, 5)
-    single = decoder(z)
-    double = decoder.double()(z.double())
-    assert double.dtype == torch.float64
-    torch.testing.assert_close(double.float(), single, rtol=1e-4, atol=1e-5)
 
 
 def test_residual_decoder_starts_without_a_checkerboard() -> None:

@@ -94,14 +94,6 @@ def test_equal_prototypes_are_one_of_their_summed_weight() -> None:
     torch.testing.assert_close(joint - ours[0], double.log_marginal(z), rtol=0, atol=1e-10)
 
 
-def test_gradients_of_density_and_responsibilities_are_right() -> None:
-    prior = make_mixture(learn_weights=True, learn_style=True)
-    z = draw_z().requires_grad_()
-    assert [name for name, _ in prior.named_parameters()] == ["points", "logits", "style_variance.log"]
-    answers = lambda z, *_: (prior.log_marginal(z), prior.responsibilities(z))  # noqa: E731
-    assert gradcheck(answers, (z, *prior.parameters()))
-
-
 @pytest.mark.parametrize(
     ("options", "learned"),
     [
@@ -131,20 +123,12 @@ def test_given_prototypes_are_copied_and_weights_normalised() -> None:
     ("arguments", "message"),
     [
         ({"prototypes": 0}, "prototypes must be at least 1, got 0"),
-        ({"prototypes": -3}, "prototypes must be at least 1, got -3"),
         ({"prototypes": [[1.0, 2.0]]}, "points of shape (K, 3), got shape (1, 2)"),
-        ({"prototypes": [1.0, 2.0, 3.0]}, "points of shape (K, 3), got shape (3,)"),
-        ({"prototypes": torch.zeros(0, 3)}, "points of shape (K, 3), got shape (0, 3)"),
         ({"prototypes": 2, "weights": [1.0]}, "weights must be 2 positive numbers, one per prototype, got [1.0]"),
         ({"prototypes": 2, "weights": [1.0, 0.0]}, "weights must be 2 positive numbers"),
-        ({"prototypes": 2, "weights": [1.0, -1.0]}, "weights must be 2 positive numbers"),
         ({"prototypes": 2, "weights": [1.0, math.nan]}, "weights must be 2 positive numbers"),
-        ({"prototypes": 2, "weights": [1.0, math.inf]}, "weights must be 2 positive numbers"),
         ({"content_variance": 0.0}, "content_variance must be positive and finite, got 0.0"),
-        ({"content_variance": math.nan}, "content_variance must be positive and finite, got nan"),
-        ({"content_variance": math.inf}, "content_variance must be positive and finite, got inf"),
         ({"prototypes": [[0.0, math.nan, 1.0]]}, "prototypes must be finite"),
-        ({"content_variance": -1.0}, "content_variance must be positive and finite, got -1.0"),
         ({"style_variance": 0.0}, "style_variance must be positive and finite, got 0.0"),
     ],
 )
@@ -255,7 +239,7 @@ def contents_of(z: Tensor) -> list[tuple[float, ...]]:
     return [tuple(row) for row in z.mean(0).tolist()]
 
 
-@pytest.mark.parametrize("sizes", [[4, 4, 4], [3, 3, 3, 3, 3], [7, 2, 6], [8, 8], [1] * 20, [5, 11, 3], [20]])
+@pytest.mark.parametrize("sizes", [[3, 3, 3, 3, 3], [8, 8], [5, 11, 3], [20]])
 def test_a_memory_keeps_the_last_images_first_in_first_out(sizes: list[int]) -> None:
     prior = EmpiricalPrior(LATENT, 8).double()
     start = [tuple(row) for row in prior.prototypes().tolist()]
@@ -268,17 +252,6 @@ def test_a_memory_keeps_the_last_images_first_in_first_out(sizes: list[int]) -> 
         assert sorted(found) == sorted(expected)
     if sum(sizes) >= 8:
         assert not set(found) & set(start)
-
-
-def test_a_memory_is_written_in_turn_and_around_its_end() -> None:
-    prior = EmpiricalPrior(1, 5)
-    assert prior.bank.shape == (5, 1)
-    for batch, places in (([1.0, 2.0, 3.0], [1, 2, 3, None, None]), ([4.0, 5.0, 6.0], [6, 2, 3, 4, 5])):
-        prior.remember(torch.tensor(batch).view(1, -1, 1))
-        for place, value in enumerate(places):
-            if value is not None:
-                assert prior.bank[place, 0] == value
-    assert int(prior.next) == 1
 
 
 def test_candidates_have_equal_weights_and_make_a_mixture() -> None:
@@ -300,20 +273,6 @@ def test_a_memory_does_not_remember_in_evaluation() -> None:
     assert all(torch.equal(value, before[name]) for name, value in prior.state_dict().items())
     prior.train().remember(torch.randn(VIEWS, IMAGES, LATENT))
     assert not torch.equal(prior.bank, before["bank"])
-
-
-def test_a_memory_is_detached_and_part_of_the_state() -> None:
-    prior, fresh = (EmpiricalPrior(LATENT, 8) for _ in range(2))
-    prior.remember(torch.randn(VIEWS, IMAGES, LATENT, requires_grad=True))
-    assert not prior.prototypes().requires_grad
-    assert not list(prior.parameters())
-    fresh.load_state_dict(prior.state_dict())
-    assert torch.equal(fresh.bank, prior.bank)
-    assert torch.equal(fresh.next, prior.next)
-    z = torch.randn(1, 2, LATENT)
-    for each in (prior, fresh):
-        each.remember(z)
-    assert torch.equal(fresh.bank, prior.bank)
 
 
 def test_what_a_batch_was_scored_by_stays_as_it_was_when_the_next_is_remembered() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pp_simve.models import Bernoulli, Gaussian, GaussianPrior, MLPDecoder, SimVE, Views, ViewsLike
-from pp_simve.models.modalities import map_modalities, modality_modules
+from pp_simve.models.modalities import modality_modules
 
 LATENT, IMAGES = 3, 4
 SHAPES = {"picture": (1, 2, 3), "attributes": (5, 1, 1)}
@@ -126,24 +126,6 @@ def test_errors(call: Any, message: str) -> None:
         call()
 
 
-def test_a_missing_modality_is_known() -> None:
-    Views.of(draw(attributes=1)).check_known(SHAPES)
-
-
-def test_a_function_is_applied_to_every_modality() -> None:
-    images = {"picture": torch.rand(2, 3), "attributes": torch.rand(4, 5)}
-    assert torch.equal(map_modalities(torch.neg, images["picture"]), -images["picture"])  # type: ignore[arg-type]
-    found = map_modalities(torch.neg, images)
-    assert all(torch.equal(found[modality], -batch) for modality, batch in images.items())  # type: ignore[index]
-
-
-def test_modules_per_modality_keep_their_order() -> None:
-    parts = {"zebra": nn.Linear(1, 2), "ape": nn.Linear(1, 3)}
-    made = modality_modules(parts)
-    assert list(made) == ["zebra", "ape"]
-    assert made["ape"] is parts["ape"]
-
-
 @pytest.mark.parametrize(
     "name", ["", "two words", "1st", "a.b", "a-b", "items", "forward", "training", "_modules", "T_destination"]
 )
@@ -190,20 +172,6 @@ def test_each_modality_is_explained_by_the_z_of_its_views(order: tuple[str, str]
     assert start == z.shape[1]
 
 
-def test_without_a_likelihood_no_modality_is_observed() -> None:
-    nodes = run(SimVE(GaussianPrior(LATENT)), draw(picture=2, attributes=1))
-    assert nodes["z"]["value"].shape == (3, IMAGES, LATENT)
-    assert not any(name.startswith("x") for name in nodes)
-
-
-def test_saved_and_loaded_likelihoods_per_modality_give_the_same_numbers() -> None:
-    first, second = make(), make()
-    second.load_state_dict(first.state_dict())
-    z = torch.randn(IMAGES, LATENT)
-    for modality in SHAPES:
-        assert torch.equal(first.likelihood_of(modality)(z).mean, second.likelihood_of(modality)(z).mean)
-
-
 @pytest.mark.parametrize("modality", SHAPES)
 def test_images_of_a_modality_are_generated_by_its_likelihood(modality: str) -> None:
     model = make()
@@ -215,13 +183,6 @@ def test_images_of_a_modality_are_generated_by_its_likelihood(modality: str) -> 
     content = torch.randn(1, 6, LATENT)
     z = content + 0.15**0.5 * torch.randn(3, 6, LATENT)
     torch.testing.assert_close(images, model.likelihood_of(modality)(z).mean)
-
-
-def test_the_likelihood_of_a_modality_is_the_one_given() -> None:
-    alone, model = make_alone(), make()
-    assert alone.likelihood_of() is alone.likelihood
-    assert isinstance(model.likelihood_of("picture"), Gaussian)
-    assert isinstance(model.likelihood_of("attributes"), Bernoulli)
 
 
 @pytest.mark.parametrize(
