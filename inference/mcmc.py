@@ -33,8 +33,6 @@ LEAST_CURVATURE = 1e-3
 START_SPREAD = 2.0
 """Standard deviation of the starts in whitened coordinates: overdispersed, so that R-hat has a meaning."""
 
-STATISTICS = ("diverging", "leapfrogs", "acceptance", "step_size")
-
 Array = np.ndarray[Any, Any]
 ProgressBar = Callable[[int, int, int], None]
 """Called after each draw with the chain, its number of draws so far (warm-up included), and the total of each chain."""
@@ -106,9 +104,10 @@ def nuts(
         ValueError: numbers too small; no likelihood of pixels; discrete content that cannot be summed out; a density
             that is not finite at a start.
     """
-    for name, number in (("draws", draws), ("warmup", warmup), ("chains", chains)):
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
+    settings: dict[str, int | float | bool] = {"draws": draws, "warmup": warmup, "chains": chains, "seed": seed}
+    for name in ("draws", "warmup", "chains"):
+        if settings[name] < 1:
+            raise ValueError(f"{name} must be at least 1, got {settings[name]}")
     if not 0 < target_accept < 1:
         raise ValueError(f"target_accept must be between 0 and 1, got {target_accept}")
     model.likelihood_of(Views.of(views).modalities[0])  # raises if there is none
@@ -126,19 +125,17 @@ def nuts(
             # Summed in double precision: energies of many large images exceed single precision.
             return -target.log_density(place(at["u"])).double().sum()
 
-        def kernel() -> NUTS:
-            return NUTS(
+        runs = []
+        for chain in range(chains):
+            torch.manual_seed(int(np.random.SeedSequence((seed, chain)).generate_state(1)[0]))
+            start = START_SPREAD * torch.randn(target.images, target.size, dtype=torch.float64, device=like.device)
+            kernel = NUTS(
                 potential_fn=potential,
                 adapt_mass_matrix=guide is None,
                 target_accept_prob=target_accept,
                 max_tree_depth=max_tree_depth,
             )
-
-        runs = []
-        for chain in range(chains):
-            torch.manual_seed(int(np.random.SeedSequence((seed, chain)).generate_state(1)[0]))
-            start = START_SPREAD * torch.randn(target.images, target.size, dtype=torch.float64, device=like.device)
-            runs.append(_run(kernel(), potential, start, draws, warmup, partial(progress or _silent, chain)))
+            runs.append(_run(kernel, potential, start, draws, warmup, partial(progress or (lambda *_: None), chain)))
         torch.manual_seed(seed)  # for content drawn given z
         with torch.no_grad():
             latents = [target.latents(place(run["u"])) for run in runs]
@@ -148,26 +145,12 @@ def nuts(
         content=content.cpu().numpy(),
         style=style.movedim(2, 3).cpu().numpy(),
         z=z.movedim(2, 3).cpu().numpy(),
-        **{
-            name: np.array([run[name] for run in runs])
-            for name in ("diverging", "leapfrogs", "acceptance", "step_size")
-        },
+        **{name: np.array([run[name] for run in runs]) for name in runs[0] if name != "u"},
         seconds=time.perf_counter() - started,
-        settings={
-            "draws": draws,
-            "warmup": warmup,
-            "chains": chains,
-            "seed": seed,
-            "target_accept": target_accept,
-            "max_tree_depth": max_tree_depth,
-            "whitened": guide is not None,
-            "content_summed_out": target.collapsed,
-        },
+        settings=settings
+        | {"target_accept": target_accept, "max_tree_depth": max_tree_depth}
+        | {"whitened": guide is not None, "content_summed_out": target.collapsed},
     )
-
-
-def _silent(*_: int) -> None:
-    pass
 
 
 def _run(
@@ -313,16 +296,24 @@ class Target:
             return
         like = Views.of(views).tensors()[0]
         self._to_content = biject_to(of_content.support)
-        self._contents = int(torch.Size(self._to_content.inverse_shape(of_content.event_shape)).numel())
+        self._contents = torch.Size(self._to_content.inverse_shape(of_content.event_shape)).numel()
         of_style = model.prior.style(self._to_content(like.new_zeros(self._contents)))
         self._to_style = biject_to(of_style.support)
-        self._styles = int(torch.Size(self._to_style.inverse_shape(of_style.event_shape)).numel())
-        self.size = self._contents + self._count * self._styles
+        self.size = (
+            self._contents + self._count * torch.Size(self._to_style.inverse_shape(of_style.event_shape)).numel()
+        )
 
     def log_density(self, coordinates: Tensor) -> Tensor:
         """Of coordinates ``(image, size)`` or ``(point, image, size)``: nats, without the last dimension."""
-        content, style, beside = self._around_mode(coordinates) if self.collapsed else self._mapped(coordinates)
-        return self._joint(content, style) + beside
+        if self.collapsed:
+            z = self._by_view(coordinates)
+            conditional = self._content_given(z)
+            content = conditional.mode
+            joint = self._joint(content, self.prior.decompose(content, z))
+            return joint - conditional.log_prob(content).sum(-2)
+        free_content, free_style, content, style = self._mapped(coordinates)
+        volume = self._to_content.log_abs_det_jacobian(free_content, content).sum(-2)
+        return self._joint(content, style) + volume + self._to_style.log_abs_det_jacobian(free_style, style).sum(-2)
 
     @torch.no_grad()
     def latents(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
@@ -331,11 +322,10 @@ class Target:
         Discrete content is drawn given z.
         """
         if self.collapsed:
-            z = self._z(coordinates)
-            content = self._exact().content_posterior(z).sample()
-            style = self.prior.decompose(content, z)
-        else:
-            content, style, _ = self._mapped(coordinates)
+            z = self._by_view(coordinates)
+            content = self._content_given(z).sample()
+            return content.squeeze(1), self.prior.decompose(content, z)
+        *_, content, style = self._mapped(coordinates)
         return content.squeeze(1), style
 
     @torch.no_grad()
@@ -346,21 +336,19 @@ class Target:
         free = self._to_style.inv(style).movedim(1, 2).flatten(2)
         return torch.cat([self._to_content.inv(content), free], -1)
 
-    def _mapped(self, coordinates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Content ``(..., 1, image, content)``, style ``(..., view, image, style)``, the log volume of the map."""
-        free_content = coordinates[..., : self._contents].unsqueeze(-3)
-        free_style = self._by_view(coordinates[..., self._contents :], self._styles)
-        content, style = self._to_content(free_content), self._to_style(free_style)
-        of_content = self._to_content.log_abs_det_jacobian(free_content, content)
-        of_style = self._to_style.log_abs_det_jacobian(free_style, style)
-        return content, style, of_content.sum(-2) + of_style.sum(-2)
+    def _mapped(self, coordinates: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Content ``(..., 1, image, content)`` and style ``(..., view, image, style)``: free, and constrained."""
+        content = coordinates[..., : self._contents].unsqueeze(-3)
+        style = self._by_view(coordinates[..., self._contents :])
+        return content, style, self._to_content(content), self._to_style(style)
 
-    def _around_mode(self, coordinates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The mode of content given z, the style that follows, and −log p(content | z)."""
-        z = self._z(coordinates)
-        conditional = self._exact().content_posterior(z)
-        content: Tensor = conditional.mode
-        return content, self.prior.decompose(content, z), -conditional.log_prob(content).sum(-2)
+    def _by_view(self, values: Tensor) -> Tensor:
+        """``(..., view, image, width)`` from ``(..., image, view · width)``."""
+        return values.unflatten(-1, (self._count, -1)).movedim(-2, -3)
+
+    def _content_given(self, z: Tensor) -> TorchDistribution:
+        assert isinstance(self.prior, ExactPrior)
+        return self.prior.content_posterior(z)
 
     def _joint(self, content: Tensor, style: Tensor) -> Tensor:
         points, program = style.shape[:-3], self._program
@@ -376,17 +364,6 @@ class Target:
                 # Pyro's improper density is a zero on the CPU, wherever the others are.
                 total = total + log_prob.to(total.device)
         return total
-
-    def _z(self, coordinates: Tensor) -> Tensor:
-        return self._by_view(coordinates, self.prior.latent_dim)
-
-    def _by_view(self, values: Tensor, width: int) -> Tensor:
-        """``(..., view, image, width)`` from ``(..., image, view · width)``."""
-        return values.reshape(*values.shape[:-1], self._count, width).movedim(-2, -3)
-
-    def _exact(self) -> ExactPrior:
-        assert isinstance(self.prior, ExactPrior)
-        return self.prior
 
 
 def is_discrete(content: TorchDistribution) -> bool:

@@ -19,6 +19,7 @@ from pp_simve.inference.objectives import ELBO
 from pp_simve.inference.sampling import draw
 from pp_simve.inference.tools import frozen, random_state_kept
 from pp_simve.models import ConjugatePrior, ExactPrior, PlainViews, Prior, SimVE, Views, ViewsLike
+from pp_simve.models.modalities import map_modalities
 
 START_DRAWS = 1000
 """Of a guide whose z is not Gaussian, for the moments of z."""
@@ -41,9 +42,8 @@ class Family(nn.Module, ABC):
 
     def __init__(self, loc: Tensor, scale: Tensor, unit: Tensor | None = None) -> None:
         super().__init__()
-        self.register_buffer("start_loc", loc.detach().clone())
-        self.register_buffer("start_scale", scale.detach().clone())
-        self.register_buffer("unit", (scale if unit is None else unit).detach().clone())
+        for name, start in (("start_loc", loc), ("start_scale", scale), ("unit", scale if unit is None else unit)):
+            self.register_buffer(name, start.detach().clone())
         self.shift = nn.Parameter(torch.zeros_like(self.start_loc))
         self.log_factor = nn.Parameter(torch.zeros_like(self.start_loc))
 
@@ -58,12 +58,6 @@ class Family(nn.Module, ABC):
     def scale(self, images: Images = ALL) -> Tensor:
         """Of some images, shape ``(view, image, latent)``."""
         return (self.start_scale * self.log_factor.exp())[:, images]
-
-    @torch.no_grad()
-    def return_to_start(self, images: Tensor) -> None:
-        """Resets the images of a bool mask ``(image,)``."""
-        self.shift[:, images] = 0
-        self.log_factor[:, images] = 0
 
     @abstractmethod
     def sample(self, images: Images) -> None:
@@ -162,11 +156,7 @@ class RefinedGuide(Guide):
     def posterior(self, views: PlainViews) -> Representation:
         images = self._places(views)
         z, content, style = self.family.means(images)
-        backbone = (
-            self.backbone[:, images]
-            if isinstance(self.backbone, Tensor)
-            else {modality: features[:, images] for modality, features in self.backbone.items()}
-        )
+        backbone = map_modalities(lambda features: features[:, images], self.backbone)
         return Representation(backbone=backbone, z=z, content=content.squeeze(0), style=style)
 
     def _places(self, views: PlainViews) -> Images:
@@ -177,9 +167,9 @@ class RefinedGuide(Guide):
         found = [known[key] for key in keys if key in known]
         if len(found) < len(keys):
             raise ValueError(
-                f"a RefinedGuide has parameters for the images it was refined on, identified by the pixels of their "
-                f"views ({_shapes(self.views)}), and for no others; got {_shapes(views)}, {len(keys) - len(found)} "
-                "images unknown. Refine the guide on these views, or use the original guide"
+                "a RefinedGuide has parameters for the images it was refined on, identified by the pixels of their "
+                f"views, and for no others; {len(keys) - len(found)} of {len(keys)} images are unknown. Refine the "
+                "guide on these views, or use the original guide"
             )
         return found
 
@@ -228,40 +218,35 @@ def refine(
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be positive and finite, got {lr}")
     model.likelihood_of(Views.of(views).modalities[0])  # raises if there is none
-    like = Views.of(views).tensors()[0]
     numbers = torch.Generator().manual_seed(seed)
     seeds = [int(torch.randint(2**62, (1,), generator=numbers)) for _ in range(5)]
 
     def log_weights(of: Guide, seed: int) -> Tensor:
         return draw(model, of, views, judged, seed=seed).log_weight
 
-    with frozen(model, guide), pyro.validation_enabled(False), random_state_kept(like.device):
+    with frozen(model, guide), pyro.validation_enabled(False), random_state_kept(Views.of(views).device):
         with torch.no_grad():
             refined = RefinedGuide(views, guide.posterior(views).backbone, _family(model, guide, views, seeds[0]))
         at_start = log_weights(refined, seeds[1])
         torch.manual_seed(seeds[2])
-        _ascend(model, refined, steps, lr, draws)
+        own = [refined.family.shift, refined.family.log_factor]
+        objective = ELBO(model, refined, alpha=0.0, particles=draws, scale=1.0)
+        optimizer = torch.optim.Adam(own, lr=lr)
+        with torch.enable_grad():
+            for step in range(steps):
+                optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+                optimizer.zero_grad()
+                objective(refined.views)["loss"].backward()
+                optimizer.step()
+        optimizer.zero_grad()
         refined.moved = (log_weights(refined, seeds[1]) - at_start).mean(0) > 0  # false for NaN
-        refined.family.return_to_start(~refined.moved)
+        for parameter in own:
+            parameter.data[:, ~refined.moved] = 0  # back to the start
         after = log_weights(refined, seeds[3])
         before = log_weights(guide, seeds[4]) if guide.has_density else torch.full_like(after, torch.nan)
     refined.elbo_before, refined.elbo_after = before.mean(0), after.mean(0)
     refined.elbo_error = ((before.var(0) + after.var(0)) / judged).sqrt()
     return refined
-
-
-def _ascend(model: SimVE, refined: RefinedGuide, steps: int, lr: float, draws: int) -> None:
-    """Gradient steps on the per-image parameters; those of the model are frozen."""
-    own = [refined.family.shift, refined.family.log_factor]
-    objective = ELBO(model, refined, alpha=0.0, particles=draws, scale=1.0)
-    optimizer = torch.optim.Adam(own, lr=lr)
-    with torch.enable_grad():
-        for step in range(steps):
-            optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
-            optimizer.zero_grad()
-            objective(refined.views)["loss"].backward()
-            optimizer.step()
-    optimizer.zero_grad()
 
 
 def _family(model: SimVE, guide: Guide, views: PlainViews, seed: int) -> Family:
@@ -294,14 +279,9 @@ def _family(model: SimVE, guide: Guide, views: PlainViews, seed: int) -> Family:
 
 def _keys(views: ViewsLike) -> list[bytes]:
     """The pixels of all views of each image, with their modalities, shapes and type."""
-    views = Views.of(views)
-    heads = [f"{name} {batch.dtype} {batch.shape[:1]} {batch.shape[2:]}".encode() for name, batch in views.items()]
-    arrays = [batch.detach().cpu().transpose(0, 1).contiguous().numpy() for batch in views.tensors()]
-    return [
-        b"".join(part for head, array in zip(heads, arrays, strict=True) for part in (head, array[image].tobytes()))
-        for image in range(views.n_images)
-    ]
-
-
-def _shapes(views: PlainViews) -> str:
-    return ", ".join(f"{modality or 'shape'} {tuple(batch.shape)}" for modality, batch in Views.of(views).items())
+    keys = [b""] * Views.of(views).n_images
+    for name, batch in Views.of(views).items():
+        head = f"{name} {batch.dtype} {batch.shape[:1]} {batch.shape[2:]}".encode()
+        arrays = batch.transpose(0, 1).contiguous().numpy(force=True)
+        keys = [key + head + array.tobytes() for key, array in zip(keys, arrays, strict=True)]
+    return keys

@@ -87,28 +87,24 @@ def draw(model: nn.Module, guide: Guide, views: ViewsLike, draws: int, *, seed: 
     with evaluation_mode(model), evaluation_mode(guide), random_state_kept(views.device):
         torch.manual_seed(seed)
         parts = [_draw(model, guide, views, min(at_once, draws - start)) for start in range(0, draws, at_once)]
-    return _joined(parts)
+    joined = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Draws)}
+    return Draws(**{name: None if values[0] is None else torch.cat(values) for name, values in joined.items()})
 
 
 def _draw(model: nn.Module, guide: Guide, views: Views, draws: int) -> Draws:
     count, images = views.n_views, views.n_images
     model_trace, guide_trace = run_pair(model, guide, views, particles=draws)
-    content, style, z = (_value(model_trace, name) for name in ("content", "style", "z"))
-    of_prior: list[Tensor] = []
-    of_pixels: list[Tensor] = []
-    of_guide: list[Tensor] = []
+    latents = _latents(model_trace, draws, count, images)
+    of_prior, of_pixels, of_guide = [], [], []
     for density in densities(model_trace, guide_trace):
         # Pyro's improper density is a zero on the CPU, whatever the device.
-        log_prob = density.log_prob.to(z.device)
+        log_prob = density.log_prob.to(latents["z"].device)
         if density.term == "reconstruction":
-            of_pixels.append(_by_view(log_prob, draws))
+            of_pixels.append(log_prob.expand(draws, *log_prob.shape[-2:]))
         elif density.term != GROUP:
-            by_image = log_prob.sum(-2) if log_prob.ndim > 1 else log_prob
-            (of_prior if density.sign > 0 else of_guide).append(by_image.expand(draws, images))
+            (of_prior if density.sign > 0 else of_guide).append(_by_image(log_prob).expand(draws, images))
     return Draws(
-        content=content.expand(draws, 1, images, content.shape[-1]).squeeze(1),
-        style=style.expand(draws, count, images, style.shape[-1]),
-        z=z.expand(draws, count, images, z.shape[-1]),
+        **latents,
         log_prior=torch.stack(of_prior).sum(0),
         log_likelihood=torch.cat(of_pixels, 1) if of_pixels else None,
         log_q=torch.stack(of_guide).sum(0) if guide.has_density else None,
@@ -121,16 +117,18 @@ def _value(trace: Trace, site: str) -> Tensor:
     return value
 
 
-def _by_view(log_prob: Tensor, draws: int) -> Tensor:
-    return log_prob.expand(draws, *log_prob.shape[-2:])
+def _latents(trace: Trace, draws: int, count: int, images: int) -> dict[str, Tensor]:
+    content, style, z = (_value(trace, name) for name in ("content", "style", "z"))
+    return {
+        "content": content.expand(draws, 1, images, content.shape[-1]).squeeze(1),
+        "style": style.expand(draws, count, images, style.shape[-1]),
+        "z": z.expand(draws, count, images, z.shape[-1]),
+    }
 
 
-def _joined(parts: list[Draws]) -> Draws:
-    def of(name: str) -> Tensor | None:
-        values = [getattr(part, name) for part in parts]
-        return None if values[0] is None else torch.cat(values)
-
-    return Draws(**{field.name: of(field.name) for field in fields(Draws)})  # type: ignore[arg-type]
+def _by_image(log_prob: Tensor) -> Tensor:
+    """Summed over views, for a site of each view."""
+    return log_prob.sum(-2) if log_prob.ndim > 1 else log_prob
 
 
 @torch.no_grad()
@@ -159,49 +157,34 @@ def simulate(model: SimVE, like: PlainViews, images: int, *, seed: int) -> tuple
         raise ValueError(
             f"the prior {prior} is improper and cannot be sampled: nothing can be simulated from the model"
         )
-    template = Views.by_modality(
-        {
-            modality: torch.zeros((), device=batch.device).expand(len(batch), images, *batch.shape[2:])
-            for modality, batch in Views.of(like).items()
-        }
-    ).plain
     device = Views.of(like).device
+    shapes = {modality: (len(batch), images, *batch.shape[2:]) for modality, batch in Views.of(like).items()}
+    nothing = torch.zeros((), device=device)
+    template = Views.by_modality({modality: nothing.expand(shape) for modality, shape in shapes.items()}).plain
     with evaluation_mode(model), random_state_kept(device), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         program = poutine.uncondition(partial(nn.Module.__call__, without_groups(model)))
         trace = prune_subsample_sites(poutine.trace(program).get_trace(template))
         trace.compute_log_prob(lambda _, site: not site_infer(site, "_deterministic"))
-    views = {
-        modality: _value(trace, "x" if modality is None else f"x_{modality}").expand(batch.shape)
-        for modality, batch in Views.of(template).items()
-    }
-    return Views.by_modality(views).plain, _simulated_latents(trace, template)
+    log_prior, log_likelihood = [], []
+    for site in trace.nodes.values():
+        if site["type"] == "sample" and not site_infer(site, "_deterministic"):
+            if site_infer(site, "was_observed"):
+                log_likelihood.append(site["log_prob"])
+            else:
+                log_prior.append(_by_image(site["log_prob"]).expand(images))
+    latents = Draws(
+        **_latents(trace, 1, Views.of(template).n_views, images),
+        log_prior=torch.stack(log_prior).sum(0)[None],
+        log_likelihood=torch.cat(log_likelihood)[None],
+        log_q=None,
+    )
+    sites = {modality: "x" if modality is None else f"x_{modality}" for modality in shapes}
+    views = {modality: _value(trace, sites[modality]).expand(shape) for modality, shape in shapes.items()}
+    return Views.by_modality(views).plain, latents
 
 
 def without_groups(model: SimVE) -> SimVE:
     """The program of pixels alone: the group's site needs several views and is no part of the posterior."""
     likelihood: Any = model.likelihood  # a module already, also with several modalities
     return model if model.group is None else SimVE(model.prior, likelihood)
-
-
-def _simulated_latents(trace: Trace, template: PlainViews) -> Draws:
-    count, images = Views.of(template).n_views, Views.of(template).n_images
-    log_prior: list[Tensor] = []
-    log_likelihood: list[Tensor] = []
-    for site in trace.nodes.values():
-        if site["type"] != "sample" or site_infer(site, "_deterministic"):
-            continue
-        log_prob: Tensor = site["log_prob"]
-        if site_infer(site, "was_observed"):
-            log_likelihood.append(log_prob)
-        else:
-            log_prior.append((log_prob.sum(-2) if log_prob.ndim > 1 else log_prob).expand(images))
-    content, style, z = (_value(trace, name) for name in ("content", "style", "z"))
-    return Draws(
-        content=content.expand(1, images, content.shape[-1]),
-        style=style.expand(1, count, images, style.shape[-1]),
-        z=z.expand(1, count, images, z.shape[-1]),
-        log_prior=torch.stack(log_prior).sum(0)[None],
-        log_likelihood=torch.cat(log_likelihood)[None],
-        log_q=None,
-    )

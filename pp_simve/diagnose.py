@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,22 +20,30 @@ import torch
 import tyro
 from rich.console import Console
 from rich.padding import Padding
+from rich.progress import Progress
 from rich.table import Table
 
 import pp_simve
 from pp_simve.errors import ConfigError
-from pp_simve.evaluation.posterior.check import FIGURES, Check, Diagnostics
-from pp_simve.evaluation.posterior.optional_checks import CHAINS, compared_with_reference, refined
-from pp_simve.evaluation.posterior.suite import CHECKS, Finding, Subject, diagnose
+from pp_simve.evaluation.posterior.check import FIGURES, Diagnostics
+from pp_simve.evaluation.posterior.suite import (
+    CHAINS,
+    CHECKS,
+    Finding,
+    Subject,
+    compared_with_reference,
+    diagnose,
+    refined,
+)
 from pp_simve.evaluation.subject import EVALUATION_SEED
 from pp_simve.inference.device import choose_device, device_name
+from pp_simve.inference.mcmc import ProgressBar
 from pp_simve.inference.tools import unit_range, write_whole
 from pp_simve.report import write_report
 from pp_simve.run.config import Place
 from pp_simve.run.console import each_run, exit_code
 from pp_simve.run.folder import FittedRun, RunFolder, load_fitted, load_once, source_commit
 from pp_simve.run.numbers import plain
-from pp_simve.run.sampling_progress import sampling
 from pp_simve.run.trust import announce
 from pp_simve.run.viewing import unwrapped
 
@@ -179,14 +187,32 @@ def _reference(subject: Subject, config: DiagnoseConfig, console: Console) -> Fi
         return compared_with_reference(subject, config.reference, config.refine, progress)
 
 
+@contextmanager
+def sampling(console: Console, images: int, chains: int) -> Iterator[ProgressBar]:
+    """Progress of chains that run one after the other: a live bar in a terminal, a line each tenth elsewhere.
+
+    Yields:
+        A function that NUTS calls after each draw.
+    """
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"NUTS, {images} images, {chains} chains", total=None)
+
+        def update(chain: int, draw: int, total: int) -> None:
+            done, of = chain * total + draw, chains * total
+            bar.update(task, completed=done, total=of)
+            if not console.is_terminal and 10 * done // of > 10 * (done - 1) // of:
+                console.print(f"NUTS: {done:,} of {of:,} draws", highlight=False)
+
+        yield update
+
+
 def print_diagnostics(found: Diagnostics, console: Console) -> None:
     """A table of the checks, then how to read each, and its limitations."""
-    table = Table(title="posterior checks", title_justify="left", title_style="bold")
-    table.add_column("check")
-    table.add_column("found")
-    table.add_column("verdict")
+    table = Table("check", "found", "verdict", title="posterior checks", title_justify="left", title_style="bold")
+    verdicts = {True: "[red]alarm[/red]", False: "[green]no alarm[/green]", None: "–"}
     for check in found["checks"]:
-        table.add_row(check["title"], _found(check), _verdict(check))
+        value = "–" if check["value"] is None else plain(check["value"])
+        table.add_row(check["title"], f"{value} {check['unit'] or ''}".rstrip(), verdicts[check["alarm"]])
     if found["checks"]:
         console.print(table)
     for check in found["checks"]:
@@ -195,15 +221,6 @@ def print_diagnostics(found: Diagnostics, console: Console) -> None:
         console.print(Padding(f"Limitations: {check['limitations']}", (0, 0, 0, 2)), markup=False)
     for note in found["notes"]:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
-
-
-def _found(check: Check) -> str:
-    value = "–" if check["value"] is None else plain(check["value"])
-    return f"{value} {check['unit']}" if check["unit"] else value
-
-
-def _verdict(check: Check) -> str:
-    return {True: "[red]alarm[/red]", False: "[green]no alarm[/green]", None: "–"}[check["alarm"]]
 
 
 if __name__ == "__main__":

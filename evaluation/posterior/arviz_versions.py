@@ -16,6 +16,8 @@ import numpy as np
 import xarray as xr
 from scipy.special import log_softmax
 
+from pp_simve.evaluation.posterior.batches import which
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -28,7 +30,7 @@ EQUAL_WEIGHTS = 1e-3
 WIDEST_TAIL = 700.0
 """Range of a tail in nats that float64 can hold."""
 
-_SHOWN_IMAGES = 8
+Array = np.ndarray[Any, Any]
 
 
 @cache
@@ -63,7 +65,7 @@ def for_arviz(tree: xr.DataTree) -> Any:
     return arviz().InferenceData(attrs=tree.attrs, **groups)
 
 
-def psis(log_weights: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def psis(log_weights: Array) -> tuple[Array, Array]:
     """Pareto smoothed importance weights of each image, and the shape k̂ of the tail that was fitted to them.
 
     The tail is the largest min(S/5, 3√S) of S weights, rounded down. Where all of it is equal (to `EQUAL_WEIGHTS`), as
@@ -91,7 +93,7 @@ def psis(log_weights: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.nd
     ordered = np.partition(log_weights, draws - tail - 1, axis=0)
     with np.errstate(invalid="ignore"):  # the span of −∞ to −∞ cannot be: some weight is something
         span = ordered[draws - tail :].max(0) - ordered[draws - tail - 1]
-    smoothed: np.ndarray[Any, Any] = log_softmax(log_weights, axis=0)
+    smoothed: Array = log_softmax(log_weights, axis=0)
     shape = np.where(span <= EQUAL_WEIGHTS, -np.inf, np.inf)
     fitted = (span > EQUAL_WEIGHTS) & (span <= WIDEST_TAIL)
     if fitted.any():
@@ -140,7 +142,7 @@ def summary(
     return table[["mean", "sd", "hdi_lower", "hdi_upper", *(["r_hat"] if chains > 1 else [])]]
 
 
-def _library_psis(log_weights: np.ndarray[Any, Any], tail: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _library_psis(log_weights: Array, tail: int) -> tuple[Array, Array]:
     if takes_trees():
         # 1.x takes log likelihoods, for leave-one-out, and negates them to get weights.
         smoothed, shape = xr.DataArray(-log_weights, dims=["draw", "image"]).azstats.psislw(dim="draw")
@@ -151,28 +153,20 @@ def _library_psis(log_weights: np.ndarray[Any, Any], tail: int) -> tuple[np.ndar
     return smoothed.T, shape
 
 
-def _checked(log_weights: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _checked(log_weights: Array) -> Array:
     values = np.array(log_weights, dtype=np.float64)  # a copy: ArviZ 0.23 writes into what it is given
     if values.ndim != 2 or values.shape[1] == 0:
         raise ValueError(f"log weights must have shape (draw, image), with at least one image, got {values.shape}")
     if len(values) < FEWEST_DRAWS:
         raise ValueError(
-            f"k̂ is fitted to the largest fifth of the weights, which needs at least {FEWEST_DRAWS} draws, "
-            f"got {len(values)}; take more draws (a few hundred)"
+            f"k̂, the gap of the bound, effective draws and weighted estimates have no meaning for fewer than "
+            f"{FEWEST_DRAWS} draws, got {len(values)}; take more draws (some hundreds)"
         )
-    bad = np.isnan(values).any(0) | (values == np.inf).any(0)
-    if bad.any():
+    if (bad := (np.isnan(values) | (values == np.inf)).any(0)).any():
         raise ValueError(
-            f"log weights are NaN or ∞ in {_which(bad)}: the model or the guide has no finite density there; "
+            f"log weights are NaN or ∞ in {which(bad)}: the model or the guide has no finite density there; "
             "leave these images out, or look at their log_p and log_q"
         )
-    nothing = (values == -np.inf).all(0)
-    if nothing.any():
-        raise ValueError(f"every draw has log weight −∞ in {_which(nothing)}: the model excludes all the guide draws")
+    if (nothing := (values == -np.inf).all(0)).any():
+        raise ValueError(f"every draw has log weight −∞ in {which(nothing)}: the model excludes all the guide draws")
     return values
-
-
-def _which(images: np.ndarray[Any, Any]) -> str:
-    places = np.flatnonzero(images)
-    shown = ", ".join(map(str, places[:_SHOWN_IMAGES])) + (", …" if len(places) > _SHOWN_IMAGES else "")
-    return f"{len(places)} of {len(images)} images ({shown})"

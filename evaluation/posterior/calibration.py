@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.posterior.batches import images_at_once, seeds
+from pp_simve.evaluation.posterior.batches import images_at_once, one_view_each, seeds
 from pp_simve.evaluation.posterior.ranks import Uniformity, rank_among, rank_uniformity
 from pp_simve.inference import Draws, Guide, draw
 from pp_simve.inference.sampling import simulate
@@ -110,83 +110,62 @@ def calibrate(
     if draws < 1 or simulations < 2:
         raise ValueError(f"calibration needs draws and 2 simulations at least, got {draws} and {simulations}")
     ranks: dict[str, list[Tensor]] = {}
-    for place, truth, drawn, generator in _simulations(model, guide, views, simulations, draws, seed):
-        for name, of_truth, of_guide in _compared(truth, drawn, place, quantities):
-            ranks.setdefault(name, []).append(rank_among(of_truth, of_guide, generator))
-    joined = {name: torch.cat(parts) for name, parts in ranks.items()}
-    curves = sum(part.shape[1] for part in joined.values())
-    tested = {}
-    for name, part in joined.items():
-        columns = [name] if name in quantities else [f"{name} {axis}" for axis in range(part.shape[1])]
-        tested[name] = rank_uniformity(part, draws, columns, level=level, curves=curves)
-    several = {name: part for name, part in joined.items() if part.shape[1] > 1}
-    pooled = {
-        name: rank_uniformity(_in_turn(part), draws, [f"{name}, axes in turn"], level=level, curves=len(several))
-        for name, part in several.items()
-    }
-    simulated, _ = simulate(model, views, min(simulations, 16), seed=seed)
-    return Calibration(tested, pooled, level, _unlike(views, simulated))
-
-
-def _simulations(
-    model: SimVE, guide: Guide, views: PlainViews, simulations: int, draws: int, seed: int
-) -> Iterator[tuple[int, Draws, Draws, torch.Generator]]:
-    """Place of the first of some simulations, their true latents, the guide's draws, and a generator for ties."""
     size = images_at_once(views, model.prior.latent_dim, draws)
     of_batch = seeds(seed)
-    generator = torch.Generator().manual_seed(next(of_batch))
+    of_ties = torch.Generator().manual_seed(next(of_batch))
     for start in range(0, simulations, size):
         simulated, truth = simulate(model, views, min(size, simulations - start), seed=next(of_batch))
-        yield start, truth, draw(model, guide, simulated, draws, seed=next(of_batch)), generator
+        drawn = draw(model, guide, simulated, draws, seed=next(of_batch))
+        for name, of_truth, of_guide in _compared(truth, drawn, start, quantities):
+            ranks.setdefault(name, []).append(rank_among(of_truth, of_guide, of_ties))
+    joined = {name: torch.cat(parts) for name, parts in ranks.items()}
+    several = {name: part for name, part in joined.items() if part.shape[1] > 1}
+    tested, pooled = {}, {}
+    for name, part in joined.items():
+        columns = [name] if name in quantities else [f"{name} {axis}" for axis in range(part.shape[1])]
+        curves = sum(of.shape[1] for of in joined.values())
+        tested[name] = rank_uniformity(part, draws, columns, level=level, curves=curves)
+    for name, part in several.items():
+        row = torch.arange(len(part))
+        in_turn = part[row, row % part.shape[1], None]
+        pooled[name] = rank_uniformity(in_turn, draws, [f"{name}, axes in turn"], level=level, curves=len(several))
+    simulated, _ = simulate(model, views, min(simulations, 16), seed=seed)
+    return Calibration(tested, pooled, level, _unlike(views, simulated))
 
 
 def _compared(
     truth: Draws, drawn: Draws, place: int, quantities: Mapping[str, Quantity]
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Name, true values ``(image, column)`` and draws ``(draw, image, column)`` of all that is ranked."""
-    _, views, images, _ = drawn.z.shape
-    here = torch.arange(images, device=drawn.z.device)
-    view = (here + place) % views  # one view of each simulation
     for name in COORDINATES:
         of_truth, of_guide = getattr(truth, name), getattr(drawn, name)
-        if of_guide.shape[-1] == 0:
-            continue
         if name != "content":
-            of_truth, of_guide = of_truth[:, view, here], of_guide[:, view, here]
-        yield name, of_truth[0], of_guide
+            of_truth, of_guide = one_view_each(of_truth, place), one_view_each(of_guide, place)
+        if of_guide.shape[-1]:
+            yield name, of_truth[0], of_guide
+    draws, _, images, _ = drawn.z.shape
     for name, quantity in quantities.items():
         of_truth, of_guide = quantity(truth), quantity(drawn)
-        if of_truth.shape != (1, images) or of_guide.shape != (len(drawn.z), images):
+        if of_truth.shape != (1, images) or of_guide.shape != (draws, images):
             raise ValueError(
-                f"the quantity {name!r} must be one number a draw and image, shape {(len(drawn.z), images)}, got "
+                f"the quantity {name!r} must be one number a draw and image, shape {(draws, images)}, got "
                 f"{tuple(of_guide.shape)}"
             )
         yield name, of_truth[0, :, None], of_guide[..., None]
 
 
-def _in_turn(ranks: Tensor) -> Tensor:
-    """One column in each row, columns in turn: shape ``(row, 1)``."""
-    row = torch.arange(len(ranks))
-    return ranks[row, row % ranks.shape[1], None]
-
-
 def _unlike(views: PlainViews, simulated: PlainViews) -> dict[str, str]:
+    """How simulated views differ from given ones, by modality."""
     notes = {}
     for modality, made in Views.of(simulated).items():
         given, name = Views.of(views).tensor(modality), modality or "views"
-        if _is_binary(made) and not _is_binary(given):
+        made_binary, given_binary = (bool(((x == 0) | (x == 1)).all()) for x in (made, given))
+        made_inside, given_inside = (bool(((x >= 0) & (x <= 1)).all()) for x in (made, given))
+        if made_binary and not given_binary:
             notes[name] = (
                 "simulated views are black and white, as a Bernoulli draws them, where the guide was fitted to grey "
                 "ones: an alarm may be due to this difference and not to the guide's posteriors of real views"
             )
-        elif not _in_range(made) and _in_range(given):
+        elif given_inside and not made_inside:
             notes[name] = "simulated views leave [0, 1], as a density over all numbers draws them; real ones do not"
     return notes
-
-
-def _is_binary(images: Tensor) -> bool:
-    return bool(((images == 0) | (images == 1)).all())
-
-
-def _in_range(images: Tensor) -> bool:
-    return bool(((images >= 0) & (images <= 1)).all())

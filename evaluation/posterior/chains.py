@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -36,49 +35,38 @@ def stack_chains(trees: Sequence[xr.DataTree]) -> xr.DataTree:
         raise ValueError(f"chains need at least two trees to stack, got {len(trees)}")
     first, *others = trees
     for number, other in enumerate(others, start=2):
-        _check(first, other, number)
+        for name in _SHARED:
+            if not first[name].to_dataset().equals(other[name].to_dataset()):
+                raise ValueError(
+                    f"tree {number} is not of the images and views of the first: its {name} differs; chains are fits "
+                    "of the same data, drawn with the same images, policy, views and view_seed"
+                )
+        ours, theirs = _sizes(first), _sizes(other)
+        for name in {**ours, **theirs}:
+            if ours.get(name) != theirs.get(name):
+                raise ValueError(
+                    f"{name} has sizes {theirs.get(name)} in tree {number}, {ours.get(name)} in the first; "
+                    "chains need programs of the same parts, and as many draws each"
+                )
     seeds = [seed for tree in trees for seed in np.atleast_1d(tree.attrs["seed"]).tolist()]
     if len(set(seeds)) < len(seeds):
         raise ValueError(
             f"draws of the same seed share their noise, so that fits agree more than they should (seeds {seeds}); "
             "give each fit another posterior(..., seed=)"
         )
-    groups = {}
-    for name, group in first.children.items():
-        if name in _SHARED:
-            groups[name] = group.to_dataset()
-            continue
+    groups = {name: first[name].to_dataset() for name in _SHARED}
+    for name in first.children.keys() - groups.keys():
         datasets = [tree[name].to_dataset() for tree in trees]
         stacked = xr.concat(datasets, "chain", data_vars="all", coords="minimal", compat="override", join="override")
         groups[name] = stacked.assign_coords(chain=range(stacked.sizes["chain"]))
-    stack = xr.DataTree.from_dict(groups).load()
-    shared = {
-        key: value for key, value in first.attrs.items() if all(_equal(value, tree.attrs.get(key)) for tree in others)
-    }
-    stack.attrs = {**shared, "seed": seeds}
+    stack = xr.DataTree.from_dict({name: groups[name] for name in first.children}).load()
+    attributes = [tree.attrs for tree in trees]
+    shared = {key for key in first.attrs if all(np.array_equal(of.get(key), first.attrs[key]) for of in attributes)}
+    stack.attrs = {**{key: value for key, value in first.attrs.items() if key in shared}, "seed": seeds}
     return stack
 
 
-def _check(first: xr.DataTree, other: xr.DataTree, number: int) -> None:
-    """Raises ValueError unless the tree of that number can be stacked on the first."""
-    for name in _SHARED:
-        ours, theirs = (tree[name].to_dataset().variables for tree in (first, other))
-        for variable in {**ours, **theirs}:
-            if not _equal(ours.get(variable), theirs.get(variable)):
-                raise ValueError(
-                    f"tree {number} is not of the images and views of the first: {name}.{variable} differs; chains are "
-                    "fits of the same data, drawn with the same images, policy, views and view_seed"
-                )
-    shapes, others = _shapes(first), _shapes(other)
-    for name in shapes | others:
-        if shapes.get(name) != others.get(name):
-            raise ValueError(
-                f"{name} has sizes {others.get(name)} in tree {number}, {shapes.get(name)} in the first; "
-                "chains need programs of the same parts, and as many draws each"
-            )
-
-
-def _shapes(tree: xr.DataTree) -> dict[str, dict[Hashable, int]]:
+def _sizes(tree: xr.DataTree) -> dict[str, dict[Hashable, int]]:
     """Sizes of all variables of chains, except the number of chains."""
     return {
         f"{name}.{variable}": {dim: size for dim, size in values.sizes.items() if dim != "chain"}
@@ -86,7 +74,3 @@ def _shapes(tree: xr.DataTree) -> dict[str, dict[Hashable, int]]:
         if name not in _SHARED
         for variable, values in group.data_vars.items()
     }
-
-
-def _equal(ours: Any, theirs: Any) -> bool:
-    return np.array_equal(np.asarray(ours), np.asarray(theirs))

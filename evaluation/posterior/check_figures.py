@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pp_simve.evaluation.figures import Pictures, rgb
-from pp_simve.evaluation.posterior.contraction import AxesCheck, AxisCheck
+from pp_simve.evaluation.posterior.contraction import AxesCheck
 from pp_simve.evaluation.posterior.importance import WeightCheck
-from pp_simve.evaluation.posterior.predictive import PredictiveCheck, StatisticCheck
+from pp_simve.evaluation.posterior.predictive import PredictiveCheck
 from pp_simve.evaluation.posterior.ranks import Uniformity
 
 _INK, _FAINT, _ALARM = "#1b4f72", "#aebfcb", "#b03a2e"
 _DPI = 150
-_PANELS_A_ROW = 4
+_PAIRS_A_ROW = 4
 
 
 def weights_figure(check: WeightCheck, images: Pictures | None = None, worst: int = 8) -> Figure:
@@ -59,7 +59,16 @@ def weights_figure(check: WeightCheck, images: Pictures | None = None, worst: in
     mean, error = check.mean_gap
     _title(scatter, f"the bound's gap: {mean:.2f} ± {error:.2f} nats", check.gap_alarm)
     if images is not None and shown:
-        _draw_worst(figure.add_subfigure(rows[1]), check, images, shown)
+        pictures = rgb(images, 4, "images")
+        if len(pictures) != len(khat):
+            raise ValueError(f"images must be those of the check, {len(khat)}, got {len(pictures)}")
+        panels = figure.add_subfigure(rows[1]).subplots(1, shown, squeeze=False)[0]
+        for axes, image in zip(panels, check.worst(shown).tolist(), strict=True):
+            axes.imshow(pictures[image], interpolation="nearest")
+            axes.set_title(f"k̂ {khat[image]:.2f}".replace("inf", "∞").replace("-", "−"), fontsize=8)
+            axes.set_xlabel(f"image {image}", fontsize=7)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
     return _tidy(figure)
 
 
@@ -78,10 +87,21 @@ def ranks_figure(uniformities: Mapping[str, Uniformity], bins: int = 20) -> Figu
     if not uniformities:
         raise ValueError("a figure of ranks needs at least one group of them")
     figure, grid = _pairs_of_panels(len(uniformities), 2.6)
-    for (above, below), (title, uniformity) in zip(grid.T, uniformities.items(), strict=True):
-        _draw_differences(above, title, uniformity)
-        counts = uniformity.histogram(bins).double().mean(0).numpy()
-        color = _ALARM if uniformity.alarm else _INK
+    for (above, below), (title, of) in zip(grid.T, uniformities.items(), strict=True):
+        low, high = (np.pad(edge.numpy(), 1) for edge in of.band())  # distribution functions agree at 0 and 1
+        differences = np.pad(of.differences().numpy(), ((0, 0), (1, 1)))
+        places = np.concatenate([[0.0], of.places.numpy(), [1.0]])
+        above.fill_between(places, low, high, color=_FAINT, alpha=0.5, linewidth=0)
+        for name, curve in zip(of.names, differences, strict=True):
+            color, width, alpha = (_ALARM, 1.2, 0.9) if name in of.failing else (_INK, 0.7, 0.6)
+            above.plot(places, curve, color=color, linewidth=width, alpha=alpha)
+        above.axhline(0, color="0.3", linewidth=0.6)
+        reach = 1.15 * max(float(np.abs(differences).max()), float(high.max()), -float(low.min()))
+        above.set(xlim=(0, 1), ylim=(-reach, reach), xlabel="rank / draws")
+        several = f"{title}: {len(of.failing)} of {len(of.names)} out"
+        _title(above, several if len(of.names) > 1 else of.names[0], of.alarm)
+        counts = of.histogram(bins).double().mean(0).numpy()
+        color = _ALARM if of.alarm else _INK
         below.stairs(counts, np.linspace(0, 1, len(counts) + 1), fill=True, color=color, alpha=0.85)
         below.axhline(float(counts.mean()), color="0.3", linewidth=1, linestyle="--")
         below.set(xlim=(0, 1), ylim=(0, None), xlabel="rank / draws")
@@ -99,8 +119,25 @@ def axes_figure(check: AxesCheck) -> Figure:
     if not check.latents:
         raise ValueError("a figure of axes needs a latent with a proper prior, and the check has none")
     figure, grid = _pairs_of_panels(len(check.latents), 3.0, sharex="col")
-    for (above, below), (name, of_latent) in zip(grid.T, check.latents.items(), strict=True):
-        _draw_axes(above, below, name, of_latent)
+    for (above, below), (name, of) in zip(grid.T, check.latents.items(), strict=True):
+        contraction = of.contraction.numpy()
+        order = np.argsort(-contraction, kind="stable")
+        place = np.arange(len(order))
+        found = {"not the prior": of.failing, "wider than prior": of.wider, "empty": of.empty}
+        words = ", ".join(f"{len(axes)} {what}" for what, axes in found.items() if axes) or "all fill the prior"
+        colors = np.where(np.isin(order, of.empty), _FAINT, np.where(np.isin(order, of.wider), _ALARM, _INK))
+        above.bar(place, contraction[order], width=0.8, color=colors)
+        above.set_ylim(min(0.0, 1.1 * float(contraction.min())), 1.05)
+        _title(above, f"{name}: {words}", of.alarm)
+        below.axhline(1, color="0.3", linewidth=0.6, linestyle="--")
+        colors = np.where(np.isin(order, of.failing), _ALARM, _INK)
+        for values, marker in ((of.spread, "o"), (of.shift, "_")):
+            below.scatter(place, values.numpy()[order], s=14, marker=marker, c=colors)
+        for axes in (above, below):
+            axes.axhline(0, color="0.3", linewidth=0.6)
+        below.margins(y=0.15)  # room for the legend
+        below.set_xlabel("axis, most contracted first")
+        below.set_xticks(place, map(str, order)) if len(order) <= 16 else below.xaxis.set_major_locator(MaxNLocator(5))
     grid[0, 0].set_ylabel("prior–posterior contraction")
     grid[1, 0].set_ylabel("aggregate posterior,\nprior sd units")
     marks = [Line2D([], [], color=_INK, marker=marker, linestyle="", markersize=4) for marker in ("o", "_")]
@@ -110,92 +147,31 @@ def axes_figure(check: AxesCheck) -> Figure:
 
 def predictive_figure(check: PredictiveCheck) -> Figure:
     """Each statistic of a view against the mean of its replicates, and a histogram of the views' p-values below."""
-    count = len(check.statistics)
-    columns, rows = min(_PANELS_A_ROW, count), math.ceil(count / _PANELS_A_ROW)
-    figure = Figure(figsize=(2.6 * columns, 4.2 * rows), dpi=_DPI, layout="constrained")
-    grid = figure.subplots(2 * rows, columns, squeeze=False, gridspec_kw={"height_ratios": (1.6, 1) * rows})
-    for place in range(rows * columns):
-        row, column = 2 * (place // columns), place % columns
-        if place >= count:
-            grid[row, column].set_visible(False)
-            grid[row + 1, column].set_visible(False)
-    for place, (name, statistic) in enumerate(check.statistics.items()):
-        row, column = 2 * (place // columns), place % columns
-        _draw_statistic(grid[row, column], grid[row + 1, column], name, statistic, labels=column == 0)
+    figure, grid = _pairs_of_panels(len(check.statistics), 2.6)
+    for (scatter, histogram), (name, of) in zip(grid.T, check.statistics.items(), strict=True):
+        observed, color = of.observed.flatten().numpy(), _ALARM if of.alarm else _INK
+        scatter.scatter(observed, of.replicated.flatten().numpy(), s=6, color=color, alpha=0.4, linewidths=0)
+        scatter.axline((float(observed.mean()),) * 2, slope=1, color="0.3", linewidth=1, linestyle="--")
+        scatter.xaxis.set_major_locator(MaxNLocator(4))
+        scatter.set_xlabel("of a view")
+        _title(scatter, f"{name}: p = {of.overall:.2g}", of.alarm)
+        histogram.hist(of.p_values.flatten().numpy(), bins=list(np.linspace(0, 1, 21)), color=color)
+        histogram.set_xlabel("p-value of a view")
+    grid[0, 0].set_ylabel("mean of its replicates")
+    grid[1, 0].set_ylabel("views")
     return _tidy(figure)
 
 
-def _pairs_of_panels(columns: int, width: float, **settings: Any) -> tuple[Figure, NDArray[Any]]:
-    """A figure of two rows of panels, the upper one higher."""
-    figure = Figure(figsize=(max(3.6, width * columns), 4.4), dpi=_DPI, layout="constrained")
-    return figure, figure.subplots(2, columns, squeeze=False, gridspec_kw={"height_ratios": (1.6, 1)}, **settings)
-
-
-def _draw_worst(figure: SubFigure, check: WeightCheck, images: Pictures, shown: int) -> None:
-    pictures = rgb(images, 4, "images")
-    if len(pictures) != len(check.khat):
-        raise ValueError(f"images must be those of the check, {len(check.khat)}, got {len(pictures)}")
-    for axes, image in zip(figure.subplots(1, shown, squeeze=False)[0], check.worst(shown).tolist(), strict=True):
-        axes.imshow(pictures[image], interpolation="nearest")
-        axes.set_title(f"k̂ {float(check.khat[image]):.2f}".replace("inf", "∞").replace("-", "−"), fontsize=8)
-        axes.set_xlabel(f"image {image}", fontsize=7)
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-
-
-def _draw_differences(axes: Axes, title: str, uniformity: Uniformity) -> None:
-    def whole(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.concatenate([[0.0], values, [0.0]])  # distribution functions agree at 0 and 1
-
-    low, high = (edge.numpy() for edge in uniformity.band())
-    differences = uniformity.differences().numpy()
-    places = np.concatenate([[0.0], uniformity.places.numpy(), [1.0]])
-    axes.fill_between(places, whole(low), whole(high), color=_FAINT, alpha=0.5, linewidth=0)
-    failing = set(uniformity.failing)
-    for name, curve in zip(uniformity.names, differences, strict=True):
-        color, width, alpha = (_ALARM, 1.2, 0.9) if name in failing else (_INK, 0.7, 0.6)
-        axes.plot(places, whole(curve), color=color, linewidth=width, alpha=alpha)
-    axes.axhline(0, color="0.3", linewidth=0.6)
-    reach = 1.15 * max(float(np.abs(differences).max()), float(high.max()), -float(low.min()))
-    axes.set(xlim=(0, 1), ylim=(-reach, reach), xlabel="rank / draws")
-    names = uniformity.names
-    _title(axes, names[0] if len(names) == 1 else f"{title}: {len(failing)} of {len(names)} out", uniformity.alarm)
-
-
-def _draw_axes(above: Axes, below: Axes, name: str, check: AxisCheck) -> None:
-    contraction = check.contraction.numpy()
-    order = np.argsort(-contraction, kind="stable")
-    place = np.arange(len(order))
-    found = {"not the prior": check.failing, "wider than prior": check.wider, "empty": check.empty}
-    words = ", ".join(f"{len(axes)} {what}" for what, axes in found.items() if axes) or "all fill the prior"
-    colors = np.where(np.isin(order, check.empty), _FAINT, np.where(np.isin(order, check.wider), _ALARM, _INK))
-    above.bar(place, contraction[order], width=0.8, color=colors)
-    above.axhline(0, color="0.3", linewidth=0.6)
-    above.set_ylim(min(0.0, 1.1 * float(contraction.min())), 1.05)
-    _title(above, f"{name}: {words}", check.alarm)
-    below.axhline(1, color="0.3", linewidth=0.6, linestyle="--")
-    below.axhline(0, color="0.3", linewidth=0.6)
-    colors = np.where(np.isin(order, check.failing), _ALARM, _INK)
-    for values, marker in ((check.spread, "o"), (check.shift, "_")):
-        below.scatter(place, values.numpy()[order], s=14, marker=marker, c=colors)
-    low, high = below.get_ylim()
-    below.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
-    below.set_xlabel("axis, most contracted first")
-    if len(order) <= 16:
-        below.set_xticks(place, [str(axis) for axis in order])
-    else:
-        below.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-
-
-def _draw_statistic(scatter: Axes, histogram: Axes, name: str, statistic: StatisticCheck, labels: bool) -> None:
-    observed, color = statistic.observed.flatten().numpy(), _ALARM if statistic.alarm else _INK
-    scatter.scatter(observed, statistic.replicated.flatten().numpy(), s=6, color=color, alpha=0.4, linewidths=0)
-    scatter.axline((float(observed.mean()),) * 2, slope=1, color="0.3", linewidth=1, linestyle="--")
-    scatter.xaxis.set_major_locator(MaxNLocator(4))
-    scatter.set(xlabel="of a view", ylabel="mean of its replicates" if labels else "")
-    _title(scatter, f"{name}: p = {statistic.overall:.2g}", statistic.alarm)
-    histogram.hist(statistic.p_values.flatten().numpy(), bins=list(np.linspace(0, 1, 21)), color=color)
-    histogram.set(xlabel="p-value of a view", ylabel="views" if labels else "")
+def _pairs_of_panels(count: int, width: float, **settings: Any) -> tuple[Figure, NDArray[Any]]:
+    """A figure of pairs of panels, the upper ones higher, at most `_PAIRS_A_ROW` a row; axes ``(2, count)``."""
+    rows, columns = math.ceil(count / _PAIRS_A_ROW), min(count, _PAIRS_A_ROW)
+    figure = Figure(figsize=(max(3.6, width * columns), 4.4 * rows), dpi=_DPI, layout="constrained")
+    heights = {"height_ratios": (1.6, 1) * rows}
+    grid = figure.subplots(2 * rows, columns, squeeze=False, gridspec_kw=heights, **settings)
+    pairs = grid.reshape(rows, 2, columns).swapaxes(0, 1).reshape(2, rows * columns)
+    for axes in pairs[:, count:].flat:
+        axes.remove()
+    return figure, pairs[:, :count]
 
 
 def _title(axes: Axes, words: str, alarm: bool) -> None:
@@ -203,9 +179,7 @@ def _title(axes: Axes, words: str, alarm: bool) -> None:
 
 
 def _tidy(figure: Figure) -> Figure:
-    for axes in figure.axes:
-        if axes.images:
-            continue
+    for axes in (axes for axes in figure.axes if not axes.images):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.set_axisbelow(True)

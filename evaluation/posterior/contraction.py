@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from scipy.stats import ks_2samp, wasserstein_distance
 from torch import Tensor
 
-from pp_simve.evaluation.posterior.batches import image_batches, seeds
-from pp_simve.inference import Guide, draw
+from pp_simve.evaluation.posterior.batches import batches_of_draws, one_view_each, seeds
+from pp_simve.inference import Guide
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
 from pp_simve.models import PlainViews, SimVE
 
@@ -107,10 +106,8 @@ def check_axes(
     """Compares posterior variances and the aggregated posterior with the prior, axis by axis.
 
     Args:
-        views: ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per modality. Style and z are
-            those of one view of each image, views in turn.
+        views, seed: as of `check_weights`. Style and z are those of one view of each image, views in turn.
         draws: of the guide, at least 2, for the posterior variances.
-        seed: of all draws; torch's own generators are left as they were.
         level: probability of a false alarm.
 
     Raises:
@@ -121,18 +118,15 @@ def check_axes(
     of_batch = seeds(seed)
     prior, notes = _prior_draws(model, next(of_batch))
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in prior}
-    for start, batch in image_batches(views, model.prior.latent_dim, draws):
-        drawn = draw(model, guide, batch, draws, seed=next(of_batch))
-        here = torch.arange(drawn.z.shape[2], device=drawn.z.device)
-        view = (here + start) % drawn.z.shape[1]
+    for start, _, drawn in batches_of_draws(model, guide, views, draws, of_batch):
         for name, of_name in parts.items():
             values: Tensor = getattr(drawn, name)
-            values = (values if name == "content" else values[:, view, here]).double()
-            of_name.append((values.var(0), values[0]))
+            values = (values if name == "content" else one_view_each(values, start)).double()
+            of_name.append((values.var(0).cpu(), values[0].cpu()))
     curves = sum(values.shape[-1] for values in prior.values())
     checks = {}
     for name, pairs in parts.items():
-        variance, once = (torch.cat([pair[place] for pair in pairs]).cpu() for place in (0, 1))
+        variance, once = map(torch.cat, zip(*pairs, strict=True))
         if variance.isnan().any():
             raise ValueError(f"draws of {name} are NaN; look for what made them in the guide")
         checks[name] = _compared(prior[name], variance, draws, once, level, curves)
@@ -140,7 +134,7 @@ def check_axes(
 
 
 def _prior_draws(model: SimVE, seed: int) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Draws of each latent that has any axes, shape ``(draw, axis)``, float64 on the CPU."""
+    """Draws of each latent that has any axes, shape ``(draw, axis)``, on the CPU, and why others are left out."""
     prior, notes = model.prior, {}
     parameter = next((tensor for tensor in [*prior.parameters(), *prior.buffers()]), torch.empty(0))
     with evaluation_mode(model), random_state_kept(parameter.device):
@@ -151,9 +145,8 @@ def _prior_draws(model: SimVE, seed: int) -> tuple[dict[str, Tensor], dict[str, 
         style = prior.style(content).sample()
         found = {"content": content, "style": style, "z": prior.compose(content, style)}
     if not prior.proper:
-        for name in ("content", "z"):
-            notes[name] = f"the prior {type(prior).__name__} is improper: there is nothing to compare with"
-            del found[name]
+        reason = f"the prior {type(prior).__name__} is improper: there is nothing to compare with"
+        found, notes = {"style": style}, {"content": reason, "z": reason}
     if not content.shape[-1]:
         notes["content"] = f"the prior {type(prior).__name__} shares nothing between views"
     return {name: value[0].double().cpu() for name, value in found.items() if value.shape[-1]}, notes
@@ -168,10 +161,9 @@ def _compared(prior: Tensor, variance: Tensor, draws: int, once: Tensor, level: 
     of_images = (variance.var(0) / images).sqrt() / sd.square() if images > 1 else torch.zeros_like(sd)
     of_draws = kept * math.sqrt(2 / (images * (draws - 1)))
     error = (torch.maximum(of_images, of_draws).square() + kept.square() * 2 / PRIOR_DRAWS).sqrt()
-    distances, tests = [], []
-    for of_prior, of_images in zip(prior.numpy().T, once.numpy().T, strict=True):
-        distances.append(wasserstein_distance(of_prior, of_images))
-        tests.append(ks_2samp(of_prior, of_images, method="asymp"))
+    pairs = zip(prior.numpy().T, once.numpy().T, strict=True)
+    tests = [(wasserstein_distance(*pair), *ks_2samp(*pair, method="asymp")) for pair in pairs]
+    distances, statistics, p_values = torch.tensor(tests, dtype=torch.float64).T
     return AxisCheck(
         prior_mean=mean,
         prior_sd=sd,
@@ -179,9 +171,9 @@ def _compared(prior: Tensor, variance: Tensor, draws: int, once: Tensor, level: 
         contraction_error=error,
         shift=(once.mean(0) - mean) / sd,
         spread=(once.std(0) if len(once) > 1 else torch.full_like(sd, math.nan)) / sd,
-        wasserstein=torch.from_numpy(np.array(distances)) / sd,
-        kolmogorov=torch.tensor([float(test.statistic) for test in tests], dtype=torch.float64),
-        p_values=torch.tensor([float(test.pvalue) for test in tests], dtype=torch.float64),
+        wasserstein=distances / sd,
+        kolmogorov=statistics,
+        p_values=p_values,
         level=level,
         curves=curves,
     )

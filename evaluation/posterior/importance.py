@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.posterior.arviz_versions import FEWEST_DRAWS, psis
-from pp_simve.evaluation.posterior.batches import image_batches, seeds
-from pp_simve.inference import Guide, draw
+from pp_simve.evaluation.posterior.arviz_versions import psis
+from pp_simve.evaluation.posterior.batches import GuideFor, batches_of_draws, seeds
+from pp_simve.inference import Guide
 from pp_simve.inference.objectives.importance import log_mean_weight
 from pp_simve.models import PlainViews, SimVE
 
@@ -87,27 +87,27 @@ class WeightCheck:
 
 
 @torch.no_grad()
-def check_weights(model: SimVE, guide: Guide, views: PlainViews, *, draws: int = 500, seed: int) -> WeightCheck:
+def check_weights(
+    model: SimVE, guide: Guide, views: PlainViews, *, draws: int = 500, seed: int, guide_for: GuideFor | None = None
+) -> WeightCheck:
     """Draws from the guide for all images, some at a time, and `weigh`s them.
 
     Args:
         views: ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per modality.
         draws: S, of each image.
         seed: of the draws; torch's own generators are left as they were.
+        guide_for: makes a guide for given views, such as a refined one; None takes ``guide``.
 
     Raises:
         ValueError: as `weigh`.
     """
-    _check_draws(draws)
     if not guide.has_density:
         raise ValueError(
             f"draws of {type(guide).__name__} are points without a density: k̂, the gap of the bound, effective draws "
             "and weighted estimates have no meaning; predictive checks still have"
         )
-    of_batch = seeds(seed)
-    batches = image_batches(views, model.prior.latent_dim, draws)
-    weights = [draw(model, guide, batch, draws, seed=next(of_batch)).log_weight.cpu() for _, batch in batches]
-    return weigh(torch.cat(weights, 1))
+    batches = batches_of_draws(model, guide, views, draws, seeds(seed), guide_for)
+    return weigh(torch.cat([drawn.log_weight.cpu() for _, _, drawn in batches], 1))
 
 
 @torch.no_grad()
@@ -120,13 +120,8 @@ def weigh(log_weight: Tensor) -> WeightCheck:
     Raises:
         ValueError: another shape, too few draws, or log weights that are NaN, +∞ or −∞ in every draw.
     """
-    if log_weight.ndim != 2 or not log_weight.numel():
-        raise ValueError(f"log weights must have shape (draw, image) and hold some, got {tuple(log_weight.shape)}")
-    draws = len(log_weight)
-    _check_draws(draws)
-    log_weight = log_weight.double().cpu()
-    found, shape = psis(log_weight.numpy())
-    smoothed, khat = torch.from_numpy(found), torch.from_numpy(shape)
+    log_weight, draws = log_weight.double().cpu(), len(log_weight)
+    smoothed, khat = map(torch.from_numpy, psis(log_weight.numpy()))
     elbo = log_weight.mean(0)
     bound = log_mean_weight(log_weight)
     influence = (log_weight - bound).exp() - log_weight  # of one draw on bound − ELBO, up to a constant
@@ -172,11 +167,3 @@ def weighted_moments(values: Tensor, log_weight: Tensor | None = None) -> Moment
     weight = weight.view(len(values), *(1,) * (values.ndim - 3), -1, 1)
     mean = (weight * values).sum(0)
     return Moments(mean, (weight * (values - mean).square()).sum(0).sqrt())
-
-
-def _check_draws(draws: int) -> None:
-    if draws < FEWEST_DRAWS:
-        raise ValueError(
-            "k̂, the gap of the bound, effective draws and weighted estimates compare draws: they have no meaning for "
-            f"fewer than {FEWEST_DRAWS}, got {draws}; take some hundreds"
-        )

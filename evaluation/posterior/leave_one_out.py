@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.posterior.batches import image_batches, seeds
+from pp_simve.evaluation.posterior.batches import GuideFor, batches_of_draws, seeds
 from pp_simve.evaluation.posterior.predictive import STATISTICS, Statistic, label, measured, replicates
 from pp_simve.evaluation.posterior.ranks import Uniformity, rank_among, rank_uniformity
 from pp_simve.inference import Draws, Guide, draw
@@ -73,18 +73,15 @@ def leave_one_view_out(
     seed: int,
     statistics: Mapping[str, Statistic] = STATISTICS,
     level: float = 0.01,
-    guide_for: Callable[[PlainViews], Guide] | None = None,
+    guide_for: GuideFor | None = None,
 ) -> LeaveOneOut:
     """Predicts each view of each image from its other views.
 
     Args:
-        views: at least two of each image, ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per
-            modality.
+        views, seed, guide_for: as of `check_weights`; at least two views of each image.
         draws: of the guide, for each view left out: weights of the score, and replicates the view is ranked among.
-        seed: of the draws; torch's own generators are left as they were.
         statistics: of views, by name.
         level: probability of a false alarm among all columns of the transforms.
-        guide_for: makes a guide for given views, such as a refined one; None takes ``guide``.
 
     Raises:
         ValueError: a single view, no draws, no statistics, pixels are not modelled, or NaN.
@@ -95,19 +92,22 @@ def leave_one_view_out(
         raise ValueError(f"a view is predicted from the others: each image needs at least 2, got {count}")
     if draws < 2 or not statistics:
         raise ValueError(f"leaving out views needs 2 draws and a statistic at least, got {draws} and {len(statistics)}")
-    of = guide_for if guide_for is not None else lambda views: guide
     of_batch = seeds(seed)
     generator = torch.Generator().manual_seed(next(of_batch))
-    scores, errors = torch.empty(count, images, dtype=torch.float64), torch.empty(count, images, dtype=torch.float64)
+    scores, errors = torch.empty(2, count, images, dtype=torch.float64)
     ranks: dict[str, dict[int, list[Tensor]]] = {}
-    for start, batch in image_batches(views, model.prior.latent_dim, draws):
+    for start, batch, everything in batches_of_draws(model, guide, views, draws, of_batch, guide_for):
         here = slice(start, start + Views.of(batch).n_images)
-        bound, variance = _bound(draw(model, of(batch), batch, draws, seed=next(of_batch)), guide)
+        bound, variance = _bound(everything)
         for place, (modality, index, view, others) in enumerate(_each_left_out(batch)):
-            drawn = draw(model, of(others), others, draws, seed=next(of_batch))
-            without, variance_without = _bound(drawn, guide)
+            of = guide if guide_for is None else guide_for(others)
+            drawn = draw(model, of, others, draws, seed=next(of_batch))
+            without, variance_without = _bound(drawn)
             scores[place, here], errors[place, here] = bound - without, (variance + variance_without).sqrt()
-            z = _predicted(model, drawn.content, next(of_batch))
+            with evaluation_mode(model), random_state_kept(drawn.content.device):
+                torch.manual_seed(next(of_batch))
+                content = drawn.content.unsqueeze(1)
+                z = model.prior.compose(content, model.prior.style(content).sample())
             alone = Views.by_modality({modality: view[None]}).plain
             found = replicates(model, z, alone, statistics, seed=next(of_batch))[modality]
             observed = measured(statistics, view)
@@ -122,12 +122,11 @@ def leave_one_view_out(
     return LeaveOneOut(scores, errors, pit) if guide.has_density else LeaveOneOut(None, None, pit)
 
 
-def _bound(draws: Draws, guide: Guide) -> tuple[Tensor, Tensor]:
-    """Log of the mean weight of each image, and the variance of its estimate, shape ``(image,)`` each."""
-    if not guide.has_density:
-        nothing = torch.full_like(draws.log_p[0].double().cpu(), math.nan)
-        return nothing, nothing
-    weight = draws.log_weight.double().cpu()
+def _bound(draws: Draws) -> tuple[Tensor, Tensor]:
+    """Log of the mean weight of each image, and its estimate's variance, ``(image,)``; NaN for draws of points."""
+    weight = (draws.log_p if draws.log_q is None else draws.log_weight).double().cpu()
+    if draws.log_q is None:
+        weight = torch.full_like(weight, math.nan)
     bound = log_mean_weight(weight)
     return bound, (weight - bound).exp().var(0) / len(weight)
 
@@ -139,17 +138,5 @@ def _each_left_out(views: PlainViews) -> Iterator[tuple[str | None, int, Tensor,
         for place in range(len(batch)):
             rest = {**parts, modality: torch.cat([batch[:place], batch[place + 1 :]])}
             # A modality whose only view is left out is missing, which guides accept.
-            yield (
-                modality,
-                place,
-                batch[place],
-                Views.by_modality({name: part for name, part in rest.items() if len(part)}).plain,
-            )
-
-
-def _predicted(model: SimVE, content: Tensor, seed: int) -> Tensor:
-    """z of one more view of each image: its content, fresh style. Shape ``(draw, 1, image, latent)``."""
-    with evaluation_mode(model), random_state_kept(content.device):
-        torch.manual_seed(seed)
-        content = content.unsqueeze(1)
-        return model.prior.compose(content, model.prior.style(content).sample())
+            others = Views.by_modality({name: part for name, part in rest.items() if len(part)}).plain
+            yield modality, place, batch[place], others

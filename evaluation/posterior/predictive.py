@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.posterior.batches import image_batches, seeds
-from pp_simve.inference import Guide, draw
+from pp_simve.evaluation.posterior.batches import batches_of_draws, seeds
+from pp_simve.inference import Guide
 from pp_simve.inference.sampling import PIXELS_AT_ONCE
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
-from pp_simve.models import PlainViews, SimVE, Views
+from pp_simve.models import PlainViews, SimVE, Views, ViewsLike
 
 Statistic = Callable[[Tensor], Tensor]
 """From images ``(..., channel, height, width)`` to numbers ``(...)``."""
@@ -90,14 +90,14 @@ class PredictiveCheck:
     draws: int
 
     @property
-    def alarm(self) -> bool:
-        """Whether any statistic raises one; their levels add up to that of the check."""
-        return bool(self.failing)
-
-    @property
     def failing(self) -> tuple[str, ...]:
         """Statistics that raise an alarm."""
         return tuple(name for name, check in self.statistics.items() if check.alarm)
+
+    @property
+    def alarm(self) -> bool:
+        """Whether any statistic raises one; their levels add up to that of the check."""
+        return bool(self.failing)
 
 
 @torch.no_grad()
@@ -114,9 +114,8 @@ def check_predictions(
     """Compares statistics of views with those of replicates.
 
     Args:
-        views: ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per modality.
+        views, seed: as of `check_weights`.
         draws: replicates of each view; they limit how small a p-value can be.
-        seed: of the draws; torch's own generators are left as they were.
         statistics: from images to numbers, by name; the same for all modalities.
         level: of the alarms of all statistics together, shared equally.
 
@@ -134,38 +133,38 @@ def check_predictions(
         )
     of_batch = seeds(seed)
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for _, batch in image_batches(views, model.prior.latent_dim, draws):
-        z = draw(model, guide, batch, draws, seed=next(of_batch)).z
-        for modality, replicated in replicates(model, z, batch, statistics, seed=next(of_batch)).items():
+    for _, batch, drawn in batches_of_draws(model, guide, views, draws, of_batch):
+        for modality, replicated in replicates(model, drawn.z, batch, statistics, seed=next(of_batch)).items():
             observed = measured(statistics, Views.of(batch).tensor(modality))
             for name in statistics:
                 parts.setdefault(label(modality, name), []).append((observed[name], replicated[name]))
     checks = {}
     for name, pairs in parts.items():
-        values = torch.cat([pair[0] for pair in pairs], 1)
-        checks[name] = _checked(name, values, torch.cat([pair[1] for pair in pairs], 2), each)
+        observed, replicated = (torch.cat(of, -1) for of in zip(*pairs, strict=True))
+        if observed.isnan().any() or replicated.isnan().any():
+            raise ValueError(f"the statistic {name!r} is NaN for some views or replicates: NaN compares with nothing")
+        of_data, of_replicates = observed.mean(), replicated.mean((1, 2))
+        rarer = min(int((of_replicates >= of_data).sum()), int((of_replicates <= of_data).sum())) + 1
+        checks[name] = StatisticCheck(
+            observed=observed,
+            replicated=replicated.mean(0),
+            p_values=((replicated > observed).double() + 0.5 * (replicated == observed).double()).mean(0),
+            overall=min(1.0, 2 * rarer / (draws + 1)),
+            level=each,
+        )
     return PredictiveCheck(checks, draws)
 
 
 def replicates(
-    model: SimVE, z: Tensor, views: PlainViews, statistics: Mapping[str, Statistic], *, seed: int
+    model: SimVE, z: Tensor, views: ViewsLike, statistics: Mapping[str, Statistic], *, seed: int
 ) -> dict[str | None, dict[str, Tensor]]:
-    """Statistics of images drawn from the likelihood, by modality (None where there is but one).
-
-    Args:
-        z: of all views in the order of the modalities, shape ``(draw, view, image, latent)``.
-        views: that give the modalities and their numbers of views.
-        seed: torch's own generators are left as they were.
-
-    Returns:
-        Shape ``(draw, view, image)`` each, float64 on the CPU.
-    """
-    parts = dict(Views.of(views).split(z))
+    """Statistics ``(draw, view, image)`` of images drawn given z ``(draw, view, image, latent)``, by modality."""
+    views = Views.of(views)
     found: dict[str | None, dict[str, Tensor]] = {}
     with evaluation_mode(model), random_state_kept(z.device):
         torch.manual_seed(seed)
-        for modality, of_modality in parts.items():
-            size = max(1, PIXELS_AT_ONCE // max(1, Views.of(views).tensor(modality).numel()))
+        for modality, of_modality in views.split(z):
+            size = max(1, PIXELS_AT_ONCE // max(1, views.tensor(modality).numel()))
             chunks = [
                 measured(statistics, model.likelihood_of(modality)(some).sample()) for some in of_modality.split(size)
             ]
@@ -179,11 +178,7 @@ def label(modality: str | None, name: str) -> str:
 
 
 def measured(statistics: Mapping[str, Statistic], images: Tensor) -> dict[str, Tensor]:
-    """Each statistic of images ``(..., channel, height, width)``, float64 of shape ``(...)`` on the CPU.
-
-    Raises:
-        ValueError: a statistic of another shape.
-    """
+    """Each statistic of images ``(..., channel, height, width)``, float64 of shape ``(...)`` on the CPU."""
     found = {}
     for name, statistic in statistics.items():
         value = statistic(images)
@@ -194,19 +189,3 @@ def measured(statistics: Mapping[str, Statistic], images: Tensor) -> dict[str, T
             )
         found[name] = value.to(torch.float64).cpu()
     return found
-
-
-def _checked(name: str, observed: Tensor, replicated: Tensor, level: float) -> StatisticCheck:
-    """Of shapes ``(view, image)`` and ``(draw, view, image)``."""
-    if observed.isnan().any() or replicated.isnan().any():
-        raise ValueError(f"the statistic {name!r} is NaN for some views or replicates, and NaN compares with nothing")
-    of_data, of_replicates = observed.mean(), replicated.mean((1, 2))
-    above, below = ((of_replicates >= of_data).sum() + 1, (of_replicates <= of_data).sum() + 1)
-    overall = min(1.0, 2 * float(torch.minimum(above, below)) / (len(replicated) + 1))
-    return StatisticCheck(
-        observed=observed,
-        replicated=replicated.mean(0),
-        p_values=((replicated > observed).double() + 0.5 * (replicated == observed).double()).mean(0),
-        overall=overall,
-        level=level,
-    )

@@ -8,8 +8,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from pp_simve.evaluation.posterior.batches import image_batches, seeds
-from pp_simve.inference import Guide, draw
+from pp_simve.evaluation.posterior.batches import batches_of_draws, seeds
+from pp_simve.inference import Guide
 from pp_simve.models import Atoms, ExactPrior, PlainViews, SimVE
 
 USED = 0.1
@@ -71,30 +71,30 @@ def prototype_use(model: SimVE, guide: Guide, views: PlainViews, *, draws: int =
     """Responsibilities of the prototypes for images, averaged over draws of z.
 
     Args:
-        views: ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per modality.
-        draws: of the guide, of each image.
-        seed: of the draws; torch's own generators are left as they were.
+        views, draws, seed: as of `check_weights`.
 
     Raises:
         ValueError: content is not one of K points (`MixturePrior`, `EmpiricalPrior`, or a `BlockPrior` of these).
     """
-    of_batch = seeds(seed)
     parts = []
-    for _, batch in image_batches(views, model.prior.latent_dim, draws):
-        z = draw(model, guide, batch, draws, seed=next(of_batch)).z
-        parts.append(_responsibilities(model, z).double().mean(0).cpu())
+    for _, _, drawn in batches_of_draws(model, guide, views, draws, seeds(seed)):
+        content = model.prior.content_posterior(drawn.z) if isinstance(model.prior, ExactPrior) else None
+        if not isinstance(content, Atoms):
+            raise ValueError(
+                f"content under {type(model.prior).__name__} is not one of K prototypes, so it has no labels to "
+                "switch; this check is for mixtures (MixturePrior)"
+            )
+        parts.append(content.probabilities.squeeze(-3).double().mean(0).cpu())
     found = torch.cat(parts)
     use = found.mean(0)
     return PrototypeUse(found, use, float(torch.special.entr(use).sum().exp()), float(found.amax(-1).mean()))
 
 
-@torch.no_grad()
 def match_prototypes(first: Tensor, second: Tensor) -> PrototypeMatch:
     """Matches prototypes so that the shared responsibility is largest (Hungarian method).
 
     Args:
-        first, second: responsibilities of the same images in two fits, shape ``(image, K)``, not negative, each row
-            summing to 1.
+        first, second: responsibilities of the same images in two fits, shape ``(image, K)``, rows summing to 1.
 
     Raises:
         ValueError: shapes that do not agree, or rows that are no probabilities.
@@ -105,9 +105,9 @@ def match_prototypes(first: Tensor, second: Tensor) -> PrototypeMatch:
             f"{tuple(first.shape)} and {tuple(second.shape)}"
         )
     first, second = first.double().cpu(), second.double().cpu()
-    for name, rows in (("first", first), ("second", second)):
-        if not ((rows >= 0).all() and torch.allclose(rows.sum(1), rows.new_ones(()), atol=1e-4)):
-            raise ValueError(f"{name} responsibilities must be probabilities, each row not negative and summing to 1")
+    both = torch.cat([first, second])
+    if not ((both >= 0).all() and torch.allclose(both.sum(1), both.new_ones(()), atol=1e-4)):
+        raise ValueError("responsibilities must be probabilities, each row not negative and summing to 1")
     overlap = first.T @ second / len(first)
     _, columns = linear_sum_assignment(overlap.numpy(), maximize=True)
     order = torch.from_numpy(columns).long()
@@ -118,14 +118,3 @@ def match_prototypes(first: Tensor, second: Tensor) -> PrototypeMatch:
         before=float((mine == theirs).double().mean()),
         after=float((order[mine] == theirs).double().mean()),
     )
-
-
-def _responsibilities(model: SimVE, z: Tensor) -> Tensor:
-    """Shape ``(draw, image, K)``."""
-    content = model.prior.content_posterior(z) if isinstance(model.prior, ExactPrior) else None
-    if not isinstance(content, Atoms):
-        raise ValueError(
-            f"content under {type(model.prior).__name__} is not one of K prototypes, so it has no labels to switch; "
-            "this check is for mixtures (MixturePrior)"
-        )
-    return content.probabilities.squeeze(-3)

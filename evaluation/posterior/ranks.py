@@ -9,7 +9,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import gammaln
 from scipy.stats import binom
 from torch import Tensor
 
@@ -70,16 +69,14 @@ class Uniformity:
 
     def differences(self) -> Tensor:
         """ECDFs less the uniform distribution function, shape ``(column, place)``."""
-        counts = torch.from_numpy(_counts(self.ranks.numpy(), self.largest))
+        counts = torch.from_numpy(_counts(self.ranks, self.largest))
         return counts.double() / len(self.ranks) - self.places
 
     def band(self) -> tuple[Tensor, Tensor]:
         """Lower and upper edge of the simultaneous band of `differences`, ``(place,)`` each."""
         rows = len(self.ranks)
-        pointwise = _critical(rows, self.largest, self.level / self.curves)
-        low, high = _interval(_tails(rows, self.largest), pointwise)
-        places = self.places
-        return torch.from_numpy(low / rows) - places, torch.from_numpy(high / rows) - places
+        low, high = _interval(rows, self.largest, _critical(rows, self.largest, self.level / self.curves))
+        return torch.from_numpy(low / rows) - self.places, torch.from_numpy(high / rows) - self.places
 
     def histogram(self, bins: int = 20) -> Tensor:
         """Counts of ranks in bins of [0, largest] of nearly equal width, shape ``(column, bin)``."""
@@ -110,9 +107,7 @@ def rank_uniformity(
     if not 0 < level < 1:
         raise ValueError(f"level must be a probability above 0 and below 1, got {level}")
     ranks = ranks.cpu().long()
-    tails = _tails(len(ranks), largest)
-    counts = _counts(ranks.numpy(), largest)
-    smallest = np.take_along_axis(tails, counts.T, axis=1).min(0)
+    smallest = np.take_along_axis(_tails(len(ranks), largest), _counts(ranks, largest).T, axis=1).min(0)
     p_values = [_p_value(len(ranks), largest, float(pointwise)) for pointwise in smallest]
     found = torch.tensor(p_values, dtype=torch.float64)
     return Uniformity(tuple(names), ranks, largest, found, level, curves or len(names))
@@ -142,10 +137,9 @@ def _thresholds(largest: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, largest - 1, min(largest, _POINTS)).round().astype(np.int64))
 
 
-def _counts(ranks: NDArray[np.int64], largest: int) -> NDArray[np.int64]:
+def _counts(ranks: Tensor, largest: int) -> NDArray[np.int64]:
     """Number of ranks up to each threshold, shape ``(column, place)``."""
-    thresholds = _thresholds(largest)
-    return np.stack([np.searchsorted(np.sort(column), thresholds, side="right") for column in ranks.T])
+    return (ranks.numpy().T[..., None] <= _thresholds(largest)).sum(1)
 
 
 @lru_cache(maxsize=16)
@@ -160,10 +154,10 @@ def _tails(rows: int, largest: int) -> Array:
     return rounded
 
 
-def _interval(tails: Array, pointwise: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _interval(rows: int, largest: int, pointwise: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Smallest and largest count at each place whose probability exceeds ``pointwise``; the median's always does."""
-    inside = tails > pointwise
-    return inside.argmax(1), tails.shape[1] - 1 - inside[:, ::-1].argmax(1)
+    inside = _tails(rows, largest) > pointwise
+    return inside.argmax(1), rows - inside[:, ::-1].argmax(1)
 
 
 @lru_cache(maxsize=4096)
@@ -177,17 +171,11 @@ def _p_value(rows: int, largest: int, pointwise: float) -> float:
         return len(places) * pointwise
     if pointwise >= 1:
         return 1.0
-    low, high = _interval(_tails(rows, largest), pointwise)
-    log_factorial = gammaln(np.arange(rows + 1) + 1.0)
     counts, probability, before = np.zeros(1, dtype=np.int64), np.ones(1), 0.0
-    for place, first, last in zip(places, low, high, strict=True):
-        share = (place - before) / (1 - before)
+    for place, first, last in zip(places, *_interval(rows, largest, pointwise), strict=True):
         following = np.arange(first, last + 1)
-        rest, gained = rows - counts[:, None], following - counts[:, None]
-        known = np.maximum(gained, 0)
-        log_binomial = log_factorial[rest] - log_factorial[known] - log_factorial[rest - known]
-        step = np.exp(log_binomial + known * np.log(share) + (rest - known) * np.log1p(-share))
-        counts, probability, before = following, probability @ np.where(gained >= 0, step, 0.0), place
+        step = binom.pmf(following - counts[:, None], rows - counts[:, None], (place - before) / (1 - before))
+        counts, probability, before = following, probability @ step, place
     return float(np.clip(1 - probability.sum(), 0, 1))
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+from scipy.stats import multivariate_normal
 from sklearn.covariance import ledoit_wolf
 from sklearn.model_selection import StratifiedKFold
 
 from pp_simve.evaluation.posterior.arviz_versions import arviz
 from pp_simve.inference import Draws, Guide
-from pp_simve.inference.mcmc import MarkovChains, ProgressBar, nuts
+from pp_simve.inference.mcmc import MarkovChains, nuts
 from pp_simve.models import PlainViews, SimVE
 
 Array = np.ndarray[Any, Any]
@@ -58,29 +60,19 @@ def nuts_reference(
     warmup: int = 300,
     chains: int = 4,
     seed: int = 0,
-    target_accept: float = 0.8,
-    max_tree_depth: int = 10,
-    progress: ProgressBar | None = None,
+    **settings: Any,
 ) -> Reference:
-    """NUTS draws of each image's posterior with R-hat and ESS; arguments as of `pp_simve.inference.mcmc.nuts`.
+    """NUTS draws of each image's posterior with R-hat and ESS.
+
+    Args:
+        guide, draws, warmup, chains, seed, settings: as of `pp_simve.inference.mcmc.nuts`.
 
     Raises:
         ValueError: as `nuts`, or fewer than 4 draws.
     """
     if draws < 4:
         raise ValueError(f"draws must be at least 4, got {draws}")
-    found = nuts(
-        model,
-        views,
-        guide=guide,
-        draws=draws,
-        warmup=warmup,
-        chains=chains,
-        seed=seed,
-        target_accept=target_accept,
-        max_tree_depth=max_tree_depth,
-        progress=progress,
-    )
+    found = nuts(model, views, guide=guide, draws=draws, warmup=warmup, chains=chains, seed=seed, **settings)
     latents = (found.z,) if found.settings["content_summed_out"] else (found.content, found.style)
     rhat, ess = worst_axis(np.concatenate([of.reshape(*of.shape[:3], -1) for of in latents], -1))
     return Reference(**vars(found), rhat=rhat, ess=ess)
@@ -99,25 +91,14 @@ def worst_axis(draws: Array) -> tuple[Array, Array]:
         Vehtari, Gelman, Simpson, Carpenter, Bürkner, "Rank-Normalization, Folding, and Localization: An Improved R-hat"
         (Bayesian Analysis 2021, arXiv 1903.08008).
     """
-    rhat, ess = (np.full(draws.shape[2:], np.nan) for _ in range(2))
     moving = np.ptp(draws, axis=(0, 1)) > 0
     still = moving & (np.ptp(draws, axis=1) == 0).all(0)
-    for place in zip(*np.nonzero(moving & ~still), strict=True):
-        of_axis = draws[:, :, place[0], place[1]].astype(np.float64)
-        rhat[place], ess[place] = float(arviz().rhat(of_axis)), float(arviz().ess(of_axis))
-    rhat[still], ess[still] = np.inf, len(draws)
-    none = ~moving.any(1)
-    worst = np.where(moving, rhat, -np.inf).max(1, initial=-np.inf)
-    fewest = np.where(moving, ess, np.inf).min(1, initial=np.inf)
-    return np.where(none, np.nan, worst), np.where(none, np.nan, fewest)
-
-
-class Classifier(Protocol):
-    """As scikit-learn's: fitted to rows ``(row, axis)`` and labels 0 and 1, it predicts labels of other rows."""
-
-    def fit(self, x: Array, y: Array) -> Any: ...
-
-    def predict(self, x: Array) -> Array: ...
+    rhat, ess = np.where(still, np.inf, -np.inf), np.where(still, len(draws), np.inf)
+    for image, axis in zip(*np.nonzero(moving & ~still), strict=True):
+        of_axis = draws[:, :, image, axis].astype(np.float64)
+        rhat[image, axis], ess[image, axis] = float(arviz().rhat(of_axis)), float(arviz().ess(of_axis))
+    worst, fewest = rhat.max(1, initial=-np.inf), ess.min(1, initial=np.inf)
+    return tuple(np.where(moving.any(1), values, np.nan) for values in (worst, fewest))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -146,11 +127,9 @@ class Distance:
 
     def summary(self) -> dict[str, float]:
         """Over all axes and images: root mean square shift, geometric mean spread; mean accuracy."""
-        values = {f"{name}_shift": _root_mean_square(of) for name, of in self.shift.items() if of.size}
-        values |= {
-            f"{name}_spread": float(np.exp(_mean(np.log(of[of > 0])))) for name, of in self.spread.items() if of.size
-        }
-        return values | {"noise": _root_mean_square(self.noise), "accuracy": _mean(self.accuracy)}
+        shifts = {f"{name}_shift": _mean(of**2) ** 0.5 for name, of in self.shift.items() if of.size}
+        spreads = {f"{name}_spread": math.exp(_mean(np.log(of[of > 0]))) for name, of in self.spread.items() if of.size}
+        return {**shifts, **spreads, "noise": _mean(self.noise**2) ** 0.5, "accuracy": _mean(self.accuracy)}
 
 
 class GaussianClassifier:
@@ -161,38 +140,27 @@ class GaussianClassifier:
     which the common covariance is the identity: so towards no difference.
     """
 
-    def __init__(self) -> None:
-        self._gaussians: list[tuple[Array, Array, float]] = []
-        self._whiten: Array = np.empty(0)
-
     def fit(self, x: Array, y: Array) -> GaussianClassifier:
         """From rows ``(row, axis)`` and labels 0 and 1, as many of each."""
         within = np.concatenate([x[y == label] - x[y == label].mean(0) for label in (0, 1)])
         values, vectors = np.linalg.eigh(ledoit_wolf(within, assume_centered=True)[0])
         self._whiten = vectors / np.sqrt(values.clip(values.max() * 1e-10))
-        self._gaussians = []
-        for label in (0, 1):
-            rows = x[y == label] @ self._whiten
-            covariance = ledoit_wolf(rows)[0]
-            logdet = float(np.linalg.slogdet(covariance)[1])
-            self._gaussians.append((rows.mean(0), np.linalg.inv(covariance), logdet))
+        samples = [x[y == label] @ self._whiten for label in (0, 1)]
+        self._densities = [multivariate_normal(rows.mean(0), ledoit_wolf(rows)[0]) for rows in samples]
         return self
 
     def predict(self, x: Array) -> Array:
         """Labels of rows ``(row, axis)``."""
-        rows = x @ self._whiten
-        scores = [
-            -0.5 * (np.einsum("ri,ij,rj->r", rows - mean, precision, rows - mean) + logdet)
-            for mean, precision, logdet in self._gaussians
-        ]
-        return (scores[1] > scores[0]).astype(np.int64)
+        scores = [density.logpdf(x @ self._whiten) for density in self._densities]
+        labels: Array = np.argmax(scores, axis=0)
+        return labels
 
 
 def distance_to_reference(
     reference: Reference,
     drawn: Draws,
     *,
-    classifier: Callable[[], Classifier] = GaussianClassifier,
+    classifier: Callable[[], Any] = GaussianClassifier,
     folds: int = 5,
     seed: int = 0,
 ) -> Distance:
@@ -204,18 +172,15 @@ def distance_to_reference(
 
     Args:
         drawn: of `pp_simve.inference.draw`; some hundreds, as many as the reference's effective draws or more.
-        classifier: constructor, called for each image and fold.
+        classifier: makes one with scikit-learn's ``fit`` and ``predict``, for each image and fold.
         folds: of the cross-validation.
         seed: of the folds.
 
     Raises:
         ValueError: draws of other images or latents, or fewer than two.
     """
-    ours = {
-        "content": drawn.content.double().cpu().numpy(),
-        "style": drawn.style.movedim(1, 2).double().cpu().numpy(),
-        "z": drawn.z.movedim(1, 2).double().cpu().numpy(),
-    }
+    by_image = {"content": drawn.content, "style": drawn.style.movedim(1, 2), "z": drawn.z.movedim(1, 2)}
+    ours: dict[str, Array] = {name: values.double().numpy(force=True) for name, values in by_image.items()}
     theirs = {name: np.asarray(getattr(reference, name), np.float64) for name in LATENTS}
     for name in LATENTS:
         if ours[name].shape[1:] != theirs[name].shape[2:]:
@@ -234,32 +199,27 @@ def distance_to_reference(
     images = theirs["z"].shape[2]
     accuracy, kept = np.full(images, np.nan), np.zeros(images, np.int64)
     for image in range(images):
-        rows = [_rows(_thinned(theirs, image, reference.ess[image])), _rows({n: v[:, image] for n, v in ours.items()})]
-        kept[image] = min(map(len, rows))
-        if kept[image] >= max(FEWEST, folds):
-            accuracy[image] = _accuracy(rows[0][: kept[image]], rows[1][: kept[image]], classifier, folds, seed)
+        exact = _thinned(theirs, image, reference.ess[image])
+        kept[image] = fewest = min(len(exact), len(ours["z"]))
+        if fewest >= max(FEWEST, folds):
+            guessed = [ours[name][:fewest, image].reshape(fewest, -1) for name in ("content", "style")]
+            accuracy[image] = _accuracy(exact[:fewest], np.concatenate(guessed, 1), classifier, folds, seed)
     with np.errstate(divide="ignore"):
         noise = np.sqrt(1 / reference.ess + 1 / len(ours["z"]))
         error = 0.5 / np.sqrt(2.0 * kept)
     return Distance(shift, spread, noise, accuracy, error, kept)
 
 
-def _thinned(draws: Mapping[str, Array], image: int, ess: float) -> dict[str, Array]:
-    """Evenly spaced draws of each chain, ``(kept, ...)``, the chains taking turns; no more than the effective ones."""
+def _thinned(draws: Mapping[str, Array], image: int, ess: float) -> Array:
+    """Content and style of evenly spaced draws of each chain, the chains in turn; no more than the effective ones."""
     chains, length = draws["z"].shape[:2]
     each = int(min(length, ess // chains)) if np.isfinite(ess) else 0
     places = np.linspace(0, length - 1, each).round().astype(np.int64)
-    return {
-        name: values[:, places, image].swapaxes(0, 1).reshape(-1, *values.shape[3:]) for name, values in draws.items()
-    }
+    parts = (draws[name][:, places, image].swapaxes(0, 1) for name in ("content", "style"))
+    return np.concatenate([part.reshape(each * chains, math.prod(part.shape[2:])) for part in parts], 1)
 
 
-def _rows(draws: Mapping[str, Array]) -> Array:
-    """Content and style of each draw in one row: z follows from them."""
-    return np.concatenate([draws[name].reshape(len(draws["z"]), -1) for name in ("content", "style")], 1)
-
-
-def _accuracy(theirs: Array, ours: Array, classifier: Callable[[], Classifier], folds: int, seed: int) -> float:
+def _accuracy(theirs: Array, ours: Array, classifier: Callable[[], Any], folds: int, seed: int) -> float:
     x = np.concatenate([theirs, ours])
     y = np.repeat([0, 1], [len(theirs), len(ours)])
     sd = theirs.std(0)
@@ -270,11 +230,7 @@ def _accuracy(theirs: Array, ours: Array, classifier: Callable[[], Classifier], 
     return right / len(y)
 
 
-def _root_mean_square(values: Array) -> float:
-    return _mean(np.square(values)) ** 0.5
-
-
 def _mean(values: Array) -> float:
     """Of those that are finite; NaN where none is."""
     finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else float("nan")
+    return float(finite.mean()) if finite.size else math.nan

@@ -1,9 +1,9 @@
-"""All posterior checks of a fitted pair as one table, and what each reports: `diagnose`."""
+"""All posterior checks of a fitted pair as one table, and what each reports: `diagnose`; two more on demand."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,24 +18,33 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pp_simve.evaluation.posterior.calibration import calibrate
-from pp_simve.evaluation.posterior.check import FIGURES, Check, Rows
+from pp_simve.evaluation.posterior.check import FIGURES, Cell, Check, Rows
 from pp_simve.evaluation.posterior.check_figures import axes_figure, predictive_figure, ranks_figure, weights_figure
 from pp_simve.evaluation.posterior.contraction import check_axes
-from pp_simve.evaluation.posterior.importance import WeightCheck, weigh
+from pp_simve.evaluation.posterior.importance import WeightCheck, check_weights, weigh
 from pp_simve.evaluation.posterior.leave_one_out import leave_one_view_out
 from pp_simve.evaluation.posterior.predictive import check_predictions
 from pp_simve.evaluation.posterior.prototypes import prototype_use
 from pp_simve.evaluation.posterior.ranks import Uniformity
-from pp_simve.evaluation.posterior.tree import Values, posterior
-from pp_simve.inference import Guide
+from pp_simve.evaluation.posterior.reference import LATENTS, distance_to_reference, nuts_reference
+from pp_simve.evaluation.posterior.tree import Values, device_of, posterior
+from pp_simve.inference import Guide, draw
 from pp_simve.inference.augmentations import AugmentationPolicy
 from pp_simve.inference.data import Pixels
+from pp_simve.inference.mcmc import ProgressBar
+from pp_simve.inference.refinement import refine
 from pp_simve.inference.tools import unit_range
 from pp_simve.models import Atoms, PlainViews, SimVE, Views
 
 PREDICTIVE_DRAWS = 1000
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SHOWN_PROTOTYPES = 12
+CHAINS, REFERENCE_DRAWS, WARMUP = 4, 200, 100
+COMPARED_DRAWS = 2000
+"""Of the guide, for each image that is compared with NUTS."""
+
+DISTINGUISHED = 0.6
+"""Accuracy of the classifier between the two samples above which the check alarms: .5 is chance."""
 
 NO_MEANING = (ArithmeticError, RuntimeError, ValueError)
 """Errors of a check that has no meaning for a pair, or cannot be computed."""
@@ -52,13 +61,6 @@ class Finding:
 
     check: Check
     figures: Mapping[str, Figure]
-
-    def named_figures(self) -> dict[str, Figure]:
-        """The figures by file name, without extension."""
-        return {
-            f"{FIGURES}{self.check['name']}{f'-{suffix}' if suffix else ''}": figure
-            for suffix, figure in self.figures.items()
-        }
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,9 @@ class Subject:
             ValueError: they have no meaning for this pair.
         """
         if self.log_weight is None:
-            why = (
-                "pixels are not modelled, so there is no posterior to weigh draws by"
-                if self.model.likelihood is None
-                else f"draws of {type(self.guide).__name__} are points without a density"
-            )
-            raise ValueError(f"{why}: importance weights have no meaning")
+            if self.model.likelihood is None:
+                raise ValueError("pixels are not modelled, so there is no posterior to weigh draws by")
+            raise ValueError(f"draws of {type(self.guide).__name__} are points without a density to weigh them by")
         return weigh(self.log_weight)
 
 
@@ -124,7 +123,11 @@ class Diagnosis:
 
     def figures(self) -> dict[str, Figure]:
         """All figures by file name, without extension."""
-        return {name: figure for finding in self.findings for name, figure in finding.named_figures().items()}
+        return {
+            f"{FIGURES}{finding.check['name']}{f'-{suffix}' if suffix else ''}": figure
+            for finding in self.findings
+            for suffix, figure in finding.figures.items()
+        }
 
 
 def diagnose(
@@ -165,34 +168,15 @@ def diagnose(
         >>> diagnosis = diagnose(model, guide, images[:64], policy)  # doctest: +SKIP
         >>> {check["name"]: check["alarm"] for check in diagnosis.checks}  # doctest: +SKIP
     """
-    tree = posterior(
-        (model, guide),
-        images,
-        views=views,
-        draws=draws,
-        policy=policy,
-        labels=labels,
-        seed=seed,
-        view_seed=seed,
-        to=to,
-        configuration=configuration,
-        commit=commit,
-    )
-    with closing(tree):
-        drawn, log_weight = _views(tree), _log_weight(tree)
-    device = next((parameter.device for parameter in [*model.parameters(), *guide.parameters()]), torch.device("cpu"))
+    of_views: dict[str, Any] = {"views": views, "policy": policy, "labels": labels, "seed": seed, "view_seed": seed}
+    of_file: dict[str, Any] = {"to": to, "configuration": configuration, "commit": commit}
+    with closing(posterior((model, guide), images, draws=draws, **of_views, **of_file)) as tree:
+        drawn, stats = _views(tree, device_of(model, guide)), tree.children.get("sample_stats", {})
+        log_weight = torch.from_numpy(stats["log_weight"][0].to_numpy()) if "log_weight" in stats else None
     if pictures is None and not isinstance(images, Mapping) and images.ndim == 4:
         pictures = unit_range(torch.as_tensor(images))
-    subject = Subject(
-        model=model,
-        guide=guide,
-        views=Views.by_modality({modality: batch.to(device) for modality, batch in Views.of(drawn).items()}).plain,
-        pictures=None if pictures is None else pictures.cpu(),
-        log_weight=log_weight,
-        draws=draws,
-        simulations=simulations,
-        seed=seed,
-    )
+    pictures = None if pictures is None else pictures.cpu()
+    subject = Subject(model, guide, drawn, pictures, log_weight, draws, simulations, seed)
     findings, notes = [], []
     for name, check in (CHECKS if checks is None else checks).items():
         try:
@@ -206,128 +190,174 @@ def diagnose(
     return Diagnosis(tuple(findings), tuple(notes))
 
 
+TEXTS: Mapping[str, tuple[str, str, str]] = {
+    "khat": (
+        "k̂ of the importance weights",
+        "Below {threshold:.2f}, weighted draws of the guide estimate an image's posterior reliably; far below it, they "
+        "hardly need weights. A dash: all weights are equal, as for the exact posterior.",
+        "misses parts of the posterior that no draw came near, and a guide that is too wide.",
+    ),
+    "gap": (
+        "Gap of the bound",
+        "How much lower the ELBO is than the importance-weighted bound of all draws: nearly the KL divergence of the "
+        "guide from the posterior. 0 is the posterior itself; half a nat is a mean that is one standard deviation off.",
+        "underestimates divergences much above log {draws} = {log_draws:.1f} nats.",
+    ),
+    "calibration": (
+        "Simulation-based calibration",
+        "For {simulations} images simulated from the model, the true latents are ranked among the guide's draws; ranks "
+        "that are not uniform leave the band. ∪: too narrow, ∩: too wide, a slope: shifted.",
+        "tests simulated images, not real ones; ranks of axes are uniform for a guide that ignores the image, which is "
+        "why the log likelihood is ranked, too.{notes}",
+    ),
+    "predictions": (
+        "Posterior predictive checks",
+        "Replicates of the views are drawn from the guide's latents; their statistics should be those of the views. "
+        "The p-value is of the mean over all views.",
+        "misses errors of the guide that leave reconstructions unchanged, and everything no statistic measures; "
+        "p-values near one half say little, because latents were inferred from the same views. Under a Bernoulli "
+        "likelihood replicates are black and white, so that contrast and sharpness of grey images differ by that "
+        "alone.",
+    ),
+    "left-out": (
+        "Each view from the others",
+        "The log probability of a view given the image's other views: higher is better, among runs of the same images "
+        "and likelihood. The alarm is of statistics of the view, ranked among views predicted from the content of the "
+        "others.",
+        "does not tell errors of the model from errors of the guide; a guide that ignores the views is calibrated, "
+        "too: only its score is poor.",
+    ),
+    "axes": (
+        "Axes, posterior and prior",
+        "Contraction: 0 if views do not inform an axis, 1 if they determine it; an empty axis is no fault. All images' "
+        "posteriors together should be the prior: a spread below 1 leaves parts of it without images, where samples "
+        "from the prior look like nothing.",
+        "does not show whether narrow posteriors are justified, nor dependence between axes.",
+    ),
+    "prototypes": (
+        "Prototypes of the mixture",
+        "The effective number in use. An image's largest responsibility is {certainty:.2f} on average: 1 means that it "
+        "belongs to one prototype.",
+        "does not show whether prototypes mean anything. Their indices are arbitrary: over fits, match them first, by "
+        "match_prototypes.",
+    ),
+    "refined": (
+        "After {steps} steps of refinement",
+        "The amortization gap: each image's variational parameters were optimized separately, with the model fixed. "
+        "Refinement is worth its time where k̂ falls below its threshold.",
+        "the gap of the guide's family, which refinement does not close.",
+    ),
+    "reference": (
+        "Guide compared with NUTS",
+        "NUTS samples the posteriors of {images} images with the model fixed; a classifier is trained to distinguish "
+        "its draws from the guide's. NUTS: {chains} chains of {warmup} + {draws} draws; {converged} of {images} images "
+        "converged (R-hat at most {rhat:.3f}, effective draws at least {ess:.0f}, {divergences} divergences), "
+        "{leapfrogs:.1f} gradients a draw, {seconds:.0f} s.",
+        "modes that no chain found, and other images.",
+    ),
+}
+"""Of each check: its title, how to read it, and its limitations, with the words that `_finding` fills in."""
+
+
+def _finding(
+    name: str,
+    value: float | None,
+    unit: str | None,
+    alarm: bool | None,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    figures: Mapping[str, Figure] | None = None,
+    *,
+    measures: bool = False,
+    **words: object,
+) -> Finding:
+    title, how, limitations = (text.format(**words) for text in TEXTS[name])
+    table: Rows = {"columns": columns, "rows": rows}
+    check: Check = {
+        "name": name,
+        "title": title,
+        "value": value,
+        "unit": unit,
+        "alarm": alarm,
+        "how": how,
+        "limitations": limitations,
+        "rows": {**table, "measures": True} if measures else table,
+    }
+    return Finding(check, figures or {})
+
+
 def importance_khat(subject: Subject) -> Finding:
     """PSIS k̂ of each image."""
     weights = subject.weights
     quantiles = torch.quantile(weights.khat, torch.tensor(QUANTILES, dtype=torch.float64), interpolation="nearest")
-    check: Check = {
-        "name": "khat",
-        "title": "k̂ of the importance weights",
-        "value": 100 * weights.share_above,
-        "unit": f"% of images above {weights.threshold:.2f}",
-        "alarm": weights.khat_alarm,
-        "how": f"Below {weights.threshold:.2f}, weighted draws of the guide estimate an image's posterior reliably; "
-        "far below it, they hardly need weights. A dash: all weights are equal, as for the exact posterior.",
-        "limitations": "misses parts of the posterior that no draw came near, and a guide that is too wide.",
-        "rows": {
-            "columns": ["quantile", "k̂"],
-            "rows": [
-                [f"{share:.0%} of images below", finite(value)]
-                for share, value in zip(QUANTILES, quantiles.tolist(), strict=True)
-            ],
-        },
-    }
-    return Finding(check, {"": weights_figure(weights, subject.pictures)})
+    return _finding(
+        "khat",
+        100 * weights.share_above,
+        f"% of images above {weights.threshold:.2f}",
+        weights.khat_alarm,
+        ["quantile", "k̂"],
+        [[f"{share:.0%} of images below", _finite(q)] for share, q in zip(QUANTILES, quantiles.tolist(), strict=True)],
+        {"": weights_figure(weights, subject.pictures)},
+        threshold=weights.threshold,
+    )
 
 
 def bound_gap(subject: Subject) -> Finding:
     """Gap between the ELBO and the importance-weighted bound."""
-    weights = subject.weights
+    weights, draws = subject.weights, subject.draws
     mean, error = weights.mean_gap
-    check: Check = {
-        "name": "gap",
-        "title": "Gap of the bound",
-        "value": mean,
-        "unit": f"nats an image (± {error:.2g})",
-        "alarm": weights.gap_alarm,
-        "how": "How much lower the ELBO is than the importance-weighted bound of all draws: nearly the KL divergence "
-        "of the guide from the posterior. 0 is the posterior itself; half a nat is a mean that is one standard "
-        "deviation off.",
-        "limitations": f"underestimates divergences much above log {subject.draws} = {math.log(subject.draws):.1f} "
-        "nats.",
-        "rows": {
-            "columns": ["measure", "value"],
-            "rows": [
-                ["ELBO, nats an image", float(weights.elbo.mean())],
-                [f"bound of {subject.draws} draws, nats an image", float(weights.bound.mean())],
-                ["gap, nats an image", mean],
-                ["largest gap of an image, nats", float(weights.gap.max())],
-                [f"effective draws of {subject.draws}, median image", float(weights.ess.median())],
-            ],
-            "measures": True,
-        },
-    }
-    return Finding(check, {})
+    rows: list[list[Cell]] = [
+        ["ELBO, nats an image", float(weights.elbo.mean())],
+        [f"bound of {draws} draws, nats an image", float(weights.bound.mean())],
+        ["gap, nats an image", mean],
+        ["largest gap of an image, nats", float(weights.gap.max())],
+        [f"effective draws of {draws}, median image", float(weights.ess.median())],
+    ]
+    unit, columns, words = f"nats an image (± {error:.2g})", ["measure", "value"], {"log_draws": math.log(draws)}
+    return _finding("gap", mean, unit, weights.gap_alarm, columns, rows, measures=True, draws=draws, **words)
 
 
 def calibration(subject: Subject) -> Finding:
     """Simulation-based calibration."""
     found = calibrate(subject.model, subject.guide, subject.views, simulations=subject.simulations, seed=subject.seed)
-    notes = "".join(f" Here, {note}." for note in dict.fromkeys(found.notes.values()))
     pooled = {f"{name}, pooled": of for name, of in found.pooled.items()}
-    check: Check = {
-        "name": "calibration",
-        "title": "Simulation-based calibration",
-        "value": len(found.failing),
-        "unit": f"of {sum(len(of.names) for of in found.ranks.values())} curves outside their band",
-        "alarm": found.alarm,
-        "how": f"For {subject.simulations} images simulated from the model, the true latents are ranked among the "
-        "guide's draws; ranks that are not uniform leave the band. ∪: too narrow, ∩: too wide, a slope: shifted.",
-        "limitations": "tests simulated images, not real ones; ranks of axes are uniform for a guide that ignores the "
-        f"image, which is why the log likelihood is ranked, too.{notes}",
-        "rows": uniformity_rows({**found.ranks, **pooled}),
-    }
-    figures = {"": ranks_figure(found.ranks)}
-    if found.pooled:
-        figures["pooled"] = ranks_figure(found.pooled)
-    return Finding(check, figures)
+    return _finding(
+        "calibration",
+        len(found.failing),
+        f"of {sum(len(of.names) for of in found.ranks.values())} curves outside their band",
+        found.alarm,
+        *_uniformity_table({**found.ranks, **pooled}),
+        {"": ranks_figure(found.ranks)} | ({"pooled": ranks_figure(found.pooled)} if found.pooled else {}),
+        simulations=subject.simulations,
+        notes="".join(f" Here, {note}." for note in dict.fromkeys(found.notes.values())),
+    )
 
 
 def predictions(subject: Subject) -> Finding:
     """Posterior predictive checks."""
     draws = PREDICTIVE_DRAWS * len(Views.of(subject.views).modalities)  # more statistics need smaller p-values
     found = check_predictions(subject.model, subject.guide, subject.views, draws=draws, seed=subject.seed)
-    check: Check = {
-        "name": "predictions",
-        "title": "Posterior predictive checks",
-        "value": len(found.failing),
-        "unit": f"of {len(found.statistics)} statistics that draws do not reproduce",
-        "alarm": found.alarm,
-        "how": "Replicates of the views are drawn from the guide's latents; their statistics should be those of the "
-        "views. The p-value is of the mean over all views.",
-        "limitations": "misses errors of the guide that leave reconstructions unchanged, and everything no statistic "
-        "measures; p-values near one half say little, because latents were inferred from the same views. Under a "
-        "Bernoulli likelihood replicates are black and white, so that contrast and sharpness of grey images differ by "
-        "that alone.",
-        "rows": {
-            "columns": ["statistic", "of views", "of draws", "p"],
-            "rows": [
-                [name, float(of.observed.mean()), float(of.replicated.mean()), of.overall]
-                for name, of in found.statistics.items()
-            ],
-        },
-    }
-    return Finding(check, {"": predictive_figure(found)})
+    return _finding(
+        "predictions",
+        len(found.failing),
+        f"of {len(found.statistics)} statistics that draws do not reproduce",
+        found.alarm,
+        ["statistic", "of views", "of draws", "p"],
+        [
+            [name, float(of.observed.mean()), float(of.replicated.mean()), of.overall]
+            for name, of in found.statistics.items()
+        ],
+        {"": predictive_figure(found)},
+    )
 
 
 def left_out(subject: Subject) -> Finding:
     """Leave-one-view-out prediction."""
     found = leave_one_view_out(subject.model, subject.guide, subject.views, draws=subject.draws, seed=subject.seed)
-    score = found.mean_score
-    check: Check = {
-        "name": "left-out",
-        "title": "Each view from the others",
-        "value": None if score is None else score[0],
-        "unit": None if score is None else f"nats a view (± {score[1]:.2g} over images)",
-        "alarm": found.alarm,
-        "how": "The log probability of a view given the image's other views: higher is better, among runs of the same "
-        "images and likelihood. The alarm is of statistics of the view, ranked among views predicted from the content "
-        "of the others.",
-        "limitations": "does not tell errors of the model from errors of the guide; a guide that ignores the views is "
-        "calibrated, too: only its score is poor.",
-        "rows": uniformity_rows(found.pit),
-    }
-    return Finding(check, {"": ranks_figure(found.pit)})
+    score, unit = None, None
+    if found.mean_score is not None:
+        score, unit = found.mean_score[0], f"nats a view (± {found.mean_score[1]:.2g} over images)"
+    return _finding("left-out", score, unit, found.alarm, *_uniformity_table(found.pit), {"": ranks_figure(found.pit)})
 
 
 def axes(subject: Subject) -> Finding:
@@ -336,35 +366,20 @@ def axes(subject: Subject) -> Finding:
     if not found.latents:
         raise ValueError("; ".join(found.notes.values()))
     columns = ["latent", "axes", "empty", "contraction", "spread, prior sd", "distance, prior sd", "not the prior"]
-    check: Check = {
-        "name": "axes",
-        "title": "Axes, posterior and prior",
-        "value": sum(len({*of.failing, *of.wider}) for of in found.latents.values()),
-        "unit": f"of {sum(len(of.contraction) for of in found.latents.values())} axes whose aggregated posterior is "
+    rows: list[list[Cell]] = []
+    for name, of in found.latents.items():
+        means = [float(values.nanmean()) for values in (of.contraction, of.spread, of.wasserstein)]
+        rows.append([name, len(of.contraction), len(of.empty), *means, len(of.failing), len(of.wider)])
+    return _finding(
+        "axes",
+        sum(len({*of.failing, *of.wider}) for of in found.latents.values()),
+        f"of {sum(len(of.contraction) for of in found.latents.values())} axes whose aggregated posterior is "
         "not the prior, or whose posterior is wider",
-        "alarm": found.alarm,
-        "how": "Contraction: 0 if views do not inform an axis, 1 if they determine it; an empty axis is no fault. All "
-        "images' posteriors together should be the prior: a spread below 1 leaves parts of it without images, where "
-        "samples from the prior look like nothing.",
-        "limitations": "does not show whether narrow posteriors are justified, nor dependence between axes.",
-        "rows": {
-            "columns": [*columns, "wider"],
-            "rows": [
-                [
-                    name,
-                    len(of.contraction),
-                    len(of.empty),
-                    float(of.contraction.mean()),
-                    float(of.spread.nanmean()),
-                    float(of.wasserstein.mean()),
-                    len(of.failing),
-                    len(of.wider),
-                ]
-                for name, of in found.latents.items()
-            ],
-        },
-    }
-    return Finding(check, {"": axes_figure(found)})
+        found.alarm,
+        [*columns, "wider"],
+        rows,
+        {"": axes_figure(found)},
+    )
 
 
 def prototypes(subject: Subject) -> Finding | None:
@@ -374,22 +389,9 @@ def prototypes(subject: Subject) -> Finding | None:
         return None
     found = prototype_use(subject.model, subject.guide, subject.views, seed=subject.seed)
     order = found.use.argsort(descending=True)[:SHOWN_PROTOTYPES].tolist()
-    check: Check = {
-        "name": "prototypes",
-        "title": "Prototypes of the mixture",
-        "value": found.effective,
-        "unit": f"of {len(found.use)} in use",
-        "alarm": None,
-        "how": f"The effective number in use. An image's largest responsibility is {found.certainty:.2f} on average: 1 "
-        "means that it belongs to one prototype.",
-        "limitations": "does not show whether prototypes mean anything. Their indices are arbitrary: over fits, match "
-        "them first, by match_prototypes.",
-        "rows": {
-            "columns": ["prototype", "share of images"],
-            "rows": [[str(place), float(found.use[place])] for place in order],
-        },
-    }
-    return Finding(check, {})
+    rows = [[str(place), float(found.use[place])] for place in order]
+    unit, columns = f"of {len(found.use)} in use", ["prototype", "share of images"]
+    return _finding("prototypes", found.effective, unit, None, columns, rows, certainty=found.certainty)
 
 
 CHECKS: Mapping[str, CheckFunction] = {
@@ -404,33 +406,105 @@ CHECKS: Mapping[str, CheckFunction] = {
 """The checks that every diagnosis runs, by the names that notes use."""
 
 
-def uniformity_rows(groups: Mapping[str, Uniformity]) -> Rows:
-    """A row per group of ranks: its name, curves, how many leave the band, and the worst with its p-value."""
-    rows: list[list[str | float | None]] = []
+def refined(subject: Subject, steps: int) -> Finding:
+    """Bound, importance weights and predictions before and after some steps on per-image variational parameters."""
+    model, guide, views, seed, draws = subject.model, subject.guide, subject.views, subject.seed, subject.draws
+    before = subject.weights
+
+    def better(views: PlainViews) -> Guide:
+        return refine(model, guide, views, steps=steps, seed=seed)
+
+    after = check_weights(model, guide, views, draws=draws, seed=seed, guide_for=better)
+    left_out = [
+        leave_one_view_out(model, guide, views, draws=draws, seed=seed, guide_for=guide_for).mean_score
+        for guide_for in (None, better)
+    ]
+    both = (before, after)
+    rows: list[list[Cell]] = [
+        ["ELBO, nats an image", *(float(of.elbo.mean()) for of in both)],
+        ["gap of the bound, nats an image", *(of.mean_gap[0] for of in both)],
+        [f"images with k̂ above {before.threshold:.2f}, %", *(100 * of.share_above for of in both)],
+        [
+            "k̂, median of images",
+            *(_finite(float(torch.quantile(of.khat, 0.5, interpolation="nearest"))) for of in both),
+        ],
+        ["each view from the others, nats a view", *(None if score is None else score[0] for score in left_out)],
+    ]
+    return _finding(
+        "refined",
+        float((after.elbo - before.elbo).mean()),
+        "nats an image gained by the ELBO",
+        None,
+        ["measure", "before", "after"],
+        rows,
+        {"": weights_figure(after, subject.pictures)},
+        measures=True,
+        steps=steps,
+    )
+
+
+def compared_with_reference(subject: Subject, images: int, steps: int, progress: ProgressBar) -> Finding:
+    """Compares draws of the guide, and of the refined guide, with those of NUTS.
+
+    Args:
+        images: how many, the first ones.
+        steps: of refinement; 0 for none.
+        progress: called after each draw of NUTS.
+    """
+    model, guide, seed, views = subject.model, subject.guide, subject.seed, Views.of(subject.views)[:images].plain
+    sampler: dict[str, int] = {"draws": REFERENCE_DRAWS, "warmup": WARMUP, "chains": CHAINS}
+    whitening = guide if guide.has_density else None
+    reference = nuts_reference(model, views, guide=whitening, **sampler, seed=seed, progress=progress)
+    guides = {"guide": guide} | ({"refined": refine(model, guide, views, steps=steps, seed=seed)} if steps else {})
+    distances = {
+        name: distance_to_reference(reference, draw(model, of, views, COMPARED_DRAWS, seed=seed))
+        for name, of in guides.items()
+    }
+    summaries = {name: distance.summary() for name, distance in distances.items()}
+    labels = {"noise": "Monte-Carlo error of shifts", "accuracy": "accuracy of the classifier"}
+    for latent in LATENTS:
+        labels[f"{latent}_shift"] = f"{latent}: shift of the means, sds of NUTS"
+        labels[f"{latent}_spread"] = f"{latent}: sd, in those of NUTS"
+    judged = np.isfinite(distances["guide"].accuracy)
+    error = float(np.sqrt(np.square(distances["guide"].accuracy_error[judged]).sum())) / max(1, int(judged.sum()))
+    accuracy = summaries["guide"]["accuracy"]
+    return _finding(
+        "reference",
+        _finite(accuracy),
+        f"of held-out draws classified correctly (± {error:.2g}); 0.5 is chance",
+        accuracy - 2 * error > DISTINGUISHED,
+        ["measure", *summaries],
+        [[labels[name], *(_finite(summary[name]) for summary in summaries.values())] for name in summaries["guide"]],
+        measures=True,
+        **sampler,
+        images=images,
+        converged=int(reference.converged.sum()),
+        rhat=reference.rhat.max(),
+        ess=reference.ess.min(),
+        divergences=int(reference.diverging.sum()),
+        leapfrogs=reference.leapfrogs.mean(),
+        seconds=reference.seconds,
+    )
+
+
+def _uniformity_table(groups: Mapping[str, Uniformity]) -> tuple[list[str], list[list[Cell]]]:
+    """Columns, and a row per group of ranks: its name, curves, how many leave the band, the worst and its p-value."""
+    rows: list[list[Cell]] = []
     for name, of in groups.items():
         worst = int(of.p_values.argmin())
         rows.append([name, len(of.names), len(of.failing), of.names[worst], float(of.p_values[worst])])
-    return {"columns": ["ranked", "curves", "outside", "worst", "its p"], "rows": rows}
+    return ["ranked", "curves", "outside", "worst", "its p"], rows
 
 
-def finite(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     """The number, or None, as in JSON, if it is not finite."""
     return value if np.isfinite(value) else None
 
 
-def _views(tree: xr.DataTree) -> PlainViews:
-    """The views of a posterior's tree as programs take them, on the CPU."""
+def _views(tree: xr.DataTree, device: torch.device) -> PlainViews:
+    """The views of a posterior's tree as programs take them."""
     found: dict[str | None, Tensor] = {}
     for name, pixels in tree["observed_data"].data_vars.items():
         modality = str(name).removeprefix("x").removeprefix("_") or None
-        values = torch.from_numpy(np.array(pixels.transpose(..., *pixels.dims[-3:])))
-        found[modality] = values.transpose(0, 1)
+        found[modality] = torch.from_numpy(pixels.to_numpy()).transpose(0, 1).to(device)
     return Views.by_modality(found).plain
-
-
-def _log_weight(tree: xr.DataTree) -> Tensor | None:
-    """Log weights of the only chain, ``(draw, image)``; None if they were left out."""
-    stats = tree["sample_stats"].data_vars if "sample_stats" in tree.children else {}
-    if "log_weight" not in stats:
-        return None
-    return torch.from_numpy(np.array(stats["log_weight"].isel(chain=0).transpose("draw", "image")))

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,21 @@ import xarray as xr
 from torch import Tensor, nn
 
 from pp_simve.evaluation.posterior import storage
-from pp_simve.evaluation.posterior.batches import NUMBERS_AT_ONCE, ViewSource, seeds
-from pp_simve.inference import Draws, Guide, Run, draw
+from pp_simve.evaluation.posterior.batches import NUMBERS_AT_ONCE, ImageSource, image_sources, seeds, view_blocks
+from pp_simve.inference import Guide, Run, draw
 from pp_simve.inference.augmentations import AugmentationPolicy
 from pp_simve.inference.data import Pixels
 from pp_simve.inference.tools import evaluation_mode, random_state_kept
-from pp_simve.models import Likelihood, PlainViews, SimVE, Views
+from pp_simve.models import PlainViews, SimVE, Views
 
-Values = Tensor | np.ndarray[Any, Any] | Sequence[int]
-Variables = dict[str, tuple[tuple[str, ...], np.ndarray[Any, Any]]]
-"""Arrays by name, each with the names of its dimensions."""
+Array = np.ndarray[Any, Any]
+Values = Tensor | Array | Sequence[int]
+Variables = dict[str, tuple[tuple[str, ...], Tensor | Array]]
+"""Values by name, each with the names of its dimensions."""
 
 LIBRARIES = ("torch", "pyro-ppl", "arviz", "xarray")
 LONGEST_TEXT = 30_000
 """Characters of an attribute; HDF5 takes 64 KiB."""
-
-_SAMPLE = ("chain", "draw")
 
 
 def posterior(
@@ -73,26 +72,24 @@ def posterior(
     ``no_content`` (the prior shares nothing between views). Other attributes: versions of libraries,
     ``configuration``, ``commit``, ``policy``, ``draws``, ``views``, ``seed`` and ``view_seed``.
 
-    The draws of a fit are independent and form one chain, for which R-hat and effective sample size have no meaning;
-    `stack_chains` makes several fits the chains of one tree. A density that is NaN stays NaN in its own image.
+    The draws of a fit are independent and form one chain; `stack_chains` makes several fits the chains of one tree. A
+    density that is NaN stays NaN in its own image.
 
     Args:
         program: what `fit` returned, or a `SimVE` and its guide.
         images: uint8, or float in [0, 1], ``(image, channel, height, width)``; or views,
             ``(view, image, channel, height, width)``. By modality if there are several.
-        views: number of views of each image and modality; by default that of the fit, or for a pair with a policy 2 (1
-            per modality).
+        views: of each image and modality; by default that of the fit, or for a pair with a policy 2 (1 per modality).
         draws: of the posterior of each image, and of the prior.
         policy: draws the views; by modality if images are. By default that of the fit; without one (a pair) the image
             itself is its only view.
         labels: a number for each image, such as its class.
         index: place of each image in the data, the coordinate of ``image``; by default 0, 1, ….
         predictive_draws: of pixels, which are large; at most ``draws`` are made, none for 0.
-        seed: of all draws. The same images and arguments give the same tree, in memory and in a file. Torch's own
-            generators are left as they were.
+        seed: of all draws. Torch's own generators are left as they were.
         view_seed: of the views, whatever the program, the draws and ``seed``.
-        to: a netCDF file, written some images at a time so that memory does not grow with their number. It is complete
-            or not there at all, and the returned tree reads from it: see `open_posterior`.
+        to: a netCDF file, written some images at a time. It is complete or not there at all, and the returned tree
+            reads from it: see `open_posterior`.
         configuration: of the fit, kept as JSON; by default model and guide as they print.
         commit: of the program's source.
 
@@ -116,70 +113,79 @@ def posterior(
     given = images.values() if isinstance(images, Mapping) else [images]
     if isinstance(program, Run) and not any(pixels.ndim == 5 for pixels in given):
         policy, views = policy or program.policy, views or program.views
-    source = ViewSource.of(images, policy, views, seed=view_seed)
+    sources = image_sources(images, policy, views)
+    count = next(iter(sources.values())).pixels.shape[-4]
     sampler = _Sampler(model, guide, draws, min(draws, predictive_draws))
-    constants = {"index": _one_per_image("index", range(len(source)) if index is None else index, len(source))}
+    constants = {"index": _one_per_image("index", range(count) if index is None else index, count)}
     if labels is not None:
-        constants["label"] = _one_per_image("labels", labels, len(source))
-    printed = f"model: {model}\nguide: {guide}"[:LONGEST_TEXT]
-    policies = ", ".join("as it is" if one is None else repr(one) for one in source.policies.values())
+        constants["label"] = _one_per_image("labels", labels, count)
+    policies = ", ".join("as it is" if of.policy is None else repr(of.policy) for of in sources.values())
     attributes = {
         "inference_library": "pp_simve",
         "inference_library_version": version("pp_simve"),
         "python": platform.python_version(),
         **{library: version(library) for library in LIBRARIES},
-        "configuration": json.dumps(configuration, default=str) if configuration else printed,
+        "configuration": json.dumps(configuration, default=str)
+        if configuration
+        else f"model: {model}\nguide: {guide}"[:LONGEST_TEXT],
         **({"commit": commit} if commit else {}),
         "policy": policies[:LONGEST_TEXT],
         "draws": draws,
-        "views": sum(source.views.values()),
+        "views": sum(of.views for of in sources.values()),
         "seed": seed,
         "view_seed": view_seed,
         **sampler.reasons(),
     }
-    parts = _parts(sampler, source, constants, seed)
+    parts = _parts(sampler, sources, view_seed, constants, seed)
     if to is None:
         return storage.joined(parts, attributes)
     storage.write(Path(to), parts, attributes)
     return storage.open_posterior(to)
 
 
+def device_of(model: nn.Module, guide: nn.Module) -> torch.device:
+    """Where the pair is; the CPU if it has neither parameters nor buffers."""
+    tensors = chain.from_iterable((part.parameters(), part.buffers()) for part in (guide, model))
+    return next((tensor.device for tensor in chain.from_iterable(tensors)), torch.device("cpu"))
+
+
 def _parts(
-    sampler: _Sampler, source: ViewSource, constants: Mapping[str, np.ndarray[Any, Any]], seed: int
+    sampler: _Sampler,
+    sources: Mapping[str | None, ImageSource],
+    view_seed: int,
+    constants: Mapping[str, Array],
+    seed: int,
 ) -> Iterator[storage.Groups]:
     """Groups of some images after another; those of the prior come with the first."""
     of_blocks = seeds(seed)
     prior_seed = next(of_blocks)
-    for block in source.blocks(sampler.device):
-        if block.start == 0:
-            sampler.check(block.views)
-        size, images = sampler.images_at_once(block.views), Views.of(block.views).n_images
+    for start, block, parameters in view_blocks(sources, view_seed, device_of(sampler.model, sampler.guide)):
+        if start == 0:
+            sampler.check(block)
+        size, images = sampler.images_at_once(block), Views.of(block).n_images
         of_parts = seeds(next(of_blocks))
         for first in range(0, images, size):
-            views = Views.of(block.views)[slice(first, first + size)].plain
-            groups = sampler.of_images(views, *islice(of_parts, 2))
-            if block.start == first == 0:
+            here = slice(first, min(first + size, images))
+            views = Views.of(block)[here].plain
+            groups = sampler.of_images(views, next(of_parts), next(of_parts))
+            if start == first == 0:
                 groups |= sampler.of_prior(views, prior_seed)
-            place = slice(block.start + first, min(block.start + first + size, len(source)))
+            place = slice(start + here.start, start + here.stop)
             groups["constant_data"] = {name: (("image",), values[place]) for name, values in constants.items()} | {
-                _name(name, modality): (("image", _name("view", modality)), _numpy(values[:, first : first + size].T))
-                for modality, parameters in block.parameters.items()
-                for name, values in parameters.items()
+                _name(name, modality): (("image", _name("view", modality)), values[:, here].T)
+                for modality, of_modality in parameters.items()
+                for name, values in of_modality.items()
             }
             if not isinstance(views, Tensor):
                 names = [modality for modality, batch in views.items() for _ in batch]
                 groups["constant_data"]["modality"] = (("view",), np.array(names))
-            yield {group: _dataset(variables, constants["index"][place]) for group, variables in groups.items()}
+            index = constants["index"][place]
+            yield {group: _dataset(variables, index) for group, variables in groups.items() if variables}
 
 
 @dataclass(frozen=True)
 class _Sampler:
-    """Draws the groups of some images.
-
-    Attributes:
-        draws: of the latents, at least 1.
-        pixel_draws: of the pixels, at most ``draws``; 0 for none.
-    """
+    """Draws the groups of some images: at least one draw of the latents, and at most as many of the pixels."""
 
     model: SimVE
     guide: Guide
@@ -188,12 +194,12 @@ class _Sampler:
 
     def reasons(self) -> dict[str, str]:
         """Why a group or variable is left out, by the attribute that says so."""
-        found = {}
-        if self.model.prior.depends_on_batch:
+        prior, found = self.model.prior, {}
+        if prior.depends_on_batch:
             found["no_prior"] = "content is one of the images' own: draws from the prior would be draws from the data"
-        elif not self.model.prior.proper:
+        elif not prior.proper:
             found["no_prior"] = "the prior is improper: nothing can be drawn from it"
-        if not self._shares_content:
+        if not prior.depends_on_batch and not prior.content().event_shape[0]:
             found["no_content"] = "the prior shares nothing between views"
         if self.model.likelihood is None:
             found["no_log_p"] = "pixels are not modelled: no joint density, no importance weights, nothing predicted"
@@ -201,66 +207,65 @@ class _Sampler:
             found["no_log_q"] = "draws of the guide are points without a density: importance weights have no meaning"
         return found
 
-    @property
-    def device(self) -> torch.device:
-        """Where the program is."""
-        both = nn.ModuleList([self.guide, self.model])
-        tensors = chain(both.parameters(), both.buffers())
-        return next((tensor.device for tensor in tensors), torch.device("cpu"))
-
     def images_at_once(self, views: PlainViews) -> int:
         """Number of images that fit into memory with their draws: a power of 2."""
-        count, images = Views.of(views).n_views, Views.of(views).n_images
+        images = Views.of(views).n_images
         pixels = sum(batch[:, 0].numel() for batch in Views.of(views).tensors())
-        numbers = max(self.draws * count * self.model.prior.latent_dim, self.pixel_draws * pixels)
+        numbers = max(self.draws * Views.of(views).n_views * self.model.prior.latent_dim, self.pixel_draws * pixels)
         return 1 << min(max(1, NUMBERS_AT_ONCE // numbers), images).bit_length() - 1
 
     @torch.no_grad()
     def check(self, views: PlainViews) -> None:
-        """Runs the pair on views of these shapes with Pyro's checks on: grey ones, since some images may give NaN.
-
-        A guide of per-image parameters is run on the first image.
+        """Runs the pair on an image with Pyro's checks on: a grey one, since some images may give NaN.
 
         Raises:
             ValueError: views of a shape or modality that the program does not take, or programs that do not fit.
         """
         one = {modality: batch[:, :1] for modality, batch in Views.of(views).items()}
-        if self.guide.amortized:
+        if self.guide.amortized:  # others take the images of their parameters only
             one = {modality: torch.full_like(batch, 0.5) for modality, batch in one.items()}
         try:
-            if self.model.likelihood is not None:
-                for modality, batch in one.items():
-                    z = batch.new_zeros(1, 1, self.model.prior.latent_dim)
-                    with evaluation_mode(self.model):
-                        expected = self.model.likelihood_of(modality)(z).event_shape
-                    if expected != batch.shape[2:]:
-                        raise ValueError(f"the model's images are of shape {tuple(expected)}")
+            for modality, batch in one.items() if self.model.likelihood is not None else ():
+                z = batch.new_zeros(1, 1, self.model.prior.latent_dim)
+                with evaluation_mode(self.model):
+                    expected = self.model.likelihood_of(modality)(z).event_shape
+                if expected != batch.shape[2:]:
+                    raise ValueError(f"the model's images are of shape {tuple(expected)}")
             with pyro.validation_enabled(True):
                 draw(self.model, self.guide, Views.by_modality(one).plain, 1, seed=0)
         except (ValueError, RuntimeError) as error:
             shapes = ", ".join(str(tuple(batch.shape[2:])) for batch in one.values())
             raise ValueError(f"views of shape {shapes} do not go through model and guide: {error}") from error
 
+    @torch.no_grad()
     def of_images(self, views: PlainViews, draw_seed: int, pixel_seed: int) -> dict[str, Variables]:
         """All groups but ``constant_data`` and those of the prior."""
         # Unchecked: NaN for some image must show in its own log weight, not as an error about all images.
         with pyro.validation_enabled(False):
             drawn = draw(self.model, self.guide, views, self.draws, seed=draw_seed)
-            predicted = self._pixels(drawn.z[: self.pixel_draws], views, pixel_seed)
-        found = {
-            "posterior": self._latents(drawn.content, drawn.style.transpose(1, 2), drawn.z.transpose(1, 2), ("image",)),
+            predicted = self.pixels(drawn.z[: self.pixel_draws], views, pixel_seed)
+        batches, likelihood = dict(Views.of(views).items()), drawn.log_likelihood
+        counts = [len(batch) for batch in batches.values()]
+        by_view = {} if likelihood is None else dict(zip(batches, likelihood.split(counts, 1), strict=True))
+        stats = {} if likelihood is None else {"log_p": drawn.log_p}
+        stats |= {} if drawn.log_q is None else {"log_q": drawn.log_q}
+        stats |= {"log_weight": drawn.log_weight} if len(stats) == 2 else {}
+        return {
+            "posterior": self.latents(drawn.content, drawn.style.transpose(1, 2), drawn.z.transpose(1, 2), "image"),
             "posterior_predictive": {
-                name: ((*_SAMPLE, "image", *dims), _numpy(pixels.movedim(2, 1)[None]))
-                for name, (dims, pixels) in predicted.items()
+                _name("x", modality): _chain(pixels.movedim(2, 1), "image", *_pixel_dims(modality))
+                for modality, pixels in predicted.items()
             },
             "observed_data": {
-                _name("x", modality): (("image", *_pixel_dims(modality)), _numpy(batch.transpose(0, 1)))
-                for modality, batch in Views.of(views).items()
+                _name("x", modality): (("image", *_pixel_dims(modality)), batch.transpose(0, 1))
+                for modality, batch in batches.items()
             },
-            "sample_stats": _densities(drawn),
-            "log_likelihood": _by_view(drawn, views),
+            "sample_stats": {name: _chain(values, "image") for name, values in stats.items()},
+            "log_likelihood": {
+                _name("x", modality): _chain(values.transpose(1, 2), "image", _name("view", modality))
+                for modality, values in by_view.items()
+            },
         }
-        return {group: variables for group, variables in found.items() if variables}
 
     @torch.no_grad()
     def of_prior(self, views: PlainViews, seed: int) -> dict[str, Variables]:
@@ -268,87 +273,59 @@ class _Sampler:
         if "no_prior" in self.reasons():
             return {}
         prior, count = self.model.prior, Views.of(views).n_views
-        with evaluation_mode(self.model), random_state_kept(self.device), pyro.validation_enabled(False):
+        with evaluation_mode(self.model), random_state_kept(Views.of(views).device), pyro.validation_enabled(False):
             torch.manual_seed(seed)
             content = prior.content().sample(torch.Size((1, self.draws)))
             style = prior.style(content).expand(torch.Size((count, self.draws))).sample()
             z = prior.compose(content, style)
-            predicted = self._pixels(z[:, : self.pixel_draws], views, seed + 1)
-        found = {"prior": self._latents(content.squeeze(0), style.transpose(0, 1), z.transpose(0, 1), ())}
-        if predicted:
-            found["prior_predictive"] = {
-                name: ((*_SAMPLE, *dims), _numpy(batch.transpose(0, 1)[None]))
-                for name, (dims, batch) in predicted.items()
-            }
-        return found
+            predicted = self.pixels(z[:, : self.pixel_draws], views, seed + 1)
+        return {
+            "prior": self.latents(content.squeeze(0), style.transpose(0, 1), z.transpose(0, 1)),
+            "prior_predictive": {
+                _name("x", modality): _chain(pixels.transpose(0, 1), *_pixel_dims(modality))
+                for modality, pixels in predicted.items()
+            },
+        }
 
-    @property
-    def _shares_content(self) -> bool:
-        prior = self.model.prior
-        return prior.depends_on_batch or bool(prior.content().event_shape[0])  # without a batch there is no content
-
-    def _latents(self, content: Tensor, style: Tensor, z: Tensor, images: tuple[str, ...]) -> Variables:
+    def latents(self, content: Tensor, style: Tensor, z: Tensor, *images: str) -> Variables:
         """Latents of one chain; ``images`` is the dimension between draws and views, if any."""
+        found = {"content": (content, *images), "style": (style, *images, "view"), "z": (z, *images, "view")}
+        if "no_content" in self.reasons():
+            del found["content"]
+        return {
+            name: _chain(values, *dims, "latent" if values.shape[-1] == z.shape[-1] else f"{name}_latent")
+            for name, (values, *dims) in found.items()
+        }
 
-        def variable(name: str, values: Tensor, *dims: str) -> tuple[tuple[str, ...], np.ndarray[Any, Any]]:
-            last = "latent" if values.shape[-1] == z.shape[-1] else f"{name}_latent"
-            return (*_SAMPLE, *images, *dims, last), _numpy(values[None])
-
-        found = {"style": variable("style", style, "view"), "z": variable("z", z, "view")}
-        return {"content": variable("content", content), **found} if self._shares_content else found
-
-    @torch.no_grad()
-    def _pixels(self, z: Tensor, views: PlainViews, seed: int) -> dict[str, tuple[tuple[str, ...], Tensor]]:
+    def pixels(self, z: Tensor, views: PlainViews, seed: int) -> dict[str | None, Tensor]:
         """Pixels drawn given z, ``(..., view, image, latent)``, by modality; empty if pixels are not modelled."""
         if self.model.likelihood is None or not self.pixel_draws:
             return {}
-        parts = dict(Views.of(views).split(z))
+        found: dict[str | None, Tensor] = {}
         with evaluation_mode(self.model), random_state_kept(z.device):
             torch.manual_seed(seed)
-            return {
-                _name("x", modality): (_pixel_dims(modality), _sample(self.model.likelihood_of(modality), part))
-                for modality, part in parts.items()
-            }
+            for modality, part in Views.of(views).split(z):
+                # NaN where z is: a Bernoulli of probability NaN cannot be sampled.
+                finite = part.isfinite().all(-1, keepdim=True)
+                pixels: Tensor = self.model.likelihood_of(modality)(part.where(finite, 0.0)).sample()
+                found[modality] = pixels.where(finite[..., None, None], torch.nan)
+        return found
 
 
-def _sample(likelihood: Likelihood, z: Tensor) -> Tensor:
-    """Pixels, NaN where z is: a Bernoulli of probability NaN cannot be sampled."""
-    finite = z.isfinite().all(-1, keepdim=True)
-    pixels: Tensor = likelihood(z.where(finite, 0.0)).sample()
-    return pixels.where(finite[..., None, None], torch.nan)
-
-
-def _densities(drawn: Draws) -> Variables:
-    found = {}
-    if drawn.log_likelihood is not None:
-        found["log_p"] = drawn.log_p
-    if drawn.log_q is not None:
-        found["log_q"] = drawn.log_q
-    if len(found) == 2:
-        found["log_weight"] = drawn.log_weight
-    return {name: ((*_SAMPLE, "image"), _numpy(values[None])) for name, values in found.items()}
-
-
-def _by_view(drawn: Draws, views: PlainViews) -> Variables:
-    if drawn.log_likelihood is None:
-        return {}
-    batches = dict(Views.of(views).items())
-    parts = drawn.log_likelihood.split([len(batch) for batch in batches.values()], 1)
-    return {
-        _name("x", modality): ((*_SAMPLE, "image", _name("view", modality)), _numpy(values.transpose(1, 2)[None]))
-        for modality, values in zip(batches, parts, strict=True)
-    }
-
-
-def _dataset(variables: Variables, index: np.ndarray[Any, Any]) -> xr.Dataset:
+def _dataset(variables: Variables, index: Array) -> xr.Dataset:
     """Variables with coordinates: the images' places in the data, and counts of the other dimensions but pixels'."""
-    sizes = {dim: size for dims, values in variables.values() for dim, size in zip(dims, values.shape, strict=True)}
-    counted = [dim for dim in sizes if dim.startswith(("chain", "draw", "view")) or dim.endswith("latent")]
+    arrays = {
+        name: (dims, values.numpy(force=True) if isinstance(values, Tensor) else values)
+        for name, (dims, values) in variables.items()
+    }
+    sizes = xr.Dataset(arrays).sizes
+    counted = [str(dim) for dim in sizes if str(dim).startswith(("chain", "draw", "view"))]
+    counted += [str(dim) for dim in sizes if str(dim).endswith("latent")]
     coordinates = {dim: np.arange(sizes[dim]) for dim in counted}
-    return xr.Dataset(variables, coordinates | ({"image": index} if "image" in sizes else {}))
+    return xr.Dataset(arrays, coordinates | ({"image": index} if "image" in sizes else {}))
 
 
-def _one_per_image(name: str, values: Values | range, images: int) -> np.ndarray[Any, Any]:
+def _one_per_image(name: str, values: Values | range, images: int) -> Array:
     found = values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if found.shape != (images,) or found.dtype.kind not in "iufb":
         raise ValueError(
@@ -366,5 +343,6 @@ def _pixel_dims(modality: str | None) -> tuple[str, ...]:
     return tuple(_name(name, modality) for name in ("view", "channel", "height", "width"))
 
 
-def _numpy(values: Tensor) -> np.ndarray[Any, Any]:
-    return values.detach().cpu().numpy()
+def _chain(values: Tensor, *dims: str) -> tuple[tuple[str, ...], Tensor]:
+    """Draws, ``(draw, *dims)``, as those of the only chain."""
+    return ("chain", "draw", *dims), values[None]

@@ -16,7 +16,6 @@ import torch
 import xarray as xr
 
 from pp_simve import diagnose
-from pp_simve.evaluation.posterior import optional_checks as refinement
 from pp_simve.evaluation.posterior import suite, weigh
 from pp_simve.run.folder import RunFolder, load_run
 
@@ -39,12 +38,6 @@ def diagnostics(path: Path) -> dict[str, Any]:
     """diagnostics.json of a run."""
     entries: dict[str, Any] = json.loads((path / "diagnostics.json").read_text())
     return entries
-
-
-def fitted_with(folder: Path, *flags: str) -> Path:
-    """A run of ten steps."""
-    assert run_fit(*SMALL, *flags, "--out", str(folder / "run"), "--quiet") == 0
-    return folder / "run"
 
 
 def names(entries: dict[str, Any]) -> list[str]:
@@ -133,7 +126,8 @@ def test_the_same_command_finds_the_same(diagnosed: tuple[Path, str], fitted: Pa
 
 @pytest.mark.usefixtures("undrawn")
 def test_views_of_several_modalities(folder: Path) -> None:
-    path = fitted_with(folder, "--modalities", "halves")
+    path = folder / "run"
+    assert run_fit(*SMALL, "--modalities", "halves", "--out", str(path), "--quiet") == 0
     assert run(str(path), *QUICK, "--quiet") == 0
     found = diagnostics(path)
     assert names(found) == OF_EVERY_RUN
@@ -143,7 +137,7 @@ def test_views_of_several_modalities(folder: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_refinement_and_reference_on_demand(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"CHAINS": 2, "REFERENCE_DRAWS": 40, "WARMUP": 40, "COMPARED_DRAWS": 200}.items():
-        monkeypatch.setattr(refinement, name, value)
+        monkeypatch.setattr(suite, name, value)
     small = (*QUICK, "--images", "3", "--quiet")
     assert run(str(fitted), *small, "--reference", "1", "--refine", "5") == 0
     found = diagnostics(fitted)
@@ -171,7 +165,6 @@ def test_one_run_that_cannot_be_read_does_not_stop_the_others(
     [
         ((), "nothing to diagnose"),
         (("RUN", "--images", "0"), "--images must be at least 1"),
-        (("RUN", "--draws", "0"), "--draws must be at least 1"),
         (("RUN", "--simulations", "1"), "--simulations must be at least 2"),
         (("RUN", "--refine", "-1"), "--refine must be at least 0"),
         (("RUN", "--images", "3", "--reference", "4"), "at most --images 3"),
@@ -185,21 +178,17 @@ def test_wrong_settings_are_named(
     assert not list(folder.iterdir())
 
 
-def test_a_damaged_run_is_named_and_left_as_it_was(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (fitted / "model.safetensors").write_bytes(b"damaged")
+@pytest.mark.parametrize("damage", ["damaged", "NaN or infinite: the fit failed"])
+def test_damaged_weights_are_named_and_nothing_is_written(
+    damage: str, fitted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if damage == "damaged":
+        (fitted / "model.safetensors").write_bytes(b"damaged")
+    else:
+        program = load_run(fitted)
+        torch.nn.init.constant_(next(program.model.parameters()), torch.nan)
+        RunFolder(fitted).write_weights(program.objective)
     assert run(str(fitted), *QUICK) == 2
-    assert "damaged" in capsys.readouterr().err
-    assert not (fitted / "diagnostics.json").exists()
-    assert not (fitted / "posterior.nc").exists()
-
-
-def test_weights_that_are_no_numbers_are_said_to_be_none(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = RunFolder(fitted)
-    program = load_run(folder.path)
-    with torch.no_grad():
-        next(program.model.parameters()).fill_(torch.nan)
-    folder.write_weights(program.objective)
-    assert run(str(fitted), *QUICK) == 2
-    assert "is NaN or infinite: the fit failed" in " ".join(capsys.readouterr().err.split())
+    assert damage in " ".join(capsys.readouterr().err.split())
     assert not (fitted / "diagnostics.json").exists()
     assert not (fitted / "posterior.nc").exists()

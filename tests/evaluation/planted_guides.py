@@ -76,6 +76,28 @@ def wrong_posterior(linear: Linear, prior: ConjugatePrior, factor: float = 1.0, 
     return guide
 
 
+Moments = dict[str, tuple[Tensor, Tensor]]
+"""Mean and variance of content ``(image, latent)``, style and z ``(image, view, latent)``."""
+
+
+def exact_moments(linear: Linear, views: Tensor, content: list[float], style: list[float]) -> Moments:
+    """Each axis is a Gaussian of content and styles: prior precision + Λ AᵀA, where z = A (content, styles)."""
+    count = len(views)
+    to_z = torch.cat([torch.ones(count, 1, dtype=DOUBLE), torch.eye(count, dtype=DOUBLE)], 1)
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = {"content": [], "style": [], "z": []}
+    for axis, (shared, own, precision) in enumerate(zip(content, style, linear.precision, strict=True)):
+        prior = torch.tensor([1 / shared] + count * [1 / own], dtype=DOUBLE).diag()
+        covariance = torch.linalg.inv(prior + precision * to_z.T @ to_z)
+        mean = covariance @ to_z.T @ (precision * linear.potential_mean(views)[..., axis])
+        parts["content"].append((mean[0], covariance[0, 0].expand_as(mean[0])))
+        parts["style"].append((mean[1:].T, covariance.diag()[1:].expand_as(mean[1:].T)))
+        of_z = (to_z @ mean).T
+        parts["z"].append((of_z, (to_z @ covariance @ to_z.T).diag().expand_as(of_z)))
+    return {
+        name: (torch.stack([m for m, _ in of], -1), torch.stack([v for _, v in of], -1)) for name, of in parts.items()
+    }
+
+
 def prior_as_guide(linear: Linear, prior: ConjugatePrior) -> PriorAsGuide:
     guide = PriorAsGuide(PotentialEncoder(linear), prior)
     set_head(guide, linear.precision.rsqrt())

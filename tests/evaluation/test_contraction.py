@@ -18,21 +18,18 @@ from ..inference.linear_gaussian import (
     make_linear,
     make_model,
 )
-from .planted_guides import gaussian_program, prior_as_guide, wrong_posterior
+from .planted_guides import exact_moments, gaussian_program, prior_as_guide, wrong_posterior
 
 
 def test_contraction_is_that_of_the_closed_form() -> None:
-    """Latents of an axis: content, and style of three views, each view of content + style with noise 1/precision."""
     linear, prior, model = gaussian_program()
-    found = check_axes(model, wrong_posterior(linear, prior), draw_views(linear, images=50), draws=2000, seed=1)
-    to_z = torch.cat([torch.ones(3, 1), torch.eye(3)], 1).double()
-    for axis in range(LATENT):
-        before = torch.diag(torch.tensor([CONTENT[axis], *[STYLE[axis]] * 3], dtype=DOUBLE))
-        after = torch.linalg.inv(torch.linalg.inv(before) + linear.precision[axis] * to_z.T @ to_z)
-        expected = {"content": after[0, 0] / before[0, 0], "style": after[1, 1] / before[1, 1]}
-        expected["z"] = (to_z @ after @ to_z.T)[0, 0] / (to_z @ before @ to_z.T)[0, 0]
-        for name, left in expected.items():
-            assert float(found.latents[name].contraction[axis]) == pytest.approx(1 - float(left), abs=0.04)
+    views = draw_views(linear, images=50)
+    found = check_axes(model, wrong_posterior(linear, prior), views, draws=2000, seed=1)
+    content, style = torch.tensor(CONTENT, dtype=DOUBLE), torch.tensor(STYLE, dtype=DOUBLE)
+    of_prior = {"content": content, "style": style, "z": content + style}
+    for name, (_, variance) in exact_moments(linear, views, CONTENT, STYLE).items():
+        left = variance.reshape(-1, LATENT)[0] / of_prior[name]
+        torch.testing.assert_close(found.latents[name].contraction, 1 - left, rtol=0, atol=0.04)
     assert found.latents["content"].prior_sd.tolist() == pytest.approx([v**0.5 for v in CONTENT], rel=0.03)
     assert found.latents["style"].prior_mean.tolist() == pytest.approx([0.0] * LATENT, abs=0.05)
     assert {check.curves for check in found.latents.values()} == {3 * LATENT}

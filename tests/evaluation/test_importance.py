@@ -8,22 +8,18 @@ import pytest
 import torch
 
 from pp_simve.evaluation.posterior import check_weights, weigh, weighted_moments
-from pp_simve.inference import StructuredGuide, draw
-from pp_simve.models import StudentTPrior
+from pp_simve.inference import draw
 
 from ..inference.linear_gaussian import (
     CASES,
     CONTENT,
-    LATENT,
     QUADRATIC,
     STYLE,
-    PotentialEncoder,
     draw_views,
     exact_structured_guide,
     gaussian_evidence,
     make_linear,
     make_model,
-    set_head,
 )
 from .planted_guides import gaussian_program, wrong_posterior
 
@@ -76,17 +72,13 @@ def test_weights_mend_a_wrong_guide() -> None:
         torch.testing.assert_close(exact.sd, getattr(right, name).std(0, correction=0))
 
 
-def test_threshold_follows_the_number_of_draws() -> None:
-    weight = torch.randn(10_000, 2, generator=torch.Generator().manual_seed(0))
-    assert weigh(weight[:100]).threshold == pytest.approx(0.5)
-    assert weigh(weight).threshold == 0.7
-
-
 def test_the_worst_come_first() -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(1000, 3, generator=generator) * torch.tensor([1.0, 9.0, 3.0])
     found = weigh(weight)
     assert found.worst(2).tolist() == [1, 2]
+    assert found.threshold == pytest.approx(2 / 3)  # of 1,000 draws
+    assert weigh(torch.randn(10_000, 1)).threshold == 0.7
     assert found.share_above == pytest.approx(2 / 3)
     assert found.khat_alarm
     assert found.gap_alarm
@@ -100,13 +92,3 @@ def test_a_draw_that_the_model_excludes_costs_the_guide_its_bound() -> None:
     assert found.bound[1] == pytest.approx(math.log(0.99))
     assert found.gap_alarm
     assert not found.khat_alarm
-
-
-def test_a_prior_without_closed_forms() -> None:
-    linear = make_linear()
-    prior = StudentTPrior(LATENT).double()
-    guide = StructuredGuide(PotentialEncoder(linear), prior)
-    set_head(guide, linear.precision.rsqrt())
-    found = check_weights(make_model(prior, linear), guide, draw_views(linear), draws=50, seed=1)  # type: ignore[arg-type]
-    assert found.khat.isfinite().all()
-    assert (found.gap > 0).all()

@@ -59,19 +59,6 @@ def test_errors_of_scores_are_right() -> None:
     assert (found.score.mean(1) - expected[:, 0]).abs().max() < 0.01
 
 
-def test_transforms_have_a_column_a_view_and_share_their_level() -> None:
-    """Whether they are uniform, for right and wrong guides, is tested with the planted faults."""
-    linear, prior, model = gaussian_program()
-    statistics = {
-        "along": lambda images: images.flatten(-3) @ linear.weight[:, 0],
-        "energy": lambda images: images.square().mean((-3, -2, -1)),
-    }
-    guide, views = wrong_posterior(linear, prior), draw_views(linear, images=20)
-    found = leave_one_view_out(model, guide, views, draws=20, seed=1, statistics=statistics)
-    assert {name: pit.ranks.shape for name, pit in found.pit.items()} == {"along": (20, 3), "energy": (20, 3)}
-    assert {pit.curves for pit in found.pit.values()} == {6}
-
-
 def test_groups_are_no_part_of_a_prediction() -> None:
     linear, prior, model = gaussian_program()
     views, guide = draw_views(linear, views=2), wrong_posterior(linear, prior)  # one is left, with nothing to compare

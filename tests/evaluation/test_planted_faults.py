@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from pp_simve.evaluation.posterior import (
     AxesCheck,
@@ -28,7 +27,7 @@ from pp_simve.evaluation.posterior import (
 from pp_simve.inference import Guide
 from pp_simve.models import ConjugatePrior
 
-from ..inference.linear_gaussian import CONTENT, STYLE, Linear, draw_views, gaussian_evidence
+from ..inference.linear_gaussian import Linear, draw_views
 from .planted_guides import WrongPosterior, gaussian_program, independent_views, prior_as_guide, wrong_posterior
 
 PAGE = Path(__file__).parents[2] / "docs" / "planted_faults.md"
@@ -57,18 +56,13 @@ CHECKS: dict[str, Callable[[Found], bool]] = {
 
 @dataclass(frozen=True)
 class Found:
-    """What the checks say of a guide.
-
-    Attributes:
-        evidence: log p(views), shape ``(image,)``.
-    """
+    """Results of the checks of a guide."""
 
     weights: WeightCheck
     calibration: Calibration
     predictive: PredictiveCheck
     left_out: LeaveOneOut
     axes: AxesCheck
-    evidence: Tensor
 
 
 @cache
@@ -89,7 +83,6 @@ def found(fault: str) -> Found:
         predictive=check_predictions(model, guide, views[:, :200], draws=500, seed=3, statistics=statistics),
         left_out=leave_one_view_out(model, guide, views, draws=200, seed=4, statistics=statistics),
         axes=check_axes(model, guide, views, seed=5),
-        evidence=gaussian_evidence(CONTENT, STYLE, linear, views),
     )
 
 
@@ -133,13 +126,6 @@ def test_the_numbers_are_those_of_the_page(fault: str) -> None:
         assert value == pytest.approx(expected, abs=0.011), (row, measured)
 
 
-def test_the_posterior_has_small_khat_everywhere_and_gives_the_evidence() -> None:
-    this = found("none: the posterior itself")
-    assert (this.weights.khat < 0.3).all()
-    torch.testing.assert_close(this.weights.bound, this.evidence, rtol=0, atol=0.01)
-    assert not any(alarm(this) for alarm in CHECKS.values())
-
-
 def test_weights_of_a_wider_guide_are_bounded_so_that_khat_falls_with_draws() -> None:
     """Twice as wide in 12 dimensions, w = 2¹² exp(−3/2 |u|²) for u ~ N(0, I): more draws than 2¹² see the bound."""
     generator = torch.Generator().manual_seed(0)
@@ -162,10 +148,6 @@ def test_gaps_are_divergences_as_far_as_draws_tell() -> None:
             assert mean < made.divergence + 4 * error + 1e-9
     mild = wrong_posterior(linear, prior, factor=1.25)
     assert found("deviations × 1.25").weights.mean_gap[0] == pytest.approx(mild.divergence, abs=0.02)
-
-
-def test_every_fault_is_found_by_calibration_and_by_the_bound() -> None:
-    assert all(found(fault).calibration.alarm and found(fault).weights.gap_alarm for fault in list(GUIDES)[1:])
 
 
 def test_only_the_score_is_worse_for_a_guide_that_ignores_the_views() -> None:

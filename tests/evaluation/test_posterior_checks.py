@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pp_simve.evaluation.posterior import (
     STATISTICS,
@@ -21,36 +22,30 @@ from pp_simve.evaluation.posterior import (
     predictive,
     prototype_use,
     rank_uniformity,
-    weigh,
     weighted_moments,
 )
 from pp_simve.evaluation.posterior.arviz_versions import FEWEST_DRAWS
 from pp_simve.evaluation.posterior.ranks import rank_among
-from pp_simve.inference import AmortizedGuide, DeltaGuide, Guide, PointGuide
-from pp_simve.models import EmpiricalPrior, FlatPrior, Gaussian, PlainViews, SimVE, Views
+from pp_simve.inference import AmortizedGuide, DeltaGuide, PointGuide
+from pp_simve.models import EmpiricalPrior, FlatPrior, Gaussian, SimVE, Views
 
-from ..inference.linear_gaussian import LATENT, PotentialEncoder, draw_views, exact_structured_guide, make_model
+from ..inference.linear_gaussian import LATENT, PotentialEncoder, draw_views, make_model
 from .planted_guides import gaussian_program, program_of_modalities, wrong_posterior
 
-Result = Callable[[SimVE, Guide, PlainViews, int], Tensor]
-RESULTS: dict[str, Result] = {
-    "weights": lambda model, guide, views, seed: check_weights(model, guide, views, draws=30, seed=seed).elbo,
-    "calibration": lambda model, guide, views, seed: (
-        calibrate(model, guide, views, simulations=50, draws=20, seed=seed).ranks["z"].ranks
+Result = Callable[..., Any]
+RESULTS: dict[str, tuple[int, Result]] = {
+    "weights": (30, lambda *pair, seed: check_weights(*pair, draws=30, seed=seed).elbo),
+    "calibration": (20, lambda *pair, seed: calibrate(*pair, simulations=50, draws=20, seed=seed).ranks["z"].ranks),
+    "predictions": (
+        1700,
+        lambda *pair, seed: torch.cat(
+            [of.p_values for of in check_predictions(*pair, draws=1700, seed=seed).statistics.values()]
+        ),
     ),
-    "predictions": lambda model, guide, views, seed: torch.cat(
-        [of.p_values for of in check_predictions(model, guide, views, draws=1700, seed=seed).statistics.values()]
-    ),
-    "left out": lambda model, guide, views, seed: _score(leave_one_view_out(model, guide, views, draws=20, seed=seed)),
-    "axes": lambda model, guide, views, seed: (
-        check_axes(model, guide, views, draws=10, seed=seed).latents["z"].contraction
-    ),
+    "left out": (20, lambda *pair, seed: leave_one_view_out(*pair, draws=20, seed=seed).score),
+    "axes": (10, lambda *pair, seed: check_axes(*pair, draws=10, seed=seed).latents["z"].contraction),
 }
-
-
-def _score(found: Any) -> Tensor:
-    score: Tensor = found.score
-    return score
+"""Draws of each image, and numbers of the check."""
 
 
 @pytest.mark.parametrize("modalities", [False, True])
@@ -64,10 +59,10 @@ def test_batches_seeds_and_modalities(check: str, modalities: bool, monkeypatch:
         views, guide = draw_views(linear, images=5), wrong_posterior(linear, prior, factor=0.9)
     count, images = Views.of(views).n_views, Views.of(views).n_images
     state = torch.get_rng_state()
-    draws = {"weights": 30, "calibration": 20, "predictions": 1700, "left out": 20, "axes": 10}[check]
+    draws, result = RESULTS[check]
     monkeypatch.setattr(batches, "NUMBERS_AT_ONCE", 2 * draws * count * model.prior.latent_dim)
     monkeypatch.setattr(predictive, "PIXELS_AT_ONCE", 100 * sum(batch.numel() for batch in Views.of(views).tensors()))
-    first, again, other = (RESULTS[check](model, guide, views, seed) for seed in (1, 1, 2))
+    first, again, other = (result(model, guide, views, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first.isfinite().all()
@@ -92,6 +87,12 @@ def test_names_of_several_modalities() -> None:
     pit = leave_one_view_out(model, guide, views, draws=20, seed=1).pit
     assert pit["picture mean"].names == ("picture mean of view 0", "picture mean of view 1")
     assert pit["attributes ink"].names == ("attributes ink of view 0",)
+    assert {name: of.ranks.shape for name, of in pit.items()} == {
+        f"{modality} {name}": (5, count)
+        for modality, count in (("picture", 2), ("attributes", 1))
+        for name in STATISTICS
+    }
+    assert {of.curves for of in pit.values()} == {12}  # all share the level
 
 
 def test_points_have_predictions_and_axes_but_no_weights_ranks_or_scores() -> None:
@@ -111,18 +112,8 @@ def test_points_have_predictions_and_axes_but_no_weights_ranks_or_scores() -> No
     assert not certain.empty
 
 
-def test_priors_that_cannot_be_sampled_have_no_calibration() -> None:
-    linear, _, _ = gaussian_program()
-    views = draw_views(linear)
-    flat, empirical = FlatPrior(LATENT).double(), EmpiricalPrior(LATENT, memory=None).double()
-    with pytest.raises(ValueError, match="FlatPrior is improper"):
-        calibrate(make_model(flat, linear), exact_structured_guide(flat, linear), views, seed=1)
-    with pytest.raises(ValueError, match="EmpiricalPrior is made of the images at hand"):
-        calibrate(make_model(empirical, linear), AmortizedGuide(PotentialEncoder(linear), empirical), views, seed=1)
-
-
 CALLS: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
-    (check_weights, {"draws": 1}, rf"weighted estimates .* no meaning .* fewer than {FEWEST_DRAWS}, got 1"),
+    (check_weights, {"draws": 1}, rf"weighted estimates have no meaning for fewer than {FEWEST_DRAWS} draws, got 1"),
     (check_weights, {"views": torch.zeros(3, 4, 1, 2, 4).byte()}, "must be floating point numbers .* got torch.uint8"),
     (check_weights, {"views": torch.zeros(3, 0, 1, 2, 4)}, "of one image at least"),
     (check_weights, {"pixels": False}, "no likelihood"),
@@ -137,10 +128,11 @@ CALLS: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (check_predictions, {"statistics": {"broken": lambda images: images[..., 0, 0, 0] * torch.nan}}, "'broken' is NaN"),
     (leave_one_view_out, {"views": torch.zeros(1, 4, 1, 2, 4)}, "at least 2, got 1"),
     (leave_one_view_out, {"draws": 1}, "2 draws and a statistic"),
-    (leave_one_view_out, {"statistics": {}}, "2 draws and a statistic"),
     (leave_one_view_out, {"pixels": False}, "no likelihood"),
     (check_axes, {"draws": 1}, "no meaning for fewer than 2 draws"),
     (prototype_use, {}, "not one of K prototypes"),
+    (calibrate, {"prior": FlatPrior(LATENT)}, "FlatPrior is improper"),
+    (calibrate, {"prior": EmpiricalPrior(LATENT, memory=None)}, "EmpiricalPrior is made of the images at hand"),
 ]
 
 
@@ -148,30 +140,25 @@ CALLS: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
 def test_checks_without_meaning_are_refused(check: Callable[..., Any], settings: dict[str, Any], message: str) -> None:
     linear, prior, model = gaussian_program()
     settings = dict(settings)
-    views = settings.pop("views", draw_views(linear))
+    guide, views = wrong_posterior(linear, prior), settings.pop("views", draw_views(linear))
+    if other := settings.pop("prior", None):
+        model, guide = make_model(other.double(), linear), AmortizedGuide(PotentialEncoder(linear), other)
+    model = model if settings.pop("pixels", True) else SimVE(prior)
     with pytest.raises(ValueError, match=message):
-        check(
-            model if settings.pop("pixels", True) else SimVE(prior),
-            wrong_posterior(linear, prior),
-            views,
-            seed=1,
-            **settings,
-        )
+        check(model, guide, views, seed=1, **settings)
 
 
 HALF, ZEROS = torch.full((3, 2), 0.5), torch.zeros(5, 3, 2)
 ARRAYS: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
-    (weigh, (torch.zeros(FEWEST_DRAWS - 1, 3),), f"got {FEWEST_DRAWS - 1}"),
-    (weigh, (torch.zeros(30, 2).index_fill(1, torch.tensor([1]), torch.nan),), "NaN"),
-    (weigh, (torch.zeros(30),), "must have shape"),
     (weighted_moments, (ZEROS, torch.zeros(5, 2)), "same draws"),
     (weighted_moments, (ZEROS, torch.zeros(5, 3)), "sum to 1"),
     (match_prototypes, (HALF, torch.full((3, 4), 0.25)), "as many prototypes"),
-    (match_prototypes, (HALF, HALF * 2), "second responsibilities must be probabilities"),
+    (match_prototypes, (HALF, HALF * 2), "responsibilities must be probabilities"),
     (rank_among, (torch.tensor([torch.nan]), torch.zeros(3, 1), torch.Generator()), "NaN has no rank"),
     (rank_uniformity, (torch.zeros(0, 1, dtype=torch.long), 3, ["none"]), "must have shape"),
     (rank_uniformity, (torch.tensor([[4]]), 3, ["large"]), "integers from 0"),
     (rank_uniformity, (torch.tensor([[0.5]]), 3, ["between"]), "integers from 0"),
+    (partial(rank_uniformity, level=0.0), (torch.tensor([[1]]), 3, ["one"]), "probability"),
 ]
 
 
@@ -181,11 +168,6 @@ def test_arrays_without_meaning_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         function(*arguments)
-
-
-def test_a_level_is_a_probability() -> None:
-    with pytest.raises(ValueError, match="probability"):
-        rank_uniformity(torch.tensor([[1]]), 3, ["one"], level=0.0)
 
 
 def test_a_broken_decoder_is_found_by_predictions() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,13 @@ from .planted_guides import program_of_modalities
 SHAPE, LATENT, MANY = (1, 4, 4), 3, 150
 
 
-def pair() -> tuple[SimVE, AmortizedGuide]:
+def write(path: Path | None, **settings: Any) -> xr.DataTree:
     torch.manual_seed(0)
-    prior = GaussianPrior(LATENT)
-    decoder, encoder = MLPDecoder(LATENT, SHAPE, hidden=(4,)), MLPEncoder(SHAPE, hidden=(4,))
-    return SimVE(prior, Bernoulli(decoder)), AmortizedGuide(encoder, prior)
-
-
-def images(count: int = MANY) -> Tensor:
-    return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(1))
-
-
-def write(path: Path, **settings: Any) -> xr.DataTree:
+    prior, images = GaussianPrior(LATENT), torch.rand(MANY, *SHAPE, generator=torch.Generator().manual_seed(1))
+    model = SimVE(prior, Bernoulli(MLPDecoder(LATENT, SHAPE, hidden=(4,))))
+    guide = AmortizedGuide(MLPEncoder(SHAPE, hidden=(4,)), prior)
     given = {"policy": augmentation_policy("affine", SHAPE), "draws": 8, "predictive_draws": 3, "labels": range(MANY)}
-    return posterior(pair(), images(), **{**given, **settings, "to": path})
+    return posterior((model, guide), images, **{**given, **settings, "to": path})
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +56,7 @@ def test_the_file_holds_the_tree_in_memory(numbers: int, tmp_path: Path, monkeyp
     monkeypatch.setattr(trees, "NUMBERS_AT_ONCE", numbers)
     monkeypatch.setattr(storage, "CHUNK_BYTES", 500)
     path = tmp_path / "posterior.nc"
-    settings: dict[str, Any] = {"policy": augmentation_policy("affine", SHAPE), "draws": 8, "labels": range(MANY)}
-    expected = posterior(pair(), images(), **settings, commit="abc")
-    written = posterior(pair(), images(), **settings, commit="abc", to=str(path))
+    expected, written = write(None, commit="abc"), write(path, commit="abc")
     assert written.identical(expected)
     written.close()
     with open_posterior(path) as opened:
@@ -183,16 +175,45 @@ def test_a_file_in_use_may_be_replaced(path: Path) -> None:
 # Files that are no posterior.
 
 
-def test_a_missing_file_says_how_to_write_one(tmp_path: Path) -> None:
-    with pytest.raises(PosteriorFileError, match=r"there is no file .*nothing\.nc; posterior\(\.\.\., to="):
-        open_posterior(tmp_path / "nothing.nc")
+def another_version(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        file.attrs["format"] = "pp_simve posterior 99"
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.9, None])
-def test_a_file_cut_short_or_of_text_is_damaged(path: Path, share: float | None) -> None:
+def without_a_group(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        del file["observed_data"]
+
+
+def of_others(path: Path) -> None:
+    path.unlink()
+    xr.Dataset({"z": ("draw", np.zeros(3))}).to_netcdf(path, engine="h5netcdf")
+
+
+def cut(path: Path, share: float) -> None:
     data = path.read_bytes()
-    path.write_bytes(b"content, style\n" * 1000 if share is None else data[: int(share * len(data))])
-    with pytest.raises(PosteriorFileError, match=r"posterior\.nc cannot be read .*: it is damaged or no netCDF file"):
+    path.write_bytes(data[: int(share * len(data))])
+
+
+DAMAGED = r"posterior\.nc cannot be read .*: it is damaged or no netCDF file"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (Path.unlink, r"there is no file .*posterior\.nc; posterior\(\.\.\., to="),
+        (lambda path: cut(path, 0.0), DAMAGED),
+        (lambda path: cut(path, 0.1), DAMAGED),
+        (lambda path: cut(path, 0.9), DAMAGED),
+        (lambda path: path.write_bytes(b"content, style\n" * 1000), DAMAGED),
+        (another_version, "another version: its format is 'pp_simve posterior 99', this"),
+        (of_others, "not a posterior of pp_simve"),
+        (without_a_group, "lacks observed_data: it is damaged"),
+    ],
+)
+def test_what_is_no_posterior_is_refused(change: Callable[[Path], object], message: str, path: Path) -> None:
+    change(path)
+    with pytest.raises(PosteriorFileError, match=message):
         open_posterior(path)
 
 
@@ -207,25 +228,3 @@ def test_a_damaged_value_is_found_when_it_is_read(path: Path) -> None:
         assert tree["posterior"]["content"].to_numpy().shape == (1, 8, MANY, LATENT)
         with pytest.raises(OSError, match=r"filter returned failure|read data"):
             tree["posterior"]["z"].to_numpy()
-
-
-@pytest.mark.parametrize("number", [1, 99])
-def test_a_file_of_another_version_is_refused(path: Path, number: int) -> None:
-    with h5py.File(path, "a") as file:
-        file.attrs["format"] = f"pp_simve posterior {number}"
-    with pytest.raises(PosteriorFileError, match=f"another version: its format is 'pp_simve posterior {number}', this"):
-        open_posterior(path)
-
-
-def test_a_file_of_others_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "other.nc"
-    xr.Dataset({"z": ("draw", np.zeros(3))}).to_netcdf(path, engine="h5netcdf")
-    with pytest.raises(PosteriorFileError, match="not a posterior of pp_simve"):
-        open_posterior(path)
-
-
-def test_a_file_without_its_groups_is_damaged(path: Path) -> None:
-    with h5py.File(path, "a") as file:
-        del file["observed_data"]
-    with pytest.raises(PosteriorFileError, match="lacks observed_data: it is damaged"):
-        open_posterior(path)

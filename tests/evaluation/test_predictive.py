@@ -10,8 +10,8 @@ from pp_simve.evaluation.posterior import STATISTICS, check_predictions
 from pp_simve.evaluation.posterior.predictive import contrast, ink, mean, sharpness
 from pp_simve.models import Bernoulli, SimVE
 
-from ..inference.linear_gaussian import DOUBLE, PIXEL_VARIANCE, Linear, draw_views
-from .planted_guides import gaussian_program, wrong_posterior
+from ..inference.linear_gaussian import CONTENT, DOUBLE, PIXEL_VARIANCE, STYLE, draw_views
+from .planted_guides import exact_moments, gaussian_program, wrong_posterior
 
 
 def test_statistics_are_what_they_are_called() -> None:
@@ -43,17 +43,11 @@ def test_p_values_are_those_of_the_predictive_distribution() -> None:
     torch.testing.assert_close(check.observed, along(views))
     length = float(linear.weight[:, 0].square().sum())
     expected = guide.posterior(views).z[..., 0] * length + linear.bias @ linear.weight[:, 0]
-    sd = predictive_sd(linear, length)
+    of_z = exact_moments(linear, views, CONTENT, STYLE)["z"][1][0, 0, 0]
+    sd = float((of_z * length**2 + PIXEL_VARIANCE * length).sqrt())
     assert (check.replicated - expected).abs().max() < 5 * sd / 4000**0.5
     p_values = 1 - torch.distributions.Normal(expected, sd).cdf(check.observed)
     assert (check.p_values - p_values).abs().max() < 5 * 0.5 / 4000**0.5
-
-
-def predictive_sd(linear: Linear, length: float) -> float:
-    """Of W_0 · replicate: variance of z_0 given three views, of content 0.5 and style 0.125, and pixels' noise."""
-    prior = 0.125 * torch.eye(3, dtype=DOUBLE) + 0.5
-    posterior = torch.linalg.inv(torch.linalg.inv(prior) + linear.precision[0] * torch.eye(3, dtype=DOUBLE))
-    return float((posterior[0, 0] * length**2 + PIXEL_VARIANCE * length).sqrt())
 
 
 def test_p_values_are_conservative() -> None:

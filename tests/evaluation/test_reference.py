@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -31,30 +33,10 @@ from ..inference.linear_gaussian import (
     mixture,
     set_head,
 )
+from .planted_guides import Moments, exact_moments
 
 VIEWS, IMAGES = 2, 2
 DEVIATIONS = 5.0
-
-Moments = dict[str, tuple[Tensor, Tensor]]
-"""Mean and variance of content ``(image, latent)``, style and z ``(image, view, latent)``."""
-
-
-def exact_moments(linear: Linear, views: Tensor, content: list[float], style: list[float]) -> Moments:
-    """Each axis is a Gaussian of content and styles: prior precision + Λ AᵀA, where z = A (content, styles)."""
-    count = len(views)
-    to_z = torch.cat([torch.ones(count, 1, dtype=DOUBLE), torch.eye(count, dtype=DOUBLE)], 1)
-    parts: dict[str, list[tuple[Tensor, Tensor]]] = {"content": [], "style": [], "z": []}
-    for axis, (shared, own, precision) in enumerate(zip(content, style, linear.precision, strict=True)):
-        prior = torch.tensor([1 / shared] + count * [1 / own], dtype=DOUBLE).diag()
-        covariance = torch.linalg.inv(prior + precision * to_z.T @ to_z)
-        mean = covariance @ to_z.T @ (precision * linear.potential_mean(views)[..., axis])
-        parts["content"].append((mean[0], covariance[0, 0].expand_as(mean[0])))
-        parts["style"].append((mean[1:].T, covariance.diag()[1:].expand_as(mean[1:].T)))
-        of_z = to_z @ mean
-        parts["z"].append((of_z.T, (to_z @ covariance @ to_z.T).diag().expand_as(of_z.T)))
-    return {
-        name: (torch.stack([m for m, _ in of], -1), torch.stack([v for _, v in of], -1)) for name, of in parts.items()
-    }
 
 
 def agrees(reference: Reference, exact: Moments) -> bool:
@@ -206,33 +188,31 @@ def test_same_seed_same_draws_and_nothing_else_is_touched() -> None:
     assert not pyro.get_param_store().keys()
 
 
-def test_bad_input_is_refused() -> None:
-    linear = make_linear()
-    views, prior = draw_views(linear, images=1, views=1), GaussianPrior(LATENT, CONTENT, STYLE)
-    model = make_model(prior, linear)
-    for name, value in {"draws": 3, "warmup": 0, "chains": 0}.items():
-        with pytest.raises(ValueError, match=f"{name} must be at least"):
-            nuts_reference(model, views, **{name: value})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        nuts_reference(model, views, target_accept=1.0)
-    with pytest.raises(ValueError, match="no images"):
-        nuts_reference(SimVE(prior), views)
-    with pytest.raises(ValueError, match="depends on other images"):
-        nuts_reference(make_model(EmpiricalPrior(LATENT, memory=None), linear), views)
-    with pytest.raises(ValueError, match="not finite where a chain"):
-        nuts_reference(model, views * torch.nan, draws=4, warmup=1)
-
-
 class DiscretePrior(StudentTPrior):
     def content(self) -> dist.TorchDistribution:
         return mixture(POINTS, STYLE).content()
 
 
-def test_discrete_content_that_nobody_can_sum_out_is_refused() -> None:
-    linear = make_linear()
-    model = make_model(DiscretePrior(LATENT), linear)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="derive the prior from ExactPrior"):
-        nuts_reference(model, draw_views(linear, images=1, views=1))
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"draws": 3}, "draws must be at least 4"),
+        ({"warmup": 0}, "warmup must be at least 1"),
+        ({"chains": 0}, "chains must be at least 1"),
+        ({"target_accept": 1.0}, "between 0 and 1"),
+        ({"pixels": False}, "no images"),
+        ({"prior": EmpiricalPrior(LATENT, memory=None)}, "give the prior a memory"),
+        ({"prior": DiscretePrior(LATENT)}, "derive the prior from ExactPrior"),
+        ({"broken": True, "draws": 4, "warmup": 1}, "not finite where a chain"),
+    ],
+)
+def test_bad_input_is_refused(settings: dict[str, Any], message: str) -> None:
+    linear, settings = make_linear(), dict(settings)
+    prior = settings.pop("prior", GaussianPrior(LATENT, CONTENT, STYLE))
+    views = draw_views(linear, images=1, views=1) * (torch.nan if settings.pop("broken", False) else 1)
+    model = make_model(prior, linear) if settings.pop("pixels", True) else SimVE(prior)
+    with pytest.raises(ValueError, match=message):
+        nuts_reference(model, views, **settings)
 
 
 @pytest.mark.parametrize("case", ["flat", "standard"])

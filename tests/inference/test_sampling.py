@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from pp_simve.inference import AmortizedGuide, DeltaGuide, Draws, PointGuide, draw
 from pp_simve.inference import sampling as module
@@ -17,6 +18,7 @@ from .linear_gaussian import (
     QUADRATIC,
     STYLE,
     VIEWS,
+    Linear,
     PotentialEncoder,
     draw_views,
     exact_structured_guide,
@@ -26,6 +28,12 @@ from .linear_gaussian import (
     mean_field,
     mean_field_guide,
 )
+
+
+def program() -> tuple[Linear, Tensor, GaussianPrior]:
+    torch.manual_seed(0)
+    linear = make_linear()
+    return linear, draw_views(linear), GaussianPrior(LATENT, CONTENT, STYLE).double()
 
 
 @pytest.mark.parametrize("name", QUADRATIC)
@@ -43,9 +51,7 @@ def test_every_draw_of_the_posterior_weighs_the_evidence(name: str, draws: int) 
 
 
 def test_densities_are_those_of_their_sites() -> None:
-    torch.manual_seed(0)
-    linear = make_linear()
-    views, prior = draw_views(linear), GaussianPrior(LATENT, CONTENT, STYLE).double()
+    linear, views, prior = program()
     model, guide = (
         make_model(prior, linear),
         mean_field_guide(prior, mean_field(linear, draw_views(linear), CONTENT, STYLE)),
@@ -64,9 +70,7 @@ def test_densities_are_those_of_their_sites() -> None:
 
 
 def test_draws_in_parts_are_as_many_and_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    linear = make_linear()
-    views, prior = draw_views(linear), GaussianPrior(LATENT, CONTENT, STYLE).double()
+    linear, views, prior = program()
     monkeypatch.setattr(module, "PIXELS_AT_ONCE", 3 * views.numel())
     drawn = draw(make_model(prior, linear), exact_structured_guide(prior, linear), views, 7, seed=1)
     assert drawn.z.shape[0] == len(drawn.log_weight) == 7
@@ -76,9 +80,7 @@ def test_draws_in_parts_are_as_many_and_as_good(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_seed_decides_and_torch_stays_as_it_was() -> None:
-    torch.manual_seed(0)
-    linear = make_linear()
-    views, prior = draw_views(linear), GaussianPrior(LATENT, CONTENT, STYLE).double()
+    linear, views, prior = program()
     model, guide = make_model(prior, linear), exact_structured_guide(prior, linear).train()
     state = torch.get_rng_state()
     first, again, other = (draw(model, guide, views, 2, seed=seed).z for seed in (3, 3, 4))
@@ -91,9 +93,7 @@ def test_the_seed_decides_and_torch_stays_as_it_was() -> None:
 
 @pytest.mark.parametrize("guide", [PointGuide, DeltaGuide])
 def test_points_have_no_density(guide: type[PointGuide | DeltaGuide]) -> None:
-    torch.manual_seed(0)
-    linear = make_linear()
-    views, prior = draw_views(linear), GaussianPrior(LATENT, CONTENT, STYLE).double()
+    linear, views, prior = program()
     drawn = draw(make_model(prior, linear), guide(PotentialEncoder(linear), prior).double(), views, 2, seed=1)
     assert drawn.log_q is None
     assert drawn.log_p.shape == (2, IMAGES)
@@ -102,19 +102,13 @@ def test_points_have_no_density(guide: type[PointGuide | DeltaGuide]) -> None:
 
 
 def test_without_pixels_there_is_no_joint_and_the_group_is_no_part_of_it() -> None:
-    torch.manual_seed(0)
-    linear = make_linear()
-    views, prior = draw_views(linear), GaussianPrior(LATENT, CONTENT, STYLE).double()
+    linear, views, prior = program()
     guide = AmortizedGuide(PotentialEncoder(linear), prior).double()
     drawn = draw(SimVE(prior), guide, views, 2, seed=1)
     assert drawn.log_likelihood is None
     with pytest.raises(ValueError, match="no likelihood"):
         _ = drawn.log_p
+    with pytest.raises(ValueError, match="at least 1"):
+        draw(SimVE(prior), guide, views, 0, seed=0)
     grouped: Draws = draw(SimVE(prior, group=InfoNCE()), guide, views, 2, seed=1)
     torch.testing.assert_close(grouped.log_prior, drawn.log_prior)
-
-
-def test_no_draws_are_refused() -> None:
-    linear, prior = make_linear(), GaussianPrior(LATENT).double()
-    with pytest.raises(ValueError, match="at least 1"):
-        draw(make_model(prior, linear), exact_structured_guide(prior, linear), draw_views(linear), 0, seed=0)
