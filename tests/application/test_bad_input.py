@@ -54,6 +54,7 @@ Refused = Callable[..., str]
         (("--guide", "builtins:dict"), ("--guide builtins:dict: ", "pp_simve.inference.guides.base.Guide")),
         (("--batch-size", "5000"), ("batch_size is 5000, but there are only 1259 images", "at most 1259")),
         (("--objective", "bootstrap"), ("--objective bootstrap is now called byol",)),
+        (("--track", "tensorbord"), ("unknown track 'tensorbord'; did you mean 'tensorboard'",)),
         (("--devices", "3"), ("batch_size 32 must be a multiple of devices (3)",)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) and value[0].startswith("--") else "",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,3 @@ def test_a_failed_run_is_finished_without_results(folder: Path, diary: str, monk
     assert run(*SMALL, "--out", "run", "--track", diary) == 2
     assert entries(folder / "diary.jsonl") == [["start", "digits", 0], ["finish", []]]
     assert not (folder / "run").exists()
-
-
-def test_a_tracker_that_cannot_be_made_leaves_nothing(refused: Callable[..., str]) -> None:
-    assert "unknown track 'tensorbord'; did you mean 'tensorboard'" in refused(*SMALL, "--track", "tensorbord")
