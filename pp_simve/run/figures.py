@@ -20,7 +20,8 @@ from pp_simve.evaluation.figures import (
 )
 from pp_simve.evaluation.generation import interpolate, reconstruct, sample, swap, traverse
 from pp_simve.evaluation.subject import EVALUATION_SEED
-from pp_simve.inference.augmentations import draw_views
+from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
+from pp_simve.inference.data import image_shape
 from pp_simve.inference.tools import random_state_kept, unit_range
 from pp_simve.run.methods import Program
 from pp_simve.run.viewing import Viewing, is_vector
@@ -43,17 +44,17 @@ def run_figures(
     if program.model.likelihood is None:
         return  # nothing to decode
     device = next(program.objective.parameters()).device
-    images = {name: part[:IMAGES_IN_RANGE].to(device) for name, part in viewing.images(data.test).items()}
-    if viewing.modalities is None:
-        yield from _of_images(program, viewing, images[None])
-    else:
-        yield from _of_modalities(program, {str(name): part[:IMAGES] for name, part in images.items()})
+    images = viewing.images(data.test)
+    if isinstance(images, dict):
+        yield from _of_modalities(program, {name: part[:IMAGES].to(device) for name, part in images.items()})
+    elif isinstance(viewing.policy, AugmentationPolicy):
+        yield from _of_images(program, viewing.policy, viewing.views, images[:IMAGES_IN_RANGE].to(device))
 
 
 def _of_modalities(program: Program, images: Mapping[str, Tensor]) -> Iterator[tuple[str, Figure]]:
     """Each modality of pictures, decoded from every modality."""
     for name, shown in images.items():
-        if not is_vector((shown.shape[1], shown.shape[2], shown.shape[3])):
+        if not is_vector(image_shape(shown)):
             columns = {name: _shown(unit_range(shown))}
             for given, of_given in images.items():
                 z = program.guide.posterior({given: unit_range(of_given)[None]}).z[0]
@@ -61,13 +62,15 @@ def _of_modalities(program: Program, images: Mapping[str, Tensor]) -> Iterator[t
             yield f"{name}-from-each-modality", columns_figure(columns)
 
 
-def _of_images(program: Program, viewing: Viewing, images: Tensor) -> Iterator[tuple[str, Figure]]:
+def _of_images(
+    program: Program, policy: AugmentationPolicy, n_views: int, images: Tensor
+) -> Iterator[tuple[str, Figure]]:
     """Reconstructions, swaps, samples from the prior, interpolations and traversals."""
-    model, guide, policy, device = program.model, program.guide, viewing.policies[None], images.device
+    model, guide, device = program.model, program.guide, images.device
     shown = images[:IMAGES]
     originals = unit_range(shown)
     generator = torch.Generator(device).manual_seed(EVALUATION_SEED)
-    views, _ = draw_views(policy, shown, max(viewing.views, 2), generator=generator)
+    views, _ = draw_views(policy, shown, max(n_views, 2), generator=generator)
     rebuilt = reconstruct(model, guide, views)
     yield "reconstructions", reconstruction_figure(_shown(originals), _shown(views), _shown(rebuilt))
 

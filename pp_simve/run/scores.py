@@ -37,10 +37,10 @@ def evaluate_run(
     effort = effort or QUICK
     representations = QUICK_REPRESENTATIONS if level == "quick" else REPRESENTATIONS
     splits = [on_device(split, device) for split in (data.train, data.validation, data.test)]
-    if viewing.modalities is None:
+    if not isinstance(viewing.policy, dict):
         return evaluate_representations(
             program.guide,
-            viewing.policies[None],
+            viewing.policy,
             *splits,
             level=level,
             model=program.model,
@@ -49,17 +49,18 @@ def evaluate_run(
             attribute_names=data.attribute_names,
             handwriting=data.name in HANDWRITING,
         )
-    by_modality = [viewing.images(split) for split in splits]
+    assert viewing.modalities is not None  # as there are policies by modality
+    by_modality = [viewing.modalities.images(split) for split in splits]
     of_modality = {
-        str(name): tuple(
+        name: tuple(
             Split(images[name], split.labels, split.attributes)
             for images, split in zip(by_modality, splits, strict=True)
         )
-        for name in viewing.policies
+        for name in viewing.names
     }
     return evaluate_modalities(
         program.guide,
-        {str(name): policy for name, policy in viewing.policies.items()},
+        viewing.policy,
         of_modality,
         level=level,
         representations=representations,
@@ -89,7 +90,7 @@ def run_results(run: Run, program: Program, viewing: Viewing, data: ImageData, c
         "steps": run.steps,
         "batch_size": config.batch_size,
         "views": config.views,
-        "modalities": [] if viewing.modalities is None else [str(name) for name in viewing.policies],
+        "modalities": viewing.names,
         "parameters": sum(parameter.numel() for parameter in program.objective.parameters()),
         "seed": config.seed,
         "device": device_name(device),
