@@ -19,6 +19,7 @@ from pp_simve.data.types import tensor_digest
 
 FORMAT = "1"  # changes with what is decoded or how it is stored
 TENSORS = ("images", "part", "labels", "attributes")
+WORDS = ("classes", "attribute_names", "notes")
 
 
 class _Unusable(Exception):
@@ -82,25 +83,11 @@ def _read(file: Path, identity: str, fingerprint: str) -> Collection:
     images, part = tensors.get("images"), tensors.get("part")
     if images is None or part is None or images.dtype != torch.uint8 or images.ndim != 4 or len(part) != len(images):
         raise _Unusable("its arrays have the wrong shape or type")
-    words = json.loads(about)
-    return Collection(
-        images=images,
-        part=part,
-        labels=tensors.get("labels"),
-        attributes=tensors.get("attributes"),
-        classes=tuple(words["classes"]),
-        attribute_names=tuple(words["attribute_names"]),
-        notes=tuple(words["notes"]),
-    )
+    return Collection(**tensors, **{name: tuple(words) for name, words in json.loads(about).items()})
 
 
 def _write(file: Path, identity: str, fingerprint: str, collection: Collection) -> None:
-    words = {
-        "classes": collection.classes,
-        "attribute_names": collection.attribute_names,
-        "notes": collection.notes,
-    }
-    about = json.dumps(words)
+    about = json.dumps({name: getattr(collection, name) for name in WORDS})
     tensors = {key: value.contiguous() for key in TENSORS if (value := getattr(collection, key)) is not None}
     metadata = {
         "identity": identity,

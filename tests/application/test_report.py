@@ -160,50 +160,27 @@ FULL = [
     *(Record("disentanglement", "mean", value, modality=name) for name, value in {"upper": 0.5, "lower": 0.25}.items()),
 ]
 HISTORY = [{"step": float(step), "loss": 100.0 / step, "content": math.nan} for step in range(1, 50)]
+
+
+def check(
+    name: str, title: str, value: Any, unit: str | None, alarm: bool | None, how: str, **more: Any
+) -> dict[str, Any]:
+    """A check of diagnostics.json."""
+    return {"name": name, "title": title, "value": value, "unit": unit, "alarm": alarm, "how": how, **more}
+
+
+KHAT_ROWS = {
+    "columns": ["image", "k̂", "a bound of many nats", "class", "counts", "sure"],
+    "rows": [[17, 1.31, -12999.25, "a word & more", 3, True], [4, None, -0.5, "b", 1500, False]],
+}
+KHAT: dict[str, Any] = {"blind": "modes that no draw reached", "rows": KHAT_ROWS}
+EMPTY: dict[str, Any] = {"limitations": "everything", "rows": {"columns": ["a", "b"], "rows": []}}
 CHECKS: dict[str, Any] = {
     "checks": [
-        {
-            "name": "khat",
-            "title": "PSIS k̂",
-            "value": 0.3125,
-            "unit": "of images above 0.7",
-            "alarm": True,
-            "how": "Below 0.7 is good.",
-            "blind": "modes that no draw reached",
-            "rows": {
-                "columns": ["image", "k̂", "a bound of many nats", "class", "counts", "sure"],
-                "rows": [[17, 1.31, -12999.25, "a word & more", 3, True], [4, None, -0.5, "b", 1500, False]],
-            },
-        },
-        {
-            "name": "gap",
-            "title": "Gap",
-            "value": 6.4,
-            "unit": None,
-            "alarm": False,
-            "how": "Near 0.",
-            "limitations": "L",
-        },
-        {
-            "name": "overlap",
-            "title": "O",
-            "value": "9 of 16",
-            "unit": None,
-            "alarm": None,
-            "how": "H",
-            "blind": "B",
-            "rows": None,
-        },
-        {
-            "name": "empty",
-            "title": "Not drawn",
-            "value": None,
-            "unit": "nats",
-            "alarm": None,
-            "how": "Nothing.",
-            "limitations": "everything",
-            "rows": {"columns": ["a", "b"], "rows": []},
-        },
+        check("khat", "PSIS k̂", 0.3125, "of images above 0.7", True, "Below 0.7 is good.", **KHAT),
+        check("gap", "Gap", 6.4, None, False, "Near 0.", limitations="L"),
+        check("overlap", "O", "9 of 16", None, None, "H", blind="B", rows=None),
+        check("empty", "Not drawn", None, "nats", None, "Nothing.", **EMPTY),
     ],
     "notes": ["Label switching has no meaning here."],
     "settings": {"images": 64, "draws": 500},
@@ -395,17 +372,8 @@ def test_nothing_from_outside_becomes_an_element_or_a_script() -> None:
         "version": EVIL,
     }
     rows = {"columns": [EVIL, EVIL], "rows": [[EVIL, EVIL]]}
-    check = {
-        "name": EVIL,
-        "title": EVIL,
-        "value": EVIL,
-        "unit": EVIL,
-        "alarm": True,
-        "how": EVIL,
-        "blind": EVIL,
-        "rows": rows,
-    }
-    diagnostics = {"checks": [check], "notes": [EVIL], "settings": {EVIL: EVIL}}
+    checks = [check(EVIL, EVIL, EVIL, EVIL, True, EVIL, blind=EVIL, rows=rows)]
+    diagnostics = {"checks": checks, "notes": [EVIL], "settings": {EVIL: EVIL}}
     figures = {EVIL: png(), f"diagnose-{EVIL}": png()}
     text = page(settings, results, [{"step": 1, EVIL: 1.0}], figures, evil, None, diagnostics)
     found = Page(text)
@@ -469,8 +437,8 @@ def test_checks_have_their_verdicts_tables_and_figures(found: Page) -> None:
     assert "diagnose" not in found.sections["pictures"]
     rows = {"columns": ["measure", "before"], "rows": [["bound", -214.36], ["shape", 0.7125]]}
     for measures, expected in ((False, ["−214.4", "0.7"]), (True, ["−214.4", "0.713"])):
-        check = {**CHECKS["checks"][0], "rows": {**rows, "measures": measures}}
-        table = Page(page({}, diagnostics={"checks": [check]})).tables["PSIS k̂, table"]
+        one = {**CHECKS["checks"][0], "rows": {**rows, "measures": measures}}
+        table = Page(page({}, diagnostics={"checks": [one]})).tables["PSIS k̂, table"]
         assert [cells[0][1] for cells in table.values()] == expected
     quiet = {"checks": CHECKS["checks"][1:]}
     assert "None of 1 checks with a verdict raises an alarm" in Page(page({}, diagnostics=quiet)).sections["trust"]
