@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -83,7 +84,8 @@ def _read(file: Path, identity: str, fingerprint: str) -> Collection:
     images, part = tensors.get("images"), tensors.get("part")
     if images is None or part is None or images.dtype != torch.uint8 or images.ndim != 4 or len(part) != len(images):
         raise _Unusable("its arrays have the wrong shape or type")
-    return Collection(**tensors, **{name: tuple(words) for name, words in json.loads(about).items()})
+    words: dict[str, Any] = {name: tuple(entries) for name, entries in json.loads(about).items()}
+    return Collection(**tensors, **words)
 
 
 def _write(file: Path, identity: str, fingerprint: str, collection: Collection) -> None:

@@ -60,6 +60,9 @@ class JSONLines(Tracker):
     def log(self, rows: Sequence[Row]) -> None:
         self.folder.append_metrics(rows)
 
+    def finish(self, results: Mapping[str, Any]) -> None:
+        pass
+
 
 class TensorBoard(Tracker):
     """Curves for ``tensorboard --logdir RUN``, in the folder's ``tensorboard``; results as scalars ``results/…``.
