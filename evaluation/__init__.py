@@ -3,124 +3,65 @@
 Works on tensors and fitted model/guide pairs, never on run folders.
 """
 
-from pp_simve.evaluation.bound import importance_weighted_bound
-from pp_simve.evaluation.clustering import GaussianMixtureClusters, cluster_scores, hungarian_accuracy
-from pp_simve.evaluation.disentanglement import disentanglement_scores
-from pp_simve.evaluation.embedding import Embedding
-from pp_simve.evaluation.figures import (
-    columns_figure,
-    interpolation_figure,
-    loss_figure,
-    reconstruction_figure,
-    samples_figure,
-    swap_figure,
-    traversal_figure,
-)
-from pp_simve.evaluation.frechet import frechet_distance, inception_features
-from pp_simve.evaluation.handwriting import handwriting_style
-from pp_simve.evaluation.information import (
-    CanonicalCritic,
-    GaussianCritic,
-    alignment,
-    effective_rank,
-    gaussian_information,
-    infonce_bound,
-    mutual_information,
-    uniformity,
-)
-from pp_simve.evaluation.latent_axes import active_units, kl_by_axis
-from pp_simve.evaluation.online import OnlineProbe
-from pp_simve.evaluation.posterior.arviz_versions import for_arviz, psis, summary
-from pp_simve.evaluation.posterior.chains import stack_chains
-from pp_simve.evaluation.posterior.storage import PosteriorFileError, open_posterior
-from pp_simve.evaluation.posterior.tree import posterior
-from pp_simve.evaluation.probes import (
-    AttributeProbe,
-    KNNProbe,
-    LinearProbe,
-    MLPProbe,
-    MLPRegressionProbe,
-    MLPTraining,
-    RidgeProbe,
-    roc_auc,
-)
-from pp_simve.evaluation.reconstruction import reconstruction_scores
-from pp_simve.evaluation.records import Record, score, select, to_frame
-from pp_simve.evaluation.retrieval import retrieval_scores
-from pp_simve.evaluation.subject import EVALUATION_SEED, Effort, LabelledImages
-from pp_simve.evaluation.suite import evaluate_modalities, evaluate_representations
-from pp_simve.evaluation.tasks import (
-    angle_scores,
-    attribute_scores,
-    content_scores,
-    few_label_scores,
-    fine_tuned_scores,
-    several_view_scores,
-    style_scores,
-)
-from pp_simve.evaluation.zero_shot import zero_shot_predictions, zero_shot_scores
-
-__all__ = [
-    "EVALUATION_SEED",
-    "AttributeProbe",
-    "CanonicalCritic",
-    "Effort",
-    "Embedding",
-    "GaussianCritic",
-    "GaussianMixtureClusters",
-    "KNNProbe",
-    "LabelledImages",
-    "LinearProbe",
-    "MLPProbe",
-    "MLPRegressionProbe",
-    "MLPTraining",
-    "OnlineProbe",
-    "PosteriorFileError",
-    "Record",
-    "RidgeProbe",
-    "active_units",
-    "alignment",
-    "angle_scores",
-    "attribute_scores",
-    "cluster_scores",
-    "columns_figure",
-    "content_scores",
-    "disentanglement_scores",
-    "effective_rank",
-    "evaluate_modalities",
-    "evaluate_representations",
-    "few_label_scores",
-    "fine_tuned_scores",
-    "for_arviz",
-    "frechet_distance",
-    "gaussian_information",
-    "handwriting_style",
-    "hungarian_accuracy",
-    "importance_weighted_bound",
-    "inception_features",
-    "infonce_bound",
-    "interpolation_figure",
-    "kl_by_axis",
-    "loss_figure",
-    "mutual_information",
-    "open_posterior",
-    "posterior",
-    "psis",
-    "reconstruction_figure",
-    "reconstruction_scores",
-    "retrieval_scores",
-    "roc_auc",
-    "samples_figure",
-    "score",
-    "select",
-    "several_view_scores",
-    "stack_chains",
-    "style_scores",
-    "summary",
-    "swap_figure",
-    "to_frame",
-    "traversal_figure",
-    "uniformity",
-    "zero_shot_predictions",
-    "zero_shot_scores",
-]
+from pp_simve.evaluation.bound import importance_weighted_bound as importance_weighted_bound
+from pp_simve.evaluation.clustering import GaussianMixtureClusters as GaussianMixtureClusters
+from pp_simve.evaluation.clustering import cluster_scores as cluster_scores
+from pp_simve.evaluation.clustering import hungarian_accuracy as hungarian_accuracy
+from pp_simve.evaluation.disentanglement import disentanglement_scores as disentanglement_scores
+from pp_simve.evaluation.embedding import Embedding as Embedding
+from pp_simve.evaluation.figures import columns_figure as columns_figure
+from pp_simve.evaluation.figures import interpolation_figure as interpolation_figure
+from pp_simve.evaluation.figures import loss_figure as loss_figure
+from pp_simve.evaluation.figures import reconstruction_figure as reconstruction_figure
+from pp_simve.evaluation.figures import samples_figure as samples_figure
+from pp_simve.evaluation.figures import swap_figure as swap_figure
+from pp_simve.evaluation.figures import traversal_figure as traversal_figure
+from pp_simve.evaluation.frechet import frechet_distance as frechet_distance
+from pp_simve.evaluation.frechet import inception_features as inception_features
+from pp_simve.evaluation.handwriting import handwriting_style as handwriting_style
+from pp_simve.evaluation.information import CanonicalCritic as CanonicalCritic
+from pp_simve.evaluation.information import GaussianCritic as GaussianCritic
+from pp_simve.evaluation.information import alignment as alignment
+from pp_simve.evaluation.information import effective_rank as effective_rank
+from pp_simve.evaluation.information import gaussian_information as gaussian_information
+from pp_simve.evaluation.information import infonce_bound as infonce_bound
+from pp_simve.evaluation.information import mutual_information as mutual_information
+from pp_simve.evaluation.information import uniformity as uniformity
+from pp_simve.evaluation.latent_axes import active_units as active_units
+from pp_simve.evaluation.latent_axes import kl_by_axis as kl_by_axis
+from pp_simve.evaluation.online import OnlineProbe as OnlineProbe
+from pp_simve.evaluation.posterior.arviz_versions import for_arviz as for_arviz
+from pp_simve.evaluation.posterior.arviz_versions import psis as psis
+from pp_simve.evaluation.posterior.arviz_versions import summary as summary
+from pp_simve.evaluation.posterior.chains import stack_chains as stack_chains
+from pp_simve.evaluation.posterior.storage import PosteriorFileError as PosteriorFileError
+from pp_simve.evaluation.posterior.storage import open_posterior as open_posterior
+from pp_simve.evaluation.posterior.tree import posterior as posterior
+from pp_simve.evaluation.probes import AttributeProbe as AttributeProbe
+from pp_simve.evaluation.probes import KNNProbe as KNNProbe
+from pp_simve.evaluation.probes import LinearProbe as LinearProbe
+from pp_simve.evaluation.probes import MLPProbe as MLPProbe
+from pp_simve.evaluation.probes import MLPRegressionProbe as MLPRegressionProbe
+from pp_simve.evaluation.probes import MLPTraining as MLPTraining
+from pp_simve.evaluation.probes import RidgeProbe as RidgeProbe
+from pp_simve.evaluation.probes import roc_auc as roc_auc
+from pp_simve.evaluation.reconstruction import reconstruction_scores as reconstruction_scores
+from pp_simve.evaluation.records import Record as Record
+from pp_simve.evaluation.records import score as score
+from pp_simve.evaluation.records import select as select
+from pp_simve.evaluation.records import to_frame as to_frame
+from pp_simve.evaluation.retrieval import retrieval_scores as retrieval_scores
+from pp_simve.evaluation.subject import EVALUATION_SEED as EVALUATION_SEED
+from pp_simve.evaluation.subject import Effort as Effort
+from pp_simve.evaluation.subject import LabelledImages as LabelledImages
+from pp_simve.evaluation.suite import evaluate_modalities as evaluate_modalities
+from pp_simve.evaluation.suite import evaluate_representations as evaluate_representations
+from pp_simve.evaluation.tasks import angle_scores as angle_scores
+from pp_simve.evaluation.tasks import attribute_scores as attribute_scores
+from pp_simve.evaluation.tasks import content_scores as content_scores
+from pp_simve.evaluation.tasks import few_label_scores as few_label_scores
+from pp_simve.evaluation.tasks import fine_tuned_scores as fine_tuned_scores
+from pp_simve.evaluation.tasks import several_view_scores as several_view_scores
+from pp_simve.evaluation.tasks import style_scores as style_scores
+from pp_simve.evaluation.zero_shot import zero_shot_predictions as zero_shot_predictions
+from pp_simve.evaluation.zero_shot import zero_shot_scores as zero_shot_scores

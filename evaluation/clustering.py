@@ -6,7 +6,6 @@ import warnings
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.exceptions import ConvergenceWarning
@@ -15,10 +14,9 @@ from sklearn.metrics.cluster import contingency_matrix
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from pp_simve.evaluation.features import Standardizer, checked_features, checked_labels
+from pp_simve.evaluation.probes.base import Standardizer, checked, checked_features, checked_grid, checked_labels
 
 Covariance = Literal["full", "diag"]
-"""Covariance of a cluster."""
 
 _FLOOR = 1e-2
 """Added to every variance of the standardized features: keeps constant features well conditioned and clusters from
@@ -65,19 +63,13 @@ class GaussianMixtureClusters:
         rows: int = 10_000,
         max_iterations: int = 500,
     ) -> None:
-        if clusters < 2:
-            raise ValueError(f"clusters must be at least 2, got {clusters}: one cluster tells nothing apart")
+        checked_grid("clusters", [clusters], least=2)
+        for name, value in (("restarts", restarts), ("rows", rows), ("max_iterations", max_iterations)):
+            checked_grid(name, [value], least=1)
         if covariance not in ("full", "diag"):
             raise ValueError(f'covariance must be "full" or "diag", got {covariance!r}')
-        for name, value in (("restarts", restarts), ("rows", rows), ("max_iterations", max_iterations)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        self.clusters = clusters
-        self.covariance = covariance
-        self.restarts = restarts
-        self.seed = seed
-        self.rows = rows
-        self.max_iterations = max_iterations
+        self.clusters, self.covariance, self.restarts = clusters, covariance, restarts
+        self.seed, self.rows, self.max_iterations = seed, rows, max_iterations
         self._standardize: Standardizer | None = None
 
     def fit(self, features: Tensor) -> GaussianMixtureClusters:
@@ -95,7 +87,7 @@ class GaussianMixtureClusters:
                 f"{self.clusters} clusters cannot be fitted to {len(features)} rows: give more rows or fewer clusters"
             )
         self._standardize = Standardizer.of(features)
-        x = _array(self._standardize(features))
+        x = self._standardize(features).double().cpu().numpy()
         self._mixture = GaussianMixture(
             n_components=min(self.clusters, len(np.unique(x, axis=0))),
             covariance_type=self.covariance,
@@ -118,7 +110,7 @@ class GaussianMixtureClusters:
         if self._standardize is None:
             raise RuntimeError("GaussianMixtureClusters has not been fitted: call fit first")
         features = checked_features(features, "test", width=len(self._standardize.mean))
-        found = self._mixture.predict(_array(self._standardize(features)))
+        found = self._mixture.predict(self._standardize(features).double().cpu().numpy())
         return torch.as_tensor(found, dtype=torch.int64, device=features.device)
 
 
@@ -160,10 +152,11 @@ def cluster_scores(
         classes if clusters is None else clusters, covariance=covariance, restarts=restarts, seed=seed, rows=rows
     ).fit(train)
     found = mixture.predict(features)
+    true, predicted = labels.cpu().numpy(), found.cpu().numpy()
     return {
         "accuracy": hungarian_accuracy(labels, found),
-        "nmi": float(normalized_mutual_info_score(labels.cpu().numpy(), found.cpu().numpy())),
-        "ari": float(adjusted_rand_score(labels.cpu().numpy(), found.cpu().numpy())),
+        "nmi": float(normalized_mutual_info_score(true, predicted)),
+        "ari": float(adjusted_rand_score(true, predicted)),
         "converged": float(mixture.converged),
     }
 
@@ -179,14 +172,6 @@ def hungarian_accuracy(labels: Tensor, clusters: Tensor) -> float:
     Raises:
         ValueError: if a shape or dtype is wrong, the lengths differ, or there are no rows.
     """
-    for name, values in (("labels", labels), ("clusters", clusters)):
-        if values.ndim != 1 or values.is_floating_point() or values.is_complex():
-            raise ValueError(f"{name} must be integers of shape (row,), got {values.dtype} {tuple(values.shape)}")
-    if len(labels) != len(clusters) or len(labels) == 0:
-        raise ValueError(f"labels and clusters need one entry a row each, got {len(labels)} and {len(clusters)}")
+    checked(clusters, "clusters", len(checked(labels, "labels", "row", dtype="integers")), dtype="integers")
     together = contingency_matrix(labels.cpu().numpy(), clusters.cpu().numpy())
     return float(together[linear_sum_assignment(together, maximize=True)].sum() / len(labels))
-
-
-def _array(features: Tensor) -> npt.NDArray[np.float64]:
-    return features.double().cpu().numpy()

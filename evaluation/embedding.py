@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags
 from sklearn.utils.validation import validate_data
 
+from pp_simve.evaluation.probes.base import checked_grid
 from pp_simve.evaluation.records import REPRESENTATIONS
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.tools import unit_range
@@ -69,25 +70,20 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[np.float32]:
-        """Features, float32, shape ``(image, feature)``.
-
-        Raises:
-            ValueError: as `fit`; images of another shape than those in ``fit``.
-        """
+        """Features, float32, ``(image, feature)``; raises `ValueError` as `fit`, or for images of another shape."""
         return self._features(self._images(X, reset=False))
 
     def _images(self, X: ArrayLike, *, reset: bool) -> NDArray[Any]:
-        shape = getattr(self, "image_shape_", self.image_shape)
+        shape: tuple[int, ...] | None = getattr(self, "image_shape_", self.image_shape)
         dims = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
-        if dims == 3:
-            raise ValueError(
-                "images must have shape (image, channel, height, width), got 3 dimensions; for grey images without a "
-                "channel give X[:, None]"
-            )
-        if dims == 4:
+        if dims > 2:
             images = np.asarray(X)
-            if shape is not None and images.shape[1:] != tuple(shape):
-                raise ValueError(f"images have shape {images.shape[1:]}, expected {tuple(shape)}")
+            if dims != 4 or images.shape[1:] != tuple(shape or images.shape[1:]):
+                wanted = shape or ("channel", "height", "width")
+                raise ValueError(
+                    f"images must have shape (image, {', '.join(map(str, wanted))}), got {images.shape}; give gray "
+                    "images without a channel as X[:, None]"
+                )
             shape, X = images.shape[1:], images.reshape(len(images), -1)
         rows: NDArray[Any] = validate_data(self, X, reset=reset)
         shape = tuple(shape or (rows.shape[1], 1, 1))
@@ -98,8 +94,7 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _features(self, images: NDArray[Any]) -> NDArray[np.float32]:
         if self.representation not in REPRESENTATIONS:
             raise ValueError(f"unknown representation {self.representation!r}; known are {', '.join(REPRESENTATIONS)}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        checked_grid("batch_size", [self.batch_size], least=1)
         if images.dtype != np.uint8 and not (images.min() >= 0 and images.max() <= 1):
             warnings.warn(
                 f"{images.dtype} images are in [{images.min():g}, {images.max():g}], expected [0, 1]; divide them by "
@@ -107,22 +102,21 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 stacklevel=3,
             )
         like = next(self.guide.parameters(), torch.empty(0))
-        found = []
         try:
-            for start in range(0, len(images), self.batch_size):
-                batch = unit_range(torch.tensor(images[start : start + self.batch_size]))
-                embedded = self.guide.embed_batches(batch.to(like.device, like.dtype), self.batch_size)
-                found.append(embedded.as_dict()[self.representation].float().cpu().numpy())
-        except torch.OutOfMemoryError:
-            raise
+            features = []
+            for batch in np.split(images, range(self.batch_size, len(images), self.batch_size)):
+                embedded = self.guide.embed_batches(unit_range(torch.tensor(batch)).to(like), self.batch_size)
+                features.append(embedded.as_dict()[self.representation].float().cpu().numpy())
         except (RuntimeError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
             raise ValueError(
-                f"the guide cannot read images of shape {images.shape[1:]} ({str(error).splitlines()[0]}); give the "
-                "images as (image, channel, height, width), or say image_shape=(channel, height, width)"
+                f"the guide cannot embed images of shape {images.shape[1:]} ({str(error).splitlines()[0]}); give the "
+                "images as (image, channel, height, width), or set image_shape=(channel, height, width)"
             ) from error
-        if not found[0].shape[1]:
+        if not features[0].shape[1]:
             raise ValueError(f"{self.representation} has no width under the guide's prior; choose another")
-        return np.concatenate(found)
+        return np.concatenate(features)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

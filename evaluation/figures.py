@@ -1,28 +1,33 @@
-"""Figures of a run: losses, and what the program draws of images. Nothing is written to disk.
+"""Figures of a run: terms of the loss, and grids of images decoded by the program. Nothing is written to disk.
 
-Every figure is a `matplotlib.figure.Figure` of its own, without pyplot: no global state, no window, no display.
-Pictures are float in [0, 1] with 1 or 3 channels; values outside are clipped and pixels that
-are not finite are painted magenta.
+Every figure is a `matplotlib.figure.Figure` without pyplot: no global state, no window, no display. Images are float in
+[0, 1] with 1 or 3 channels; values outside are clipped, and pixels that are not finite are magenta.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from torch import Tensor
 
-from pp_simve.evaluation.sheets import Pictures, Sheet, rgb
+Pictures = Tensor | NDArray[Any]
+"""Float in [0, 1], shape ``(..., channel, height, width)``, 1 or 3 channels."""
 
 _INK = "#1b4f72"
-_PAIR_GAP = 0.2  # cells between a view's pair of columns and the next
-_HEADER_GAP = 0.35  # cells between the images that are mixed and their mixtures
-_LABEL_GAP = 0.3  # cells that a line of words beside pictures takes
+_DPI = 150
+_CELL = round(0.8 * _DPI)
+"""Width of a cell, screen pixels."""
+_MARGINS = round(0.6 * _DPI), round(0.1 * _DPI), round(0.1 * _DPI), round(0.4 * _DPI)
+"""Left, right, bottom and top, screen pixels."""
 
 
 def loss_figure(history: Sequence[Mapping[str, float]], unit: str = "nats per image") -> Figure:
@@ -44,7 +49,7 @@ def loss_figure(history: Sequence[Mapping[str, float]], unit: str = "nats per im
     steps = np.array([row["step"] for row in history], dtype=np.float64)
     columns = min(3, len(terms))
     rows = math.ceil(len(terms) / columns)
-    figure = Figure(figsize=(3.4 * columns, 2.3 * rows), dpi=150, layout="constrained")
+    figure = Figure(figsize=(3.4 * columns, 2.3 * rows), dpi=_DPI, layout="constrained")
     for place, term in enumerate(terms):
         axes = figure.add_subplot(rows, columns, place + 1)
         values = np.array([row.get(term, math.nan) for row in history], dtype=np.float64)
@@ -57,7 +62,7 @@ def loss_figure(history: Sequence[Mapping[str, float]], unit: str = "nats per im
 
 
 def reconstruction_figure(originals: Pictures, views: Pictures, reconstructions: Pictures) -> Figure:
-    """Images, their views, and what the decoder makes of each view: a row an image.
+    """Images, their views, and the decoded mean of each view: a row an image.
 
     Args:
         originals: shape ``(image, channel, height, width)``.
@@ -65,19 +70,11 @@ def reconstruction_figure(originals: Pictures, views: Pictures, reconstructions:
         reconstructions: means of the likelihood given each view, same shape as ``views``.
     """
     shown, seen = rgb(originals, 4, "originals"), rgb(views, 5, "views")
-    decoded = rgb(reconstructions, 5, "reconstructions")
-    if seen.shape != decoded.shape or seen.shape[1:] != shown.shape:
-        raise ValueError(
-            f"views {views.shape} and reconstructions {reconstructions.shape} must both be (view, *originals), "
-            f"got originals {originals.shape}"
-        )
-    sheet = Sheet(1 + len(seen) * (2 + _PAIR_GAP), len(shown), shown)
-    sheet.show(shown[:, None], 0, 0).set_title("image", fontsize=8)
-    for index, (view, reconstruction) in enumerate(zip(seen, decoded, strict=True)):
-        left = 1 + index * (2 + _PAIR_GAP) + _PAIR_GAP
-        sheet.show(view[:, None], left, 0).set_title(f"view {index + 1}", fontsize=8)
-        sheet.show(reconstruction[:, None], left + 1, 0).set_title("decoded", fontsize=8)
-    return sheet.figure
+    decoded = _like(rgb(reconstructions, 5, "reconstructions"), "reconstructions", len(seen), *shown.shape)
+    _like(seen, "views", len(seen), *shown.shape)
+    pairs = [part for pair in zip(seen, decoded, strict=True) for part in pair]
+    titles = [title for view in range(len(seen)) for title in (f"view {view + 1}", "decoded")]
+    return _grid(np.stack([shown, *pairs], axis=1), ["image", *titles])
 
 
 def swap_figure(content_images: Pictures, style_images: Pictures, swaps: Pictures) -> Figure:
@@ -89,22 +86,14 @@ def swap_figure(content_images: Pictures, style_images: Pictures, swaps: Picture
         swaps: shape ``(row, column, channel, height, width)``.
     """
     contents, styles = rgb(content_images, 4, "content_images"), rgb(style_images, 4, "style_images")
-    grid = rgb(swaps, 5, "swaps")
-    if grid.shape != (len(contents), *styles.shape) or contents.shape[1:] != styles.shape[1:]:
-        raise ValueError(
-            f"swaps must be {len(contents)} rows by {len(styles)} columns of pictures of one size, got {swaps.shape} "
-            f"for content_images {content_images.shape} and style_images {style_images.shape}"
-        )
-    offset = 1 + _HEADER_GAP
-    sheet = Sheet(offset + len(styles), offset + len(contents), contents)
-    sheet.show(styles[None], offset, 0).set_title("style of", fontsize=8)
-    sheet.show(contents[:, None], 0, offset).set_ylabel("content of", fontsize=8)
-    sheet.show(grid, offset, offset)
-    return sheet.figure
+    grid = _like(rgb(swaps, 5, "swaps"), "swaps", len(contents), len(styles), *contents.shape[1:])
+    header = np.concatenate([_blank(contents, 1), _like(styles, "style_images", len(styles), *contents.shape[1:])])
+    cells = np.concatenate([header[None], np.concatenate([contents[:, None], grid], axis=1)])
+    return _grid(cells, ["content of", *["style of"] * len(styles)])
 
 
 def interpolation_figure(first: Pictures, second: Pictures, ways: Mapping[str, Pictures]) -> Figure:
-    """Ways from one image to another, decoded: for each pair a row a way, between the two images.
+    """Interpolations from one image to another, decoded: a row for each pair and each way, between the two images.
 
     Args:
         first: images the ways start from, shape ``(pair, channel, height, width)``.
@@ -114,33 +103,19 @@ def interpolation_figure(first: Pictures, second: Pictures, ways: Mapping[str, P
     Raises:
         ValueError: there are no ways, or shapes that do not agree.
     """
-    starts, ends = rgb(first, 4, "first"), rgb(second, 4, "second")
-    rows = {name: rgb(pictures, 5, name) for name, pictures in ways.items()}
-    if not rows:
+    if not ways:
         raise ValueError("a figure of interpolations needs at least one way")
-    steps = next(iter(rows.values())).shape[1]
-    of_pairs = {(len(starts), steps, *starts.shape[1:])}
-    if starts.shape != ends.shape or {pictures.shape for pictures in rows.values()} != of_pairs:
-        shapes = {name: tuple(pictures.shape) for name, pictures in ways.items()}
-        raise ValueError(
-            f"first, second and ways must show as many pairs in pictures of one size, ways in as many steps, got "
-            f"{tuple(first.shape)}, {tuple(second.shape)} and {shapes}"
-        )
-    left = 1 + _HEADER_GAP + _LABEL_GAP
-    right = left + steps + _HEADER_GAP
-    pair_height = len(rows) + _HEADER_GAP
-    sheet = Sheet(right + 1, len(starts) * pair_height - _HEADER_GAP, starts)
-    for pair, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        top = pair * pair_height
-        for place, picture, title in ((0, start, "from"), (right, end, "to")):
-            sheet.show(picture[None, None], place, top + (len(rows) - 1) / 2).set_title(title, fontsize=8)
-        for row, (name, pictures) in enumerate(rows.items()):
-            sheet.show(pictures[pair][None], left, top + row).set_ylabel(name, fontsize=8)
-    return sheet.figure
+    starts = rgb(first, 4, "first")
+    ends = _like(rgb(second, 4, "second"), "second", *starts.shape)
+    steps = next(iter(ways.values())).shape[1]
+    blocks = [_like(rgb(way, 5, name), name, len(starts), steps, *starts.shape[1:]) for name, way in ways.items()]
+    rows = [np.concatenate([starts[:, None], block, ends[:, None]], axis=1) for block in blocks]
+    cells = np.stack(rows, axis=1).reshape(-1, steps + 2, *starts.shape[1:])
+    return _grid(cells, ["from", *[""] * steps, "to"], list(ways) * len(starts))
 
 
 def traversal_figure(images: Pictures, pictures: Pictures, axes: Sequence[int], deviations: Sequence[float]) -> Figure:
-    """One axis of z after the other moved from where each image lies: a block an image, a row an axis.
+    """Latent traversals: a row an axis of z, a block of columns an image, below the image itself.
 
     Args:
         images: what is moved away from, shape ``(image, channel, height, width)``.
@@ -151,28 +126,15 @@ def traversal_figure(images: Pictures, pictures: Pictures, axes: Sequence[int], 
     Raises:
         ValueError: shapes that do not agree.
     """
-    shown = rgb(images, 4, "images")
-    if len(pictures) != len(shown):
-        raise ValueError(f"pictures must be of {len(shown)} images, as images are, got {tuple(pictures.shape)}")
-    blocks = [rgb(block, 5, "pictures of an image") for block in pictures]
-    if blocks[0].shape != (len(axes), len(deviations), *shown.shape[1:]):
-        raise ValueError(
-            f"pictures must be of {len(axes)} axes in {len(deviations)} steps, as large as images are, "
-            f"got {tuple(pictures.shape)} for images {tuple(images.shape)}"
-        )
-    width = len(deviations) + _HEADER_GAP
-    top = 1 + 2 * _LABEL_GAP
-    sheet = Sheet(2 * _LABEL_GAP + len(shown) * width - _HEADER_GAP, top + len(axes), shown)
-    for place, (image, block) in enumerate(zip(shown, blocks, strict=True)):
-        left = 2 * _LABEL_GAP + place * width
-        sheet.show(image[None, None], left + (len(deviations) - 1) / 2, 0).set_title("image", fontsize=8)
-        grid = sheet.show(block, left, top)
-        _label(grid.xaxis, [f"{value:+g} sd".replace("-", "−") if value else "mean" for value in deviations])
-        grid.xaxis.tick_top()
-        if place == 0:
-            _label(grid.yaxis, [str(axis) for axis in axes])
-            grid.set_ylabel("axis of z", fontsize=8)
-    return sheet.figure
+    shown, steps = rgb(images, 4, "images"), len(deviations)
+    moved = _like(rgb(pictures, 6, "pictures"), "pictures", len(shown), len(axes), steps, *shown.shape[1:])
+    columns, titles = [], []
+    for image, block in zip(shown, moved, strict=True):
+        header = np.stack([image if step == steps // 2 else _blank(shown, 1)[0] for step in range(steps)])
+        columns += [np.concatenate([header[None], block]), _blank(shown, len(axes) + 1, 1)]
+        titles += [f"{value:+g} sd".replace("-", "−") if value else "mean" for value in deviations] + [""]
+    labels = ["image", *(f"axis {axis}" for axis in axes)]
+    return _grid(np.concatenate(columns[:-1], axis=1), titles[:-1], labels)
 
 
 def columns_figure(columns: Mapping[str, Pictures]) -> Figure:
@@ -186,15 +148,9 @@ def columns_figure(columns: Mapping[str, Pictures]) -> Figure:
     """
     if not columns:
         raise ValueError("a figure of columns needs at least one")
-    shown = {title: rgb(pictures, 4, title) for title, pictures in columns.items()}
-    if len({pictures.shape for pictures in shown.values()}) != 1:
-        shapes = {title: tuple(pictures.shape) for title, pictures in columns.items()}
-        raise ValueError(f"columns must show the same number of pictures of one size, got {shapes}")
-    first = next(iter(shown.values()))
-    sheet = Sheet(len(shown) * (1 + _PAIR_GAP), len(first), first)
-    for place, (title, pictures) in enumerate(shown.items()):
-        sheet.show(pictures[:, None], place * (1 + _PAIR_GAP), 0).set_title(title, fontsize=8)
-    return sheet.figure
+    shown = [rgb(pictures, 4, title) for title, pictures in columns.items()]
+    shown = [_like(part, title, *shown[0].shape) for title, part in zip(columns, shown, strict=True)]
+    return _grid(np.stack(shown, axis=1), list(columns))
 
 
 def samples_figure(samples: Pictures, title: str) -> Figure:
@@ -207,19 +163,68 @@ def samples_figure(samples: Pictures, title: str) -> Figure:
     pictures = rgb(samples, 4, "samples")
     columns = math.ceil(math.sqrt(len(pictures)))
     rows = math.ceil(len(pictures) / columns)
-    blank = np.ones((rows * columns - len(pictures), *pictures.shape[1:]))
-    sheet = Sheet(columns, rows, pictures)
-    grid = np.concatenate([pictures, blank]).reshape(rows, columns, *pictures.shape[1:])
-    sheet.show(grid, 0, 0).set_title(title, fontsize=9)
-    return sheet.figure
+    filled = np.concatenate([pictures, _blank(pictures, rows * columns - len(pictures))])
+    figure = _grid(filled.reshape(rows, columns, *pictures.shape[1:]), [""] * columns)
+    figure.axes[0].set_title(title, fontsize=9)
+    return figure
 
 
-def _label(axis: Axis, labels: Sequence[str]) -> None:
-    """Words at the middles of as many equal parts of an axis of pictures."""
-    start, end = axis.get_view_interval()
-    middles = (np.arange(len(labels)) + 0.5) / len(labels)
-    axis.set_ticks(start + middles * (end - start), list(labels))
-    axis.set_tick_params(length=0, labelsize=8)
+def rgb(pictures: Pictures, dimensions: int, name: str) -> NDArray[np.float64]:
+    """Pictures as colors in [0, 1], ``(..., height, width, 3)``: gray is repeated, what is not finite is magenta.
+
+    Args:
+        pictures: shape ``(..., channel, height, width)``.
+        dimensions: how many dimensions it must have.
+        name: how the error message calls it.
+
+    Raises:
+        ValueError: for a wrong number of dimensions or channels, integers, or no pictures at all.
+    """
+    tensor = torch.as_tensor(pictures).detach().cpu()
+    if tensor.ndim != dimensions or tensor.shape[-3] not in (1, 3) or not tensor.numel():
+        leading = "·, " * (dimensions - 3)
+        raise ValueError(
+            f"{name} must have shape ({leading}1 or 3, height, width) and hold some, got {tuple(tensor.shape)}"
+        )
+    if not tensor.is_floating_point():
+        raise ValueError(f"{name} must be floating point in [0, 1], got {tensor.dtype}")
+    colors = tensor.double().movedim(-3, -1).expand(*tensor.shape[:-3], *tensor.shape[-2:], 3).numpy()
+    broken = ~np.isfinite(colors).all(axis=-1, keepdims=True)
+    return np.where(broken, (1.0, 0.0, 1.0), np.clip(np.nan_to_num(colors), 0.0, 1.0))
+
+
+def _like(pictures: NDArray[np.float64], name: str, *shape: int) -> NDArray[np.float64]:
+    if pictures.shape != shape:
+        raise ValueError(f"{name} must be {shape[:-3]} pictures of {shape[-3:-1]} pixels, got {pictures.shape}")
+    return pictures
+
+
+def _blank(like: NDArray[np.float64], *leading: int) -> NDArray[np.float64]:
+    return np.ones((*leading, *like.shape[-3:]))
+
+
+def _grid(cells: NDArray[np.float64], titles: Sequence[str], labels: Sequence[str] = ()) -> Figure:
+    """Pictures ``(row, column, height, width, 3)`` under column titles and beside row labels.
+
+    Every picture pixel is a whole number of screen pixels.
+    """
+    rows, columns, height, width = cells.shape[:4]
+    gap = max(1, round(0.05 * width))
+    padded = np.pad(cells, ((0, 0), (0, 0), (gap, 0), (gap, 0), (0, 0)), constant_values=1.0)
+    canvas = padded.transpose(0, 2, 1, 3, 4).reshape(rows * (height + gap), columns * (width + gap), 3)
+    scale = max(1, round(_CELL / width))
+    left, right, bottom, top = _MARGINS
+    size = scale * canvas.shape[1], scale * canvas.shape[0]
+    whole = size[0] + left + right, size[1] + bottom + top
+    figure = Figure(figsize=(whole[0] / _DPI, whole[1] / _DPI), dpi=_DPI)
+    corner, share = (left / whole[0], bottom / whole[1]), (size[0] / whole[0], size[1] / whole[1])
+    axes = figure.add_axes((*corner, *share))
+    axes.imshow(canvas, aspect="auto", interpolation="nearest")
+    axes.set_xticks(gap + (width - 1) / 2 + np.arange(columns) * (width + gap), titles)
+    axes.set_yticks(gap + (height - 1) / 2 + np.arange(rows) * (height + gap), labels or [""] * rows)
+    axes.tick_params(length=0, labelsize=8, top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    return figure
 
 
 def _draw_term(axes: Axes, steps: NDArray[np.float64], values: NDArray[np.float64]) -> None:
@@ -244,10 +249,5 @@ def _draw_term(axes: Axes, steps: NDArray[np.float64], values: NDArray[np.float6
 
 def _moving_average(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     """Mean of the finite values up to ``width`` places either side; NaN where ``values`` is."""
-    finite = np.isfinite(values)
-    total = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
-    count = np.concatenate([[0], np.cumsum(finite)])
-    place = np.arange(len(values))
-    start, stop = np.maximum(place - width, 0), np.minimum(place + width + 1, len(values))
-    mean = (total[stop] - total[start]) / np.maximum(count[stop] - count[start], 1)
-    return np.where(finite, mean, np.nan)
+    mean = pd.Series(values).rolling(2 * width + 1, center=True, min_periods=1).mean()
+    return np.where(np.isfinite(values), mean, np.nan)

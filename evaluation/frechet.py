@@ -8,14 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.features import checked_features
+from pp_simve.evaluation.probes.base import checked_features
 
 INCEPTION_WEIGHTS = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 )
 """Source of the weights of published FIDs, converted for torch; 92 MB."""
-
-_BLOCK_ROWS = 4096
 
 
 @torch.no_grad()
@@ -38,11 +36,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
         ValueError: for features of the wrong shape or another width, not finite, or of one row.
     """
     first = checked_features(first, "first")
-    second = checked_features(second.to(first.device), "second")
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(
-            f"first and second must be features of one network, got {first.shape[1]} and {second.shape[1]} columns"
-        )
+    second = checked_features(second.to(first.device), "second", width=first.shape[1])
     (first_mean, first_factor), (second_mean, second_factor) = _mean_and_factor(first), _mean_and_factor(second)
     between = (first_mean - second_mean).square().sum()
     spread = first_factor.square().sum() + second_factor.square().sum()
@@ -89,11 +83,9 @@ def _mean_and_factor(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean, and R with Rᵀ R the unbiased covariance, at most as many rows as features; float64."""
     if len(features) < 2:
         raise ValueError("a covariance needs at least two rows of features, got 1")
-    mean = features.mean(0, dtype=torch.float64)
-    factor = mean.new_zeros((0, len(mean)))
-    for chunk in torch.split(features, max(len(mean), _BLOCK_ROWS)):
-        factor = torch.linalg.qr(torch.cat([factor, chunk.double() - mean]), mode="r").R
-    return mean, factor / (len(features) - 1) ** 0.5
+    features = features.double()
+    mean = features.mean(0)
+    return mean, torch.linalg.qr(features - mean, mode="r").R / (len(features) - 1) ** 0.5
 
 
 def _inception(weights: Path) -> torch.nn.Module:

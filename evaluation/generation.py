@@ -1,4 +1,4 @@
-"""What the fitted program draws: reconstructions, swaps, interpolations, traversals and samples from the prior."""
+"""Images decoded by the fitted program: reconstructions, swaps, interpolations, traversals, samples from the prior."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def swap(model: SimVE, guide: Guide, content_views: Tensor, style_views: Tensor)
 
     Args:
         content_views: several views of each of R images, shape ``(view, R, channel, height, width)``; content is
-            inferred from all of them, because one view cannot tell it from style under an isotropic prior.
+            inferred from all of them, because one view does not separate it from style under an isotropic prior.
         style_views: several views of each of C images, shape ``(view, C, channel, height, width)``; the style decoded
             is that of the first view.
 
     Returns:
         Shape ``(R, C, channel, height, width)``.
     """
-    content = guide.posterior(content_views).content.unsqueeze(1)
-    style = guide.posterior(style_views).style[0].unsqueeze(0)
+    content = guide.posterior(content_views).content[:, None]
+    style = guide.posterior(style_views).style[None, 0]
     content, style = (part.expand(content.shape[0], style.shape[1], part.shape[-1]) for part in (content, style))
     return _decoded(model, model.prior.compose(content, style))
 
@@ -41,39 +41,33 @@ def swap(model: SimVE, guide: Guide, content_views: Tensor, style_views: Tensor)
 def interpolate(
     model: SimVE, guide: Guide, first_views: Tensor, second_views: Tensor, steps: int = 7
 ) -> dict[str, Tensor]:
-    """Decodes the straight way from the first view of one image to the first view of another.
+    """Decodes linear interpolations from the first view of one image to the first view of another.
 
     Args:
-        first_views: several views of the image that each way starts from, shape
+        first_views: several views of the image that each interpolation starts from, shape
             ``(view, pair, channel, height, width)``; content is inferred from all of them, as in `swap`.
-        second_views: the same of the image that it leads to.
-        steps: places on the way, at equal distances, both ends among them.
+        second_views: the same of the image that it ends at.
+        steps: equidistant points, both ends included.
 
     Returns:
         Shape ``(pair, step, channel, height, width)`` by what moves. ``"z"``: all of z. ``"content"``: content, while
-        style stays that of the first image, so that the last place is their swap; it is absent under a prior that
-        shares nothing between views.
+        style stays that of the first image, so that the last point is their swap; absent under a prior that shares
+        nothing between views.
 
     Raises:
         ValueError: different numbers of pairs, fewer than two steps, or pixels are not modelled.
     """
-    if first_views.shape[1:] != second_views.shape[1:]:
+    if first_views.shape[1:] != second_views.shape[1:] or steps < 2:
         raise ValueError(
             f"first_views and second_views must hold as many images of one size, (view, pair, channel, height, width), "
-            f"got {tuple(first_views.shape)} and {tuple(second_views.shape)}"
+            f"and steps be at least 2, got {tuple(first_views.shape)}, {tuple(second_views.shape)} and {steps} steps"
         )
-    if steps < 2:
-        raise ValueError(f"a way has two ends: steps must be at least 2, got {steps}")
     first, second = guide.posterior(first_views), guide.posterior(second_views)
     share = torch.linspace(0, 1, steps, dtype=first.z.dtype, device=first.z.device)[:, None]
-
-    def way(start: Tensor, end: Tensor) -> Tensor:
-        return torch.lerp(start.unsqueeze(1), end.unsqueeze(1), share)
-
-    found = {"z": _decoded(model, way(first.z[0], second.z[0]))}
+    found = {"z": _decoded(model, torch.lerp(first.z[0][:, None], second.z[0][:, None], share))}
     if first.content.shape[-1]:
-        content = way(first.content, second.content)
-        style = first.style[0].unsqueeze(1).expand(-1, steps, -1)
+        content = torch.lerp(first.content[:, None], second.content[:, None], share)
+        style = first.style[0][:, None].expand(-1, steps, -1)
         found["content"] = _decoded(model, model.prior.compose(content, style))
     return found
 
@@ -102,38 +96,35 @@ def traverse(
     axes: int = 8,
     deviations: Sequence[float] = (-2, -1, 0, 1, 2),
 ) -> Traversal:
-    """Moves each of the axes of z that say most of a view, from where each of some images lies.
+    """Latent traversals: moves each of the axes of z that vary most over views, from the z of each image.
 
     An axis moves over the range it has in the data: deviations from the mean, in standard deviations, of the posterior
-    means of ``views``. Which direction of z is an axis means something only as far as prior or guide tell directions
-    apart; a rotation of z changes no isotropic prior.
+    means of ``views``. A direction of z is meaningful only as far as prior or guide tell directions apart; a rotation
+    of z changes no isotropic prior.
 
     Args:
         images: views to start from, shape ``(image, channel, height, width)``, float in [0, 1] or uint8.
         views: views that stand for the data, one row each, of the same shape but for their number, which is at least 2.
         axes: how many at most.
-        deviations: places an axis is set to, in standard deviations from its mean.
+        deviations: points an axis is set to, in standard deviations from its mean.
 
     Raises:
         ValueError: fewer than two views, no axes, or pixels are not modelled.
     """
-    if len(views) < 2:
-        raise ValueError(f"the range of an axis is that of several views: it needs at least 2, got {len(views)}")
-    if axes < 1:
-        raise ValueError(f"axes must be at least 1, got {axes}")
-    means = guide.embed_batches(views).z
-    deviation, mean = torch.std_mean(means, dim=0)
+    if len(views) < 2 or axes < 1:
+        raise ValueError(f"traversals need at least 2 views and 1 axis, got {len(views)} views and {axes} axes")
+    deviation, mean = torch.std_mean(guide.embed_batches(views).z, dim=0)
     chosen = deviation.argsort(descending=True)[:axes]
     values = mean[chosen, None] + deviation[chosen, None] * deviation.new_tensor(deviations)
     z = guide.embed_batches(images).z[:, None, None].repeat(1, len(chosen), len(deviations), 1)
-    for place, axis in enumerate(chosen):
-        z[:, place, :, axis] = values[place]
+    each = torch.arange(len(chosen), device=z.device)
+    z[:, each, :, chosen] = values[:, None]
     return Traversal(chosen, values, _decoded(model, z))
 
 
 @torch.no_grad()
 def sample(model: SimVE, guide: Guide, views: Tensor, count: int) -> tuple[Tensor, str]:
-    """Images drawn from the prior, and what they were drawn from.
+    """Images drawn from the prior, and a title that says what they were drawn from.
 
     An improper prior on content cannot be drawn from; contents are then those of ``views``, styles the prior's.
 
@@ -149,10 +140,5 @@ def sample(model: SimVE, guide: Guide, views: Tensor, count: int) -> tuple[Tenso
 
 
 def _decoded(model: SimVE, z: Tensor) -> Tensor:
-    """Mean images.
-
-    Raises:
-        ValueError: pixels are not modelled.
-    """
     mean: Tensor = model.likelihood_of()(z).mean
     return mean

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from pp_simve.evaluation.probes.base import checked
+
 _PIXELS = 2**22
 """Pixels widened to float64 at a time."""
 
@@ -41,17 +43,11 @@ def handwriting_style(images: Tensor) -> dict[str, Tensor]:
     Raises:
         ValueError: for another shape, or for values that are negative, NaN or infinite.
     """
-    if images.ndim != 4 or images.shape[1] != 1:
-        raise ValueError(f"images must be grey, of shape (image, 1, height, width), got {tuple(images.shape)}")
-    if 0 in images.shape:
-        raise ValueError(f"images need at least one image and one pixel, got {tuple(images.shape)}")
-    if images.is_complex():
-        raise ValueError(f"images must be real, got {images.dtype}")
-    bad = ~((images >= 0) & (images < torch.inf)).flatten(1).all(dim=1)
-    if bad.any():
+    checked(images, "images", "image", 1, "height", "width", dtype="real")
+    if (negative := (images < 0).flatten(1).any(dim=1)).any():
         raise ValueError(
-            f"images must be finite and >= 0, ink on a background of 0, but {int(bad.sum())} of {len(images)} are not "
-            f"(the first is image {int(bad.nonzero()[0])})"
+            f"images must be ink on a background of 0, but {int(negative.sum())} of {len(images)} have values below 0 "
+            f"(the first is image {int(negative.nonzero()[0])})"
         )
     chunk = max(1, _PIXELS // images[0].numel())
     measured = [_measured(ink.squeeze(1).double()) for ink in torch.split(images, chunk)]
@@ -63,7 +59,8 @@ def _measured(ink: Tensor) -> dict[str, Tensor]:
     # 0 / 0 gives NaN for blank images.
     ink = ink / ink.amax(dim=(1, 2), keepdim=True)
     mass = ink.sum(dim=(1, 2))
-    x, y = _about_middle(ink.shape[2], ink), _about_middle(ink.shape[1], ink)
+    # Positions of the pixels from the middle.
+    y, x = (torch.arange(side).to(ink) - (side - 1) / 2 for side in ink.shape[1:])
     columns, rows = ink.sum(dim=1), ink.sum(dim=2)
     centre_x, centre_y = columns @ x / mass, rows @ y / mass
     x, y = x - centre_x.unsqueeze(1), y - centre_y.unsqueeze(1)
@@ -82,17 +79,12 @@ def _measured(ink: Tensor) -> dict[str, Tensor]:
 
 def _outline(ink: Tensor) -> Tensor:
     """Perimeter of ink whose level is 1, shape ``(image,)``; with a background of 0 all around."""
+
+    def variation(ahead: Tensor, behind: Tensor) -> Tensor:
+        return (ahead - behind).abs().sum(dim=(1, 2))
+
     ink = torch.nn.functional.pad(ink, (1, 1, 1, 1))
-    straight = _rise(ink[:, :, 1:], ink[:, :, :-1]) + _rise(ink[:, 1:], ink[:, :-1])
-    diagonal = _rise(ink[:, 1:, 1:], ink[:, :-1, :-1]) + _rise(ink[:, 1:, :-1], ink[:, :-1, 1:])
+    straight = variation(ink[:, :, 1:], ink[:, :, :-1]) + variation(ink[:, 1:], ink[:, :-1])
+    diagonal = variation(ink[:, 1:, 1:], ink[:, :-1, :-1]) + variation(ink[:, 1:, :-1], ink[:, :-1, 1:])
     # Lines along a diagonal lie closer by √2 than rows do.
     return math.pi / 8 * (straight + diagonal / math.sqrt(2))
-
-
-def _rise(ahead: Tensor, behind: Tensor) -> Tensor:
-    return (ahead - behind).abs().sum(dim=(1, 2))
-
-
-def _about_middle(side: int, like: Tensor) -> Tensor:
-    """Positions of the pixels of a side from its middle."""
-    return torch.arange(side, dtype=like.dtype, device=like.device) - (side - 1) / 2

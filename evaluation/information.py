@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.features import checked_features, unit_rows
+from pp_simve.evaluation.probes.base import checked, checked_features, unit_rows
 
 Critic = Callable[[Tensor, Tensor], Tensor]
 """From features of the first and second view, ``(a, feature)`` and ``(b, feature)``, to scores ``(a, b)``, high where
@@ -18,12 +18,6 @@ the two rows look like views of one image."""
 _BLOCK = 2**23
 """Entries of a block of pairs, (rows × all rows): 64 MiB in float64."""
 
-_RANK_EPSILON = 1e-7
-"""The paper's ε for float32 features."""
-
-_MOST_CORRELATED = 1 - 1e-6
-"""Largest correlation of a fitted axis: views that are equal in an axis share infinite information."""
-
 
 @torch.no_grad()
 def effective_rank(features: Tensor) -> float:
@@ -31,9 +25,7 @@ def effective_rank(features: Tensor) -> float:
 
     ``exp(−Σ_k p_k log p_k)`` with ``p_k = σ_k / Σ_l σ_l + 10⁻⁷`` over the min(row, feature) singular values σ of the
     uncentered features: k equal orthogonal directions give k, identical rows give 1, and so do features that are all 0.
-
-    Computed from the triangular factor of the features, block by block in float64, which keeps singular values to about
-    10⁻¹⁵ of the largest (a Gram matrix would lose those below 10⁻⁸).
+    Singular values are computed in float64 (a Gram matrix would lose those below 10⁻⁸ of the largest).
 
     Garrido, Balestriero, Najman and LeCun, "RankMe" (2023, arXiv 2210.02885), equations 1 and 2.
 
@@ -43,16 +35,11 @@ def effective_rank(features: Tensor) -> float:
     Raises:
         ValueError: features of the wrong shape, or not finite.
     """
-    features = checked_features(features, "given")
-    largest = features.abs().max().double()
-    scale = torch.where(largest > 0, largest, 1.0)
-    width = features.shape[1]
-    factor = features.new_zeros((0, width), dtype=torch.float64)
-    for chunk in torch.split(features, max(width, _BLOCK // width)):
-        factor = torch.linalg.qr(torch.cat([factor, chunk.double() / scale]), mode="r").R
-    singular = torch.linalg.svdvals(factor)
+    features = checked_features(features, "given").double()
+    largest = features.abs().max()
+    singular = torch.linalg.svdvals(features / torch.where(largest > 0, largest, 1.0))
     # The sum is 0 for zeros, and otherwise at least 1, the largest entry.
-    p = singular / singular.sum().clamp_min(0.5) + _RANK_EPSILON
+    p = singular / singular.sum().clamp_min(0.5) + 1e-7
     return math.exp(-float((p * p.log()).sum()))
 
 
@@ -70,8 +57,7 @@ def alignment(first: Tensor, second: Tensor) -> float:
         ValueError: features that are not finite, shapes that do not agree, or a row of zeros.
     """
     first, second = _pairs(first, second)
-    between = _directions(first, "first") - _directions(second, "second")
-    return float(between.square().sum(dim=1).mean())
+    return float((_directions(first) - _directions(second)).square().sum(dim=1).mean())
 
 
 @torch.no_grad()
@@ -88,12 +74,10 @@ def uniformity(features: Tensor, t: float = 2.0) -> float:
     Raises:
         ValueError: features that are not finite, fewer than two rows, a row of zeros, or ``t`` not positive.
     """
-    if not 0 < t < math.inf:
-        raise ValueError(f"t must be positive and finite, got {t}")
-    x = _directions(checked_features(features, "given"), "given")
+    x = _directions(checked_features(features, "given"))
     rows = len(x)
-    if rows < 2:
-        raise ValueError(f"uniformity is a mean over pairs of rows: it needs at least two, got {rows}")
+    if rows < 2 or not 0 < t < math.inf:
+        raise ValueError(f"uniformity needs at least two rows, and t positive and finite, got {rows} rows and t={t}")
     total = x.new_tensor(-math.inf)
     size = max(1, _BLOCK // rows)
     for start in range(0, rows - 1, size):
@@ -121,9 +105,8 @@ def infonce_bound(scores: Tensor) -> dict[str, float]:
     Raises:
         ValueError: scores that are not square, not floating point or not finite.
     """
-    if scores.ndim != 2 or scores.shape[0] != scores.shape[1] or len(scores) == 0:
-        raise ValueError(f"scores must be square, row i's partner being column i, got {tuple(scores.shape)}")
-    return _bound([_losses(scores, 0)])
+    rows = checked(scores, "scores", "K", len(scores) or "K", dtype="floating point")
+    return mutual_information(rows, rows, lambda chunk, _: chunk)
 
 
 @torch.no_grad()
@@ -142,15 +125,11 @@ def mutual_information(first: Tensor, second: Tensor, critic: Critic) -> dict[st
     losses: list[Tensor] = []
     start = 0
     for chunk in torch.split(first, max(1, _BLOCK // len(first))):
-        scores = critic(chunk, second)
-        if scores.shape != (len(chunk), len(second)):
-            raise ValueError(
-                f"the critic must score all pairs of {len(chunk)} and {len(second)} rows in a tensor of shape "
-                f"{(len(chunk), len(second))}, got {tuple(scores.shape)}"
-            )
-        losses.append(_losses(scores, start))
+        scores = checked(critic(chunk, second), "scores", len(chunk), len(second), dtype="floating point").double()
+        losses.append(scores.logsumexp(dim=1) - scores.diagonal(offset=start))
         start += len(chunk)
-    return _bound(losses)
+    ceiling = math.log(len(first))
+    return {"bound": ceiling - float(torch.cat(losses).mean()), "ceiling": ceiling}
 
 
 @dataclass(frozen=True)
@@ -172,20 +151,20 @@ class GaussianCritic:
     style_variance: Tensor
 
     def __post_init__(self) -> None:
-        _checked_variances(self.content_variance, self.style_variance)
+        content = checked(self.content_variance, "content variances", "latent", dtype="floating point")
+        style = checked(self.style_variance, "style variances", len(content), dtype="floating point")
+        if (content < 0).any() or (style <= 0).any():
+            raise ValueError("content variances must be >= 0, style variances > 0")
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
         """Scores of shape ``(a, b)`` in nats, from latents of shapes ``(a, latent)`` and ``(b, latent)``."""
         content, style = self.content_variance.double(), self.style_variance.double()
-        for name, z in (("first", first), ("second", second)):
-            if z.ndim != 2 or z.shape[1] != len(content):
-                raise ValueError(f"{name} latents must have shape (row, {len(content)}), got {tuple(z.shape)}")
-        first, second = first.double(), second.double()
+        first, second = (checked_features(z, "latent", width=len(content)).double() for z in (first, second))
         # (ρ z z' − ρ² (z² + z'²) / 2) / ((1 − ρ²)(τ² + Σ)), ρ = τ² / (τ² + Σ), without the difference 1 − ρ².
         weight = content / (style * (2 * content + style))
         penalty = weight * content / (content + style) / 2
-        own = (first.square() @ penalty).unsqueeze(1) + second.square() @ penalty
-        return (first * weight) @ second.T - own + _shared(content, style)
+        own = (first.square() @ penalty)[:, None] + second.square() @ penalty
+        return (first * weight) @ second.T - own + gaussian_information(content, style)
 
 
 @dataclass(frozen=True)
@@ -218,19 +197,20 @@ class CanonicalCritic:
             ValueError: features that are not finite, shapes that do not agree, or all rows equal.
         """
         first, second = (x.double() for x in _pairs(first, second))
-        mean = (first.mean(dim=0) + second.mean(dim=0)) / 2
-        first, second = first - mean, second - mean
-        reach = torch.maximum(first.abs().amax(dim=0), second.abs().amax(dim=0))
+        both = torch.cat([first, second])
+        mean = both.mean(dim=0)
+        reach = (both - mean).abs().amax(dim=0)
         scale = torch.where(reach > 1e-12 * mean.abs(), reach, math.inf)
-        first, second = first / scale, second / scale
-        variance, basis = torch.linalg.eigh((first.T @ first + second.T @ second) / (2 * len(first)))
+        first, second, both = ((x - mean) / scale for x in (first, second, both))
+        variance, basis = torch.linalg.eigh(both.T @ both / len(both))
         kept = variance > 1e-10 * variance[-1]
         if not kept.any():
             raise ValueError("train features are the same in all rows and both views: there is nothing to correlate")
         whiten = basis[:, kept] * variance[kept].rsqrt()
         between = (first @ whiten).T @ (second @ whiten) / len(first)
         correlation, rotation = torch.linalg.eigh((between + between.T) / 2)
-        return cls(mean, (whiten @ rotation) / scale.unsqueeze(1), correlation.clamp(0.0, _MOST_CORRELATED))
+        # Views that are equal in an axis share infinite information.
+        return cls(mean, (whiten @ rotation) / scale[:, None], correlation.clamp(0.0, 1 - 1e-6))
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
         """Scores of shape ``(a, b)`` in nats, from features of shapes ``(a, feature)`` and ``(b, feature)``."""
@@ -251,55 +231,23 @@ def gaussian_information(content_variance: Tensor, style_variance: Tensor) -> fl
     Raises:
         ValueError: other shapes or values.
     """
-    _checked_variances(content_variance, style_variance)
-    return float(_shared(content_variance.double(), style_variance.double()))
+    critic = GaussianCritic(content_variance, style_variance)
+    # −½ log(1 − ρ²) = ½ log(1 + r² / (1 + 2 r)) with r = τ²/Σ: exact however near 0 or 1 ρ is.
+    ratio = critic.content_variance.double() / critic.style_variance.double()
+    return float((ratio * (ratio / (1 + 2 * ratio))).log1p().sum() / 2)
 
 
 def _pairs(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    first, second = checked_features(first, "first"), checked_features(second, "second")
-    if first.shape != second.shape:
-        raise ValueError(
-            f"first and second must have one shape, (row, feature), row i of both being one image, "
-            f"got {tuple(first.shape)} and {tuple(second.shape)}"
-        )
-    return first, second
+    first = checked_features(first, "first")
+    second = checked(second, "second features", *first.shape, dtype="floating point")
+    return first, second.to(first.dtype)
 
 
-def _directions(features: Tensor, name: str) -> Tensor:
+def _directions(features: Tensor) -> Tensor:
     zero = (features == 0).all(dim=1)
     if zero.any():
         raise ValueError(
-            f"{name} features are 0 in {int(zero.sum())} of {len(features)} rows, which have no direction "
+            f"features are 0 in {int(zero.sum())} of {len(features)} rows, which have no direction "
             f"(the first is row {int(zero.nonzero()[0])})"
         )
     return unit_rows(features.double())
-
-
-def _losses(scores: Tensor, start: int) -> Tensor:
-    """InfoNCE loss of each row in float64; row i's partner is column ``start + i``."""
-    if not scores.is_floating_point() or not scores.isfinite().all():
-        raise ValueError(f"scores must be finite floating point numbers, got {scores.dtype} or NaN or infinite ones")
-    scores = scores.double()
-    return scores.logsumexp(dim=1) - scores.diagonal(offset=start)
-
-
-def _bound(losses: list[Tensor]) -> dict[str, float]:
-    loss = torch.cat(losses)
-    ceiling = math.log(len(loss))
-    return {"bound": ceiling - float(loss.mean()), "ceiling": ceiling}
-
-
-def _checked_variances(content: Tensor, style: Tensor) -> None:
-    if content.ndim != 1 or content.shape != style.shape or len(content) == 0:
-        raise ValueError(
-            f"content and style variances must both have shape (latent,), got {tuple(content.shape)} "
-            f"and {tuple(style.shape)}"
-        )
-    if not (content.isfinite() & (content >= 0)).all() or not (style.isfinite() & (style > 0)).all():
-        raise ValueError("content variances must be finite and >= 0, style variances finite and > 0")
-
-
-def _shared(content: Tensor, style: Tensor) -> Tensor:
-    """−½ Σ log(1 − ρ²), which is ½ Σ log(1 + r² / (1 + 2 r)) with r = τ²/Σ: exact however near 0 or 1 ρ is."""
-    ratio = content / style
-    return (ratio * (ratio / (1 + 2 * ratio))).log1p().sum() / 2

@@ -1,4 +1,4 @@
-"""Latent axes: their prior variances, the divergence of posterior and prior in each, and which are active."""
+"""Latent axes: the divergence of posterior and prior in each axis of z, and which are active."""
 
 from __future__ import annotations
 
@@ -8,28 +8,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from pp_simve.evaluation.features import checked_features
+from pp_simve.evaluation.probes.base import checked, checked_features
 from pp_simve.inference import Guide, draw
 from pp_simve.inference.tools import unit_range
 from pp_simve.models import Prior, SimVE
-
-
-def gaussian_axes(prior: Prior) -> tuple[Tensor, Tensor]:
-    """Variances of content and of style in each axis of z, each of shape ``(latent,)``, under a Gaussian prior.
-
-    Axes that views do not share have content variance 0.
-
-    Raises:
-        ValueError: content or style is not Gaussian with independent axes, or is improper.
-    """
-    variances = prior.axis_variances()
-    if variances is None:
-        raise ValueError(
-            f"under {type(prior).__name__} the axes of z have no Gaussian with known variances; this is for "
-            "GaussianPrior, StandardPrior and BlockPrior of these"
-        )
-    content, style = variances
-    return content.detach(), style.detach()
 
 
 @torch.no_grad()
@@ -67,17 +49,14 @@ def kl_by_axis(means: Tensor, variances: Tensor, prior_variance: float | Tensor 
         ValueError: shapes that do not agree, values that are not finite, or variances that are not positive.
     """
     means = checked_features(means, "posterior mean").double()
-    variances = checked_features(variances, "posterior variance", width=means.shape[1]).double()
-    if len(variances) != len(means):
-        raise ValueError(f"there are {len(means)} rows of posterior means but {len(variances)} of variances")
+    variances = checked(variances, "posterior variances", *means.shape, dtype="floating point").double()
     prior = torch.as_tensor(prior_variance, dtype=torch.float64, device=means.device)
-    if prior.ndim > 1 or (prior.ndim == 1 and len(prior) != means.shape[1]):
-        raise ValueError(
-            f"prior_variance must be a number or have shape ({means.shape[1]},), got shape {tuple(prior.shape)}"
-        )
+    prior = checked(
+        prior.expand(means.shape[1]) if prior.ndim == 0 else prior, "prior_variance", means.shape[1], dtype="real"
+    )
     for name, values in (("posterior variances", variances), ("prior_variance", prior)):
-        if not (values.isfinite() & (values > 0)).all():
-            raise ValueError(f"{name} must be positive and finite, got values from {values.min()} to {values.max()}")
+        if (values <= 0).any():
+            raise ValueError(f"{name} must be positive, got values from {values.min()} to {values.max()}")
     posterior = Normal(means, variances.sqrt(), validate_args=False)
     return kl_divergence(posterior, Normal(torch.zeros_like(prior), prior.sqrt(), validate_args=False)).mean(dim=0)
 
@@ -93,7 +72,7 @@ def axis_divergence(
 
     Args:
         guide: on the device of the images.
-        prior: of the model, with Gaussian axes (see `gaussian_axes`).
+        prior: of the model, whose axes have known variances (`Prior.axis_variances`).
         images: uint8 or float in [0, 1], shape ``(image, channel, height, width)``.
         seed: of the draws; torch's global generators are not changed.
         draws: per image, at least 4.
@@ -109,19 +88,17 @@ def axis_divergence(
         raise ValueError(f"moments need at least 4 draws, got {draws}")
     if not guide.has_density:
         raise ValueError("the guide has no density: the divergence of points from a prior is infinite")
-    content, style = gaussian_axes(prior)
+    if (variances := prior.axis_variances()) is None:
+        raise ValueError(f"under {type(prior).__name__} the axes of z have no Gaussian with known variances")
     model = SimVE(prior)  # without pixels: z of the guide does not depend on them
     generator = torch.Generator().manual_seed(seed)
-    means, variances = [], []
+    moments = []
     for chunk in torch.split(images, batch_size):
         chunk_seed = int(torch.randint(2**62, (1,), generator=generator))
-        variance, mean = torch.var_mean(
-            draw(model, guide, unit_range(chunk)[None], draws, seed=chunk_seed).z[:, 0].double(), dim=0
-        )
-        means.append(mean)
-        variances.append(variance)
-    mean, variance = torch.cat(means), torch.cat(variances)
-    of_prior = (content + style).to(mean)
+        z = draw(model, guide, unit_range(chunk)[None], draws, seed=chunk_seed).z[:, 0].double()
+        moments.append(torch.stack(torch.var_mean(z, dim=0)))
+    variance, mean = torch.cat(moments, dim=1)
+    of_prior = (variances[0] + variances[1]).detach().to(mean)
     # E[mean²] is too large by variance / draws, E[log variance] too small by that of a χ² over its degrees of freedom.
     half = torch.tensor((draws - 1) / 2, dtype=torch.float64)
     log_bias = float(torch.digamma(half)) - math.log(half)

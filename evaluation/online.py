@@ -5,13 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pp_simve.evaluation.probes.base import checked, checked_classes, checked_grid
 from pp_simve.evaluation.records import REPRESENTATIONS
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.tools import evaluation_mode
 from pp_simve.models import PlainViews
-
-_SMALLEST_VARIANCE = 1e-8
-"""Added to variances, so that a constant feature stays 0."""
 
 
 class OnlineProbe:
@@ -40,6 +38,7 @@ class OnlineProbe:
         classes: labels present, ascending, shape ``(class,)``.
         weight, bias: the classifier of standardized features, ``(class, feature)`` and ``(class,)``, after the first
             step.
+        known_images: number of images with a label.
 
     Raises:
         ValueError: labels that are not integers of shape ``(image,)`` or hold a single class; an unknown
@@ -52,22 +51,15 @@ class OnlineProbe:
     def __init__(
         self, guide: Guide, labels: Tensor, representation: str = "backbone", lr: float = 1e-2, window: int = 50
     ) -> None:
-        if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
-            raise ValueError(f"labels must be integers of shape (image,), got {labels.dtype} {tuple(labels.shape)}")
+        self.classes = checked_classes(checked(labels, "labels", "image", dtype="integers"))
         if representation not in REPRESENTATIONS:
             raise ValueError(f"unknown representation {representation!r}; known are {', '.join(REPRESENTATIONS)}")
-        if not (lr > 0 and window > 0):
-            raise ValueError(f"lr and window must be positive, got {lr} and {window}")
+        checked_grid("lr", [lr], strict=True)
+        checked_grid("window", [window], least=1)
         self.guide, self.representation, self.lr, self.window = guide, representation, lr, window
-        self.classes, self._positions = torch.unique(labels, return_inverse=True)
-        if len(self.classes) < 2:
-            raise ValueError(f"labels hold {len(self.classes)} class; a probe needs at least two")
+        self.known_images = len(labels)
+        self._positions = torch.searchsorted(self.classes, labels)
         self._steps = 0
-
-    @property
-    def known_images(self) -> int:
-        """Number of images with a label."""
-        return len(self._positions)
 
     @torch.no_grad()
     def __call__(self, views: PlainViews, index: Tensor) -> dict[str, Tensor]:
@@ -77,17 +69,20 @@ class OnlineProbe:
             views: of which the first is used, of the first modality where there are several.
             index: positions of the images among the labels, shape ``(image,)``.
         """
-        if not isinstance(views, Tensor):
-            first: PlainViews = {modality: batch[0] for modality, batch in list(views.items())[:1]}
-        else:
-            first = views[0]
         with evaluation_mode(self.guide):
+            first: PlainViews = (
+                views[0] if isinstance(views, Tensor) else {name: views[name][0] for name in list(views)[:1]}
+            )
             features = self.guide.embed(first).as_dict()[self.representation]
         if not self._steps:
             self._start(features)
         self._steps += 1
         share = 1 / min(self._steps, self.window)
-        x = self._standardized(features, share)
+        apart = features.mean(0) - self._mean
+        # Law of total variance: the mean of the variances plus the variance of the means.
+        self._variance.lerp_(features.var(0, correction=0), share).add_(apart.square(), alpha=share * (1 - share))
+        self._mean.add_(apart, alpha=share)
+        x = (features - self._mean) * (self._variance + 1e-8).rsqrt()  # a constant feature stays 0
         y = self._positions[index]
         logits = torch.addmm(self.bias, x, self.weight.T)
         self._accuracy.lerp_((logits.argmax(1) == y).to(x.dtype).mean(), share)
@@ -107,11 +102,3 @@ class OnlineProbe:
         self._mean, self._variance = features.new_zeros(width), features.new_zeros(width)
         self._accuracy = features.new_zeros(())
         self._adam = torch.optim.Adam([self.weight, self.bias], lr=self.lr, fused=True)
-
-    def _standardized(self, features: Tensor, share: float) -> Tensor:
-        """Features by their running mean and variance, in which this batch has the given share."""
-        apart = features.mean(0) - self._mean
-        # Law of total variance: the mean of the variances plus the variance of the means.
-        self._variance.lerp_(features.var(0, correction=0), share).add_(apart.square(), alpha=share * (1 - share))
-        self._mean.add_(apart, alpha=share)
-        return (features - self._mean) * (self._variance + _SMALLEST_VARIANCE).rsqrt()

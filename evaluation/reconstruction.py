@@ -16,9 +16,6 @@ from pp_simve.models import SimVE
 Scores = dict[str, float | dict[str, str] | None]
 """Scores by name; None for what is undefined, never NaN, so that it can be written as JSON."""
 
-LEVELS = 256
-"""Values of an 8-bit pixel."""
-
 
 @torch.no_grad()
 def reconstruction_scores(
@@ -40,87 +37,67 @@ def reconstruction_scores(
     Args:
         model, guide: fitted, on the device of the images.
         images: clean images that were not fitted to, uint8, shape ``(image, channel, height, width)``.
-        seed: of the noise and of the guide's draws; torch's own generators are left as they were.
+        seed: of the noise and of the guide's draws; torch's global generators are not changed.
         draws: per image in the bound; 1 gives the ELBO.
         batch_size: images per pass.
 
     Returns:
         ``"mse"``: mean squared error of color values in [0, 1]. ``"psnr"``: mean over the images of −10·log₁₀ of their
-        error, in dB; None where the error of an image is 0. ``"bits_per_dim"``, None
-        where it is undefined; then ``"notes"`` says why.
+        error, in dB; None where the error of an image is 0. ``"bits_per_dim"``, None where it is undefined; then
+        ``"notes"`` says why.
 
     Raises:
         ValueError: images of another type or shape or none, ``draws`` below 1, or pixels are not modelled, or are of
             views of several modalities.
     """
-    _check(images)
+    if images.ndim != 4 or images.numel() == 0 or images.dtype != torch.uint8:
+        raise ValueError(
+            "images must be uint8, because bits are those of 8-bit values, of shape (image, channel, height, width), "
+            f"and hold some, got {images.dtype} {tuple(images.shape)}; round 255 times values in [0, 1]"
+        )
     with evaluation_mode(model), evaluation_mode(guide):
         errors = []
         for chunk in torch.split(images, batch_size):
             views = unit_range(chunk)[None]
             errors.append((reconstruct(model, guide, views) - views)[0].double().square().flatten(1).mean(1))
-        discrete, why_not = _likelihood_kind(model, guide, images)
+        support = model.likelihood_of()(guide.posterior(unit_range(images[:1])[None]).z).support
     error = torch.cat(errors)
     psnr = -10 * error.log10().mean()
     scores: Scores = {"mse": float(error.mean()), "psnr": float(psnr) if psnr.isfinite() else None}
-    if why_not is not None:
-        return {**scores, "bits_per_dim": None, "notes": {"bits_per_dim": why_not}}
+    discrete: bool = support.is_discrete
+    reason = ""
+    if not guide.has_density:
+        reason = "the guide is deterministic and has no density, so nothing bounds the likelihood"
+    elif model.prior.depends_on_batch:
+        reason = "the prior consists of the images at hand, so it gives no image a probability of its own"
+    elif not model.prior.proper:
+        reason = "the prior on content is improper, so images have no probability"
+    elif discrete and not all(bool(support.check(unit_range(chunk)).all()) for chunk in torch.split(images, 512)):
+        reason = "gray values are outside the likelihood's support: their cross-entropies are no probabilities"
+    if reason:
+        return {**scores, "bits_per_dim": None, "notes": {"bits_per_dim": reason}}
     values = unit_range(images) if discrete else dequantized(images, seed=seed)
     nats = importance_weighted_bound(model, guide, values[None], draws=draws, seed=seed, batch_size=batch_size)
     bits = -float(nats.double().mean()) / math.log(2) / images[0].numel()
-    return {**scores, "bits_per_dim": bits if discrete else bits + math.log2(LEVELS)}
+    return {**scores, "bits_per_dim": bits if discrete else bits + 8}
 
 
 def dequantized(images: Tensor, *, seed: int) -> Tensor:
-    """8-bit values spread evenly over their steps: (value + u) / 256, u uniform on [0, 1).
+    """Uniform dequantization: (value + u) / 256, u uniform on [0, 1), float32 in [0, 1).
 
     A mean log density of these, less log 256 a value, is no more than the log probability of the 8-bit values, each
     being given the density's mass over its step (Jensen; Theis et al. 2016, as in `reconstruction_scores`).
 
     Args:
         images: uint8, any shape.
-        seed: of the noise; torch's own generators are left as they were.
-
-    Returns:
-        float32 in [0, 1).
+        seed: of the noise; torch's global generators are not changed.
 
     Raises:
         ValueError: images that are not uint8.
     """
     if images.dtype != torch.uint8:
-        raise ValueError(f"only 8-bit values have steps to be spread over: images must be uint8, got {images.dtype}")
+        raise ValueError(f"only 8-bit values can be dequantized: images must be uint8, got {images.dtype}")
     generator = torch.Generator(images.device).manual_seed(seed)
     noise = torch.rand(images.shape, generator=generator, device=images.device)
     # Or else rounding would carry some values over into the next step: 2⁻¹⁶ is float32's precision at 255.
-    return (images + noise.clamp_max(1 - 2**-16)) / LEVELS
-
-
-def _check(images: Tensor) -> None:
-    if images.ndim != 4 or images.numel() == 0:
-        raise ValueError(
-            f"images must have shape (image, channel, height, width) and hold some, got {tuple(images.shape)}"
-        )
-    if images.dtype != torch.uint8:
-        raise ValueError(
-            f"images must be uint8, as data sets are: bits are those of 8-bit values; got {images.dtype}. "
-            "Round 255 times values in [0, 1]"
-        )
-
-
-def _likelihood_kind(model: SimVE, guide: Guide, images: Tensor) -> tuple[bool, str | None]:
-    """Whether the likelihood's values are discrete, and why there is no bound on bits; None where there is one."""
-    first = guide.posterior(unit_range(images[:1])[None])
-    support = model.likelihood_of()(first.z).support
-    discrete: bool = support.is_discrete
-    if not guide.has_density:
-        return discrete, "the guide answers by points, which have no density, so nothing bounds the likelihood"
-    if model.prior.depends_on_batch:
-        return discrete, "the prior is made of the images at hand, so it gives no image a probability of its own"
-    if not model.prior.proper:
-        return discrete, "the prior on content is improper, so images have no probability"
-    if discrete and not all(bool(support.check(unit_range(chunk)).all()) for chunk in torch.split(images, 512)):
-        return discrete, (
-            "the likelihood is of other values than these grey ones: a Bernoulli's cross-entropies of values between "
-            "0 and 1 are neither probabilities nor a density"
-        )
-    return discrete, None
+    return (images + noise.clamp_max(1 - 2**-16)) / 256

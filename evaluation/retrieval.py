@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.features import checked_features, unit_rows
+from pp_simve.evaluation.probes.base import checked, checked_features, checked_grid, unit_rows
 
 _BLOCK = 2**23
 """Entries of a block of similarities, (queries × gallery rows): 64 MiB in float64, however many rows there are."""
@@ -34,14 +34,9 @@ def retrieval_scores(queries: Tensor, gallery: Tensor, ks: Sequence[int] = (1, 5
     Raises:
         ValueError: for features that are not finite, shapes that do not agree, or ``ks`` that are empty or below 1.
     """
-    if not ks or min(ks) < 1:
-        raise ValueError(f"ks must be one or more numbers >= 1, got {ks}")
-    queries, gallery = checked_features(queries, "query"), checked_features(gallery, "gallery")
-    if queries.shape != gallery.shape:
-        raise ValueError(
-            f"queries and gallery must have one shape, (row, feature), row i of both being the same thing, "
-            f"got {tuple(queries.shape)} and {tuple(gallery.shape)}"
-        )
+    checked_grid("ks", ks, least=1)
+    queries = checked_features(queries, "query")
+    gallery = checked(gallery, "gallery features", *queries.shape, dtype="floating point")
     tolerance = rounding(gallery.shape[1])
     ahead, tied, start = [], [], 0
     for similarity in cosine_blocks(unit_rows(queries.double()), unit_rows(gallery.double())):

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from pp_simve.evaluation.clustering import Covariance, cluster_scores
 from pp_simve.evaluation.disentanglement import PARTS, disentanglement_scores
-from pp_simve.evaluation.features import checked_features
 from pp_simve.evaluation.frechet import frechet_distance, inception_features
 from pp_simve.evaluation.generation import sample
 from pp_simve.evaluation.information import (
@@ -28,8 +27,9 @@ from pp_simve.evaluation.information import (
     mutual_information,
     uniformity,
 )
-from pp_simve.evaluation.latent_axes import active_units, axis_divergence, gaussian_axes
+from pp_simve.evaluation.latent_axes import active_units, axis_divergence
 from pp_simve.evaluation.multimodal import ModalitySubject, SingleModality
+from pp_simve.evaluation.probes.base import checked_features
 from pp_simve.evaluation.probes.knn import KNNProbe
 from pp_simve.evaluation.probes.logistic import LinearProbe
 from pp_simve.evaluation.probes.mlp import MLPProbe, MLPRegressionProbe
@@ -457,10 +457,9 @@ ACROSS = (
 
 def _axes_of_z(subject: Subject) -> tuple[Tensor, Tensor]:
     prior = subject.program.prior
-    try:
-        return gaussian_axes(prior)
-    except ValueError as error:
-        raise NotApplicableError(str(error)) from None
+    if (variances := prior.axis_variances()) is None:
+        raise NotApplicableError(f"under {type(prior).__name__} the axes of z have no Gaussian with known variances")
+    return variances
 
 
 def _side_by_side(parameters: Mapping[str, Tensor], names: Sequence[str] | None = None) -> Tensor:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.features import checked_features, checked_labels, unit_rows
-from pp_simve.evaluation.probes.scores import accuracy
+from pp_simve.evaluation.probes.base import accuracy, checked_features, checked_labels, unit_rows
 from pp_simve.evaluation.retrieval import cosine_blocks, rounding
 
 
@@ -27,12 +26,10 @@ def zero_shot_scores(queries: Tensor, labels: Tensor, prompts: Tensor, prompt_la
     Raises:
         ValueError: as `zero_shot_predictions`, or for query labels that no prompt has.
     """
-    queries = checked_features(queries, "query")
     labels = checked_labels(labels, queries, "query")
     predicted = zero_shot_predictions(queries, prompts, prompt_labels)
     classes, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
-    undescribed = classes[~torch.isin(classes, prompt_labels.to(classes))].tolist()
-    if undescribed:
+    if undescribed := classes[~torch.isin(classes, prompt_labels.to(classes))].tolist():
         raise ValueError(f"no prompt describes the query labels {undescribed}: give each class at least one prompt")
     hits = counts.new_zeros(len(classes)).index_add(0, index, (predicted == labels).long())
     return {
@@ -61,12 +58,8 @@ def zero_shot_predictions(queries: Tensor, prompts: Tensor, prompt_labels: Tenso
     Raises:
         ValueError: for features that are not finite or shapes that do not agree.
     """
-    queries, prompts = checked_features(queries, "query"), checked_features(prompts, "prompt")
-    if queries.shape[1] != prompts.shape[1]:
-        raise ValueError(
-            f"queries have {queries.shape[1]} features, but prompts have {prompts.shape[1]}: "
-            f"both must be embedded in one space"
-        )
+    queries = checked_features(queries, "query")
+    prompts = checked_features(prompts, "prompt", width=queries.shape[1])
     classes, index, counts = torch.unique(
         checked_labels(prompt_labels, prompts, "prompt"), return_inverse=True, return_counts=True
     )

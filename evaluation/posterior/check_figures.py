@@ -16,11 +16,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from pp_simve.evaluation.figures import Pictures, rgb
 from pp_simve.evaluation.posterior.contraction import AxesCheck, AxisCheck
 from pp_simve.evaluation.posterior.importance import WeightCheck
 from pp_simve.evaluation.posterior.predictive import PredictiveCheck, StatisticCheck
 from pp_simve.evaluation.posterior.ranks import Uniformity
-from pp_simve.evaluation.sheets import Pictures, rgb
 
 _INK, _FAINT, _ALARM = "#1b4f72", "#aebfcb", "#b03a2e"
 _DPI = 150

@@ -1,39 +1,136 @@
-"""Base classes of probes: check the inputs, standardize, fit, choose hyperparameters on validation rows."""
+"""Base classes of probes, and what all scores of features share: input checks, standardization, metrics."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Generic, Self, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Generic, Literal, Self, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pp_simve.evaluation.features import (
-    Array,
-    Standardizer,
-    checked_classes,
-    checked_features,
-    checked_labels,
-    checked_targets,
-)
-from pp_simve.evaluation.probes.scores import accuracy, r_squared
+Array = Tensor | ArrayLike
+"""A tensor, or what `numpy.asarray` accepts."""
+
+CHUNK = 2048
+"""Rows held in float64 at a time: allocating more of them costs more than the sums over them."""
 
 UNSEEN = -1
 """Position of a validation class that train lacks: it equals no prediction."""
 
 Score = TypeVar("Score", float, Tensor)
 
+_DTYPES: dict[str, Callable[[Tensor], bool]] = {
+    "floating point": Tensor.is_floating_point,
+    "integers": lambda values: not (values.is_floating_point() or values.is_complex()),
+    "real": lambda values: not values.is_complex(),
+    "bool": lambda values: values.dtype == torch.bool,
+}
+
+
+def checked(
+    values: Array, name: str, *shape: int | str, dtype: Literal["floating point", "integers", "real", "bool"]
+) -> Tensor:
+    """A detached tensor of the values, without NaN or infinity; tensors keep their device and storage.
+
+    Args:
+        values: a tensor or array.
+        name: how error messages call it.
+        shape: sizes of the dimensions expected; the name of a dimension of any size but 0.
+        dtype: kind of numbers expected.
+
+    Raises:
+        ValueError: wrong shape or dtype, or values that are not finite.
+    """
+    values = values.detach() if isinstance(values, Tensor) else torch.tensor(np.asarray(values))
+    if values.ndim != len(shape) or any(
+        size == 0 if isinstance(wanted, str) else size != wanted
+        for size, wanted in zip(values.shape, shape, strict=True)
+    ):
+        raise ValueError(
+            f"{name} must have shape ({', '.join(map(str, shape))}{',' * (len(shape) == 1)}) and hold some, "
+            f"got {tuple(values.shape)}"
+        )
+    if not _DTYPES[dtype](values):
+        raise ValueError(f"{name} must be {dtype}, got {values.dtype}")
+    if not values.sum().isfinite():  # in the usual case, one fast pass; a sum may overflow, too
+        rows = (~values.isfinite()).reshape(len(values), -1).any(dim=1).nonzero().flatten().tolist()
+        shown = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
+        if rows:
+            raise ValueError(f"{name} are NaN or infinite in {len(rows)} of {len(values)} rows (rows {shown})")
+    return values
+
+
+def checked_features(features: Array, name: str, width: int | None = None) -> Tensor:
+    """`checked` features of shape ``(row, feature)`` in float32 or float64; half precisions are widened to float32."""
+    features = checked(features, f"{name} features", "row", width or "feature", dtype="floating point")
+    return features if features.dtype == torch.float64 else features.float()
+
+
+def checked_labels(labels: Array, features: Tensor, name: str) -> Tensor:
+    """`checked` class labels of shape ``(row,)``, one per row of ``features``, as int64 on their device."""
+    return checked(labels, f"{name} labels", len(features), dtype="integers").to(features.device, torch.int64)
+
+
+def checked_classes(labels: Tensor) -> Tensor:
+    """The classes present in the train labels, ascending; raises `ValueError` where there is only one."""
+    classes: Tensor = torch.unique(labels)
+    if len(classes) < 2:
+        raise ValueError(f"train labels hold only class {int(classes)}; a probe needs at least two classes")
+    return classes
+
+
+def checked_grid(name: str, values: Sequence[float], least: float = 0.0, *, strict: bool = False) -> list[float]:
+    """Hyperparameter candidates in descending order; raises `ValueError` for none, or one below ``least``."""
+    if not values or min(values) < least or (strict and min(values) == least):
+        raise ValueError(f"{name} must be one or more numbers {'>' if strict else '>='} {least:g}, got {values}")
+    return sorted(values, reverse=True)
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Each row divided by its Euclidean norm, same shape and dtype; a row of zeros stays zero."""
+    # Dividing by the largest entry first keeps squares from overflowing, and the norm is then at least 1.
+    largest = x.abs().amax(dim=1, keepdim=True)
+    x = x / torch.where(largest > 0, largest, 1.0)
+    return x / x.norm(dim=1, keepdim=True).clamp(min=1.0)
+
+
+@dataclass(frozen=True)
+class Standardizer:
+    """x ↦ (x − mean) / scale with the mean and standard deviation of the train rows, each of shape ``(feature,)``.
+
+    A feature that is constant up to rounding is centered only (scale 1), so that its rounding errors are not amplified.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> Standardizer:
+        """The statistics of ``features``, shape ``(row, feature)``; computed in float64."""
+        mean = features.mean(dim=0, dtype=torch.float64)
+        squares = sum((rows.double() - mean).square_().sum(dim=0) for rows in torch.split(features, CHUNK))
+        scale = (squares / len(features)).sqrt_()
+        constant = scale <= 8 * torch.finfo(features.dtype).eps * mean.abs()
+        return cls(mean.to(features.dtype), torch.where(constant, 1.0, scale).to(features.dtype))
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """``features`` in units of the train rows, same shape."""
+        return (features - self.mean).div_(self.scale)
+
 
 class Probe(ABC, Generic[Score]):
     """A supervised model of frozen features, fitted on train rows and selected on validation rows.
 
-    Test rows are only predicted and scored. Subclasses define how targets are encoded (`ClassProbe`,
-    `RegressionProbe`), and `_fit` and `_outputs` on checked features.
+    Test rows are only predicted and scored. Subclasses define how targets are encoded and decoded (`ClassProbe`,
+    `RegressionProbe`), and `_fit` and `_outputs` on checked and standardized features.
     """
 
     standardized: ClassVar[bool] = True
-    """Whether `_fit` and `_outputs` are given standardized features."""
+    """Whether features are standardized."""
 
     _standardize: Standardizer | None = None
 
@@ -50,11 +147,13 @@ class Probe(ABC, Generic[Score]):
         """
         # Probes are fitted by gradient, but none of them flows into the features.
         with torch.inference_mode(False), torch.no_grad():
-            train_x = checked_features(train_x, "train")
-            validation_x = checked_features(validation_x, "validation", width=train_x.shape[1])
-            y, validation_y = self._encode(train_y, train_x, validation_y, validation_x)
-            self._standardize = Standardizer.of(train_x)
-            self._fit(self._scaled(train_x), y, self._scaled(validation_x), validation_y)
+            x = checked_features(train_x, "train")
+            other_x = checked_features(validation_x, "validation", width=x.shape[1])
+            y, other_y = self._encode(train_y, x, validation_y, other_x)
+            self._standardize = (
+                Standardizer.of(x) if self.standardized else Standardizer(0 * x[0], torch.ones_like(x[0]))
+            )
+            self._fit(self._standardize(x), y, self._standardize(other_x), other_y)
         return self
 
     @torch.no_grad()
@@ -63,20 +162,14 @@ class Probe(ABC, Generic[Score]):
         if self._standardize is None:
             raise RuntimeError(f"{type(self).__name__} has not been fitted: call fit first")
         x = checked_features(x, "test", width=len(self._standardize.mean))
-        return self._decode(self._outputs(self._scaled(x)), x)
+        return self._decode(self._outputs(self._standardize(x)), x)
 
     @abstractmethod
     def score(self, x: Array, y: Array) -> Score:
         """Score of the predictions of ``x`` against ``y``."""
 
-    def _scaled(self, x: Tensor) -> Tensor:
-        assert self._standardize is not None
-        return self._standardize(x) if self.standardized else x
-
     @abstractmethod
-    def _encode(
-        self, train_y: Array, train_x: Tensor, validation_y: Array, validation_x: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _encode(self, train_y: Array, x: Tensor, validation_y: Array, validation_x: Tensor) -> tuple[Tensor, Tensor]:
         """Checked targets of train and validation as `_fit` takes them."""
 
     @abstractmethod
@@ -87,9 +180,9 @@ class Probe(ABC, Generic[Score]):
     def _outputs(self, x: Tensor) -> Tensor:
         """Encoded predictions."""
 
-    @abstractmethod
     def _decode(self, outputs: Tensor, x: Tensor) -> Tensor:
         """Predictions as the user gave the targets."""
+        return outputs
 
 
 class ClassProbe(Probe[float]):
@@ -108,15 +201,11 @@ class ClassProbe(Probe[float]):
         predicted = self.predict(x)
         return accuracy(predicted, checked_labels(y, predicted, "test"))
 
-    def _encode(
-        self, train_y: Array, train_x: Tensor, validation_y: Array, validation_x: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        train_y = checked_labels(train_y, train_x, "train")
-        validation_y = checked_labels(validation_y, validation_x, "validation")
-        self.classes = checked_classes(train_y)
-        seen = torch.isin(validation_y, self.classes)
-        position = torch.searchsorted(self.classes, validation_y)
-        return torch.searchsorted(self.classes, train_y), torch.where(seen, position, UNSEEN)
+    def _encode(self, train_y: Array, x: Tensor, validation_y: Array, validation_x: Tensor) -> tuple[Tensor, Tensor]:
+        y, other_y = checked_labels(train_y, x, "train"), checked_labels(validation_y, validation_x, "validation")
+        self.classes = checked_classes(y)
+        place = torch.searchsorted(self.classes, other_y)
+        return torch.searchsorted(self.classes, y), torch.where(torch.isin(other_y, self.classes), place, UNSEEN)
 
     def _decode(self, outputs: Tensor, x: Tensor) -> Tensor:
         return self.classes[outputs]
@@ -130,26 +219,64 @@ class RegressionProbe(Probe[Tensor]):
     def score(self, x: Array, y: Array) -> Tensor:
         """R² of each target, shape ``(target,)``, float64; NaN for a target that is constant in ``y`` (undefined)."""
         predicted = self.predict(x).double()
-        return r_squared(predicted, checked_targets(y, predicted, "test", width=predicted.shape[1]))
+        return r_squared(predicted, checked(y, "test targets", *predicted.shape, dtype="real").to(predicted))
 
-    def _encode(
-        self, train_y: Array, train_x: Tensor, validation_y: Array, validation_x: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        train_y = checked_targets(train_y, train_x, "train")
-        validation_y = checked_targets(validation_y, validation_x, "validation", width=train_y.shape[1])
-        self._units = Standardizer.of(train_y)
-        return self._units(train_y), self._units(validation_y)
+    def _encode(self, train_y: Array, x: Tensor, validation_y: Array, validation_x: Tensor) -> tuple[Tensor, Tensor]:
+        y = checked(train_y, "train targets", len(x), "target", dtype="real").to(x.device, torch.float64)
+        other_y = checked(validation_y, "validation targets", len(validation_x), y.shape[1], dtype="real").to(y)
+        self._units = Standardizer.of(y)
+        return self._units(y), self._units(other_y)
 
     def _decode(self, outputs: Tensor, x: Tensor) -> Tensor:
         return (outputs.double() * self._units.scale + self._units.mean).to(x.dtype)
 
 
-def checked_grid(name: str, values: Sequence[float], least: float = 0.0, *, strict: bool = False) -> list[float]:
-    """Hyperparameter candidates in descending order.
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Fraction of equal entries of two tensors of shape ``(row,)``."""
+    return float((predicted == labels).double().mean())
 
-    Raises:
-        ValueError: none, or one below ``least`` (or equal to it, where ``strict``).
+
+def balanced_accuracy(predicted: Tensor, positive: Tensor) -> Tensor:
+    """Mean of sensitivity and specificity of bool tensors ``(row, column)`` by column, float64; NaN without both."""
+    right = predicted == positive
+    sensitivity = (right & positive).sum(dim=0).double() / positive.sum(dim=0)
+    specificity = (right & ~positive).sum(dim=0).double() / (~positive).sum(dim=0)
+    return (sensitivity + specificity) / 2
+
+
+def roc_auc(scores: Tensor, positive: Tensor) -> Tensor:
+    """Area under the ROC curve of each column: P(score of a positive row > that of a negative), ties counting half.
+
+    From mean ranks: U / (positives · negatives) (Mann and Whitney 1947). Exact.
+
+    Args:
+        scores: shape ``(row, column)``, no NaN.
+        positive: bool, the same shape.
+
+    Returns:
+        Shape ``(column,)``, float64; NaN for a column without positives or without negatives (undefined).
     """
-    if not values or min(values) < least or (strict and min(values) == least):
-        raise ValueError(f"{name} must be one or more numbers {'>' if strict else '>='} {least:g}, got {values}")
-    return sorted(values, reverse=True)
+    columns = scores.T.contiguous()
+    ordered = columns.sort(dim=1).values
+    # Twice the mean rank is an integer, and so is twice U: no rounding before the division.
+    ranks = torch.searchsorted(ordered, columns) + torch.searchsorted(ordered, columns, right=True) + 1
+    positives = positive.sum(dim=0)
+    negatives = len(positive) - positives
+    return ((ranks * positive.T).sum(dim=1) - positives * (positives + 1)).double() / (2 * positives * negatives)
+
+
+def r_squared(predicted: Tensor, targets: Tensor) -> Tensor:
+    """1 − Σ‖y − ŷ‖² / Σ‖y − ȳ‖² over rows, ȳ the mean of ``targets``; NaN where targets are constant.
+
+    Args:
+        predicted, targets: float64, shape ``(row, target)``, or ``(row, target, coordinate)`` of vector targets.
+
+    Returns:
+        Shape ``(target,)``.
+    """
+    predicted, targets = (part.reshape(*part.shape[:2], -1) for part in (predicted, targets))
+    residual = (targets - predicted).square().sum(dim=(0, 2))
+    total = (targets - targets.mean(dim=0)).square().sum(dim=(0, 2))
+    # Compared with its first row: rounding of the mean would make a constant target seem to vary.
+    constant = (targets == targets[0]).all(dim=2).all(dim=0)
+    return torch.where(constant, torch.nan, 1 - residual / total)

@@ -9,9 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.features import unit_rows
-from pp_simve.evaluation.probes.base import ClassProbe, checked_grid
-from pp_simve.evaluation.probes.scores import accuracy
+from pp_simve.evaluation.probes.base import ClassProbe, accuracy, checked_grid, unit_rows
 
 NEIGHBORS = (1, 5, 10, 20, 50)
 """Values of k tried by default."""
@@ -46,8 +44,7 @@ class KNNProbe(ClassProbe):
         checked_grid("neighbors", neighbors, least=1)
         if not metrics or not set(metrics) <= set(METRICS):
             raise ValueError(f"metrics must be among {METRICS}, got {metrics}")
-        self.neighbors = tuple(neighbors)
-        self.metrics = tuple(metrics)
+        self.neighbors, self.metrics = tuple(neighbors), tuple(metrics)
 
     def _fit(self, x: Tensor, y: Tensor, validation_x: Tensor, validation_y: Tensor) -> None:
         self._train = x, y
@@ -73,10 +70,7 @@ class KNNProbe(ClassProbe):
 
 
 def nearest_rows(x: Tensor, train_x: Tensor, k: int, metric: str) -> Tensor:
-    """Positions of the k nearest train rows of each row of ``x``, nearest first, int64, ``(row, k)``.
-
-    The memory for similarities does not grow with the number of rows of ``x``.
-    """
+    """Positions of the k nearest train rows of each row of ``x``, nearest first, int64, ``(row, k)``."""
     if metric == "cosine":
         x, train_x = unit_rows(x), unit_rows(train_x)
         offset = x.new_zeros(len(train_x))

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, softplus
 
-from pp_simve.evaluation.features import Array, as_tensor
-from pp_simve.evaluation.probes.base import ClassProbe, Probe, checked_grid
-from pp_simve.evaluation.probes.scores import accuracy, roc_auc
+from pp_simve.evaluation.probes.base import Array, ClassProbe, Probe, accuracy, checked, checked_grid, roc_auc
 
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """ℓ2 penalties tried by default: a penalty λ is scikit-learn's ``C = 1 / (rows · λ)``."""
@@ -29,8 +27,7 @@ class _Penalized:
         self, penalties: Sequence[float] = PENALTIES, max_iterations: int = 200, tolerance: float = 2e-4
     ) -> None:
         self.penalties = checked_grid("penalties", penalties)
-        self.max_iterations = max_iterations
-        self.tolerance = tolerance
+        self.max_iterations, self.tolerance = max_iterations, tolerance
 
     def _path(
         self, x: Tensor, targets: Tensor, log_normalizer: Callable[[Tensor], Tensor], start: Tensor, curvature: Tensor
@@ -56,24 +53,24 @@ class _Penalized:
         columns = torch.cat([(x @ rotation).T, x.new_ones(1, len(x))])
         spectrum = torch.cat([spectrum.clamp_min(0), spectrum.new_ones(1)])
         moments = (columns @ targets.to(x.dtype)).T.double() / len(x)
-        weight = torch.cat([x.new_zeros(len(start), x.shape[1]), start.to(x.dtype).unsqueeze(1)], dim=1)
+        weight = torch.cat([x.new_zeros(len(start), x.shape[1]), start.to(x.dtype)[:, None]], dim=1)
         for penalty in self.penalties:
             penalized = torch.full_like(spectrum, penalty)
             penalized[-1] = 0
-            total = curvature.unsqueeze(1) * spectrum + penalized
-            floor = torch.finfo(x.dtype).eps * total.amax(dim=1, keepdim=True)
-            length = total.clamp_min(floor).rsqrt().to(x.dtype)
+            total = curvature[:, None] * spectrum + penalized
+            length = total.clamp_min(torch.finfo(x.dtype).eps * total.amax(1, keepdim=True)).rsqrt().to(x.dtype)
 
-            def loss(weight: Tensor, penalized: Tensor = penalized) -> Tensor:
+            def loss(scaled: Tensor, length: Tensor = length, penalized: Tensor = penalized) -> Tensor:
                 # In float64: near the minimum a step gains less than float32 resolves.
+                weight = scaled * length
                 normalizer = log_normalizer(weight @ columns).sum(dtype=torch.float64) / len(x)
                 return normalizer + (weight.double() * (penalized * weight.double() / 2 - moments)).sum()
 
-            weight = self._minimize(loss, weight, length)
+            weight = self._minimized(loss, weight / length) * length
             yield penalty, weight[:, :-1] @ rotation.T, weight[:, -1].clone()
 
-    def _minimize(self, loss: Callable[[Tensor], Tensor], weight: Tensor, length: Tensor) -> Tensor:
-        scaled = (weight / length).requires_grad_()
+    def _minimized(self, loss: Callable[[Tensor], Tensor], scaled: Tensor) -> Tensor:
+        scaled.requires_grad_()
         optimizer = torch.optim.LBFGS(
             [scaled],
             max_iter=self.max_iterations,
@@ -87,12 +84,12 @@ class _Penalized:
         @torch.enable_grad()
         def closure() -> Tensor:
             optimizer.zero_grad()
-            value = loss(scaled * length)
+            value = loss(scaled)
             value.backward()
             return value
 
         optimizer.step(closure)
-        return (scaled * length).detach()
+        return scaled.detach()
 
 
 class LinearProbe(_Penalized, ClassProbe):
@@ -151,49 +148,26 @@ class AttributeProbe(_Penalized, Probe[Tensor]):
     def score(self, x: Array, y: Array) -> Tensor:
         """Area under the ROC curve of each attribute, shape ``(attribute,)``; NaN where undefined."""
         log_odds = self.predict(x)
-        return roc_auc(log_odds, checked_attributes(y, log_odds, "test", width=log_odds.shape[1]))
+        return roc_auc(log_odds, checked(y, "test attributes", *log_odds.shape, dtype="bool").to(log_odds.device))
 
-    def _encode(
-        self, train_y: Array, train_x: Tensor, validation_y: Array, validation_x: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        y = checked_attributes(train_y, train_x, "train")
+    def _encode(self, train_y: Array, x: Tensor, validation_y: Array, validation_x: Tensor) -> tuple[Tensor, Tensor]:
+        y = checked(train_y, "train attributes", len(x), "attribute", dtype="bool").to(x.device)
         if constant := (y == y[0]).all(dim=0).nonzero().flatten().tolist():
             raise ValueError(f"train attributes {constant} are constant; a probe needs both values")
-        return y, checked_attributes(validation_y, validation_x, "validation", width=y.shape[1])
+        return y, checked(validation_y, "validation attributes", len(validation_x), y.shape[1], dtype="bool").to(
+            x.device
+        )
 
     def _fit(self, x: Tensor, y: Tensor, validation_x: Tensor, validation_y: Tensor) -> None:
         share = y.double().mean(dim=0)
-        least = torch.full_like(share, torch.inf)
-        self.penalty, self.bias, self.weight = least.clone(), share.to(x.dtype), x.new_zeros(y.shape[1], x.shape[1])
-        for penalty, weight, bias in self._path(x, y, softplus, torch.logit(share), share * (1 - share)):
-            log_odds = (validation_x @ weight.T + bias).double()
-            loss = (softplus(log_odds) - log_odds * validation_y).mean(dim=0)
-            better = loss < least
-            least = torch.where(better, loss, least)
-            self.penalty = torch.where(better, penalty, self.penalty)
-            self.weight = torch.where(better.unsqueeze(1), weight, self.weight)
-            self.bias = torch.where(better, bias, self.bias)
+        path = self._path(x, y, softplus, torch.logit(share), share * (1 - share))
+        penalties, weights, biases = zip(*path, strict=True)
+        weight, bias = torch.stack(weights), torch.stack(biases)
+        log_odds = (validation_x @ weight.mT + bias[:, None]).double()
+        best = (softplus(log_odds) - log_odds * validation_y).mean(dim=1).argmin(dim=0)  # the first of equals
+        each = torch.arange(len(best), device=best.device)
+        self.penalty = torch.tensor(penalties, dtype=torch.float64, device=best.device)[best]
+        self.weight, self.bias = weight[best, each], bias[best, each]
 
     def _outputs(self, x: Tensor) -> Tensor:
         return x @ self.weight.T + self.bias
-
-    def _decode(self, outputs: Tensor, x: Tensor) -> Tensor:
-        return outputs
-
-
-def checked_attributes(attributes: Array, features: Tensor, name: str, width: int | None = None) -> Tensor:
-    """Bool attributes of shape ``(row, attribute)`` on the features' device.
-
-    Raises:
-        ValueError: wrong shape or dtype, or rows that do not match.
-    """
-    attributes = as_tensor(attributes)
-    if attributes.dtype != torch.bool:
-        raise ValueError(f"{name} attributes must be bool, got {attributes.dtype}")
-    if attributes.ndim != 2 or len(attributes) != len(features):
-        raise ValueError(
-            f"{name} attributes must have shape ({len(features)}, attribute), got {tuple(attributes.shape)}"
-        )
-    if width is not None and attributes.shape[1] != width:
-        raise ValueError(f"{name} has {attributes.shape[1]} attributes, expected {width}")
-    return attributes.to(features.device)

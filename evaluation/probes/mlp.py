@@ -9,11 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pp_simve.evaluation.probes.base import UNSEEN, ClassProbe, RegressionProbe, checked_grid
-from pp_simve.evaluation.probes.scores import accuracy
-
-DECAYS = (10.0, 1.0, 1e-1, 0.0)
-"""Weight decays tried by default: a step of learning rate η shrinks the weights by the factor ``1 − η · decay``."""
+from pp_simve.evaluation.probes.base import UNSEEN, ClassProbe, RegressionProbe, accuracy, checked_grid
 
 _ROWS = 2**14
 """Rows whose hidden layer is held at a time, outside training."""
@@ -28,7 +24,8 @@ class MLPTraining:
 
     Attributes:
         hidden: units of the hidden layer.
-        decays: weight decays to select from. Biases do not decay.
+        decays: weight decays to select from: a step of learning rate η shrinks the weights by the factor
+            ``1 − η · decay``. Biases do not decay.
         learning_rate: constant.
         batch_size: train rows per step at most; an epoch is split into as few and as equal batches as that allows.
         epochs: at most.
@@ -38,7 +35,7 @@ class MLPTraining:
     """
 
     hidden: int = 256
-    decays: tuple[float, ...] = DECAYS
+    decays: tuple[float, ...] = (10.0, 1.0, 1e-1, 0.0)
     learning_rate: float = 1e-3
     batch_size: int = 128
     epochs: int = 200
@@ -47,11 +44,9 @@ class MLPTraining:
 
     def __post_init__(self) -> None:
         for name in ("hidden", "batch_size", "epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            checked_grid(name, [getattr(self, name)], least=1)
         checked_grid("decays", self.decays)
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be a number > 0, got {self.learning_rate}")
+        checked_grid("learning_rate", [self.learning_rate], strict=True)
 
 
 TRAINING = MLPTraining()
@@ -79,18 +74,17 @@ class MLPProbe(ClassProbe):
         self.training = training
 
     def _fit(self, x: Tensor, y: Tensor, validation_x: Tensor, validation_y: Tensor) -> None:
-        known = validation_y != UNSEEN
-
         def loss(logits: Tensor, rows: Tensor) -> Tensor:
             return cross_entropy(logits.mT, y[rows].expand(len(logits), -1), reduction="sum") / len(rows)
 
         def error(logits: Tensor) -> Tensor:
-            wrong = (logits.argmax(dim=-1) != validation_y).sum(dim=1, keepdim=True)
-            log_probability = torch.log_softmax(logits.double(), dim=-1)[:, known]
-            chosen = log_probability.gather(2, validation_y[known].expand(len(logits), -1).unsqueeze(2))
-            loss = -chosen.sum(dim=1) / max(1, int(known.sum()))
+            wrong = (logits.argmax(dim=-1) != validation_y).sum(dim=1)
+            losses = cross_entropy(
+                logits.double().mT, validation_y.expand(len(logits), -1), reduction="none", ignore_index=UNSEEN
+            )
+            mean = losses.sum(dim=1) / (validation_y != UNSEEN).sum().clamp_min(1)
             # A number below 1 decides among equal numbers of wrong answers only.
-            return wrong + loss / (1 + loss)
+            return (wrong + mean / (1 + mean))[:, None]
 
         self._network, epoch, decay = _search(self.training, x, validation_x, len(self.classes), loss, error)
         self.epoch, self.decay = int(epoch), float(decay)
@@ -150,20 +144,6 @@ class _Networks(nn.Module):
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
         self.out_weight, self.out_bias = nn.Parameter(out_weight), nn.Parameter(out_bias)
 
-    @classmethod
-    def initial(cls, count: int, hidden: int, outputs: int, like: Tensor, generator: torch.Generator) -> _Networks:
-        """Equal networks for features ``like``: a hidden layer as `torch.nn.Linear`'s, and an output layer of 0."""
-        bound = like.shape[1] ** -0.5
-        # Drawn in float32 on the CPU, so that neither dtype nor device decides what is drawn.
-        weight = torch.rand(like.shape[1], hidden, generator=generator, dtype=torch.float32).mul(2 * bound).sub(bound)
-        bias = torch.rand(1, hidden, generator=generator, dtype=torch.float32).mul(2 * bound).sub(bound)
-        return cls(
-            weight.to(like).repeat(count, 1, 1),
-            bias.to(like).repeat(count, 1, 1),
-            like.new_zeros(count, hidden, outputs),
-            like.new_zeros(count, 1, outputs),
-        )
-
     def forward(self, x: Tensor) -> Tensor:
         """Outputs of each network for rows ``x``, shape ``(network, row, output)``."""
         return torch.relu(x @ self.weight + self.bias) @ self.out_weight + self.out_bias
@@ -192,10 +172,16 @@ def _search(
     """
     generator = torch.Generator().manual_seed(training.seed)
     decays = torch.tensor(sorted(training.decays, reverse=True), dtype=torch.float64, device=x.device)
-    networks = _Networks.initial(len(decays), training.hidden, outputs, x, generator)
+    count, bound = len(decays), x.shape[1] ** -0.5
+    # Bounds of `torch.nn.Linear`. Drawn in float32 on the CPU, so that neither dtype nor device decides what is drawn.
+    weight, bias = (
+        (torch.rand(rows, training.hidden, generator=generator) * 2 * bound - bound).to(x).repeat(count, 1, 1)
+        for rows in (x.shape[1], 1)
+    )
+    out_weight, out_bias = (x.new_zeros(count, rows, outputs) for rows in (training.hidden, 1))
+    networks = _Networks(weight, bias, out_weight, out_bias)
     keep = (1 - training.learning_rate * decays).to(x.dtype).view(-1, 1, 1)
     optimizer = torch.optim.Adam(networks.parameters(), lr=training.learning_rate)
-    batches = -(-len(x) // training.batch_size)
 
     # All networks are equal at first.
     least = error(networks.chunked(validation_x))[0]
@@ -204,7 +190,7 @@ def _search(
     last_better = 0
     for epoch in range(1, training.epochs + 1):
         order = torch.randperm(len(x), generator=generator).to(x.device)
-        for rows in torch.tensor_split(order, batches):
+        for rows in torch.tensor_split(order, -(-len(x) // training.batch_size)):
             optimizer.zero_grad()
             with torch.enable_grad():
                 loss(networks(x[rows]), rows).backward()
@@ -214,7 +200,7 @@ def _search(
         errors = error(networks.chunked(validation_x)).nan_to_num(nan=torch.inf)
         # argmin, unlike min, returns the first of equals: the strongest decay.
         network = errors.argmin(dim=0)
-        now = errors.gather(0, network.unsqueeze(0)).squeeze(0)
+        now = errors.gather(0, network[None])[0]
         better = now < least
         if better.any():
             last_better = epoch

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.features import checked_features
-from pp_simve.evaluation.probes.logistic import AttributeProbe, checked_attributes
-from pp_simve.evaluation.probes.scores import balanced_accuracy, roc_auc
+from pp_simve.evaluation.probes import AttributeProbe, balanced_accuracy, roc_auc
+from pp_simve.evaluation.probes.base import checked, checked_features
 
 Attributed = tuple[Tensor, Tensor]
 """Features of shape ``(row, feature)`` and bool attributes of shape ``(row, attribute)``."""
@@ -42,33 +41,23 @@ def attribute_scores(
         ValueError: features that are not finite, attributes that are not bool, shapes that do not agree, or names that
             are none, repeated, or ``"mean"``.
     """
-    names = list(names)
-    if not names:
-        raise ValueError("there are no attributes to predict")
-    if len(set(names)) < len(names) or MEAN in names:
-        raise ValueError(f"attribute names must differ from one another and from {MEAN!r}, got {names}")
-    splits: dict[str, tuple[Tensor, Tensor]] = {}
-    for split, (features, attributes) in (("train", train), ("validation", validation), ("test", test)):
-        x = checked_features(features, split, splits["train"][0].shape[1] if splits else None)
-        splits[split] = x, checked_attributes(attributes, x, split, width=len(names))
-    (train_x, train_y), (validation_x, validation_y), (test_x, test_y) = splits.values()
-
-    varies = train_y.any(dim=0) & ~train_y.all(dim=0)
-    balanced = torch.full((len(names),), torch.nan, dtype=torch.float64, device=test_x.device)
-    area = balanced.clone()
-    if varies.any():
-        log_odds = (
-            AttributeProbe().fit(train_x, train_y[:, varies], validation_x, validation_y[:, varies]).predict(test_x)
-        )
+    if not names or len({MEAN, *names}) <= len(names):
+        raise ValueError(f"attribute names must be given, and differ from one another and from {MEAN!r}, got {names}")
+    (train_x, train_y), (validation_x, validation_y), (test_x, test_y) = (
+        (checked_features(x, split), checked(y, f"{split} attributes", len(x), len(names), dtype="bool"))
+        for split, (x, y) in (("train", train), ("validation", validation), ("test", test))
+    )
+    scores = torch.full((len(names), 2), torch.nan, dtype=torch.float64, device=test_x.device)
+    if (varies := train_y.any(dim=0) & ~train_y.all(dim=0)).any():
+        probe = AttributeProbe().fit(train_x, train_y[:, varies], validation_x, validation_y[:, varies])
+        log_odds, positive = probe.predict(test_x), test_y[:, varies]
         prior = torch.logit(train_y[:, varies].double().mean(dim=0))
-        balanced[varies] = balanced_accuracy(log_odds > prior, test_y[:, varies])
-        area[varies] = roc_auc(log_odds, test_y[:, varies])
-    scores = torch.stack([balanced, area], dim=1)
-    rows = zip([MEAN, *names], torch.cat([scores.nanmean(dim=0, keepdim=True), scores]).tolist(), strict=True)
+        scores[varies] = torch.stack([balanced_accuracy(log_odds > prior, positive), roc_auc(log_odds, positive)], 1)
+    rows = torch.cat([scores.nanmean(dim=0, keepdim=True), scores]).tolist()
     return {
         name: {
-            key: None if math.isnan(value) else value
-            for key, value in zip(("balanced_accuracy", "auc"), values, strict=True)
+            "balanced_accuracy": None if math.isnan(balanced) else balanced,
+            "auc": None if math.isnan(area) else area,
         }
-        for name, values in rows
+        for name, (balanced, area) in zip([MEAN, *names], rows, strict=True)
     }

@@ -8,19 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.features import checked_classes, checked_features, checked_labels
+from pp_simve.evaluation.probes.base import checked_classes, checked_features, checked_grid, checked_labels
 from pp_simve.evaluation.probes.logistic import PENALTIES, LinearProbe
 from pp_simve.evaluation.tasks.classes import Labelled
-
-COUNTS = (1, 10, 100)
-"""Labels per class tried by default."""
 
 
 def few_label_scores(
     train: Labelled,
     validation: Labelled,
     test: Labelled,
-    counts: Sequence[int] = COUNTS,
+    counts: Sequence[int] = (1, 10, 100),
     draws: int = 5,
     seed: int = 0,
     penalties: Sequence[float] = PENALTIES,
@@ -48,32 +45,26 @@ def few_label_scores(
         Where all classes are short, every draw has the same train rows.
 
     Raises:
-        ValueError: features that are not finite, shapes that do not agree, a single train class, or counts or draws
-            below 1.
+        ValueError: as `LinearProbe`, or counts or draws below 1.
     """
-    if not counts or min(counts) < 1:
-        raise ValueError(f"counts must be one or more numbers >= 1, got {counts}")
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}")
-    train_x = checked_features(train[0], "train")
-    train_y = checked_labels(train[1], train_x, "train")
+    checked_grid("counts", counts, least=1)
+    checked_grid("draws", [draws], least=1)
+    (train_x, train_y), (validation_x, validation_y) = (
+        (x, checked_labels(labels, x, split))
+        for split, (features, labels) in (("train", train), ("validation", validation))
+        for x in [checked_features(features, split)]
+    )
     checked_classes(train_y)
-    validation_x = checked_features(validation[0], "validation", width=train_x.shape[1])
-    validation_y = checked_labels(validation[1], validation_x, "validation")
-    test_x = checked_features(test[0], "test", width=train_x.shape[1])
     sizes = torch.unique(train_y, return_counts=True)[1]
 
     generator = torch.Generator().manual_seed(seed)
     accuracies: dict[int, list[float]] = {count: [] for count in counts}
     for _ in range(draws):
-        train_rank = _rank_in_class(train_y, generator)
-        validation_rank = _rank_in_class(validation_y, generator)
+        train_rank, validation_rank = (_rank_in_class(y, generator) for y in (train_y, validation_y))
         for count, found in accuracies.items():
             fitted, chosen = train_rank < count, validation_rank < count
-            probe = LinearProbe(penalties).fit(
-                train_x[fitted], train_y[fitted], validation_x[chosen], validation_y[chosen]
-            )
-            found.append(probe.score(test_x, test[1]))
+            rows = train_x[fitted], train_y[fitted], validation_x[chosen], validation_y[chosen]
+            found.append(LinearProbe(penalties).fit(*rows).score(*test))
     return {
         str(count): {
             "mean": statistics.fmean(found),
@@ -88,8 +79,6 @@ def _rank_in_class(labels: Tensor, generator: torch.Generator) -> Tensor:
     """Place of each row among the rows of its class in a random order, from 0, shape ``(row,)``."""
     order = torch.randperm(len(labels), generator=generator).to(labels.device)
     order = order[torch.argsort(labels[order], stable=True)]
-    _, sizes = torch.unique_consecutive(labels[order], return_counts=True)
+    sizes = torch.unique_consecutive(labels[order], return_counts=True)[1]
     starts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=order.device) - starts
-    return rank
+    return torch.empty_like(order).index_put((order,), torch.arange(len(order), device=order.device) - starts)

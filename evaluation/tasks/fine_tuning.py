@@ -8,22 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pp_simve.evaluation.features import Standardizer
 from pp_simve.evaluation.probes import LinearProbe, accuracy
+from pp_simve.evaluation.probes.base import Standardizer, checked_grid
 from pp_simve.evaluation.tasks.several_views import ImagesAndClasses
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.tools import evaluation_mode, random_state_kept, unit_range
 
 
 class Classifier(nn.Module):
-    """An encoder with a linear head on its standardized features, initialized as the linear probe of its backbone.
+    """The guide's encoder, trained in place, with a linear head on its standardized features.
 
-    Args:
-        guide: whose encoder is trained, in place.
-        train, validation: images and classes, of the probe.
-
-    Attributes:
-        classes: labels present in train, ascending.
+    The head is initialized as the linear probe of the backbone, by the images and classes of train and validation.
     """
 
     def __init__(self, guide: Guide, train: ImagesAndClasses, validation: ImagesAndClasses) -> None:
@@ -81,8 +76,7 @@ def fine_tuned_scores(
     Raises:
         ValueError: epochs below 1, or a single train class.
     """
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    checked_grid("epochs", [epochs], least=1)
     images, labels = train
     classifier = Classifier(copy.deepcopy(guide), train, validation)
     targets = torch.searchsorted(classifier.classes, labels)
@@ -105,9 +99,5 @@ def fine_tuned_scores(
             if score > best:
                 best, best_epoch, best_state = score, epoch, copy.deepcopy(classifier.state_dict())
     classifier.load_state_dict(best_state)
-    return {
-        "accuracy": classifier.score(*test),
-        "validation": best,
-        "epoch": float(best_epoch),
-        "epochs": float(epochs),
-    }
+    found = {"accuracy": classifier.score(*test), "validation": best}
+    return {**found, "epoch": float(best_epoch), "epochs": float(epochs)}

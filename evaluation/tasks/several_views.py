@@ -7,14 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.features import checked_classes
 from pp_simve.evaluation.probes import LinearProbe
+from pp_simve.evaluation.probes.base import checked_classes, checked_grid
 from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.tools import evaluation_mode
-
-COUNTS = (1, 2, 4, 8)
-"""Views per image tried by default."""
 
 _VIEWS_IN_MEMORY = 1024
 
@@ -30,7 +27,7 @@ def several_view_scores(
     test: ImagesAndClasses,
     *,
     seed: int,
-    counts: Sequence[int] = COUNTS,
+    counts: Sequence[int] = (1, 2, 4, 8),
 ) -> dict[str, float]:
     """Test accuracy of `LinearProbe` on content inferred from K fresh views of each image.
 
@@ -50,21 +47,18 @@ def several_view_scores(
     Raises:
         ValueError: counts below 1, contents that are not finite, or a single train class.
     """
-    if not counts or min(counts) < 1:
-        raise ValueError(f"counts must be one or more numbers >= 1, got {counts}")
+    checked_grid("counts", counts, least=1)
     checked_classes(train[1])
     seeds = torch.randint(2**62, (3,), generator=torch.Generator().manual_seed(seed)).tolist()
-    contents, labels = [], []
-    for (images, of_split), split_seed in zip((train, validation, test), seeds, strict=True):
+    splits = []
+    for (images, labels), split_seed in zip((train, validation, test), seeds, strict=True):
         generator = torch.Generator(images.device).manual_seed(split_seed)
-        contents.append(contents_of_views(guide, policy, images, counts, generator))
-        labels.append(of_split)
-    return {
-        str(count): LinearProbe()
-        .fit(contents[0][count], labels[0], contents[1][count], labels[1])
-        .score(contents[2][count], labels[2])
-        for count in counts
-    }
+        splits.append((contents_of_views(guide, policy, images, counts, generator), labels))
+    scores = {}
+    for count in counts:
+        of_train, of_validation, of_test = ((contents[count], labels) for contents, labels in splits)
+        scores[str(count)] = LinearProbe().fit(*of_train, *of_validation).score(*of_test)
+    return scores
 
 
 @torch.no_grad()

@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from pp_simve.evaluation.probes import RidgeProbe, r_squared
+from pp_simve.evaluation.probes.base import checked
 
 Parametrised = tuple[Tensor, Mapping[str, Tensor]]
 """Features of shape ``(row, feature)`` and view parameters by name, each of shape ``(row,)``."""
 
 MEAN = "mean_r2"
 """Key of the mean over parameters in the scores."""
-
-FULL_TURN = 360.0
-"""Default period of an angle, degrees."""
 
 
 def style_scores(train: Parametrised, validation: Parametrised, test: Parametrised) -> dict[str, float]:
@@ -36,7 +34,7 @@ def style_scores(train: Parametrised, validation: Parametrised, test: Parametris
     names = list(train[1])
     if MEAN in names:
         raise ValueError(f"a view parameter may not be called {MEAN!r}: that is the name of the mean over parameters")
-    x, y = zip(*_targets(train, validation, test, "view parameter"), strict=True)
+    x, y = zip(*_targets(train, validation, test, noun="view parameter"), strict=True)
     scores = RidgeProbe().fit(x[0], y[0], x[1], y[1]).score(x[2], y[2])
     return {MEAN: float(scores.nanmean()), **dict(zip(names, scores.tolist(), strict=True))}
 
@@ -67,7 +65,7 @@ def angle_scores(
         raise ValueError(f"periods are given for {sorted(unknown)}, but the angles are {sorted(names)}")
     if wrong := {name: period for name, period in given.items() if not 0 < period < math.inf}:
         raise ValueError(f"a period must be a positive number, got {wrong}")
-    turns = torch.tensor([given.get(name, FULL_TURN) for name in names], dtype=torch.float64)
+    turns = torch.tensor([given.get(name, 360.0) for name in names], dtype=torch.float64)
 
     def points(angles: Tensor) -> Tensor:
         # The remainder first: another full turn must not change a digit of the point.
@@ -76,7 +74,7 @@ def angle_scores(
         return torch.stack([radians.cos(), radians.sin()], dim=2)
 
     (train_x, train_u), (validation_x, validation_u), (test_x, test_u) = (
-        (x, points(angles)) for x, angles in _targets(train, validation, test, "angle")
+        (x, points(angles)) for x, angles in _targets(train, validation, test, noun="angle")
     )
     probe = RidgeProbe().fit(train_x, train_u.flatten(1), validation_x, validation_u.flatten(1))
     predicted = probe.predict(test_x).double().view_as(test_u)
@@ -94,21 +92,17 @@ def _direction(points: Tensor) -> Tensor:
     return torch.atan2(points[..., 1], points[..., 0]) / (2 * math.pi)
 
 
-def _targets(
-    train: Parametrised, validation: Parametrised, test: Parametrised, noun: str
-) -> list[tuple[Tensor, Tensor]]:
+def _targets(*splits: Parametrised, noun: str) -> list[tuple[Tensor, Tensor]]:
     """Features and the parameters side by side in the order of train, ``(row, parameter)``, float64, of each split."""
-    names = list(train[1])
-    if not names:
+    if not (names := list(splits[0][1])):
         raise ValueError(f"there are no {noun}s to predict")
     found = []
-    for split, (features, parameters) in (("train", train), ("validation", validation), ("test", test)):
+    for split, (features, parameters) in zip(("train", "validation", "test"), splits, strict=True):
         if set(parameters) != set(names):
             raise ValueError(f"{split} has the {noun}s {sorted(parameters)}, but train has {sorted(names)}")
-        for name, values in parameters.items():
-            if values.shape != features.shape[:1]:
-                raise ValueError(
-                    f"{split} {noun} {name!r} must have shape ({len(features)},), got {tuple(values.shape)}"
-                )
-        found.append((features, torch.stack([parameters[name].double() for name in names], dim=1)))
+        columns = [
+            checked(parameters[name], f"{split} {noun} {name!r}", len(features), dtype="real").double()
+            for name in names
+        ]
+        found.append((features, torch.stack(columns, dim=1)))
     return found

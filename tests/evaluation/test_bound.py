@@ -1,4 +1,4 @@
-"""The bound on unseen images: the objective itself, averaged over images and not over batches."""
+"""Bounds on unseen images: the objective's own, and the importance-weighted one against closed forms."""
 
 from __future__ import annotations
 
@@ -6,11 +6,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pp_simve.evaluation.bound import bound_terms
-from pp_simve.inference import ELBO, AmortizedGuide, MLPEncoder
+from pp_simve.evaluation.bound import bound_terms, importance_weighted_bound
+from pp_simve.inference import ELBO, AmortizedGuide, DeltaGuide, MLPEncoder
 from pp_simve.inference.augmentations import AugmentationPolicy, Parameters, augmentation_policy, draw_views
 from pp_simve.inference.data import Images
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
+
+from ..inference.linear_gaussian import (
+    CASES,
+    CONTENT,
+    LATENT,
+    STYLE,
+    PotentialEncoder,
+    exact_structured_guide,
+    gaussian_evidence,
+    make_linear,
+    make_model,
+    mean_field,
+    mean_field_guide,
+)
+from ..inference.linear_gaussian import draw_views as linear_views
 
 SHAPE = (1, 6, 6)
 IMAGES = torch.randint(256, (10, *SHAPE), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
@@ -71,20 +86,83 @@ def test_one_batch_is_the_objective_itself(objective: ELBO, views: int) -> None:
     assert terms["loss"] == pytest.approx(-sums, rel=1e-5)
 
 
-def test_the_seed_decides(objective: ELBO) -> None:
-    policy = augmentation_policy("affine", SHAPE)
-    one, again, other = (
-        bound_terms(objective, Images(IMAGES, policy, n_views=2), seed=seed, batch_size=4)["loss"] for seed in (1, 1, 2)
-    )
-    assert one == again
-    assert one != other
-
-
 @pytest.mark.parametrize("training", [True, False])
-def test_nothing_is_left_changed(objective: ELBO, training: bool) -> None:
+def test_the_seed_decides_and_nothing_is_left_changed(objective: ELBO, training: bool) -> None:
     objective.train(training)
     before = torch.get_rng_state()
-    bound_terms(objective, Images(IMAGES, augmentation_policy("affine", SHAPE), n_views=2), seed=0)
+    source = Images(IMAGES, augmentation_policy("affine", SHAPE), n_views=2)
+    one, again, other = (bound_terms(objective, source, seed=seed, batch_size=4)["loss"] for seed in (1, 1, 2))
+    assert one == again != other
     assert torch.equal(torch.get_rng_state(), before)
     assert all(module.training == training for module in objective.modules())
     assert all(parameter.grad is None for parameter in objective.parameters())
+
+
+@pytest.mark.parametrize("name", ["gaussian", "standard", "block"])
+@pytest.mark.parametrize("views", [1, 3])
+def test_the_exact_posterior_gives_the_evidence(name: str, views: int) -> None:
+    torch.manual_seed(0)
+    linear = make_linear()
+    pictures, prior = linear_views(linear, images=5, views=views), CASES[name].prior().double()
+    model, guide = make_model(prior, linear), exact_structured_guide(prior, linear)
+    for draws, batch_size in ((1, 512), (3, 2)):
+        found = importance_weighted_bound(model, guide, pictures, draws=draws, seed=1, batch_size=batch_size)
+        torch.testing.assert_close(found, CASES[name].evidence(linear, pictures), rtol=0, atol=1e-9)
+
+
+def test_another_guide_lacks_its_divergence_and_less_with_every_draw() -> None:
+    """With one draw the mean lies below the evidence by KL(q ‖ p); with K by about (E[w²]/E[w]² − 1) / 2K."""
+    torch.manual_seed(0)
+    linear = make_linear()
+    # Of 4 images, each many times over: the guide of views that it knows by heart needs them all in one batch.
+    views = linear_views(linear, images=4).repeat(1, 400, 1, 1, 1)
+    # Wider than the best, so that weights have a variance.
+    known = mean_field(linear, views, CONTENT, STYLE, width=1.1)
+    prior = GaussianPrior(LATENT, CONTENT, STYLE).double()
+    model, guide = make_model(prior, linear), mean_field_guide(prior, known)
+    evidence = gaussian_evidence(CONTENT, STYLE, linear, views)
+
+    def lack(draws: int) -> tuple[float, float]:
+        rest = evidence - importance_weighted_bound(model, guide, views, draws=draws, seed=2, batch_size=len(evidence))
+        return float(rest.mean()), float(rest.std()) / len(rest) ** 0.5
+
+    one, error = lack(1)
+    assert abs(one - float(known.divergence)) < 4 * error
+    few, _ = lack(4)
+    many, error = lack(64)
+    assert one > few > many > -4 * error
+    assert abs(many - (float(known.square) - 1) / (2 * 64)) < 4 * error + 0.01
+
+
+def test_the_seed_decides_the_weights_and_torch_stays_as_it_was() -> None:
+    torch.manual_seed(0)
+    linear = make_linear()
+    views, prior = linear_views(linear), GaussianPrior(LATENT, CONTENT, STYLE).double()
+    model, guide = make_model(prior, linear), AmortizedGuide(PotentialEncoder(linear), prior).double().train()
+
+    def bound(seed: int) -> Tensor:
+        return importance_weighted_bound(model, guide, views, draws=2, seed=seed, batch_size=2)
+
+    state = torch.get_rng_state()
+    first = bound(3)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    assert torch.equal(bound(3), first)
+    assert not torch.equal(bound(4), first)
+    assert first.shape == views.shape[1:2]
+    assert guide.training
+    assert not first.requires_grad
+
+
+def test_what_has_no_bound_is_refused() -> None:
+    torch.manual_seed(0)
+    linear = make_linear()
+    views, prior = linear_views(linear), GaussianPrior(LATENT, CONTENT, STYLE).double()
+    model, guide = make_model(prior, linear), exact_structured_guide(prior, linear)
+    with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
+        importance_weighted_bound(model, guide, views, draws=0, seed=0)
+    with pytest.raises(ValueError, match="no likelihood"):
+        importance_weighted_bound(SimVE(prior), guide, views, draws=1, seed=0)
+    points = DeltaGuide(PotentialEncoder(linear), prior).double()
+    with pytest.raises(ValueError, match="the guide has no density"):
+        importance_weighted_bound(model, points, views, draws=1, seed=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -66,20 +66,6 @@ def test_a_greedy_matching_is_not_enough() -> None:
     assert hungarian_accuracy(labels, clusters) == pytest.approx(8 / 13)
 
 
-@pytest.mark.parametrize(
-    ("labels", "clusters", "message"),
-    [
-        (torch.zeros(3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), "got 3 and 2"),
-        (torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), "got 0 and 0"),
-        (torch.zeros(3), torch.zeros(3, dtype=torch.int64), r"labels must be integers .* torch.float32 \(3,\)"),
-        (torch.zeros(3, dtype=torch.int64), torch.zeros(3, 1, dtype=torch.int64), r"clusters must be .* \(3, 1\)"),
-    ],
-)
-def test_what_cannot_be_matched_is_refused(labels: Tensor, clusters: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        hungarian_accuracy(labels, clusters)
-
-
 def plain_nmi(labels: Tensor, clusters: Tensor) -> float:
     def entropy(values: list[object]) -> float:
         return -sum(p * math.log(p) for p in (values.count(v) / len(values) for v in set(values)))
@@ -111,13 +97,6 @@ def test_scores_are_their_definitions_on_the_clusters_found(covariance: Covarian
     assert scores["ari"] == pytest.approx(plain_ari(test_y, found), abs=1e-10)
     assert scores["converged"] == 1.0
     assert set(scores) == {"accuracy", "nmi", "ari", "converged"}
-
-
-def test_classes_far_apart_are_found_whatever_their_names() -> None:
-    train, _ = blobs(500, seed=3)
-    test_x, test_y = blobs(200, seed=4)
-    scores = cluster_scores(train, (test_x, 10 - 7 * test_y))
-    assert scores == {"accuracy": 1.0, "nmi": pytest.approx(1.0), "ari": 1.0, "converged": 1.0}
 
 
 def test_classes_that_features_know_nothing_of_score_chance() -> None:
@@ -166,13 +145,6 @@ def test_restarts_differ_and_the_likeliest_is_kept() -> None:
     assert max(seeds) > min(seeds) + 1e-3
 
 
-def test_more_clusters_than_classes_split_them() -> None:
-    train, _ = blobs(600, seed=12, classes=2)
-    scores = cluster_scores(train, blobs(300, seed=13, classes=2), clusters=6)
-    assert scores["accuracy"] < 0.9
-    assert 0.3 < scores["nmi"] < 0.95
-
-
 def test_a_seed_decides_everything_and_no_global_state_is_touched() -> None:
     train, _ = blobs(400, seed=14, distance=1.0)
     test = blobs(200, seed=15, distance=1.0)
@@ -211,11 +183,6 @@ def test_constant_features_change_nothing(covariance: Covariance, dtype: torch.d
     assert hungarian_accuracy(GaussianMixtureClusters(3, covariance=covariance).fit(both).predict(both), plain) == 1.0
 
 
-def test_repeated_features_do_not_fail() -> None:
-    x, labels = blobs(300, seed=18)
-    assert cluster_scores(x.repeat(1, 3), (x.repeat(1, 3), labels))["accuracy"] == 1.0
-
-
 def test_a_collapsed_representation_is_one_cluster() -> None:
     labels = torch.tensor([0] * 5 + [1] * 3 + [2] * 2)
     collapsed = torch.full((10, 4), 0.1)
@@ -240,46 +207,28 @@ def test_a_fit_that_ran_out_of_iterations_says_so(monkeypatch: pytest.MonkeyPatc
     assert cluster_scores(x[:50], (x, labels), restarts=1)["converged"] == 0.0
 
 
+X40, Y40 = blobs(40, seed=20)
+NAN = X40.index_fill(0, torch.tensor(3), math.nan)
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("message", "call"),
     [
-        ({"clusters": 1}, "clusters must be at least 2, got 1"),
-        ({"clusters": 3, "restarts": 0}, "restarts must be at least 1, got 0"),
-        ({"clusters": 3, "rows": 0}, "rows must be at least 1, got 0"),
-        ({"clusters": 3, "max_iterations": 0}, "max_iterations must be at least 1, got 0"),
-        ({"clusters": 3, "covariance": "tied"}, 'covariance must be "full" or "diag", got \'tied\''),
+        ("clusters must be one or more numbers >= 2", lambda: GaussianMixtureClusters(1)),
+        ("restarts must be one or more numbers >= 1", lambda: GaussianMixtureClusters(3, restarts=0)),
+        ('covariance must be "full" or "diag"', lambda: GaussianMixtureClusters(3, covariance="tied")),  # type: ignore[arg-type]
+        ("call fit first", lambda: GaussianMixtureClusters(2).predict(X40)),
+        ("3 clusters cannot be fitted to 2 rows", lambda: cluster_scores(X40[:2], (X40, Y40))),
+        ("5 clusters cannot be fitted to 4 rows", lambda: GaussianMixtureClusters(5, rows=4).fit(X40)),
+        (r"train features are NaN or infinite in 1 of 40 rows \(rows 3\)", lambda: cluster_scores(NAN, (X40, Y40))),
+        ("test features are NaN or infinite", lambda: cluster_scores(X40, (NAN, Y40))),
+        (r"test features must have shape \(row, 2\)", lambda: cluster_scores(X40, (X40[:, :1], Y40))),
+        (r"test labels must have shape \(40,\)", lambda: cluster_scores(X40, (X40, Y40[1:]))),
+        ("test labels hold only class 2", lambda: cluster_scores(X40, (X40, torch.full((40,), 2)))),
+        (r"clusters must have shape \(40,\) .* got \(2,\)", lambda: hungarian_accuracy(Y40, Y40[:2])),
+        ("labels must be integers, got torch.float32", lambda: hungarian_accuracy(Y40.float(), Y40)),
     ],
 )
-def test_impossible_mixtures_are_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        GaussianMixtureClusters(**arguments)
-
-
-def test_fewer_rows_than_clusters_are_refused() -> None:
-    x, labels = blobs(40, seed=20)
-    with pytest.raises(ValueError, match="3 clusters cannot be fitted to 2 rows"):
-        cluster_scores(x[:2], (x, labels))
-    with pytest.raises(ValueError, match="3 clusters cannot be fitted to 2 rows"):
-        cluster_scores(x, (x, labels), rows=2)
-    with pytest.raises(ValueError, match="5 clusters cannot be fitted to 4 rows"):
-        GaussianMixtureClusters(5, rows=4).fit(x)
-
-
-def test_bad_rows_are_refused() -> None:
-    x, labels = blobs(40, seed=21)
-    broken = x.clone()
-    broken[3, 1] = math.nan
-    with pytest.raises(ValueError, match=r"train features are NaN or infinite in 1 of 40 rows \(rows 3\)"):
-        cluster_scores(broken, (x, labels))
-    with pytest.raises(ValueError, match="test features are NaN or infinite"):
-        cluster_scores(x, (broken, labels))
-    with pytest.raises(ValueError, match="test features have 1 columns"):
-        cluster_scores(x, (x[:, :1], labels))
-    with pytest.raises(ValueError, match="test has 40 rows of features but 39 labels"):
-        cluster_scores(x, (x, labels[1:]))
-    with pytest.raises(ValueError, match="test labels hold only class 2"):
-        cluster_scores(x, (x, torch.full((40,), 2)))
-    with pytest.raises(ValueError, match="test features have 1 columns"):
-        GaussianMixtureClusters(2).fit(x).predict(x[:, :1])
-    with pytest.raises(RuntimeError, match="call fit first"):
-        GaussianMixtureClusters(2).predict(x)
+def test_refuses(message: str, call: Callable[[], object]) -> None:
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        call()

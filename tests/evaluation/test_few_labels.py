@@ -1,6 +1,7 @@
 """Few labels: which rows are drawn, and what is said of them."""
 
 import statistics
+from typing import Any
 
 import pytest
 import torch
@@ -76,15 +77,8 @@ def test_each_draw_has_count_rows_a_class_from_train_and_from_validation(recorde
 def test_draws_are_decided_by_seed_and_labels_alone(recorder: type[Recorder]) -> None:
     def drawn(shift: float, counts: tuple[int, ...], seed: int) -> list[tuple[list[int], list[int]]]:
         recorder.fits.clear()
-        few_label_scores(
-            numbered(TRAIN, shift),
-            numbered(VALIDATION, shift),
-            numbered(TEST),
-            counts=counts,
-            draws=3,
-            seed=seed,
-            penalties=(1.0,),
-        )
+        splits = numbered(TRAIN, shift), numbered(VALIDATION, shift), numbered(TEST)
+        few_label_scores(*splits, counts=counts, draws=3, seed=seed, penalties=(1.0,))
         return list(recorder.fits)
 
     torch.manual_seed(1)
@@ -145,24 +139,17 @@ def test_more_labels_know_more_and_noise_knows_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "splits"),
+    ("message", "changed"),
     [
-        ("train features are NaN or infinite in 300 of 300", ((TRAIN[0] / 0, TRAIN[1]), VALIDATION, TEST)),
-        ("test features are NaN or infinite in 200 of 200", (TRAIN, VALIDATION, (TEST[0] / 0, TEST[1]))),
-        ("validation features have 2 columns", (TRAIN, (VALIDATION[0][:, :2], VALIDATION[1]), TEST)),
-        ("test features have 2 columns", (TRAIN, VALIDATION, (TEST[0][:, :2], TEST[1]))),
-        ("train has 300 rows of features but 4 labels", ((TRAIN[0], TRAIN[1][:4]), VALIDATION, TEST)),
-        ("train labels hold only class 1", ((TRAIN[0], torch.ones(300).long()), VALIDATION, TEST)),
+        ("train features are NaN or infinite in 300 of 300", {"train": (TRAIN[0] / 0, TRAIN[1])}),
+        ("test features are NaN or infinite in 200 of 200", {"test": (TEST[0] / 0, TEST[1])}),
+        (r"validation features must have shape \(row, 5\)", {"validation": (VALIDATION[0][:, :2], VALIDATION[1])}),
+        (r"train labels must have shape \(300,\)", {"train": (TRAIN[0], TRAIN[1][:4])}),
+        ("train labels hold only class 1", {"train": (TRAIN[0], torch.ones(300).long())}),
+        ("counts must be one or more numbers >= 1", {"counts": (0, 5)}),
+        ("draws must be one or more numbers >= 1", {"draws": 0}),
     ],
 )
-def test_refuses_what_the_probe_refuses(message: str, splits: tuple[Split, Split, Split]) -> None:
+def test_refuses(message: str, changed: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=message):
-        few_label_scores(*splits)
-
-
-def test_refuses_counts_and_draws_below_1() -> None:
-    for counts in ((), (0, 5)):
-        with pytest.raises(ValueError, match="counts must be one or more numbers >= 1"):
-            few_label_scores(TRAIN, VALIDATION, TEST, counts=counts)
-    with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
-        few_label_scores(TRAIN, VALIDATION, TEST, draws=0)
+        few_label_scores(**{"train": TRAIN, "validation": VALIDATION, "test": TEST, **changed})

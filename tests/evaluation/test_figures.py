@@ -2,18 +2,26 @@
 
 import io
 import math
-import subprocess
-import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from matplotlib._pylab_helpers import Gcf
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pp_simve.evaluation import loss_figure, reconstruction_figure, samples_figure, swap_figure
-from pp_simve.evaluation.figures import _moving_average, interpolation_figure, traversal_figure
-from pp_simve.evaluation.sheets import Sheet, rgb
+from pp_simve.evaluation.figures import (
+    _moving_average,
+    columns_figure,
+    interpolation_figure,
+    loss_figure,
+    reconstruction_figure,
+    rgb,
+    samples_figure,
+    swap_figure,
+    traversal_figure,
+)
 
 
 def pictures(*leading: int, channels: int = 3, side: int = 8) -> Tensor:
@@ -28,15 +36,20 @@ def drawn(figure: Figure) -> np.ndarray:
     return np.frombuffer(buffer.getvalue(), np.uint8).reshape(height, width, 4)
 
 
-def cells(figure: Figure, axes: int, rows: int, columns: int) -> list[list[np.ndarray]]:
-    """The canvas of one axes, cut into its cells."""
-    canvas = np.asarray(figure.axes[axes].images[0].get_array())
-    return [np.split(row, columns, axis=1) for row in np.split(canvas, rows)]
+def cell(figure: Figure, row: int, column: int, side: int = 8) -> np.ndarray:
+    """A picture of a grid, with the gap around it cut away."""
+    canvas = np.asarray(figure.axes[0].images[0].get_array())
+    top, left = (1 + place * (side + 1) for place in (row, column))
+    return canvas[top : top + side, left : left + side]
 
 
-def inside(cell: np.ndarray, side: int = 8) -> np.ndarray:
-    edge = (len(cell) - side) // 2
-    return cell[edge : edge + side, edge : edge + side]
+def colors(picture: Tensor) -> np.ndarray:
+    return np.broadcast_to(picture.movedim(0, -1).double().numpy(), (8, 8, 3))
+
+
+def labels(figure: Figure) -> tuple[list[str], list[str]]:
+    axes = figure.axes[0]
+    return [text.get_text() for text in axes.get_xticklabels()], [text.get_text() for text in axes.get_yticklabels()]
 
 
 HISTORY = [
@@ -75,11 +88,6 @@ def test_loss_survives_missing_and_broken_values() -> None:
     drawn(loss_figure([{"step": 0, "loss": 3.0}]))
 
 
-def test_loss_refuses_an_empty_history() -> None:
-    with pytest.raises(ValueError, match="history holds no loss terms"):
-        loss_figure([])
-
-
 def test_moving_average_is_the_mean_of_the_finite_neighbours() -> None:
     values = np.array([1.0, 2.0, np.nan, 4.0, 9.0])
     np.testing.assert_allclose(_moving_average(values, 1), [1.5, 1.5, np.nan, 6.5, 6.5])
@@ -87,27 +95,23 @@ def test_moving_average_is_the_mean_of_the_finite_neighbours() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_reconstruction_columns(channels: int) -> None:
-    views = pictures(2, 5, channels=channels)
-    figure = reconstruction_figure(pictures(5, channels=channels), views, 1 - views)
-    assert [axes.get_title() for axes in figure.axes] == ["image", "view 1", "decoded", "view 2", "decoded"]
-    shown = inside(cells(figure, 3, 5, 1)[4][0])
-    np.testing.assert_allclose(shown, np.broadcast_to(views[1, 4].movedim(0, -1).double().numpy(), (8, 8, 3)))
-    np.testing.assert_allclose(inside(cells(figure, 4, 5, 1)[4][0]), 1 - shown, atol=1e-6)
-    # Rows line up: every column starts and ends at the same height.
-    assert len({(axes.get_position().y0, axes.get_position().y1) for axes in figure.axes}) == 1
+def test_reconstructions_stand_beside_their_views(channels: int) -> None:
+    originals, views = pictures(5, channels=channels), pictures(2, 5, channels=channels)
+    figure = reconstruction_figure(originals, views, 1 - views)
+    assert labels(figure)[0] == ["image", "view 1", "decoded", "view 2", "decoded"]
+    for column, expected in enumerate((originals[4], views[0, 4], 1 - views[0, 4], views[1, 4], 1 - views[1, 4])):
+        np.testing.assert_allclose(cell(figure, 4, column), colors(expected), atol=1e-6)
     drawn(figure)
 
 
-def test_swap_grid() -> None:
-    swaps = pictures(3, 4)
-    figure = swap_figure(pictures(3), pictures(4), swaps)
-    top, side, grid = figure.axes
-    assert top.get_title() == "style of"
-    assert side.get_ylabel() == "content of"
-    np.testing.assert_allclose(inside(cells(figure, 2, 3, 4)[2][1]), swaps[2, 1].movedim(0, -1).double().numpy())
-    assert (top.get_position().x0, top.get_position().x1) == (grid.get_position().x0, grid.get_position().x1)
-    assert (side.get_position().y0, side.get_position().y1) == (grid.get_position().y0, grid.get_position().y1)
+def test_swaps_stand_under_their_style_and_beside_their_content() -> None:
+    contents, styles, swaps = pictures(3), 1 - pictures(4), pictures(3, 4)
+    figure = swap_figure(contents, styles, swaps)
+    assert labels(figure)[0] == ["content of", *["style of"] * 4]
+    assert (cell(figure, 0, 0) == 1).all()
+    np.testing.assert_allclose(cell(figure, 0, 2), colors(styles[1]))
+    np.testing.assert_allclose(cell(figure, 3, 0), colors(contents[2]))
+    np.testing.assert_allclose(cell(figure, 3, 2), colors(swaps[2, 1]))
     drawn(figure)
 
 
@@ -115,36 +119,22 @@ def test_interpolations_stand_between_their_ends() -> None:
     first, second = pictures(2), 1 - pictures(2)
     ways = {"z": pictures(2, 5), "content": 1 - pictures(2, 5)}
     figure = interpolation_figure(first, second, ways)
-    assert [axes.get_title() for axes in figure.axes] == ["from", "to", "", ""] * 2
-    assert [axes.get_ylabel() for axes in figure.axes] == ["", "", "z", "content"] * 2
+    assert labels(figure) == (["from", *[""] * 5, "to"], ["z", "content"] * 2)
     for pair in range(2):
-        for place, expected in ((0, first[pair]), (1, second[pair])):
-            shown = inside(cells(figure, 4 * pair + place, 1, 1)[0][0])
-            np.testing.assert_allclose(shown, expected.movedim(0, -1).double().numpy())
-        for row, pictures_of_way in enumerate(ways.values()):
-            shown = inside(cells(figure, 4 * pair + 2 + row, 1, 5)[0][3])
-            np.testing.assert_allclose(shown, pictures_of_way[pair, 3].movedim(0, -1).double().numpy())
-    start, end, way, below = (axes.get_position() for axes in figure.axes[:4])
-    assert start.x1 < way.x0 < way.x1 < end.x0
-    assert below.y1 <= way.y0 + 1e-9
+        for row, way in enumerate(ways.values()):
+            for column, expected in ((0, first[pair]), (4, way[pair, 3]), (6, second[pair])):
+                np.testing.assert_allclose(cell(figure, 2 * pair + row, column), colors(expected))
     drawn(figure)
 
 
 def test_traversals_have_a_block_an_image_and_a_row_an_axis() -> None:
-    moved = pictures(2, 12).reshape(2, 3, 4, 3, 8, 8)
-    figure = traversal_figure(pictures(2), moved, [7, 0, 2], [-2, 0, 1, 2.5])
-    top, grid, other_top, other = figure.axes
-    assert [axes.get_title() for axes in (top, other_top)] == ["image", "image"]
-    assert [label.get_text() for label in grid.get_xticklabels()] == ["−2 sd", "mean", "+1 sd", "+2.5 sd"]
-    assert [label.get_text() for label in grid.get_yticklabels()] == ["7", "0", "2"]
-    assert grid.get_ylabel() == "axis of z"
-    assert other.get_yticklabels() == []
-    for image, axes in ((0, 1), (1, 3)):
-        shown = inside(cells(figure, axes, 3, 4)[2][1])
-        np.testing.assert_allclose(shown, moved[image, 2, 1].movedim(0, -1).double().numpy())
-    # Labels stand at the middles of their cells.
-    width = np.asarray(grid.images[0].get_array()).shape[1]
-    np.testing.assert_allclose(grid.get_xticks(), (np.arange(4) + 0.5) / 4 * width - 0.5)
+    images, moved = pictures(2), pictures(2, 12).reshape(2, 3, 4, 3, 8, 8)
+    figure = traversal_figure(images, moved, [7, 0, 2], [-2, 0, 1, 2.5])
+    steps = ["−2 sd", "mean", "+1 sd", "+2.5 sd"]
+    assert labels(figure) == ([*steps, "", *steps], ["image", "axis 7", "axis 0", "axis 2"])
+    for image in range(2):
+        np.testing.assert_allclose(cell(figure, 0, 5 * image + 2), colors(images[image]))
+        np.testing.assert_allclose(cell(figure, 3, 5 * image + 1), colors(moved[image, 2, 1]))
     drawn(figure)
 
 
@@ -152,14 +142,18 @@ def test_traversals_have_a_block_an_image_and_a_row_an_axis() -> None:
 def test_samples_fill_a_grid_in_reading_order(count: int, rows: int, columns: int) -> None:
     samples = pictures(count, channels=1)
     figure = samples_figure(samples.numpy(), "samples of the prior")
-    assert len(figure.axes) == 1
     assert figure.axes[0].get_title() == "samples of the prior"
-    grid = cells(figure, 0, rows, columns)
     for index in range(count):
-        np.testing.assert_allclose(inside(grid[index // columns][index % columns])[..., 0], samples[index, 0].numpy())
+        np.testing.assert_allclose(cell(figure, index // columns, index % columns), colors(samples[index]))
     if count < rows * columns:
-        assert (grid[-1][-1] == 1).all()
+        assert (cell(figure, rows - 1, columns - 1) == 1).all()
     drawn(figure)
+
+
+def test_columns_stand_side_by_side() -> None:
+    figure = columns_figure({"here": pictures(3), "there": 1 - pictures(3)})
+    assert labels(figure)[0] == ["here", "there"]
+    np.testing.assert_allclose(cell(figure, 2, 1), colors(1 - pictures(3)[2]))
 
 
 def test_broken_pixels_are_magenta_and_others_clipped() -> None:
@@ -182,36 +176,44 @@ def test_picture_pixels_are_whole_screen_pixels() -> None:
     assert rows == columns
     assert rows % 10 == 0
     assert dark.sum() == rows * columns
-    sheet = Sheet(1, 1, rgb(torch.zeros(1, 1, 300, 200), 4, "x"))
-    axes = sheet.show(rgb(torch.zeros(1, 1, 1, 300, 200), 5, "x"), 0, 0)
-    assert axes.get_window_extent().height > axes.get_window_extent().width
+    tall = samples_figure(torch.zeros(1, 1, 300, 200), "").axes[0].get_window_extent()
+    assert tall.height > tall.width
 
 
 def test_pictures_may_carry_gradients_and_half_precision() -> None:
     drawn(samples_figure(pictures(2).bfloat16().requires_grad_(), "half"))
 
 
-def test_refuses_what_is_not_pictures() -> None:
-    with pytest.raises(ValueError, match=r"samples must have shape .* got \(2, 4, 8, 8\)"):
-        samples_figure(torch.zeros(2, 4, 8, 8), "")
-    with pytest.raises(ValueError, match=r"samples must have shape .* and hold some, got \(0, 3, 8, 8\)"):
-        samples_figure(pictures(0), "")
-    with pytest.raises(ValueError, match="samples must be floating point"):
-        samples_figure(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "")
-    with pytest.raises(ValueError, match=r"views .* and reconstructions .* must both be"):
-        reconstruction_figure(pictures(5), pictures(2, 5), pictures(2, 4))
-    with pytest.raises(ValueError, match="swaps must be 3 rows by 4 columns"):
-        swap_figure(pictures(3), pictures(4), pictures(4, 3))
-    with pytest.raises(ValueError, match="needs at least one way"):
-        interpolation_figure(pictures(2), pictures(2), {})
-    with pytest.raises(ValueError, match="as many pairs in pictures of one size, ways in as many steps"):
-        interpolation_figure(pictures(2), pictures(2), {"z": pictures(2, 5), "content": pictures(2, 4)})
-    with pytest.raises(ValueError, match="pictures must be of 2 images, as images are"):
-        traversal_figure(pictures(2), pictures(1, 12).reshape(1, 3, 4, 3, 8, 8), [0, 1, 2], [0, 1, 2, 3])
-    with pytest.raises(ValueError, match="pictures must be of 3 axes in 5 steps"):
-        traversal_figure(pictures(1), pictures(1, 12).reshape(1, 3, 4, 3, 8, 8), [0, 1, 2], [0, 1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        (r"samples must have shape .* got \(2, 4, 8, 8\)", lambda: samples_figure(torch.zeros(2, 4, 8, 8), "")),
+        (r"samples must have shape .* and hold some", lambda: samples_figure(pictures(0), "")),
+        ("samples must be floating point", lambda: samples_figure(pictures(2).byte(), "")),
+        ("reconstructions must be", lambda: reconstruction_figure(pictures(5), pictures(2, 5), pictures(2, 4))),
+        ("views must be", lambda: reconstruction_figure(pictures(5), pictures(2, 4), pictures(2, 5))),
+        (r"swaps must be \(3, 4\) pictures", lambda: swap_figure(pictures(3), pictures(4), pictures(4, 3))),
+        ("needs at least one way", lambda: interpolation_figure(pictures(2), pictures(2), {})),
+        (
+            r"content must be \(2, 5\) pictures",
+            lambda: interpolation_figure(pictures(2), pictures(2), {"z": pictures(2, 5), "content": pictures(2, 4)}),
+        ),
+        (
+            r"pictures must be \(1, 3, 5\) pictures",
+            lambda: traversal_figure(
+                pictures(1), pictures(1, 12).reshape(1, 3, 4, 3, 8, 8), [0, 1, 2], [0, 1, 2, 3, 4]
+            ),
+        ),
+        ("needs at least one", lambda: columns_figure({})),
+        (r"b must be \(2,\) pictures", lambda: columns_figure({"a": pictures(2), "b": pictures(3)})),
+        ("history holds no loss terms", lambda: loss_figure([])),
+    ],
+)
+def test_refuses(message: str, call: Callable[[], Figure]) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
-def test_no_pyplot() -> None:
-    program = "import sys, pp_simve.evaluation.figures; assert 'matplotlib.pyplot' not in sys.modules"
-    subprocess.run([sys.executable, "-c", program], check=True)
+def test_figures_are_not_pyplots() -> None:
+    drawn(samples_figure(pictures(2), ""))
+    assert Gcf.get_all_fig_managers() == []

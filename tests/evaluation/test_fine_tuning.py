@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pp_simve.evaluation import LinearProbe
-from pp_simve.evaluation.tasks.fine_tuning import Classifier, fine_tuned_scores
+from pp_simve.evaluation.tasks.fine_tuning import fine_tuned_scores
 from pp_simve.inference import AmortizedGuide
 from pp_simve.models import StandardPrior
 
@@ -70,13 +70,8 @@ def test_test_labels_change_nothing_but_the_score(guide: AmortizedGuide) -> None
     one, other = (
         fine_tuned_scores(guide, TRAIN, VALIDATION, test, epochs=3, seed=0, lr=5e-3) for test in (TEST, poisoned)
     )
-    assert one["accuracy"] == pytest.approx(1 - other["accuracy"])
+    assert one["accuracy"] == pytest.approx(1 - other["accuracy"])  # the same seed twice
     assert {**one, "accuracy": 0} == {**other, "accuracy": 0}
-
-
-def test_the_seed_decides(guide: AmortizedGuide) -> None:
-    one, again = (fine_tuned_scores(guide, TRAIN, VALIDATION, TEST, epochs=2, seed=4, lr=5e-3) for _ in range(2))
-    assert one == again
 
 
 def test_a_batch_of_one_image_is_left_out(guide: AmortizedGuide) -> None:
@@ -86,12 +81,7 @@ def test_a_batch_of_one_image_is_left_out(guide: AmortizedGuide) -> None:
 
 
 def test_wrong_input_is_named(guide: AmortizedGuide) -> None:
-    with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="epochs must be one or more numbers >= 1"):
         fine_tuned_scores(guide, TRAIN, VALIDATION, TEST, epochs=0, seed=0)
     with pytest.raises(ValueError, match="only class 7"):
         fine_tuned_scores(guide, (TRAIN[0], torch.full_like(TRAIN[1], 7)), VALIDATION, TEST, epochs=1, seed=0)
-
-
-def test_the_start_is_the_probe(guide: AmortizedGuide) -> None:
-    classifier = Classifier(copy.deepcopy(guide), TRAIN, VALIDATION)
-    assert classifier.score(*TEST) == pytest.approx(probed(guide), abs=1 / 300)

@@ -31,9 +31,7 @@ def features(rows: int, width: int, seed: int) -> Tensor:
     return torch.randn(rows, width, generator=generator) @ mix + 3 * torch.randn(width, generator=generator)
 
 
-@pytest.mark.parametrize("block", [4096, 16])
-def test_against_scipy(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frechet, "_BLOCK_ROWS", block)
+def test_against_scipy() -> None:
     first, second = features(200, 12, 0), features(90, 12, 1)
     found = frechet_distance(first, second)
     assert found == pytest.approx(reference(first, second), rel=1e-9)
@@ -61,7 +59,7 @@ def test_fewer_rows_than_features() -> None:
 
 def test_wrong_features_are_named() -> None:
     first = features(5, 3, 0)
-    with pytest.raises(ValueError, match="of one network, got 3 and 2 columns"):
+    with pytest.raises(ValueError, match=r"second features must have shape \(row, 3\) .* got \(5, 2\)"):
         frechet_distance(first, first[:, :2])
     with pytest.raises(ValueError, match="at least two rows of features, got 1"):
         frechet_distance(first, first[:1])

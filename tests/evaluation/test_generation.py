@@ -77,13 +77,6 @@ def test_swap_pairs_the_content_of_rows_with_the_style_of_columns(gaussian: Gaus
             torch.testing.assert_close(swapped[row, column], expected)
 
 
-def test_swapping_an_image_with_itself_rebuilds_its_first_view(gaussian: GaussianPrior) -> None:
-    model, guide, _, _ = linear_program(gaussian)
-    views = pictures(4, 3)
-    diagonal = swap(model, guide, views, views)[torch.arange(3), torch.arange(3)]
-    torch.testing.assert_close(diagonal, reconstruct(model, guide, views)[0])
-
-
 def test_without_content_a_swap_shows_the_columns() -> None:
     model, guide, _, _ = linear_program(StandardPrior(LATENT))
     columns = pictures(2, 5)
@@ -130,7 +123,7 @@ def test_ways_need_pairs_and_two_ends(gaussian: GaussianPrior) -> None:
     model, guide, _, _ = linear_program(gaussian)
     with pytest.raises(ValueError, match="must hold as many images of one size"):
         interpolate(model, guide, pictures(2, 3), pictures(2, 4))
-    with pytest.raises(ValueError, match="steps must be at least 2, got 1"):
+    with pytest.raises(ValueError, match=r"steps be at least 2, got .* and 1 steps"):
         interpolate(model, guide, pictures(2, 3), pictures(2, 3), steps=1)
 
 
@@ -160,9 +153,9 @@ def test_a_traversal_takes_all_axes_and_8_bit_images(gaussian: GaussianPrior) ->
     found = traverse(model, guide, images, images)
     assert found.pictures.shape == (3, LATENT, 5, *SHAPE)
     torch.testing.assert_close(found.pictures, traverse(model, guide, images / 255, images / 255).pictures)
-    with pytest.raises(ValueError, match="needs at least 2, got 1"):
+    with pytest.raises(ValueError, match="at least 2 views and 1 axis, got 1 views and 8 axes"):
         traverse(model, guide, images, images[:1])
-    with pytest.raises(ValueError, match="axes must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="got 3 views and 0 axes"):
         traverse(model, guide, images, images, axes=0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -68,23 +69,13 @@ def test_equal_orthogonal_directions_are_counted(directions: int) -> None:
     assert expected == pytest.approx(directions, rel=2e-5)
 
 
-@pytest.mark.parametrize("value", [0.3, -2e4, 1e-30])
+@pytest.mark.parametrize("value", [0.3, -2e4, 1e-30, 0.0])
 def test_rows_that_are_all_the_same_have_rank_one(value: float) -> None:
     # A Gram matrix would be wrong by about 1e-5 here: its zeros come out as 1e-8.
     features = torch.full((500, 64), value)
     one, zero = 1 + 1e-7, 1e-7
     expected = math.exp(-one * math.log(one) - 63 * zero * math.log(zero))
-    assert effective_rank(features) == pytest.approx(expected, rel=1e-10)
-
-
-def test_features_that_are_all_zero_have_rank_one() -> None:
-    assert effective_rank(torch.zeros(20, 6)) == pytest.approx(1.0, abs=2e-5)
-
-
-def test_the_effective_rank_is_not_centred() -> None:
-    features = normal(200, 4, seed=3)
-    assert effective_rank(features) > 3.8
-    assert effective_rank(features + 100.0) < 1.2
+    assert effective_rank(features) == pytest.approx(expected, rel=1e-10 if value else 2e-4)
 
 
 @settings(deadline=None)
@@ -129,16 +120,6 @@ def test_many_rows_spread_evenly_have_the_uniformity_of_the_sphere(latent_dim: i
     assert uniformity(normal(3000, latent_dim, seed=6)) == pytest.approx(expected, abs=0.01)
 
 
-@settings(deadline=None)
-@given(st.integers(0, 2**31), st.integers(2, 10))
-def test_lengths_of_rows_do_not_matter_on_the_sphere(seed: int, rows: int) -> None:
-    first, second = normal(rows, 4, seed=seed), normal(rows, 4, seed=seed + 1)
-    length = 10.0 ** (5 * normal(rows, 1, seed=seed + 2))
-    assert alignment(first * length, second) == pytest.approx(alignment(first, second), abs=1e-10)
-    assert uniformity(first * length) == pytest.approx(uniformity(first), abs=1e-10)
-    assert -8.0 - 1e-10 <= uniformity(first) <= 1e-10
-
-
 def plain_bound(scores: Tensor) -> float:
     k = len(scores)
     rows = scores.double().tolist()
@@ -158,22 +139,6 @@ def test_scores_of_any_size_do_not_overflow_and_the_ceiling_holds() -> None:
     assert infonce_bound(torch.full((6, 6), 1e5))["bound"] == pytest.approx(0.0, abs=1e-9)
 
 
-@settings(deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 12), st.floats(0, 1e3))
-def test_no_scores_exceed_the_ceiling(seed: int, k: int, strength: float) -> None:
-    scores = normal(k, k, seed=seed) + strength * torch.eye(k)
-    found = infonce_bound(scores)
-    assert found["bound"] <= found["ceiling"] == math.log(k)
-    # What a score says of the row alone is no information about its partner.
-    assert infonce_bound(scores + normal(k, 1, seed=seed + 1))["bound"] == pytest.approx(found["bound"], abs=1e-10)
-
-
-def test_partners_stand_on_the_diagonal_and_candidates_in_the_row() -> None:
-    scores = torch.tensor([[0.0, 2.0], [-3.0, 1.0]])
-    by_rows = math.log(2) - (math.log(1 + math.exp(2)) + math.log(1 + math.exp(-4))) / 2
-    assert infonce_bound(scores)["bound"] == pytest.approx(by_rows, abs=1e-7)
-
-
 def plain_pmi(z: Tensor, other: Tensor, content: Tensor, style: Tensor) -> Tensor:
     total = (content + style).diag()
     joint = torch.cat([torch.cat([total, content.diag()], 1), torch.cat([content.diag(), total], 1)])
@@ -187,6 +152,7 @@ def plain_pmi(z: Tensor, other: Tensor, content: Tensor, style: Tensor) -> Tenso
 def test_the_gaussian_critic_is_the_log_ratio_of_joint_and_marginals(latent_dim: int) -> None:
     content = torch.linspace(0.1, 2.0, latent_dim, dtype=torch.float64)
     style = torch.linspace(1.5, 0.15, latent_dim, dtype=torch.float64)
+    content[1:2] = 0  # an axis without content adds nothing
     first, second = 2 * normal(6, latent_dim, seed=8), 2 * normal(4, latent_dim, seed=9)
     scores = GaussianCritic(content, style)(first, second)
     assert scores.shape == (6, 4)
@@ -196,15 +162,7 @@ def test_the_gaussian_critic_is_the_log_ratio_of_joint_and_marginals(latent_dim:
             assert float(scores[i, j]) == pytest.approx(float(expected), abs=1e-10)
 
 
-def test_an_axis_without_content_adds_nothing() -> None:
-    content, style = torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.7])
-    first, second = normal(6, 2, seed=10), normal(5, 2, seed=11)
-    alone = GaussianCritic(content[:1], style[:1])(first[:, :1], second[:, :1])
-    torch.testing.assert_close(GaussianCritic(content, style)(first, second), alone, rtol=0, atol=1e-12)
-    assert gaussian_information(content, style) == pytest.approx(gaussian_information(content[:1], style[:1]))
-
-
-@pytest.mark.parametrize("latent_dim", [1, 4, 9])
+@pytest.mark.parametrize("latent_dim", [1, 4])
 def test_the_gaussian_information_is_that_of_the_joint_covariance(latent_dim: int) -> None:
     content = torch.linspace(0.1, 2.0, latent_dim, dtype=torch.float64)
     style = torch.linspace(1.5, 0.15, latent_dim, dtype=torch.float64)
@@ -237,8 +195,7 @@ def estimates(
     return float(bounds.mean()), float(bounds.std()) / math.sqrt(batches), found[0]["ceiling"]
 
 
-@pytest.mark.parametrize("k", [128, 512])
-@pytest.mark.parametrize(("latent_dim", "nats"), [(1, 0.5), (2, 1.0), (8, 1.0), (16, 1.5)])
+@pytest.mark.parametrize(("latent_dim", "nats", "k"), [(1, 0.5, 128), (2, 1.0, 512), (16, 1.5, 512)])
 def test_on_samples_from_the_prior_the_bound_is_below_and_close_to_the_information(
     latent_dim: int, nats: float, k: int
 ) -> None:
@@ -257,13 +214,6 @@ def test_where_the_information_is_above_the_ceiling_the_bound_is_close_below_the
     bound, _, ceiling = estimates(16, 30.0, k=32, batches=10)
     assert gaussian_information(content, style) == pytest.approx(30.0)
     assert ceiling - 0.05 < bound <= ceiling == math.log(32)
-
-
-def test_more_pairs_come_closer() -> None:
-    bounds = [estimates(8, 3.0, k, batches=20)[0] for k in (4, 16, 64, 256)]
-    assert bounds == sorted(bounds)
-    assert bounds[-1] < 3.0
-    assert bounds[-1] - bounds[0] > 1.0
 
 
 @pytest.mark.parametrize("factor", [0.2, 5.0])
@@ -322,14 +272,6 @@ def test_the_canonical_critic_finds_information_behind_a_linear_map() -> None:
     assert len(CanonicalCritic.fit(*mixed(train)).correlation) == 5
 
 
-def test_float32_features_do_as_well() -> None:
-    content, style = variances(3, 1.0)
-    train, test = two_views(1000, content, style, seed=25), two_views(500, content, style, seed=26)
-    double = mutual_information(*test, CanonicalCritic.fit(*train))["bound"]
-    train, test = (train[0].float(), train[1].float()), (test[0].float(), test[1].float())
-    assert mutual_information(*test, CanonicalCritic.fit(*train))["bound"] == pytest.approx(double, abs=1e-4)
-
-
 def test_views_that_share_nothing_have_no_bound_above_zero() -> None:
     train, test = normal(2, 3000, 6, seed=27), normal(2, 1000, 6, seed=28)
     bound = mutual_information(*test, CanonicalCritic.fit(*train))["bound"]
@@ -344,73 +286,86 @@ def test_too_few_train_rows_loosen_the_bound_and_never_lift_it() -> None:
     assert few < many < 2.05
 
 
+GOOD, OTHER, SHORT = normal(5, 2, seed=36), normal(5, 2, seed=37), normal(4, 2, seed=38)
+BAD, ZERO = GOOD.index_fill(0, torch.tensor(2), math.nan), GOOD.index_fill(0, torch.tensor(3), 0)
+ONE = torch.ones(2)
+CRITIC = GaussianCritic(ONE, ONE)
+
+
+def test_partners_stand_on_the_diagonal_and_candidates_in_the_row() -> None:
+    scores = torch.tensor([[0.0, 2.0], [-3.0, 1.0]])
+    by_rows = math.log(2) - (math.log(1 + math.exp(2)) + math.log(1 + math.exp(-4))) / 2
+    assert infonce_bound(scores)["bound"] == pytest.approx(by_rows, abs=1e-7)
+
+
 def test_equal_views_reach_the_ceiling() -> None:
     x = normal(64, 3, seed=32)
     found = mutual_information(x, x, CanonicalCritic.fit(x, x))
     assert found["ceiling"] - 0.01 < found["bound"] <= found["ceiling"]
 
 
-def test_features_that_are_not_finite_are_refused_everywhere() -> None:
-    good, bad = normal(5, 2, seed=36), normal(5, 2, seed=37)
-    bad[2, 1] = math.nan
-    critic = GaussianCritic(torch.ones(2), torch.ones(2))
-    calls = [
-        lambda: effective_rank(bad),
-        lambda: alignment(good, bad),
-        lambda: uniformity(bad),
-        lambda: mutual_information(bad, good, critic),
-        lambda: CanonicalCritic.fit(good, bad),
-    ]
+def test_the_effective_rank_is_not_centred() -> None:
+    features = normal(200, 4, seed=3)
+    assert effective_rank(features) > 3.8
+    assert effective_rank(features + 100.0) < 1.2
+
+
+def test_an_axis_without_content_adds_nothing() -> None:
+    content, style = torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.7])
+    first, second = normal(6, 2, seed=10), normal(5, 2, seed=11)
+    alone = GaussianCritic(content[:1], style[:1])(first[:, :1], second[:, :1])
+    torch.testing.assert_close(GaussianCritic(content, style)(first, second), alone, rtol=0, atol=1e-12)
+    assert gaussian_information(content, style) == pytest.approx(gaussian_information(content[:1], style[:1]))
+
+
+@pytest.mark.parametrize(
+    ("message", "calls"),
+    [
+        (
+            r"NaN or infinite in 1 of 5 rows \(rows 2\)",
+            [
+                lambda: effective_rank(BAD),
+                lambda: alignment(GOOD, BAD),
+                lambda: uniformity(BAD),
+                lambda: mutual_information(BAD, GOOD, CRITIC),
+                lambda: CanonicalCritic.fit(GOOD, BAD),
+            ],
+        ),
+        (
+            r"second features must have shape \(5, 2\) .* got \(4, 2\)",
+            [
+                lambda: alignment(GOOD, SHORT),
+                lambda: mutual_information(GOOD, SHORT, CRITIC),
+                lambda: CanonicalCritic.fit(GOOD, SHORT),
+            ],
+        ),
+        (r"scores must have shape .* got \(5, 2\)", [lambda: infonce_bound(GOOD)]),
+        (
+            r"scores must have shape \(5, 5\) .* got \(5,\)",
+            [lambda: mutual_information(GOOD, OTHER, lambda a, b: a.sum(dim=1))],
+        ),
+        (
+            "scores are NaN or infinite",
+            [
+                lambda: infonce_bound(torch.eye(2) / 0),
+                lambda: mutual_information(GOOD, GOOD, lambda a, b: a @ b.T / 0),
+            ],
+        ),
+        (r"latent features must have shape \(row, 2\) .* got \(5, 3\)", [lambda: CRITIC(normal(5, 3, seed=40), GOOD)]),
+        (r"features are 0 in 1 of 5 rows, .* row 3\)", [lambda: uniformity(ZERO), lambda: alignment(ZERO, GOOD)]),
+        (
+            "at least two rows, and t positive and finite",
+            [lambda: uniformity(GOOD[:1]), lambda: uniformity(GOOD, 0.0), lambda: uniformity(GOOD, math.inf)],
+        ),
+        ("the same in all rows and both views", [lambda: CanonicalCritic.fit(GOOD * 0, GOOD * 0)]),
+        (
+            "content variances must be >= 0, style variances > 0",
+            [lambda: GaussianCritic(-ONE, ONE), lambda: gaussian_information(ONE, 0 * ONE)],
+        ),
+        (r"style variances must have shape \(2,\) .* got \(3,\)", [lambda: gaussian_information(ONE, torch.ones(3))]),
+    ],
+)
+def test_refuses(message: str, calls: list[Callable[[], object]]) -> None:
     for call in calls:
-        with pytest.raises(ValueError, match=r"NaN or infinite in 1 of 5 rows \(rows 2\)"):
+        with pytest.raises(ValueError, match=message):
             call()
-    with pytest.raises(ValueError, match="scores must be finite"):
-        infonce_bound(torch.tensor([[0.0, math.inf], [0.0, 0.0]]))
-    with pytest.raises(ValueError, match="scores must be finite"):
-        mutual_information(good, good, lambda a, b: a @ b.T / 0)
-
-
-def test_shapes_that_do_not_agree_are_refused() -> None:
-    x, y = normal(5, 2, seed=38), normal(4, 2, seed=39)
-    critic = GaussianCritic(torch.ones(2), torch.ones(2))
-    for call in (
-        lambda: alignment(x, y),
-        lambda: mutual_information(x, y, critic),
-        lambda: CanonicalCritic.fit(x, y),
-    ):
-        with pytest.raises(ValueError, match=r"one shape, .* got \(5, 2\) and \(4, 2\)"):
-            call()
-    with pytest.raises(ValueError, match=r"scores must be square, .* got \(5, 2\)"):
-        infonce_bound(x)
-    with pytest.raises(ValueError, match=r"scores must be square, .* got \(0, 0\)"):
-        infonce_bound(torch.zeros(0, 0))
-    with pytest.raises(ValueError, match=r"shape \(5, 5\), got \(5,\)"):
-        mutual_information(x, x, lambda a, b: a.sum(dim=1))
-    with pytest.raises(ValueError, match=r"first latents must have shape \(row, 2\), got \(5, 3\)"):
-        critic(normal(5, 3, seed=40), x)
-
-
-def test_values_without_a_meaning_are_refused() -> None:
-    x = normal(5, 2, seed=41)
-    zero = x.clone()
-    zero[3] = 0
-    for call in (lambda: uniformity(zero), lambda: alignment(zero, x)):
-        with pytest.raises(ValueError, match=r"features are 0 in 1 of 5 rows, .* row 3\)"):
-            call()
-    with pytest.raises(ValueError, match="at least two, got 1"):
-        uniformity(x[:1])
-    for t in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match="t must be positive and finite"):
-            uniformity(x, t)
-    with pytest.raises(ValueError, match="the same in all rows and both views"):
-        CanonicalCritic.fit(torch.full((5, 2), 0.3), torch.full((5, 2), 0.3))
-    one = torch.ones(2)
-    for content, style in ((-one, one), (one, 0 * one), (one * math.nan, one), (one, one * math.inf)):
-        with pytest.raises(
-            ValueError, match="content variances must be finite and >= 0, style variances finite and > 0"
-        ):
-            GaussianCritic(content, style)
-        with pytest.raises(ValueError, match="content variances must be"):
-            gaussian_information(content, style)
-    with pytest.raises(ValueError, match=r"shape \(latent,\), got \(2,\) and \(3,\)"):
-        gaussian_information(one, torch.ones(3))

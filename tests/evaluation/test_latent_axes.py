@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from pp_simve.evaluation.latent_axes import active_units, axis_divergence, gaussian_axes, kl_by_axis
+from pp_simve.evaluation.latent_axes import active_units, axis_divergence, kl_by_axis
 from pp_simve.inference import AmortizedGuide, DeltaGuide
-from pp_simve.models import BlockPrior, FlatPrior, GaussianPrior, Prior, StandardPrior
+from pp_simve.models import FlatPrior, GaussianPrior, Prior
 
 from ..inference.linear_gaussian import (
     CONTENT,
@@ -25,36 +26,6 @@ from ..inference.linear_gaussian import (
 )
 
 GAUSSIAN = GaussianPrior(LATENT, CONTENT, STYLE)
-
-
-@pytest.mark.parametrize(
-    ("prior", "content", "style"),
-    [
-        (GAUSSIAN, CONTENT, STYLE),
-        (GaussianPrior(LATENT, CONTENT, STYLE, learn_content=True, learn_style=True), CONTENT, STYLE),
-        (StandardPrior(LATENT), [0, 0, 0], [1, 1, 1]),
-        (BlockPrior(LATENT, GaussianPrior(2, 2.0, 0.5), variance=4.0), [2, 2, 0], [0.5, 0.5, 4]),
-        (BlockPrior(LATENT, StandardPrior(1), variance=0.25), [0, 0, 0], [1, 0.25, 0.25]),
-    ],
-)
-def test_variances(prior: Prior, content: list[float], style: list[float]) -> None:
-    found = gaussian_axes(prior)
-    assert not any(part.requires_grad for part in found)
-    torch.testing.assert_close(found, (torch.tensor(content).float(), torch.tensor(style).float()))
-
-
-def test_variances_are_those_of_draws() -> None:
-    prior = BlockPrior(LATENT, GaussianPrior(2, 2.0, 0.5), variance=4.0)
-    content, style = gaussian_axes(prior)
-    torch.manual_seed(0)
-    contents = prior.content().sample((100_000,))
-    z = prior.compose(contents, prior.style(contents).sample())
-    torch.testing.assert_close(z.var(0), content + style, rtol=0.03, atol=0)
-
-
-def test_other_priors_are_refused() -> None:
-    with pytest.raises(ValueError, match="under FlatPrior the axes of z have no Gaussian with known variances"):
-        gaussian_axes(FlatPrior(LATENT))
 
 
 @pytest.mark.parametrize("draws", [4, 64])
@@ -126,26 +97,28 @@ def test_active_units_vary_by_more_than_the_threshold_wherever_they_lie() -> Non
     assert active_units(means[:1]) == 0
 
 
-def test_moments_without_a_meaning_are_refused() -> None:
-    x, y = normal(5, 2, seed=38), normal(4, 2, seed=39)
-    bad = torch.where(torch.arange(5).unsqueeze(1) == 2, math.nan, x)
-    for call in (lambda: active_units(bad), lambda: kl_by_axis(bad, x.exp()), lambda: kl_by_axis(x, bad.exp())):
-        with pytest.raises(ValueError, match=r"NaN or infinite in 1 of 5 rows \(rows 2\)"):
-            call()
-    with pytest.raises(ValueError, match="5 rows of posterior means but 4 of variances"):
-        kl_by_axis(x, y.exp())
-    with pytest.raises(ValueError, match=r"a number or have shape \(2,\), got shape \(3,\)"):
-        kl_by_axis(x, x.exp(), torch.ones(3))
-    with pytest.raises(ValueError, match=r"posterior variances must be positive and finite, got .* from 0\.0 to 1\.0"):
-        kl_by_axis(x, torch.tensor([0.0, 1.0]).expand(5, 2))
-    with pytest.raises(ValueError, match="prior_variance must be positive and finite"):
-        kl_by_axis(x, x.exp(), -1.0)
+X, BAD = normal(5, 2, seed=38), normal(5, 2, seed=39).index_fill(0, torch.tensor(2), math.nan)
+IMAGES = torch.zeros(2, 1, 2, 4, dtype=torch.float64)
 
 
-def test_what_has_no_divergence_is_refused() -> None:
-    prior = GAUSSIAN.double()
-    images = torch.zeros(2, 1, 2, 4, dtype=torch.float64)
-    with pytest.raises(ValueError, match="the guide has no density"):
-        axis_divergence(DeltaGuide(PotentialEncoder(), prior).double(), prior, images, seed=0)
-    with pytest.raises(ValueError, match="at least 4 draws, got 3"):
-        axis_divergence(AmortizedGuide(PotentialEncoder(), prior), prior, images, seed=0, draws=3)
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        ("posterior mean features are NaN", lambda: active_units(BAD)),
+        ("posterior variances are NaN", lambda: kl_by_axis(X, BAD.exp())),
+        (r"posterior variances must have shape \(5, 2\) .* got \(4, 2\)", lambda: kl_by_axis(X, X[:4].exp())),
+        (r"prior_variance must have shape \(2,\) .* got \(3,\)", lambda: kl_by_axis(X, X.exp(), torch.ones(3))),
+        ("posterior variances must be positive, got values from 0.0", lambda: kl_by_axis(X, 0 * X.exp())),
+        ("prior_variance must be positive", lambda: kl_by_axis(X, X.exp(), -1.0)),
+        ("the guide has no density", lambda: divergence_of(DeltaGuide)),
+        ("at least 4 draws, got 3", lambda: divergence_of(AmortizedGuide, draws=3)),
+        ("under FlatPrior the axes of z have no Gaussian", lambda: divergence_of(AmortizedGuide, FlatPrior(LATENT))),
+    ],
+)
+def test_refuses(message: str, call: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def divergence_of(guide: type[AmortizedGuide], prior: Prior = GAUSSIAN, draws: int = 64) -> torch.Tensor:
+    return axis_divergence(guide(PotentialEncoder(), prior), prior, IMAGES, seed=0, draws=draws)

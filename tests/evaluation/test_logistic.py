@@ -110,8 +110,7 @@ def test_the_attribute_probe_is_scikit_learns_attribute_by_attribute() -> None:
     np.testing.assert_allclose(probe.score(test_x, test_y), expected, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("levels", [2, 5, 1000])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize(("levels", "dtype"), [(2, torch.int64), (5, torch.float32), (1000, torch.float64)])
 def test_the_area_and_balanced_accuracy_are_scikit_learns(levels: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(levels)
     scores = torch.randint(levels, (257, 5), generator=generator).to(dtype)

@@ -29,8 +29,7 @@ from pp_simve.inference import (
 )
 from pp_simve.inference.augmentations import Compose
 from pp_simve.inference.loop import Loop
-from pp_simve.inference.plan import FitError
-from pp_simve.inference.tools import evaluation_mode
+from pp_simve.inference.svi import FitError
 from pp_simve.models import Bernoulli, EmpiricalPrior, GaussianPrior, MLPDecoder, PlainViews, SimVE
 from pp_simve.testing.objective import read_backs
 
@@ -93,18 +92,12 @@ def assert_same_fit(watched: Run, plain: Run) -> None:
 
 
 @pytest.mark.parametrize("name", GUIDES)
-@pytest.mark.parametrize("representation", ["backbone", "z"])
-def test_the_fit_is_the_same_bit_for_bit(name: str, representation: str) -> None:
+def test_the_fit_is_the_same_bit_for_bit(name: str, tmp_path: Path) -> None:
+    """History, parameters, buffers and random streams."""
     guide = made(name)
-    watched = small_fit(guide, OnlineProbe(guide, LABELS, representation))
-    assert_same_fit(watched, small_fit(made(name), None))
-
-
-def test_the_checkpoint_is_that_of_a_fit_without_and_random_streams_with_it(tmp_path: Path) -> None:
-    guide = made("noisy")
     one, other = CheckpointFile(tmp_path / "one.pt"), CheckpointFile(tmp_path / "other.pt")
-    small_fit(guide, OnlineProbe(guide, LABELS, "z"), checkpoint=one)
-    small_fit(made("noisy"), None, checkpoint=other)
+    watched = small_fit(guide, OnlineProbe(guide, LABELS, "z"), checkpoint=one)
+    assert_same_fit(watched, small_fit(made(name), None, checkpoint=other))
     ours, theirs = one.load(), other.load()
     assert ours.keys() == theirs.keys()
     for stream, state in ours["random"][0].items():
@@ -123,35 +116,13 @@ def test_a_probe_may_come_and_go_at_a_resumption(tmp_path: Path, before: bool) -
         should_stop=lambda: next(asked) == 4,
     )
     guide = made("batch norm")
-    second = small_fit(guide, None if before else OnlineProbe(guide, LABELS), checkpoint=checkpoint)
+    probe = OnlineProbe(guide, LABELS)
+    second = small_fit(guide, None if before else probe, checkpoint=checkpoint)
+    assert probe._steps == (0 if before else 3)  # a resumed fit starts a new one
     whole = small_fit(made("batch norm"), None)
     assert without_probe(first) + without_probe(second) == whole.history
     for name, value in second.objective.state_dict().items():
         assert torch.equal(value, whole.objective.state_dict()[name]), name
-
-
-def test_a_resumed_fit_starts_a_new_probe(tmp_path: Path) -> None:
-    checkpoint = CheckpointFile(tmp_path / "checkpoint.pt")
-    asked = iter(range(1, 100))
-    for stop, steps in ((4, 4), (99, 3)):
-        guide = made("multilayer")
-        probe = OnlineProbe(guide, LABELS)
-        small_fit(guide, probe, checkpoint=checkpoint, should_stop=lambda stop=stop: next(asked) == stop)
-        assert probe._steps == steps
-
-
-@pytest.mark.parametrize("name", ["multilayer", "batch norm"])
-def test_after_its_first_call_it_reads_nothing_back(name: str) -> None:
-    guide = made(name)
-    probe = OnlineProbe(guide, LABELS)
-    views, index = torch.rand(2, BATCH, *SHAPE), torch.arange(BATCH)
-    probe(views, index)
-    with pyro.validation_enabled(False), read_backs() as found:  # as every step of a fit but the first
-        before = probe.weight.clone()
-        terms = probe(views, index)
-    assert found == []
-    assert not torch.equal(probe.weight, before)
-    assert terms["probe_accuracy"].shape == ()
 
 
 def test_a_step_of_the_loop_reads_nothing_back_either(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,15 +211,13 @@ def test_features_are_read_in_evaluation_mode_without_gradients() -> None:
     assert guide.training
 
 
-def test_every_part_gets_its_own_mode_back() -> None:
-    module = nn.Sequential(nn.Dropout(), nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())).train()
-    module[1].eval()
-    module[1][1].train()
-    before = [part.training for part in module.modules()]
-    with evaluation_mode(module):
-        assert not any(part.training for part in module.modules())
-    assert [part.training for part in module.modules()] == before
-    assert len(set(before)) == 2
+def test_shuffled_labels_stay_near_chance() -> None:
+    guide = made("multilayer")
+    labels = torch.randint(3, (COUNT,), generator=torch.Generator().manual_seed(9))
+    noise = torch.randint(0, 256, (COUNT, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+    run = small_fit(guide, OnlineProbe(guide, labels), noise, steps=3)
+    # Four standard deviations of a binomial with the 48 images of one epoch, each seen once.
+    assert abs(run.history[-1]["probe_accuracy"] - 1 / 3) < 4 * (2 / 9 / COUNT) ** 0.5
 
 
 def test_views_of_several_kinds_are_read_by_the_first_modality() -> None:
@@ -259,14 +228,12 @@ def test_views_of_several_kinds_are_read_by_the_first_modality() -> None:
     assert probe.weight.shape == (3, 5)
 
 
-@pytest.mark.parametrize("encoder", ["multilayer", "batch norm"])
-def test_on_digits_its_accuracy_rises_to_near_a_linear_probes(encoder: str) -> None:
+def test_on_digits_its_accuracy_rises_to_near_a_linear_probes() -> None:
     data = load_digits()
     images = torch.as_tensor(data.images * 255 / 16).to(torch.uint8)[:, None]
     labels = torch.as_tensor(data.target)
     prior = GaussianPrior(16)
-    network = MLPEncoder(SHAPE, hidden=(64,)) if encoder == "multilayer" else ResidualEncoder(SHAPE, width=4)
-    guide = AmortizedGuide(network, prior)
+    guide = AmortizedGuide(MLPEncoder(SHAPE, hidden=(64,)), prior)
     probe = OnlineProbe(guide, labels[:1400])
     as_they_are = Compose([], SHAPE)
     run = small_fit(guide, probe, images[:1400], policy=as_they_are, batch_size=64, steps=150, lr=2e-3)
@@ -282,43 +249,27 @@ def test_on_digits_its_accuracy_rises_to_near_a_linear_probes(encoder: str) -> N
     assert float(ours) > exact.score(features[1400:], labels[1400:]) - 0.06
 
 
-def test_shuffled_labels_stay_near_chance() -> None:
-    guide = made("multilayer")
-    labels = torch.randint(3, (COUNT,), generator=torch.Generator().manual_seed(9))
-    noise = torch.randint(0, 256, (COUNT, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
-    run = small_fit(guide, OnlineProbe(guide, labels), noise, steps=3)
-    # Four standard deviations of a binomial with the 48 images of one epoch, each seen once.
-    assert abs(run.history[-1]["probe_accuracy"] - 1 / 3) < 4 * (2 / 9 / COUNT) ** 0.5
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"labels": LABELS.double()}, r"labels must be integers of shape \(image,\), got torch.float64"),
-        ({"labels": LABELS[:, None]}, r"labels must be integers of shape \(image,\), got torch.int64 \(48, 1\)"),
-        ({"labels": torch.zeros(9, dtype=torch.long)}, "labels hold 1 class; a probe needs at least two"),
+        ({"labels": LABELS.double()}, "labels must be integers, got torch.float64"),
+        ({"labels": LABELS[:, None]}, r"labels must have shape \(image,\) .* got \(48, 1\)"),
+        ({"labels": torch.zeros(9, dtype=torch.long)}, "labels hold only class 0; a probe needs at least two"),
         ({"labels": LABELS, "representation": "zed"}, "unknown representation 'zed'; known are backbone, z"),
-        ({"labels": LABELS, "lr": 0.0}, "lr and window must be positive, got 0.0 and 50"),
-        ({"labels": LABELS, "window": 0}, "lr and window must be positive, got 0.01 and 0"),
+        ({"labels": LABELS, "lr": 0.0}, "lr must be one or more numbers > 0"),
+        ({"labels": LABELS, "window": 0}, "window must be one or more numbers >= 1"),
     ],
 )
-def test_what_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> None:
+def test_refuses(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OnlineProbe(made("multilayer"), **arguments)
 
 
-def test_a_representation_without_width_is_refused() -> None:
+def test_refuses_what_only_the_fit_can_tell() -> None:
     with pytest.raises(ValueError, match="content has no width under this prior"):
         OnlineProbe(Fixed(), LABELS, "content")(torch.rand(1, 4, 3, 1, 1), torch.arange(4))
-
-
-def test_fewer_labels_than_images_are_refused_before_the_fit() -> None:
     guide = made("multilayer")
     with pytest.raises(FitError, match="OnlineProbe was made for 40 images, by their index, but there are 48 to fit"):
         small_fit(guide, OnlineProbe(guide, LABELS[:40]))
-
-
-def test_an_observer_cannot_hide_a_term_of_the_objective() -> None:
-    guide = made("multilayer")
     with pytest.raises(ValueError, match="observer and objective both have a term loss; rename one"):
         small_fit(guide, lambda views, index: {"loss": torch.zeros(())})  # type: ignore[arg-type]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.features import Standardizer
 from pp_simve.evaluation.probes import (
     AttributeProbe,
+    ClassProbe,
     KNNProbe,
     LinearProbe,
     MLPProbe,
@@ -21,9 +21,10 @@ from pp_simve.evaluation.probes import (
     Probe,
     RidgeProbe,
 )
+from pp_simve.evaluation.probes.base import Standardizer
 
 TRAINING = MLPTraining(hidden=16, decays=(1.0, 0.0), learning_rate=0.01, batch_size=32, epochs=30)
-CLASSIFIERS: dict[str, Callable[[], Probe[Any]]] = {
+CLASSIFIERS: dict[str, Callable[[], ClassProbe]] = {
     "linear": LinearProbe,
     "knn": KNNProbe,
     "mlp": lambda: MLPProbe(TRAINING),
@@ -32,7 +33,7 @@ REGRESSIONS: dict[str, Callable[[], Probe[Any]]] = {
     "ridge": RidgeProbe,
     "mlp regression": lambda: MLPRegressionProbe(TRAINING),
 }
-PROBES = {**CLASSIFIERS, **REGRESSIONS, "attributes": AttributeProbe}
+PROBES: dict[str, Callable[[], Probe[Any]]] = {**CLASSIFIERS, **REGRESSIONS, "attributes": AttributeProbe}
 
 Split = tuple[Tensor, Tensor]
 
@@ -132,13 +133,18 @@ def test_test_rows_change_nothing_but_their_score(name: str) -> None:
 
 
 @every_probe
-def test_hyperparameters_are_selected_on_validation(name: str) -> None:
+def test_hyperparameters_are_selected_on_validation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Validation rows decide nothing but the selection, and they do decide it."""
     (x, y), (other_x, other_y), _ = splits(name)
-    seen = []
+    seen: list[tuple[Tensor, ...]] = []
     probe = PROBES[name]()
     plain = probe._fit
-    probe._fit = lambda *parts: (seen.append(parts), plain(*parts))  # type: ignore[method-assign,assignment]
+
+    def recorded(*parts: Tensor) -> None:
+        seen.append(parts)
+        plain(*parts)
+
+    monkeypatch.setattr(probe, "_fit", recorded)
     probe.fit(x, y, other_x, other_y)
     probe.fit(x, y, other_x.flip(0)[:40], other_y.flip(0)[:40])
     for first, second in zip(seen[0][:2], seen[1][:2], strict=True):
@@ -170,8 +176,8 @@ def test_no_gradients_no_mode_and_no_random_state_matter(name: str) -> None:
 def test_a_class_that_train_lacks_is_an_error(name: str) -> None:
     train, validation, test = splits(name)
     probe = CLASSIFIERS[name]().fit(*train, validation[0], torch.full_like(validation[1], 5))
-    assert probe.classes.tolist() == [-3, 7, 40]  # type: ignore[attr-defined]
-    assert probe.validation_score == 0  # type: ignore[attr-defined]
+    assert probe.classes.tolist() == [-3, 7, 40]
+    assert probe.validation_score == 0
     assert set(probe.predict(test[0]).tolist()) <= {-3, 7, 40}
     assert probe.score(test[0], torch.full_like(test[1], 5)) == 0.0
 
@@ -199,52 +205,39 @@ def spoiled(value: float, rows: list[int]) -> Tensor:
     return x
 
 
-FEATURES: list[tuple[str, Callable[[Tensor], tuple[Any, ...]]]] = [
-    (r"train features must have shape \(row, feature\), got \(12,\)", lambda y: (X[:, 0], y, X, y)),
-    ("train features must be floating point, got torch.int64", lambda y: (X.long(), y, X, y)),
-    (r"at least one row and one column, got \(0, 3\)", lambda y: (X[:0], y[:0], X, y)),
-    (r"validation features need at least one row and one column, got \(0, 3\)", lambda y: (X, y, X[:0], y[:0])),
-    ("validation features have 2 columns, but the train features have 3", lambda y: (X, y, X[:, :2], y)),
-    (
-        r"train features are NaN .* in 2 of 12 rows \(rows 3, 7\)",
-        lambda y: (spoiled(math.nan, [3, 7]), y, X, y),
-    ),
-    (r"train features are NaN .* in 1 of 12 rows \(rows 2\)", lambda y: (spoiled(-math.inf, [2]), y, X, y)),
-    (r"validation .* 7 of 12 rows \(rows 0, 1, 2, 3, 4, …\)", lambda y: (X, y, spoiled(math.inf, [*range(7)]), y)),
-]
-LABELS: list[tuple[str, Callable[[], tuple[Any, ...]]]] = [
-    (r"train labels must have shape \(row,\), got \(12, 1\)", lambda: (X, Y[:, None], X, Y)),
-    ("train labels must be integers, got torch.float32", lambda: (X, Y.float(), X, Y)),
-    ("train has 12 rows of features but 11 labels", lambda: (X, Y[:11], X, Y)),
-    ("validation has 12 rows of features but 3 labels", lambda: (X, Y, X, Y[:3])),
-    ("train labels hold only class 4; a probe needs at least two classes", lambda: (X, torch.full_like(Y, 4), X, Y)),
-]
-TARGETS: list[tuple[str, Callable[[], tuple[Any, ...]]]] = [
-    (r"train targets must have shape \(row, target\), got \(12,\)", lambda: (X, X[:, 0], X, X)),
-    ("train targets must be real", lambda: (X, X.to(torch.complex64), X, X)),
-    ("train has 12 rows of features but 5 rows of targets", lambda: (X, X[:5], X, X)),
-    ("validation has 2 targets, but train has 3", lambda: (X, X, X, X[:, :2])),
-    (r"validation targets are NaN or infinite in 1 of 12 rows \(rows 2\)", lambda: (X, X, X, spoiled(math.nan, [2]))),
-]
 B = X > 0
-ATTRIBUTES: list[tuple[str, Callable[[], tuple[Any, ...]]]] = [
-    ("train attributes must be bool, got torch.int64", lambda: (X, B.long(), X, B)),
-    (r"train attributes must have shape \(12, attribute\), got \(5, 3\)", lambda: (X, B[:5], X, B)),
-    ("validation has 2 attributes, expected 3", lambda: (X, B, X, B[:, :2])),
-    (r"train attributes \[0, 1, 2\] are constant; a probe needs both values", lambda: (X, B | True, X, B)),
-]
-REFUSED = [
-    *[(name, message, lambda name=name, make=make: make(good(name))) for name in PROBES for message, make in FEATURES],
-    *[(name, message, make) for name in CLASSIFIERS for message, make in LABELS],
-    *[(name, message, make) for name in REGRESSIONS for message, make in TARGETS],
-    *[("attributes", message, make) for message, make in ATTRIBUTES],
+SPOILED = spoiled(math.nan, [3, 7])
+ONE_CLASS = torch.full_like(Y, 4)
+REFUSED: list[tuple[tuple[str, ...], str, Callable[[Any], tuple[Any, ...]]]] = [
+    (tuple(PROBES), r"train features must have shape \(row, feature\) .* got \(12,\)", lambda y: (X[:, 0], y, X, y)),
+    (tuple(PROBES), "train features must be floating point, got torch.int64", lambda y: (X.long(), y, X, y)),
+    (tuple(PROBES), r"validation features must have shape \(row, 3\) .* got \(0, 3\)", lambda y: (X, y, X[:0], y[:0])),
+    (tuple(PROBES), r"validation features must have shape \(row, 3\) .* got \(12, 2\)", lambda y: (X, y, X[:, :2], y)),
+    (tuple(PROBES), r"train features are NaN .* in 2 of 12 rows \(rows 3, 7\)", lambda y: (SPOILED, y, X, y)),
+    (tuple(PROBES), r"7 of 12 rows \(rows 0, 1, 2, 3, 4, …\)", lambda y: (X, y, spoiled(math.inf, [*range(7)]), y)),
+    (tuple(CLASSIFIERS), r"train labels must have shape \(12,\) .* got \(12, 1\)", lambda y: (X, Y[:, None], X, Y)),
+    (tuple(CLASSIFIERS), r"validation labels must have shape \(12,\) .* got \(3,\)", lambda y: (X, Y, X, Y[:3])),
+    (tuple(CLASSIFIERS), "train labels must be integers, got torch.float32", lambda y: (X, Y.float(), X, Y)),
+    (tuple(CLASSIFIERS), "train labels hold only class 4; a probe needs at least two", lambda y: (X, ONE_CLASS, X, Y)),
+    (tuple(REGRESSIONS), r"train targets must have shape \(12, target\) .* got \(5, 3\)", lambda y: (X, X[:5], X, X)),
+    (tuple(REGRESSIONS), "train targets must be real", lambda y: (X, X.to(torch.complex64), X, X)),
+    (tuple(REGRESSIONS), r"validation targets .* \(12, 3\) .* got \(12, 2\)", lambda y: (X, X, X, X[:, :2])),
+    (tuple(REGRESSIONS), r"validation targets are NaN .* 2 of 12 rows", lambda y: (X, X, X, SPOILED)),
+    (("attributes",), "train attributes must be bool, got torch.int64", lambda y: (X, B.long(), X, B)),
+    (("attributes",), r"validation attributes .* \(12, 3\) .* got \(12, 2\)", lambda y: (X, B, X, B[:, :2])),
+    (
+        ("attributes",),
+        r"train attributes \[1\] are constant",
+        lambda y: (X, B | torch.tensor([False, True, False]), X, B),
+    ),
 ]
 
 
-@pytest.mark.parametrize(("name", "message", "make"), REFUSED, ids=[f"{n}: {m[:40]}" for n, m, _ in REFUSED])
-def test_fit_refuses(name: str, message: str, make: Callable[[], tuple[Any, ...]]) -> None:
-    with pytest.raises(ValueError, match=message):
-        PROBES[name]().fit(*make())
+@pytest.mark.parametrize(("names", "message", "make"), REFUSED, ids=[message[:40] for _, message, _ in REFUSED])
+def test_fit_refuses(names: tuple[str, ...], message: str, make: Callable[[Any], tuple[Any, ...]]) -> None:
+    for name in names:
+        with pytest.raises(ValueError, match=message):
+            PROBES[name]().fit(*make(good(name)))
 
 
 @every_probe
@@ -253,11 +246,11 @@ def test_predict_and_score_refuse(name: str) -> None:
     with pytest.raises(RuntimeError, match=f"{type(probe).__name__} has not been fitted: call fit first"):
         probe.predict(X)
     probe.fit(X, good(name), X, good(name))
-    with pytest.raises(ValueError, match="test features have 2 columns, but the train features have 3"):
+    with pytest.raises(ValueError, match=r"test features must have shape \(row, 3\) .* got \(12, 2\)"):
         probe.predict(X[:, :2])
     with pytest.raises(ValueError, match="test features are NaN or infinite in 1 of 12 rows"):
         probe.score(spoiled(math.nan, [0]), good(name))
-    with pytest.raises(ValueError, match=r"test has 12 rows of features but 4|test attributes must have shape"):
+    with pytest.raises(ValueError, match=r"test (labels|targets|attributes) must have shape \(12,.*\) .* got \(4,"):
         probe.score(X, good(name)[:4])
 
 
@@ -266,16 +259,12 @@ def test_predict_and_score_refuse(name: str) -> None:
     [
         (lambda: LinearProbe(penalties=[]), "penalties must be one or more numbers >= 0"),
         (lambda: LinearProbe(penalties=[-1.0]), "penalties must be one or more numbers >= 0"),
-        (lambda: AttributeProbe(penalties=[-1.0]), "penalties must be one or more numbers >= 0"),
         (lambda: RidgeProbe(penalties=[0.0]), "penalties must be one or more numbers > 0"),
         (lambda: KNNProbe(neighbors=[0]), "neighbors must be one or more numbers >= 1"),
         (lambda: KNNProbe(metrics=["manhattan"]), "metrics must be among"),
-        (lambda: KNNProbe(metrics=[]), "metrics must be among"),
-        (lambda: MLPTraining(hidden=0), "hidden must be at least 1, got 0"),
-        (lambda: MLPTraining(patience=0), "patience must be at least 1, got 0"),
+        (lambda: MLPTraining(hidden=0), "hidden must be one or more numbers >= 1"),
         (lambda: MLPTraining(decays=()), "decays must be one or more numbers >= 0"),
-        (lambda: MLPTraining(decays=(-1.0,)), "decays must be one or more numbers >= 0"),
-        (lambda: MLPTraining(learning_rate=0.0), "learning_rate must be a number > 0, got 0.0"),
+        (lambda: MLPTraining(learning_rate=0.0), "learning_rate must be one or more numbers > 0"),
     ],
 )
 def test_hyperparameters_without_a_meaning_are_refused(make: Callable[[], object], message: str) -> None:

@@ -67,7 +67,7 @@ def expected_scores(queries: Vectors, gallery: Vectors, ks: list[int]) -> dict[s
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(pair=small_pairs())
 def test_scores_are_the_mean_over_all_orders_of_breaking_ties(
     dtype: torch.dtype, pair: tuple[Vectors, Vectors]
@@ -80,7 +80,7 @@ def test_scores_are_the_mean_over_all_orders_of_breaking_ties(
     assert recalls[-1] == 1.0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(pair=small_pairs(), data=st.data())
 def test_lengths_of_rows_and_the_order_of_things_change_nothing(
     pair: tuple[Vectors, Vectors], data: st.DataObject
@@ -120,13 +120,6 @@ def test_queries_look_in_the_gallery_and_not_the_other_way() -> None:
     queries, gallery = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, -2.0], [1.0, 1.0]])
     assert retrieval_scores(queries, gallery, [1])["recall@1"] == 0.5
     assert retrieval_scores(gallery, queries, [1])["recall@1"] == 0.75
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_equal_embeddings_find_themselves(dtype: torch.dtype) -> None:
-    _, gallery = random_pair(500, 8, seed=2, noise=0.0, dtype=dtype)
-    scores = retrieval_scores(gallery * 3, gallery, [1, 7])
-    assert scores == {"recall@1": 1.0, "chance@1": 1 / 500, "recall@7": 1.0, "chance@7": 7 / 500, "median_rank": 1.0}
 
 
 def test_independent_embeddings_score_chance() -> None:
@@ -183,12 +176,6 @@ def test_the_smallest_differences_of_float32_are_no_ties() -> None:
     assert retrieval_scores(-queries, gallery, [1])["recall@1"] == 0.0
 
 
-@pytest.mark.parametrize("size", [1e-30, 1e30])
-def test_tiny_and_huge_float32_rows_keep_their_direction(size: float) -> None:
-    queries, gallery = random_pair(50, 5, seed=10, noise=0.5, dtype=torch.float32)
-    assert retrieval_scores(queries * size, gallery / size) == retrieval_scores(queries, gallery)
-
-
 def test_zero_rows_are_at_cosine_zero_to_all() -> None:
     axes = torch.eye(3)
     # An unembedded query knows nothing; an unembedded gallery row stands among the orthogonal ones.
@@ -198,7 +185,7 @@ def test_zero_rows_are_at_cosine_zero_to_all() -> None:
     assert retrieval_scores(axes, gallery, [1])["recall@1"] == pytest.approx((1 / 2 + 1 + 1 / 3) / 3)
 
 
-@pytest.mark.parametrize("queries_a_block", [0, 1, 7, 100])
+@pytest.mark.parametrize("queries_a_block", [0, 7])
 def test_blocks_change_nothing(queries_a_block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     queries, gallery = random_pair(100, 9, seed=11, noise=1.0, dtype=torch.float32)
     gallery[::3] = gallery[1]
@@ -209,28 +196,15 @@ def test_blocks_change_nothing(queries_a_block: int, monkeypatch: pytest.MonkeyP
     assert largest == max(1, queries_a_block)
 
 
-def test_features_that_require_grad_are_scored() -> None:
-    queries, gallery = random_pair(10, 3, seed=12, noise=1.0, dtype=torch.float32)
-    expected = retrieval_scores(queries, gallery)
-    assert retrieval_scores(queries.requires_grad_(), gallery.requires_grad_()) == expected
-
-
-@pytest.mark.parametrize("ks", [(), (0,), (1, -2)])
-def test_numbers_looked_at_start_at_one(ks: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="ks must be one or more numbers >= 1, got"):
-        retrieval_scores(torch.ones(2, 2), torch.ones(2, 2), ks)
-
-
-@pytest.mark.parametrize("shape", [(3, 2), (2, 3)])
-def test_queries_and_gallery_must_pair_up(shape: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=r"must have one shape.*got \(2, 2\) and \(" + f"{shape[0]}, {shape[1]}"):
-        retrieval_scores(torch.ones(2, 2), torch.ones(shape))
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("name", ["query", "gallery"])
-def test_rows_that_are_not_finite_are_named(name: str, value: float) -> None:
-    pair = {"query": torch.ones(4, 2), "gallery": torch.ones(4, 2)}
-    pair[name][2, 1] = value
-    with pytest.raises(ValueError, match=rf"{name} features are NaN or infinite in 1 of 4 rows \(rows 2\)"):
-        retrieval_scores(pair["query"], pair["gallery"])
+@pytest.mark.parametrize(
+    ("message", "queries", "gallery", "ks"),
+    [
+        ("ks must be one or more numbers >= 1", torch.ones(2, 2), torch.ones(2, 2), (0,)),
+        (r"gallery features must have shape \(2, 2\) .* got \(3, 2\)", torch.ones(2, 2), torch.ones(3, 2), (1,)),
+        (r"query features are NaN .* in 2 of 2 rows", torch.full((2, 2), math.nan), torch.ones(2, 2), (1,)),
+        (r"gallery features are NaN .* in 2 of 2 rows", torch.ones(2, 2), torch.full((2, 2), math.inf), (1,)),
+    ],
+)
+def test_refuses(message: str, queries: Tensor, gallery: Tensor, ks: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=message):
+        retrieval_scores(queries, gallery, ks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -36,14 +37,6 @@ def test_r2_of_known_hidden_and_constant_parameters_by_name() -> None:
     assert style_scores(train, validation, reversed_order) == pytest.approx(scores, nan_ok=True)
     fixed = (train[0], {"fixed": train[1]["fixed"]})
     assert all(math.isnan(score) for score in style_scores(fixed, fixed, fixed).values())
-
-
-def test_parameters_of_any_number_type() -> None:
-    x = features(200, seed=1)
-    split = (x, {"flip": x[:, 0] > 0, "count": (4 * x[:, 1]).long()})
-    scores = style_scores(split, split, split)
-    assert 0.5 < scores["flip"] < 0.9
-    assert scores["count"] > 0.9
 
 
 def circle(angles: Tensor, period: float = 360.0) -> Tensor:
@@ -142,18 +135,17 @@ A = {"a": torch.arange(6.0)}
 
 
 @pytest.mark.parametrize(("score", "noun"), [(style_scores, "view parameter"), (angle_scores, "angle")])
-def test_both_refuse(score: object, noun: str) -> None:
-    good = (X, A)
+def test_both_refuse(score: Callable[..., object], noun: str) -> None:
     cases: list[tuple[str, Split, Split]] = [
-        (f"there are no {noun}s to predict", (X, {}), good),
-        (rf"test has the {noun}s \['b'\], but train has \['a'\]", good, (X, {"b": A["a"]})),
-        (rf"train {noun} 'a' must have shape \(6,\), got \(5,\)", (X, {"a": A["a"][:5]}), good),
-        ("train targets are NaN or infinite", (X, {"a": A["a"] / 0}), good),
-        ("test features are NaN or infinite", good, (X / 0, A)),
+        (f"there are no {noun}s to predict", (X, {}), (X, A)),
+        (rf"test has the {noun}s \['b'\], but train has \['a'\]", (X, A), (X, {"b": A["a"]})),
+        (rf"train {noun} 'a' must have shape \(6,\) .* got \(5,\)", (X, {"a": A["a"][:5]}), (X, A)),
+        (f"train {noun} 'a' are NaN or infinite", (X, {"a": A["a"] / 0}), (X, A)),
+        ("test features are NaN or infinite", (X, A), (X / 0, A)),
     ]
     for message, train, test in cases:
         with pytest.raises(ValueError, match=message):
-            score(train, train, test)  # type: ignore[operator]
+            score(train, train, test)
 
 
 def test_names_and_periods_without_a_meaning_are_refused() -> None:

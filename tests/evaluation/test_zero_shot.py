@@ -14,7 +14,6 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.neighbors import NearestCentroid
 from torch import Tensor
 
-from pp_simve.evaluation import retrieval
 from pp_simve.evaluation.zero_shot import zero_shot_predictions, zero_shot_scores
 
 LABELS = [3, 7, -2, 11]
@@ -102,15 +101,7 @@ def test_each_prompt_weighs_alike_however_long() -> None:
     assert predicted.tolist() == [0]
 
 
-def test_a_class_of_scattered_prompts_is_no_worse_off() -> None:
-    # The mean of two prompts at right angles is short; renormalised it is 0.2 rad from the query, the other 0.6 rad.
-    prompts = torch.tensor([[1.0, 0.0], [0.0, 1.0], [math.cos(1.585), math.sin(1.585)]])
-    angle = math.pi / 4 + 0.2
-    query = torch.tensor([[math.cos(angle), math.sin(angle)]])
-    assert zero_shot_predictions(query, prompts, torch.tensor([0, 0, 1])).tolist() == [0]
-
-
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**16), data=st.data())
 def test_lengths_and_order_change_nothing(seed: int, data: st.DataObject) -> None:
     x, y, p, prompt_y = noisy_task(30, 9, seed=seed)
@@ -163,39 +154,20 @@ def test_prompts_that_cancel_have_no_direction(copies: int) -> None:
     assert zero_shot_predictions(below, prompts, labels).tolist() == [0] * 12
 
 
-def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, _, p, prompt_y = noisy_task(50, 12, seed=4)
-    whole = zero_shot_predictions(x, p, prompt_y)
-    monkeypatch.setattr(retrieval, "_BLOCK", 7 * 4)
-    assert torch.equal(zero_shot_predictions(x, p, prompt_y), whole)
+EYE, FIRST = torch.eye(3), torch.tensor([0, 1, 2])
 
 
-def test_features_that_require_grad_are_classified() -> None:
-    x, y, p, prompt_y = noisy_task(20, 8, seed=5)
-    expected = zero_shot_scores(x, y, p, prompt_y)
-    assert zero_shot_scores(x.requires_grad_(), y, p.requires_grad_(), prompt_y) == expected
-
-
-def test_query_labels_without_a_prompt_are_named() -> None:
-    with pytest.raises(ValueError, match=r"no prompt describes the query labels \[2, 8\]"):
-        zero_shot_scores(torch.eye(4), torch.tensor([8, 0, 2, 8]), torch.eye(4)[:2], torch.tensor([0, 1]))
-
-
-def test_features_must_share_a_space() -> None:
-    with pytest.raises(ValueError, match="queries have 3 features, but prompts have 2"):
-        zero_shot_predictions(torch.eye(3), torch.eye(2), torch.tensor([0, 1]))
-
-
-def test_labels_must_be_integers_one_a_row() -> None:
-    with pytest.raises(ValueError, match="query has 3 rows of features but 2 labels"):
-        zero_shot_scores(torch.eye(3), torch.tensor([0, 1]), torch.eye(3), torch.tensor([0, 1, 2]))
-    with pytest.raises(ValueError, match="prompt labels must be integers"):
-        zero_shot_predictions(torch.eye(3), torch.eye(3), torch.tensor([0.0, 1.0, 2.0]))
-
-
-@pytest.mark.parametrize("name", ["query", "prompt"])
-def test_rows_that_are_not_finite_are_named(name: str) -> None:
-    sides = {"query": torch.eye(3), "prompt": torch.eye(3)}
-    sides[name][1, 2] = math.nan
-    with pytest.raises(ValueError, match=rf"{name} features are NaN or infinite in 1 of 3 rows \(rows 1\)"):
-        zero_shot_predictions(sides["query"], sides["prompt"], torch.tensor([0, 1, 2]))
+@pytest.mark.parametrize(
+    ("message", "splits"),
+    [
+        (r"no prompt describes the query labels \[8\]", (EYE, torch.tensor([8, 0, 1]), EYE, FIRST)),
+        (r"prompt features must have shape \(row, 3\) .* got \(2, 2\)", (EYE, FIRST, torch.eye(2), FIRST[:2])),
+        (r"query labels must have shape \(3,\) .* got \(2,\)", (EYE, FIRST[:2], EYE, FIRST)),
+        ("prompt labels must be integers", (EYE, FIRST, EYE, FIRST.float())),
+        ("query features are NaN or infinite in 3 of 3 rows", (EYE / 0, FIRST, EYE, FIRST)),
+        ("prompt features are NaN or infinite in 3 of 3 rows", (EYE, FIRST, EYE / 0, FIRST)),
+    ],
+)
+def test_refuses(message: str, splits: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    with pytest.raises(ValueError, match=message):
+        zero_shot_scores(*splits)
