@@ -52,7 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     return _ended(tmp_path_factory.mktemp("finished") / "run", 0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def finished_run(finished: Ended) -> Path:
     """The folder of that run."""
     return finished.path
