@@ -45,7 +45,7 @@ from pp_simve.run.console import each_run, exit_code
 from pp_simve.run.folder import FittedRun, RunFolder, load_fitted, load_once, source_commit
 from pp_simve.run.numbers import plain
 from pp_simve.run.trust import announce
-from pp_simve.run.viewing import unwrapped
+from pp_simve.run.viewing import by_modality
 
 FILE = "diagnostics.json"
 POSTERIOR = "posterior.nc"
@@ -133,7 +133,7 @@ def diagnose_run(fitted: FittedRun, config: DiagnoseConfig, console: Console) ->
     for name, parameter in program.objective.named_parameters():
         if not parameter.isfinite().all():
             raise ConfigError(f"{name} of {folder.path} is NaN or infinite: the fit failed; fit again")
-    images = {modality: part[: config.images] for modality, part in viewing.images(test).items()}
+    images = by_modality(lambda part: part[: config.images], viewing.images(test))
     checks = dict(CHECKS)
     if config.refine:
         checks["refinement"] = partial(refined, steps=config.refine)
@@ -146,8 +146,8 @@ def diagnose_run(fitted: FittedRun, config: DiagnoseConfig, console: Console) ->
     diagnosis = diagnose(
         program.model,
         program.guide,
-        unwrapped(images),
-        unwrapped(viewing.policies),
+        images,
+        viewing.policy,
         views=viewing.views,
         draws=config.draws,
         simulations=config.simulations,
@@ -164,7 +164,7 @@ def diagnose_run(fitted: FittedRun, config: DiagnoseConfig, console: Console) ->
     diagnostics: Diagnostics = {
         "checks": diagnosis.checks,
         "notes": diagnosis.notes,
-        "settings": {**settings, "images": len(next(iter(images.values())))},
+        "settings": {**settings, "images": min(config.images, len(test))},
     }
     entries = {
         "version": pp_simve.__version__,

@@ -34,7 +34,7 @@ from pp_simve.run.scores import run_results
 from pp_simve.run.tables import print_results
 from pp_simve.run.tracking import TRACKERS, JSONLines, Several, Tracker
 from pp_simve.run.trust import announce, own_parts_of
-from pp_simve.run.viewing import Viewing, unwrapped
+from pp_simve.run.viewing import Viewing
 
 SCHEDULES: dict[str, Schedule] = {"cosine": WarmupCosine(), "constant": constant}
 
@@ -148,9 +148,9 @@ def _fit(
         return fit(
             program.model,
             program.guide,
-            unwrapped(viewing.images(data.train)),
+            viewing.images(data.train),
             objective=program.objective,
-            policy=unwrapped(viewing.policies),
+            policy=viewing.policy,
             views=settings.views,
             batch_size=settings.batch_size,
             epochs=settings.epochs or None,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +20,7 @@ from pp_simve.data.types import tensor_digest
 
 FORMAT = "1"  # changes with what is decoded or how it is stored
 TENSORS = ("images", "part", "labels", "attributes")
+WORDS = ("classes", "attribute_names", "notes")
 
 
 class _Unusable(Exception):
@@ -82,25 +84,12 @@ def _read(file: Path, identity: str, fingerprint: str) -> Collection:
     images, part = tensors.get("images"), tensors.get("part")
     if images is None or part is None or images.dtype != torch.uint8 or images.ndim != 4 or len(part) != len(images):
         raise _Unusable("its arrays have the wrong shape or type")
-    words = json.loads(about)
-    return Collection(
-        images=images,
-        part=part,
-        labels=tensors.get("labels"),
-        attributes=tensors.get("attributes"),
-        classes=tuple(words["classes"]),
-        attribute_names=tuple(words["attribute_names"]),
-        notes=tuple(words["notes"]),
-    )
+    words: dict[str, Any] = {name: tuple(entries) for name, entries in json.loads(about).items()}
+    return Collection(**tensors, **words)
 
 
 def _write(file: Path, identity: str, fingerprint: str, collection: Collection) -> None:
-    words = {
-        "classes": collection.classes,
-        "attribute_names": collection.attribute_names,
-        "notes": collection.notes,
-    }
-    about = json.dumps(words)
+    about = json.dumps({name: getattr(collection, name) for name in WORDS})
     tensors = {key: value.contiguous() for key in TENSORS if (value := getattr(collection, key)) is not None}
     metadata = {
         "identity": identity,

@@ -1,4 +1,4 @@
-"""Views of several kinds (modalities) made of a data set: the halves of a picture, a photograph and its attributes."""
+"""Modalities made of a data set: the halves of an image, or an image and its attributes."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from pp_simve.data.types import DataError, DataShape, ImageShape, Split
 
 
 class Modalities(ABC):
-    """Says what the kinds of view of an image are; a class with this one method works from the command line, too."""
+    """Images of several modalities of each image, by one method, `images`; may be a user's class."""
 
     @abstractmethod
     def images(self, split: Split) -> dict[str, Tensor]:
-        """Images by kind, uint8 (image, channel, height, width), all of the same images in the same order.
+        """Images by modality, uint8 (image, channel, height, width), all of the same images in the same order.
 
         A vector is an image of one pixel with many channels.
 
         Raises:
-            DataError: the images do not have what it takes.
+            DataError: the images do not have these modalities.
         """
 
     def shapes(self, shape: DataShape) -> dict[str, ImageShape]:
-        """(channel, height, width) of each kind, for data of a shape."""
+        """(channel, height, width) of each modality, for data of a shape."""
         blank = Split(
             images=torch.zeros(1, *shape.image, dtype=torch.uint8),
             labels=None,
             attributes=torch.zeros(1, shape.attributes, dtype=torch.bool) if shape.attributes else None,
         )
-        shapes = {kind: tuple(images.shape[1:]) for kind, images in self.images(blank).items()}
-        return {kind: (channels, height, width) for kind, (channels, height, width) in shapes.items()}
+        return {
+            name: (images.shape[1], images.shape[2], images.shape[3]) for name, images in self.images(blank).items()
+        }
 
 
 class Halves(Modalities):

@@ -6,7 +6,7 @@ import importlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import safetensors
@@ -19,7 +19,7 @@ from pp_simve.data import ImageData
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation.multimodal import SingleModality
 from pp_simve.evaluation.subject import EVALUATION_SEED
-from pp_simve.inference.augmentations import draw_views
+from pp_simve.inference.data import Images, image_shape
 from pp_simve.inference.tools import write_whole
 from pp_simve.run.methods import Program
 from pp_simve.run.viewing import Viewing, is_vector
@@ -135,19 +135,18 @@ def embed_test(program: Program, viewing: Viewing, data: ImageData, count: int =
         count: views at most, over all modalities.
     """
     device = next(program.objective.parameters()).device
-    images = {
-        modality: of_modality[: max(1, count // len(viewing.policies))]
-        for modality, of_modality in viewing.images(data.test).items()
-    }
-    shown = len(next(iter(images.values())))
+    shown = min(len(data.test), max(1, count // max(1, len(viewing.names))))
+    source = viewing.source(data.test)
+    parts = {"": source} if isinstance(source, Images) else source.modalities
     z, pictures, parameters = [], [], []
-    for modality, of_modality in images.items():
+    for modality, part in parts.items():
         generator = torch.Generator(device).manual_seed(EVALUATION_SEED)
-        views, drawn = draw_views(viewing.policies[modality], of_modality.to(device), 1, generator=generator)
-        guide = program.guide if modality is None else SingleModality(program.guide, str(modality))
+        one_view = replace(part, n_views=1).to(device)
+        views, drawn = one_view.draw_with_parameters(torch.arange(shown, device=device), generator)
+        guide = SingleModality(program.guide, modality) if modality else program.guide
         z.append(guide.embed_batches(views[0]).z.float().cpu())
         # A vector is no picture: the image that it belongs to is shown.
-        vector = is_vector((of_modality.shape[1], of_modality.shape[2], of_modality.shape[3]))
+        vector = is_vector(image_shape(part.images))
         pictures.append(data.test.images[:shown] if vector else (255 * views[0]).round().byte().cpu())
         parameters.append({name: values[0].cpu() for name, values in drawn.items()})
     absent = torch.full((shown,), torch.nan)
@@ -157,9 +156,9 @@ def embed_test(program: Program, viewing: Viewing, data: ImageData, count: int =
     return Embedding(
         z=torch.cat(z),
         pictures=thumbnails(pictures),
-        labels=None if labels is None else labels[:shown].cpu().repeat(len(images)),
+        labels=None if labels is None else labels[:shown].cpu().repeat(len(parts)),
         classes=data.classes,
-        modalities=[] if viewing.modalities is None else [str(modality) for modality in images for _ in range(shown)],
+        modalities=[modality for modality in viewing.names for _ in range(shown)],
         parameters={name: torch.cat([drawn.get(name, absent) for drawn in parameters]) for name in names},
         placed={} if placed is None else {"UMAP": placed},
     )

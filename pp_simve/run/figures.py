@@ -20,7 +20,7 @@ from pp_simve.evaluation.figures import (
 )
 from pp_simve.evaluation.generation import interpolate, reconstruct, sample, swap, traverse
 from pp_simve.evaluation.subject import EVALUATION_SEED
-from pp_simve.inference.augmentations import draw_views
+from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
 from pp_simve.inference.tools import random_state_kept, unit_range
 from pp_simve.run.methods import Program
 from pp_simve.run.viewing import Viewing
@@ -43,11 +43,11 @@ def run_figures(
     if program.model.likelihood is None:
         return  # nothing to decode
     device = next(program.objective.parameters()).device
-    images = {name: part[:IMAGES_IN_RANGE].to(device) for name, part in viewing.images(data.test).items()}
-    if viewing.modalities is None:
-        yield from _of_images(program, viewing, images[None])
-    else:
-        yield from _of_modalities(program, {str(name): unit_range(part[:IMAGES]) for name, part in images.items()})
+    images = viewing.images(data.test)
+    if isinstance(images, dict):
+        yield from _of_modalities(program, {name: unit_range(of[:IMAGES].to(device)) for name, of in images.items()})
+    elif isinstance(viewing.policy, AugmentationPolicy):
+        yield from _of_images(program, viewing.policy, viewing.views, images[:IMAGES_IN_RANGE].to(device))
 
 
 def _of_modalities(program: Program, images: Mapping[str, Tensor]) -> Iterator[tuple[str, Figure]]:
@@ -60,7 +60,9 @@ def _of_modalities(program: Program, images: Mapping[str, Tensor]) -> Iterator[t
             yield f"{name}-from-each-modality", columns_figure({name: _shown(shown), **decoded})
 
 
-def _of_images(program: Program, viewing: Viewing, images: Tensor) -> Iterator[tuple[str, Figure]]:
+def _of_images(
+    program: Program, policy: AugmentationPolicy, n_views: int, images: Tensor
+) -> Iterator[tuple[str, Figure]]:
     """Reconstructions, swaps, samples from the prior, interpolations and traversals."""
     model, guide, device = program.model, program.guide, images.device
     shown = images[:IMAGES]
@@ -68,9 +70,9 @@ def _of_images(program: Program, viewing: Viewing, images: Tensor) -> Iterator[t
     generator = torch.Generator(device).manual_seed(EVALUATION_SEED)
 
     def drawn(of: Tensor, count: int) -> Tensor:
-        return draw_views(viewing.policies[None], of, count, generator=generator)[0]
+        return draw_views(policy, of, count, generator=generator)[0]
 
-    views = drawn(shown, max(viewing.views, 2))
+    views = drawn(shown, max(n_views, 2))
     rebuilt = reconstruct(model, guide, views)
     yield "reconstructions", reconstruction_figure(_shown(originals), _shown(views), _shown(rebuilt))
 

@@ -210,18 +210,14 @@ class FittedRun:
     viewing: Viewing
 
 
-Load = Callable[[str, Path, int | None, bool], ImageData]
-"""Loads images by name, root, image size and whether unreadable ones are left out."""
+Load = Callable[..., ImageData]
+"""`pp_simve.data.load`, or a loader called as it is."""
 
 
 def load_once() -> Load:
     """A loader that keeps the last data: runs that are read together are mostly of the same images."""
 
-    @lru_cache(maxsize=1)
-    def images(data: str, data_root: Path, image_size: int | None, skip_bad: bool) -> ImageData:
-        return load(data, data_root, image_size=image_size, skip_bad=skip_bad)
-
-    return images
+    return lru_cache(maxsize=1)(load)
 
 
 def load_run(path: Path | str, *, trust_parts: bool = False) -> Program:
@@ -271,7 +267,8 @@ def load_fitted(
     """
     settings, fingerprint = folder.read_settings(trust_parts=trust_parts)
     program = load_run(folder.path, trust_parts=trust_parts)
-    data = images(settings.data, data_root or settings.data_root, settings.image_size or None, settings.skip_bad)
+    size = settings.image_size or None
+    data = images(settings.data, data_root or settings.data_root, image_size=size, skip_bad=settings.skip_bad)
     if data.fingerprint != fingerprint:
         raise ConfigError(
             f"the images of {data.name} are not those {folder.path} was fitted to ({data.fingerprint}, expected "

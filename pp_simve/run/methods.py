@@ -47,7 +47,7 @@ from pp_simve.models import (
 )
 from pp_simve.run.config import Settings
 from pp_simve.run.parts import DECODERS, ENCODERS, GROUPS, GUIDES, LIKELIHOODS, OBJECTIVES, PRIORS, Named, make_part
-from pp_simve.run.viewing import is_vector, shapes_of, unwrapped
+from pp_simve.run.viewing import by_modality, is_vector, shapes_of
 
 T = TypeVar("T")
 
@@ -207,13 +207,13 @@ def build(settings: Settings, shape: DataShape) -> Program:
         except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(f"the {flag} of --method {settings.method}: {error}") from error
 
-    likelihoods = {name: _likelihood(settings, of_one) for name, of_one in shapes.items()} if recipe.pixels else {}
+    likelihoods = by_modality(partial(_likelihood, settings), shapes) if recipe.pixels else None
     prior = part("prior", recipe.prior, PRIORS, Prior, settings.latent_dim)
     observes_group = settings.group or recipe.group
     group = part("group", recipe.group or NTXent, GROUPS, GroupLikelihood) if observes_group else None
-    model = SimVE(prior, unwrapped(likelihoods) if likelihoods else None, group)
-    encoders = {name: _encoder(settings, of_one) for name, of_one in shapes.items()}
-    guide = part("guide", recipe.guide, GUIDES, Guide, unwrapped(encoders), prior)
+    model = SimVE(prior, likelihoods, group)
+    encoders = by_modality(partial(_encoder, settings), shapes)
+    guide = part("guide", recipe.guide, GUIDES, Guide, encoders, prior)
     return Program(model, guide, part("objective", recipe.objective, OBJECTIVES, Objective, model, guide))
 
 
@@ -232,56 +232,46 @@ def _likelihood(settings: Settings, shape: ImageShape) -> Likelihood:
         return Bernoulli(MLPDecoder(settings.latent_dim, shape, hidden=[256]))
     decoder = make_part("decoder", settings.decoder, DECODERS, nn.Module, settings.latent_dim, shape)
     likelihood = make_part("likelihood", settings.likelihood, LIKELIHOODS, Likelihood, decoder)
-    _check_images(likelihood, settings, shape)
-    return likelihood
-
-
-def _encoder(settings: Settings, shape: ImageShape) -> nn.Module:
-    """Of images of one modality; vectors have an MLP."""
-    if is_vector(shape):
-        return MLPEncoder(shape, hidden=[256])
-    return _with_features(make_part("encoder", settings.encoder, ENCODERS, nn.Module, shape), settings, shape)
-
-
-def _check_images(likelihood: Likelihood, settings: Settings, image_shape: ImageShape) -> None:
-    """Refuses a user's decoder or likelihood that makes other images than the data's, by a trial pass."""
     parts = f"--likelihood {settings.likelihood} with --decoder {settings.decoder}"
-    training = likelihood.training
-    try:
-        with torch.no_grad():
-            images = likelihood.eval()(torch.zeros(2, settings.latent_dim))
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(f"{parts} does not accept latents of shape (2, {settings.latent_dim}): {error}") from error
-    likelihood.train(training)
+    images = _tried(likelihood, (2, settings.latent_dim), f"{parts} does not accept latents of shape")
     if tuple(images.batch_shape) != (2,):
         raise ConfigError(
             f"{parts} must be a distribution with one event over a whole image, batch shape (2,) for 2 latents; "
             f"got batch shape {tuple(images.batch_shape)}, event shape {tuple(images.event_shape)}"
         )
-    if tuple(images.event_shape) != tuple(image_shape):
+    if tuple(images.event_shape) != shape:
         raise ConfigError(
-            f"{parts} makes images of shape {tuple(images.event_shape)}, but those of the data are {tuple(image_shape)}"
+            f"{parts} makes images of shape {tuple(images.event_shape)}, but those of the data are {shape}"
         )
+    return likelihood
 
 
-def _with_features(encoder: nn.Module, settings: Settings, image_shape: ImageShape) -> nn.Module:
-    """An encoder that tells the guide how wide it is: a user's own that does not say is asked by a trial pass."""
+def _encoder(settings: Settings, shape: ImageShape) -> nn.Module:
+    """Of images of one modality; vectors have an MLP. The width of a user's own is measured if it has no `features`."""
+    if is_vector(shape):
+        return MLPEncoder(shape, hidden=[256])
+    encoder = make_part("encoder", settings.encoder, ENCODERS, nn.Module, shape)
     if isinstance(getattr(encoder, "features", None), int):
         return encoder
-    training = encoder.training
-    try:
-        with torch.no_grad():
-            outputs = encoder.eval()(torch.zeros(2, *image_shape))
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"--encoder {settings.encoder} does not accept a batch of images of shape {tuple(image_shape)}: {error}"
-        ) from error
+    outputs = _tried(encoder, (2, *shape), f"--encoder {settings.encoder} does not accept a batch of images of shape")
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != 2:
         got = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"type {type(outputs).__name__}"
         raise ConfigError(
             f"--encoder {settings.encoder} must map 2 images to an output of shape (2, features), got {got}"
         )
     # The width is set on a wrapper, because `features` may be the name of one of the encoder's own layers.
-    measured = nn.Sequential(encoder.train(training))
+    measured = nn.Sequential(encoder)
     measured.features = outputs.shape[1]  # type: ignore[assignment]
     return measured
+
+
+def _tried(module: nn.Module, shape: tuple[int, ...], refused: str) -> Any:
+    """The output of a user's module for zeros of a shape, in evaluation mode: nothing of it changes."""
+    training = module.training
+    try:
+        with torch.no_grad():
+            return module.eval()(torch.zeros(shape))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{refused} {shape}: {error}") from error
+    finally:
+        module.train(training)

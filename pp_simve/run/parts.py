@@ -98,14 +98,9 @@ class _Described:
     options: Mapping[str, Any]
     """Literals, and parts."""
 
-    @property
-    def is_own(self) -> bool:
-        """Whether the name is a user's ``package.module:Class``."""
-        return ":" in self.name
-
     def own(self) -> Iterator[str]:
         """The user's classes, this one and those among its options."""
-        if self.is_own:
+        if ":" in self.name:
             yield self.name
         for value in self.options.values():
             if isinstance(value, _Described):
@@ -147,7 +142,7 @@ def _built(
     *arguments: object,
 ) -> T:
     name = part.name.replace("_", "-") if part.name not in named else part.name
-    factory = _imported(flag, text, part.name, kinds) if part.is_own else named.get(name)
+    factory = _imported(flag, text, part.name, kinds) if ":" in part.name else named.get(name)
     if factory is None:
         if new := RENAMED.get(flag, {}).get(part.name):
             raise ConfigError(

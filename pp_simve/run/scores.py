@@ -41,15 +41,15 @@ def evaluate_run(
         "attribute_names": data.attribute_names,
     }
     splits = [on_device(split, device) for split in (data.train, data.validation, data.test)]
-    if viewing.modalities is None:
+    if not isinstance(viewing.policy, dict):
         options |= {"model": program.model, "handwriting": data.name in HANDWRITING}
-        return evaluate_representations(program.guide, viewing.policies[None], *splits, **options)
+        return evaluate_representations(program.guide, viewing.policy, *splits, **options)
+    assert viewing.modalities is not None  # as there are policies by modality
     of_modality: dict[str, list[Split]] = {}
     for split in splits:
-        for name, images in viewing.images(split).items():
-            of_modality.setdefault(str(name), []).append(Split(images, split.labels, split.attributes))
-    policies = {str(name): policy for name, policy in viewing.policies.items()}
-    return evaluate_modalities(program.guide, policies, of_modality, **options)
+        for name, images in viewing.modalities.images(split).items():
+            of_modality.setdefault(name, []).append(Split(images, split.labels, split.attributes))
+    return evaluate_modalities(program.guide, viewing.policy, of_modality, **options)
 
 
 def run_results(run: Run, program: Program, viewing: Viewing, data: ImageData, config: Settings) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def run_results(run: Run, program: Program, viewing: Viewing, data: ImageData, c
         "steps": run.steps,
         "batch_size": config.batch_size,
         "views": config.views,
-        "modalities": [] if viewing.modalities is None else [str(name) for name in viewing.policies],
+        "modalities": viewing.names,
         "parameters": sum(parameter.numel() for parameter in program.objective.parameters()),
         "seed": config.seed,
         "device": device_name(device),

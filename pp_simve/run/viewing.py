@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -11,16 +11,19 @@ from torch import Tensor
 from pp_simve.data import DataShape, ImageShape, Split
 from pp_simve.data.modalities import MODALITIES, Modalities
 from pp_simve.inference.augmentations import POLICIES, AugmentationPolicy, Compose
-from pp_simve.inference.data import Images, MultimodalImages, Source
+from pp_simve.inference.data import Images, MultimodalImages, training_source
 from pp_simve.run.config import Settings
 from pp_simve.run.parts import make_part
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
-def unwrapped(parts: Mapping[str | None, T]) -> T | dict[str, T]:
-    """Parts by modality, or the part itself where the only modality is None, the one without a name."""
-    return parts[None] if None in parts else {str(modality): part for modality, part in parts.items()}
+def by_modality(function: Callable[[S], T], parts: S | Mapping[str, S]) -> T | dict[str, T]:
+    """A function applied to the part of each modality, or to the only part of data without modalities."""
+    if isinstance(parts, Mapping):
+        return {modality: function(part) for modality, part in parts.items()}
+    return function(parts)
 
 
 def is_vector(image_shape: ImageShape) -> bool:
@@ -28,29 +31,29 @@ def is_vector(image_shape: ImageShape) -> bool:
     return image_shape[1:] == (1, 1)
 
 
-def shapes_of(settings: Settings, shape: DataShape) -> dict[str | None, ImageShape]:
-    """The shape of each modality's images; without modalities the only one is called None.
+def shapes_of(settings: Settings, shape: DataShape) -> ImageShape | dict[str, ImageShape]:
+    """The shape of the images, or of those of each modality.
 
     Raises:
         ConfigError: an unknown name.
         DataError: the data do not have these modalities.
     """
     modalities = _modalities(settings)
-    return {None: shape.image} if modalities is None else dict(modalities.shapes(shape).items())
+    return shape.image if modalities is None else modalities.shapes(shape)
 
 
 @dataclass(frozen=True)
 class Viewing:
-    """Views of the data as settings describe them; without modalities the only one is called None.
+    """Views of the data as settings describe them.
 
     Attributes:
-        modalities: make images of several modalities of each image.
-        policies: draw the views of each modality; vectors are taken as they are.
+        modalities: make images of several modalities of each image; None for images as they are.
+        policy: draws the views, one for each modality where there are several; vectors are taken as they are.
         views: of each modality.
     """
 
     modalities: Modalities | None
-    policies: dict[str | None, AugmentationPolicy]
+    policy: AugmentationPolicy | dict[str, AugmentationPolicy]
     views: int
 
     @classmethod
@@ -60,26 +63,26 @@ class Viewing:
         Raises:
             ConfigError: an unknown name, or a part that does not fit.
         """
-        policies = {
-            modality: Compose([], of_one)
-            if is_vector(of_one)
-            else make_part("policy", settings.policy, POLICIES, AugmentationPolicy, of_one)
-            for modality, of_one in shapes_of(settings, shape).items()
-        }
-        return cls(_modalities(settings), policies, settings.views)
 
-    def images(self, split: Split) -> dict[str | None, Tensor]:
-        """A split's images by modality, uint8 ``(image, channel, height, width)``."""
-        return {None: split.images} if self.modalities is None else dict(self.modalities.images(split).items())
+        def policy(of_one: ImageShape) -> AugmentationPolicy:
+            if is_vector(of_one):
+                return Compose([], of_one)
+            return make_part("policy", settings.policy, POLICIES, AugmentationPolicy, of_one)
 
-    def source(self, split: Split) -> Source:
+        return cls(_modalities(settings), by_modality(policy, shapes_of(settings, shape)), settings.views)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the modalities; none where there is only one."""
+        return list(self.policy) if isinstance(self.policy, dict) else []
+
+    def images(self, split: Split) -> Tensor | dict[str, Tensor]:
+        """A split's images, uint8 ``(image, channel, height, width)``, of each modality where there are several."""
+        return split.images if self.modalities is None else self.modalities.images(split)
+
+    def source(self, split: Split) -> Images | MultimodalImages:
         """The source of a split's views, drawn as in the fit."""
-        parts = {
-            modality: Images(images, self.policies[modality], self.views)
-            for modality, images in self.images(split).items()
-        }
-        source = unwrapped(parts)
-        return source if isinstance(source, Images) else MultimodalImages(source)
+        return training_source(self.images(split), self.policy, self.views)
 
 
 def _modalities(settings: Settings) -> Modalities | None:

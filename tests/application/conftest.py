@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -27,27 +30,46 @@ def evaluated_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pp_simve.run.scores.QUICK", Effort(min_views=100))
 
 
-@pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of ten steps on the digits, judged. Look, but do not touch."""
-    path = tmp_path_factory.mktemp("finished") / "run"
-    assert run(*SMALL, "--out", str(path)) == 0
-    return path
+@dataclass(frozen=True)
+class Ended:
+    """A run of the command that has ended: its folder, and what it printed."""
+
+    path: Path
+    out: str
+    err: str
+
+
+def _ended(path: Path, code: int) -> Ended:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        assert run(*SMALL, "--out", str(path)) == code
+    return Ended(path, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session")
-def _stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("stopped") / "run"
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """A run of ten steps on the digits, evaluated. Its folder is shared: do not change it."""
+    return _ended(tmp_path_factory.mktemp("finished") / "run", 0)
+
+
+@pytest.fixture(scope="session")
+def finished_run(finished: Ended) -> Path:
+    """The folder of that run."""
+    return finished.path
+
+
+@pytest.fixture(scope="session")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """The same run, stopped by Ctrl-C at step 4. Its folder is shared: do not change it."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         interrupted_at(monkeypatch, step=4)
-        assert run(*SMALL, "--out", str(path)) == 130
-    return path
+        return _ended(tmp_path_factory.mktemp("stopped") / "run", 130)
 
 
 @pytest.fixture
-def stopped_run(_stopped_run: Path, folder: Path) -> Path:
-    """The same run, stopped by Ctrl-C at step 4: a copy of one's own."""
-    return Path(shutil.copytree(_stopped_run, folder / "stopped"))
+def stopped_run(stopped: Ended, folder: Path) -> Path:
+    """A copy of the stopped run's folder."""
+    return Path(shutil.copytree(stopped.path, folder / "stopped"))
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ def test_splits_attributes_and_hair(root: Path, monkeypatch: pytest.MonkeyPatch)
     assert int(data.test.attributes[:, 5].sum()) == 4
     assert "60 images used, of 60 files, 60 listed and 202,599" in data.notes[0]
     assert_disjoint(data, 60)
+    assert load("celeba", root, image_size=16).image_shape == (3, 16, 16)
     monkeypatch.delattr(decode, "read_image")
     again = load("celeba", root)
     assert again.fingerprint == data.fingerprint
@@ -52,10 +53,6 @@ def test_central_square(tmp_path: Path) -> None:
     write_image(tmp_path / "image.png", 0, size=(20, 30))
     whole, square = (decode.read_image(str(tmp_path / "image.png"), None, cut) for cut in (False, True))
     assert (whole[:, 5:25] == square).all()
-
-
-def test_image_size(root: Path) -> None:
-    assert load("celeba", root, image_size=16).image_shape == (3, 16, 16)
 
 
 def test_a_partial_copy(root: Path) -> None:
@@ -104,17 +101,12 @@ def test_missing_files_are_named(root: Path, tmp_path: Path) -> None:
         (celeba.ATTRIBUTES, f"1\n{' '.join(NAMES)}\n000001.jpg 1 1 1 1 1 0\n", "line 3 .* 6 values"),
         (celeba.PARTITION, "000001.jpg 0\n000002.jpg 3\n", "line 2 .* 2 .test."),
         (celeba.PARTITION, "other.jpg 0\n", "none of them named in both"),
+        (celeba.ATTRIBUTES, b"\xff\xfe\x00", "cannot be read"),
     ],
 )
-def test_malformed_lists(root: Path, file: str, content: str, message: str) -> None:
-    (root / "celeba" / file).write_text(content)
+def test_malformed_lists(root: Path, file: str, content: str | bytes, message: str) -> None:
+    (root / "celeba" / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=message):
-        load("celeba", root)
-
-
-def test_a_list_that_is_no_text(root: Path) -> None:
-    (root / "celeba" / celeba.ATTRIBUTES).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="cannot be read"):
         load("celeba", root)
 
 

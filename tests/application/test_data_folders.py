@@ -20,39 +20,29 @@ def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PP_SIMVE_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
-def test_class_folders_are_split(tmp_path: Path) -> None:
-    write_classes(tmp_path, {"cat": 20, "ant": 10})
+@pytest.mark.parametrize(
+    ("folders", "sizes"),
+    [
+        ({"": {"train": 20, "ant": 10}}, [21, 3, 6]),  # `train` may be a class
+        ({"train": {"ant": 10, "train": 10}, "test": {"ant": 4, "train": 3}}, [18, 2, 7]),
+        *(
+            ({part: {"ant": 3, "train": 3} for part in ("train", name, "test")}, [6, 6, 6])
+            for name in ("validation", "valid", "val")
+        ),
+    ],
+)
+def test_layouts(tmp_path: Path, folders: dict[str, dict[str, int]], sizes: list[int]) -> None:
+    for number, (part, counts) in enumerate(folders.items()):
+        write_classes(tmp_path / part, counts, start=100 * number, mode="L")
     data = load(f"folder:{tmp_path}")
-    assert data.name == f"folder:{tmp_path}"
-    assert data.classes == ("ant", "cat")
-    assert data.image_shape == (3, 6, 6)
-    assert [len(split) for split in (data.train, data.validation, data.test)] == [21, 3, 6]
-    assert data.notes == ()
-    assert_disjoint(data, 30)
-
-
-def test_train_and_test_folders_are_kept(tmp_path: Path) -> None:
-    write_classes(tmp_path / "train", {"a": 10, "b": 10})
-    write_classes(tmp_path / "test", {"a": 4, "b": 3}, start=100)
-    data = load(f"folder:{tmp_path}")
-    assert [len(split) for split in (data.train, data.validation, data.test)] == [18, 2, 7]
-    expected = {
-        np.asarray(Image.open(file)).transpose(2, 0, 1).tobytes() for file in (tmp_path / "test").rglob("*.png")
-    }
-    assert rows(data.test) == expected
-
-
-@pytest.mark.parametrize("name", ["validation", "valid", "val"])
-def test_a_validation_folder_is_kept(tmp_path: Path, name: str) -> None:
-    for part, start in (("train", 0), (name, 100), ("test", 200)):
-        write_classes(tmp_path / part, {"a": 3, "b": 3}, start=start)
-    data = load(f"folder:{tmp_path}")
-    assert [len(split) for split in (data.train, data.validation, data.test)] == [6, 6, 6]
-
-
-def test_a_class_called_train(tmp_path: Path) -> None:
-    write_classes(tmp_path, {"car": 3, "train": 3})
-    assert load(f"folder:{tmp_path}").classes == ("car", "train")
+    assert (data.name, data.classes, data.notes) == (f"folder:{tmp_path}", ("ant", "train"), ())
+    assert data.image_shape == (1, 6, 6)
+    assert [len(split) for split in (data.train, data.validation, data.test)] == sizes
+    assert_disjoint(data, sum(sizes))
+    assert load(f"folder:{tmp_path}", image_size=5).image_shape == (1, 5, 5)
+    if "test" in folders:
+        files = (tmp_path / "test").rglob("*.png")
+        assert rows(data.test) == {np.asarray(Image.open(file)).tobytes() for file in files}
 
 
 def test_labels_stay_with_their_images(tmp_path: Path) -> None:
@@ -89,11 +79,6 @@ def test_files_are_listed_by_their_path_folder_by_folder(tmp_path: Path) -> None
     assert listed == ["B.png", "a/b/x.png", "a/b.png", "a/z.png", "a-b/y.png", "a.png"]
 
 
-def test_grey_stays_grey(tmp_path: Path) -> None:
-    write_classes(tmp_path, {"a": 3, "b": 3}, mode="L")
-    assert load(f"folder:{tmp_path}").image_shape == (1, 6, 6)
-
-
 @pytest.mark.parametrize("grey_first", [True, False])
 def test_grey_among_colour_becomes_colour(tmp_path: Path, grey_first: bool) -> None:
     modes = ("L", "RGB") if grey_first else ("RGB", "L")
@@ -107,6 +92,11 @@ def test_grey_among_colour_becomes_colour(tmp_path: Path, grey_first: bool) -> N
     assert_disjoint(data, 6)
 
 
+TRANSPARENT = Image.new("P", (2, 2), 0)
+TRANSPARENT.putpalette([9, 8, 7, 0, 0, 0])
+TRANSPARENT.info["transparency"] = b"\x80\xff"
+
+
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
@@ -116,6 +106,7 @@ def test_grey_among_colour_becomes_colour(tmp_path: Path, grey_first: bool) -> N
         (Image.fromarray(np.full((2, 2), 257 * 40, np.uint16)), [40]),
         (Image.new("RGBA", (2, 2), (1, 2, 3, 255)), [1, 2, 3]),
         (Image.new("P", (2, 2), 0), [0, 0, 0]),
+        (TRANSPARENT, [9, 8, 7]),
     ],
 )
 def test_other_kinds_of_pixels(tmp_path: Path, image: Image.Image, expected: list[int]) -> None:
@@ -125,25 +116,12 @@ def test_other_kinds_of_pixels(tmp_path: Path, image: Image.Image, expected: lis
     assert pixels[:, 0, 0].tolist() == expected
 
 
-def test_palette_with_transparency(tmp_path: Path) -> None:
-    image = Image.new("P", (2, 2), 0)
-    image.putpalette([9, 8, 7, 0, 0, 0])
-    image.save(tmp_path / "image.png", transparency=b"\x80\xff")
-    assert decode.read_image(str(tmp_path / "image.png"))[:, 0, 0].tolist() == [9, 8, 7]
-
-
 def test_photos_are_turned_upright(tmp_path: Path) -> None:
     image = Image.new("RGB", (4, 2))
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90°
     image.save(tmp_path / "image.jpg", exif=exif)
     assert decode.read_image(str(tmp_path / "image.jpg")).shape == (3, 4, 2)
-
-
-def test_image_size_resizes(tmp_path: Path) -> None:
-    write_classes(tmp_path, {"a": 3, "b": 3})
-    write_image(tmp_path / "a" / "wide.png", 7, size=(9, 6))
-    assert load(f"folder:{tmp_path}", image_size=5).image_shape == (3, 5, 5)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", "truncated"])
@@ -206,13 +184,6 @@ def test_folders_that_cannot_be_used(
         load(f"folder:{folder}", skip_bad=skip_bad)
 
 
-def test_images_too_large_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_classes(tmp_path, {"a": 3, "b": 3})
-    monkeypatch.setattr(decode, "_memory", lambda: 700)
-    with pytest.raises(DataError, match="--image-size N"):
-        load(f"folder:{tmp_path}")
-
-
 def test_copies_across_splits_are_told(tmp_path: Path) -> None:
     write_classes(tmp_path / "train", {"a": 4, "b": 4})
     write_classes(tmp_path / "test", {"a": 2, "b": 2}, start=6)
@@ -248,11 +219,15 @@ def test_a_failed_load_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sorted(os.walk(tmp_path)) == before
 
 
-def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_and_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(folder: Path) -> None:
         raise PermissionError(13, "Permission denied", str(folder))
 
-    write_classes(tmp_path, {"a": 3, "b": 3})
+    two(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(decode, "_memory", lambda: 700)
+        with pytest.raises(DataError, match="--image-size N"):
+            load(f"folder:{tmp_path}")
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=r"/a cannot be read \(Permission denied\)"):
         load(f"folder:{tmp_path}")

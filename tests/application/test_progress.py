@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -12,8 +11,6 @@ from rich.console import Console
 from pp_simve.inference import Progress
 from pp_simve.run import progress as module
 from pp_simve.run.progress import watched
-
-from .command import SMALL, run
 
 
 def told(step: int, **terms: float) -> Progress:
@@ -69,9 +66,3 @@ def test_lines_are_few_but_the_last_is_always_there(monkeypatch: pytest.MonkeyPa
     assert isinstance(console.file, io.StringIO)
     steps = [float(epoch) * 10 for epoch in re.findall(r"epoch +([0-9.]+)/", console.file.getvalue())]
     assert steps == [1, 18, 35, 52, 69, 86, 100]
-
-
-def test_quiet_prints_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(*SMALL, "--out", "run", "--quiet") == 0
-    assert capfd.readouterr() == ("", "")
-    assert (folder / "run" / "results.json").is_file()

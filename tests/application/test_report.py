@@ -160,50 +160,27 @@ FULL = [
     *(Record("disentanglement", "mean", value, modality=name) for name, value in {"upper": 0.5, "lower": 0.25}.items()),
 ]
 HISTORY = [{"step": float(step), "loss": 100.0 / step, "content": math.nan} for step in range(1, 50)]
+
+
+def check(
+    name: str, title: str, value: Any, unit: str | None, alarm: bool | None, how: str, **more: Any
+) -> dict[str, Any]:
+    """A check of diagnostics.json."""
+    return {"name": name, "title": title, "value": value, "unit": unit, "alarm": alarm, "how": how, **more}
+
+
+KHAT_ROWS = {
+    "columns": ["image", "k̂", "a bound of many nats", "class", "counts", "sure"],
+    "rows": [[17, 1.31, -12999.25, "a word & more", 3, True], [4, None, -0.5, "b", 1500, False]],
+}
+KHAT: dict[str, Any] = {"blind": "modes that no draw reached", "rows": KHAT_ROWS}
+EMPTY: dict[str, Any] = {"limitations": "everything", "rows": {"columns": ["a", "b"], "rows": []}}
 CHECKS: dict[str, Any] = {
     "checks": [
-        {
-            "name": "khat",
-            "title": "PSIS k̂",
-            "value": 0.3125,
-            "unit": "of images above 0.7",
-            "alarm": True,
-            "how": "Below 0.7 is good.",
-            "blind": "modes that no draw reached",
-            "rows": {
-                "columns": ["image", "k̂", "a bound of many nats", "class", "counts", "sure"],
-                "rows": [[17, 1.31, -12999.25, "a word & more", 3, True], [4, None, -0.5, "b", 1500, False]],
-            },
-        },
-        {
-            "name": "gap",
-            "title": "Gap",
-            "value": 6.4,
-            "unit": None,
-            "alarm": False,
-            "how": "Near 0.",
-            "limitations": "L",
-        },
-        {
-            "name": "overlap",
-            "title": "O",
-            "value": "9 of 16",
-            "unit": None,
-            "alarm": None,
-            "how": "H",
-            "blind": "B",
-            "rows": None,
-        },
-        {
-            "name": "empty",
-            "title": "Not drawn",
-            "value": None,
-            "unit": "nats",
-            "alarm": None,
-            "how": "Nothing.",
-            "limitations": "everything",
-            "rows": {"columns": ["a", "b"], "rows": []},
-        },
+        check("khat", "PSIS k̂", 0.3125, "of images above 0.7", True, "Below 0.7 is good.", **KHAT),
+        check("gap", "Gap", 6.4, None, False, "Near 0.", limitations="L"),
+        check("overlap", "O", "9 of 16", None, None, "H", blind="B", rows=None),
+        check("empty", "Not drawn", None, "nats", None, "Nothing.", **EMPTY),
     ],
     "notes": ["Label switching has no meaning here."],
     "settings": {"images": 64, "draws": 500},
@@ -395,17 +372,8 @@ def test_nothing_from_outside_becomes_an_element_or_a_script() -> None:
         "version": EVIL,
     }
     rows = {"columns": [EVIL, EVIL], "rows": [[EVIL, EVIL]]}
-    check = {
-        "name": EVIL,
-        "title": EVIL,
-        "value": EVIL,
-        "unit": EVIL,
-        "alarm": True,
-        "how": EVIL,
-        "blind": EVIL,
-        "rows": rows,
-    }
-    diagnostics = {"checks": [check], "notes": [EVIL], "settings": {EVIL: EVIL}}
+    checks = [check(EVIL, EVIL, EVIL, EVIL, True, EVIL, blind=EVIL, rows=rows)]
+    diagnostics = {"checks": checks, "notes": [EVIL], "settings": {EVIL: EVIL}}
     figures = {EVIL: png(), f"diagnose-{EVIL}": png()}
     text = page(settings, results, [{"step": 1, EVIL: 1.0}], figures, evil, None, diagnostics)
     found = Page(text)
@@ -467,16 +435,13 @@ def test_checks_have_their_verdicts_tables_and_figures(found: Page) -> None:
     ]
     assert places == sorted(places)
     assert "diagnose" not in found.sections["pictures"]
-    quiet = {"checks": CHECKS["checks"][1:]}
-    assert "None of 1 checks with a verdict raises an alarm" in Page(page({}, diagnostics=quiet)).sections["trust"]
-
-
-def test_a_row_that_is_a_measure_has_its_own_digits() -> None:
     rows = {"columns": ["measure", "before"], "rows": [["bound", -214.36], ["shape", 0.7125]]}
     for measures, expected in ((False, ["−214.4", "0.7"]), (True, ["−214.4", "0.713"])):
-        check = {**CHECKS["checks"][0], "rows": {**rows, "measures": measures}}
-        table = Page(page({}, diagnostics={"checks": [check]})).tables["PSIS k̂, table"]
+        one = {**CHECKS["checks"][0], "rows": {**rows, "measures": measures}}
+        table = Page(page({}, diagnostics={"checks": [one]})).tables["PSIS k̂, table"]
         assert [cells[0][1] for cells in table.values()] == expected
+    quiet = {"checks": CHECKS["checks"][1:]}
+    assert "None of 1 checks with a verdict raises an alarm" in Page(page({}, diagnostics=quiet)).sections["trust"]
 
 
 @pytest.mark.parametrize(
@@ -484,8 +449,7 @@ def test_a_row_that_is_a_measure_has_its_own_digits() -> None:
     [
         ([0.5, 12.25, None, math.nan], ["0.50", "12.25", "–", "nan"]),
         ([1e-5, 0.25, 0.0], ["1e−05", "0.250", "0.000"]),
-        ([3, 1500], ["3", "1,500"]),
-        ([True, "x"], ["yes", "x"]),
+        ([3, 1500, True, "x"], ["3", "1,500", "yes", "x"]),
         ([], []),
     ],
 )
@@ -493,22 +457,11 @@ def test_numbers_of_a_column_have_as_many_decimals(values: list[Any], shown: lis
     assert aligned(values) == shown
 
 
-@pytest.mark.parametrize(
-    ("metric", "value", "shown"),
-    [
-        ("accuracy", 0.9375, "93.8 %"),
-        ("recall@10", 1.0, "100.0 %"),
-        ("r2", -0.5, "−0.500"),
-        ("r2", 1.0, "1.000"),
-        ("active_units", 0.0, "0"),
-        ("median_rank", 1800.0, "1,800"),
-        ("median_rank", 2.5, "2.500"),
-        ("fid", 1234.56, "1,234.6"),
-        ("auc", None, "–"),
-    ],
-)
-def test_scores_as_text(metric: str, value: float | None, shown: str) -> None:
-    assert score(metric, value) == shown
+def test_scores_as_text() -> None:
+    given = {"accuracy": 0.9375, "r2": -0.5, "active_units": 0.0, "median_rank": 2.5, "epoch": 1800.0, "fid": 1234.56}
+    expected = ["93.8 %", "−0.500", "0", "2.500", "1,800", "1,234.6"]
+    assert [score(metric, value) for metric, value in given.items()] == expected
+    assert (score("recall@10", 1.0), score("auc", None)) == ("100.0 %", "–")
 
 
 def test_curves_are_means_and_ranges_of_parts_with_gaps() -> None:
@@ -552,19 +505,17 @@ def test_a_page_written_again_keeps_its_map_and_has_what_is_new(copied: RunFolde
     assert "No map" in Page(write_report(copied).read_text()).sections["map"]
 
 
-def test_a_folder_without_settings_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no config\.json"):
-        write_report(RunFolder(tmp_path))
-
-
-@pytest.mark.parametrize("name", ["results.json", "diagnostics.json", "evaluation.json"])
 @pytest.mark.parametrize(
     "content", ["{", "[1]", '{"records": 1, "checks": 1}', '{"records": [{"task": 1}], "checks": [1]}']
 )
-def test_a_damaged_file_is_named(copied: RunFolder, name: str, content: str) -> None:
-    (copied.path / name).write_text(content)
-    with pytest.raises(ConfigError, match=f"{name} is damaged .* run the command again that wrote it"):
-        write_report(copied)
+def test_a_damaged_file_is_named(copied: RunFolder, content: str, tmp_path: Path) -> None:
+    for name in ("evaluation.json", "diagnostics.json", "results.json"):
+        (copied.path / name).write_text(content)
+        with pytest.raises(ConfigError, match=f"{name} is damaged .* run the command again that wrote it"):
+            write_report(copied)
+        (copied.path / name).unlink()
+    with pytest.raises(ConfigError, match=r"no config\.json"):
+        write_report(RunFolder(tmp_path))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")

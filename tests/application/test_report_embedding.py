@@ -15,6 +15,7 @@ import torch
 
 from pp_simve.data import ImageData, load
 from pp_simve.errors import ConfigError
+from pp_simve.inference.augmentations import AugmentationPolicy
 from pp_simve.report import Embedding, embed_test
 from pp_simve.report.embedding import principal_axes, thumbnails, umap_points
 from pp_simve.report.plots import GRAY, SHADES, colorings_of
@@ -31,21 +32,16 @@ def unfitted(**settings: Any) -> tuple[Program, Viewing, ImageData]:
     return build(config, data.shape), Viewing.of(config, data.shape), data
 
 
-@pytest.fixture
-def no_umap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "umap", None)  # which makes its import fail
-
-
-@pytest.mark.usefixtures("no_umap")
 def test_views_belong_to_their_images_and_parameters() -> None:
     program, viewing, data = unfitted()
     found = embed_test(program, viewing, data, count=7)
     assert len(found.z) == len(found.pictures) == 7
-    assert found.placed == {}
+    assert found.placed == {}, "too few for UMAP"
     assert found.labels is not None
     assert data.test.labels is not None
     assert torch.equal(found.labels, data.test.labels[:7])
-    policy = viewing.policies[None]
+    policy = viewing.policy
+    assert isinstance(policy, AugmentationPolicy)
     assert set(found.parameters) == set(policy.names)
     drawn = policy.apply(data.test.images[:7].float() / 255, dict(found.parameters))
     assert torch.equal((255 * drawn).round().byte(), found.pictures), "the parameters are not those of the views shown"
@@ -53,7 +49,6 @@ def test_views_belong_to_their_images_and_parameters() -> None:
     assert torch.allclose(again, found.z, atol=0.05), "z is not that of the pictures shown"
 
 
-@pytest.mark.usefixtures("no_umap")
 def test_views_of_several_modalities_are_rows_of_one_embedding() -> None:
     program, viewing, data = unfitted(modalities="halves")
     found = embed_test(program, viewing, data, count=10)
@@ -169,46 +164,30 @@ def test_colors_are_those_of_the_most_frequent_classes_and_of_equal_ranges() -> 
     assert [by_number.legend[place][1] for place in (0, 6, 7)] == ["0", "7", "not defined"]
 
 
-class _Layout:
-    """Stands for umap.UMAP: the first two columns."""
+def test_umap_places_finite_rows_with_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
 
-    calls: tuple[dict[str, Any], int]
+    class Layout:
+        """Stands for umap.UMAP: the first two columns."""
 
-    def __init__(self, **arguments: Any) -> None:
-        self.arguments = arguments
+        def __init__(self, **arguments: Any) -> None:
+            given.update(arguments)
 
-    def fit_transform(self, rows: Any) -> Any:
-        assert np.isfinite(rows).all()
-        _Layout.calls = (self.arguments, len(rows))
-        return rows[:, :2] + 1
+        def fit_transform(self, rows: Any) -> Any:
+            assert np.isfinite(rows).all()
+            assert len(rows) == 19
+            return rows[:, :2] + 1
 
-
-@pytest.fixture
-def fake_umap(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("umap")
-    module.UMAP = _Layout  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "umap", module)
-
-
-@pytest.mark.usefixtures("fake_umap")
-def test_umap_places_finite_rows_with_a_seed() -> None:
     z = torch.randn(20, 4)
+    assert umap_points(z) is None, "a folder named umap is not the library"
+    module.UMAP = Layout  # type: ignore[attr-defined]
+    assert umap_points(z[:15]) is umap_points(z[:15].repeat(3, 1)) is None, "few different rows have no neighborhoods"
     z[3, 1] = math.nan
     points = umap_points(z, seed=5)
     assert points is not None
     assert points[3].isnan().all()
     finite = torch.arange(20) != 3
     assert torch.equal(points[finite], z[finite, :2] + 1)
-    assert _Layout.calls == ({"n_neighbors": 15, "init": "pca", "random_state": 5, "n_jobs": 1}, 19)
-
-
-@pytest.mark.usefixtures("fake_umap")
-def test_few_different_rows_have_no_neighborhoods() -> None:
-    assert umap_points(torch.randn(15, 4)) is None
-    assert umap_points(torch.randn(15, 4).repeat(3, 1)) is None
-    assert umap_points(torch.randn(16, 4)) is not None
-
-
-def test_a_folder_named_umap_is_not_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "umap", ModuleType("umap"))
-    assert umap_points(torch.randn(20, 3)) is None
+    assert given == {"n_neighbors": 15, "init": "pca", "random_state": 5, "n_jobs": 1}

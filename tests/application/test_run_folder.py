@@ -49,19 +49,9 @@ def test_discard_removes_what_was_made_and_no_more(tmp_path: Path, monkeypatch: 
     assert second.read_settings()[0] == SETTINGS
 
 
-def test_metrics_are_appended_and_truncated(tmp_path: Path) -> None:
-    folder = created(tmp_path / "run")
-    assert folder.read_metrics() == []
-    folder.append_metrics({"step": step, "loss": 0.1 * step} for step in (1, 2))
-    folder.append_metrics([{"step": 3, "loss": 1e-30}])
-    assert [row["step"] for row in folder.read_metrics()] == [1, 2, 3]
-    before = (folder.path / "metrics.jsonl").read_text().splitlines(keepends=True)
-    folder.truncate_metrics(2)
-    assert (folder.path / "metrics.jsonl").read_text() == "".join(before[:2])
-
-
 def test_half_a_line_is_no_step(tmp_path: Path) -> None:
     folder = created(tmp_path / "run")
+    assert folder.read_metrics() == []
     (folder.path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
     assert folder.read_metrics() == [{"step": 1, "loss": 2.0}]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +49,6 @@ def entries(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_ones_own_trackers_are_told_too(folder: Path, diary: str) -> None:
-    assert run(*SMALL, "--out", "run", "--track", diary, "--track", f"{diary}(name='other')") == 0
-    told = entries(folder / "diary.jsonl")
-    assert told == entries(folder / "other.jsonl")
-    assert told[0] == ["start", "digits", 0]
-    assert [step for entry in told[1:-1] for step in entry[1]] == list(range(1, STEPS + 1))
-    assert told[-1] == ["finish", ["batch_size"]]
-
-
 def test_a_stopped_run_is_finished_without_results_and_starts_again(
     folder: Path, diary: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,11 +60,14 @@ def test_a_stopped_run_is_finished_without_results_and_starts_again(
     again = ("--resume", "run", "--track", f"{diary}(name='other')")
     assert run(*again) == 2
     assert "diaries:Diary. Importing a module runs its code" in capsys.readouterr().err
-    assert run(*again, "--trust-parts") == 0
+    assert run(*again, "--trust-parts") == 0  # told both: the tracker of the run, and another
     assert "run: importing diaries:Diary (--trust-parts)" in capsys.readouterr().out
     assert entries(folder / "diary.jsonl")[3] == ["start", "digits", 4]
     assert entries(folder / "other.jsonl")[0] == ["start", "digits", 4]
     assert entries(folder / "other.jsonl")[-1] == ["finish", ["batch_size"]]
+    assert entries(folder / "diary.jsonl")[3:] == entries(folder / "other.jsonl")
+    logged = [step for entry in entries(folder / "other.jsonl")[1:-1] for step in entry[1]]
+    assert logged == list(range(5, STEPS + 1))
 
 
 def test_a_failed_run_is_finished_without_results(folder: Path, diary: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +78,3 @@ def test_a_failed_run_is_finished_without_results(folder: Path, diary: str, monk
     assert run(*SMALL, "--out", "run", "--track", diary) == 2
     assert entries(folder / "diary.jsonl") == [["start", "digits", 0], ["finish", []]]
     assert not (folder / "run").exists()
-
-
-def test_a_tracker_that_cannot_be_made_leaves_nothing(refused: Callable[..., str]) -> None:
-    assert "unknown track 'tensorbord'; did you mean 'tensorboard'" in refused(*SMALL, "--track", "tensorbord")
