@@ -87,15 +87,20 @@ def draw(model: nn.Module, guide: Guide, views: ViewsLike, draws: int, *, seed: 
     with evaluation_mode(model), evaluation_mode(guide), random_state_kept(views.device):
         torch.manual_seed(seed)
         parts = [_draw(model, guide, views, min(at_once, draws - start)) for start in range(0, draws, at_once)]
-    joined = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Draws)}
-    return Draws(**{name: None if values[0] is None else torch.cat(values) for name, values in joined.items()})
+    joined: dict[str, list[Any]] = {
+        entry.name: [getattr(part, entry.name) for part in parts] for entry in fields(Draws)
+    }
+    found: dict[str, Any] = {name: None if of[0] is None else torch.cat(of) for name, of in joined.items()}
+    return Draws(**found)
 
 
 def _draw(model: nn.Module, guide: Guide, views: Views, draws: int) -> Draws:
     count, images = views.n_views, views.n_images
     model_trace, guide_trace = run_pair(model, guide, views, particles=draws)
     latents = _latents(model_trace, draws, count, images)
-    of_prior, of_pixels, of_guide = [], [], []
+    of_prior: list[Tensor] = []
+    of_pixels: list[Tensor] = []
+    of_guide: list[Tensor] = []
     for density in densities(model_trace, guide_trace):
         # Pyro's improper density is a zero on the CPU, whatever the device.
         log_prob = density.log_prob.to(latents["z"].device)

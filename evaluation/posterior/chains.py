@@ -61,7 +61,11 @@ def stack_chains(trees: Sequence[xr.DataTree]) -> xr.DataTree:
         groups[name] = stacked.assign_coords(chain=range(stacked.sizes["chain"]))
     stack = xr.DataTree.from_dict({name: groups[name] for name in first.children}).load()
     attributes = [tree.attrs for tree in trees]
-    shared = {key for key in first.attrs if all(np.array_equal(of.get(key), first.attrs[key]) for of in attributes)}
+    shared = {
+        key
+        for key, value in first.attrs.items()
+        if all(key in of and np.array_equal(of[key], value) for of in attributes)
+    }
     stack.attrs = {**{key: value for key, value in first.attrs.items() if key in shared}, "seed": seeds}
     return stack
 

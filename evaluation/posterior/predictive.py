@@ -140,15 +140,15 @@ def check_predictions(
                 parts.setdefault(label(modality, name), []).append((observed[name], replicated[name]))
     checks = {}
     for name, pairs in parts.items():
-        observed, replicated = (torch.cat(of, -1) for of in zip(*pairs, strict=True))
-        if observed.isnan().any() or replicated.isnan().any():
+        of_views, of_draws = (torch.cat(of, -1) for of in zip(*pairs, strict=True))
+        if of_views.isnan().any() or of_draws.isnan().any():
             raise ValueError(f"the statistic {name!r} is NaN for some views or replicates: NaN compares with nothing")
-        of_data, of_replicates = observed.mean(), replicated.mean((1, 2))
+        of_data, of_replicates = of_views.mean(), of_draws.mean((1, 2))
         rarer = min(int((of_replicates >= of_data).sum()), int((of_replicates <= of_data).sum())) + 1
         checks[name] = StatisticCheck(
-            observed=observed,
-            replicated=replicated.mean(0),
-            p_values=((replicated > observed).double() + 0.5 * (replicated == observed).double()).mean(0),
+            observed=of_views,
+            replicated=of_draws.mean(0),
+            p_values=((of_draws > of_views).double() + 0.5 * (of_draws == of_views).double()).mean(0),
             overall=min(1.0, 2 * rarer / (draws + 1)),
             level=each,
         )

@@ -171,7 +171,8 @@ def diagnose(
     of_views: dict[str, Any] = {"views": views, "policy": policy, "labels": labels, "seed": seed, "view_seed": seed}
     of_file: dict[str, Any] = {"to": to, "configuration": configuration, "commit": commit}
     with closing(posterior((model, guide), images, draws=draws, **of_views, **of_file)) as tree:
-        drawn, stats = _views(tree, device_of(model, guide)), tree.children.get("sample_stats", {})
+        drawn = _views(tree, device_of(model, guide))
+        stats = tree["sample_stats"].to_dataset() if "sample_stats" in tree.children else xr.Dataset()
         log_weight = torch.from_numpy(stats["log_weight"][0].to_numpy()) if "log_weight" in stats else None
     if pictures is None and not isinstance(images, Mapping) and images.ndim == 4:
         pictures = unit_range(torch.as_tensor(images))
@@ -313,8 +314,8 @@ def bound_gap(subject: Subject) -> Finding:
         ["largest gap of an image, nats", float(weights.gap.max())],
         [f"effective draws of {draws}, median image", float(weights.ess.median())],
     ]
-    unit, columns, words = f"nats an image (± {error:.2g})", ["measure", "value"], {"log_draws": math.log(draws)}
-    return _finding("gap", mean, unit, weights.gap_alarm, columns, rows, measures=True, draws=draws, **words)
+    unit, columns, ceiling = f"nats an image (± {error:.2g})", ["measure", "value"], math.log(draws)
+    return _finding("gap", mean, unit, weights.gap_alarm, columns, rows, measures=True, draws=draws, log_draws=ceiling)
 
 
 def calibration(subject: Subject) -> Finding:
@@ -389,7 +390,7 @@ def prototypes(subject: Subject) -> Finding | None:
         return None
     found = prototype_use(subject.model, subject.guide, subject.views, seed=subject.seed)
     order = found.use.argsort(descending=True)[:SHOWN_PROTOTYPES].tolist()
-    rows = [[str(place), float(found.use[place])] for place in order]
+    rows: list[list[Cell]] = [[str(place), float(found.use[place])] for place in order]
     unit, columns = f"of {len(found.use)} in use", ["prototype", "share of images"]
     return _finding("prototypes", found.effective, unit, None, columns, rows, certainty=found.certainty)
 
@@ -452,7 +453,7 @@ def compared_with_reference(subject: Subject, images: int, steps: int, progress:
         progress: called after each draw of NUTS.
     """
     model, guide, seed, views = subject.model, subject.guide, subject.seed, Views.of(subject.views)[:images].plain
-    sampler: dict[str, int] = {"draws": REFERENCE_DRAWS, "warmup": WARMUP, "chains": CHAINS}
+    sampler: dict[str, Any] = {"draws": REFERENCE_DRAWS, "warmup": WARMUP, "chains": CHAINS}
     whitening = guide if guide.has_density else None
     reference = nuts_reference(model, views, guide=whitening, **sampler, seed=seed, progress=progress)
     guides = {"guide": guide} | ({"refined": refine(model, guide, views, steps=steps, seed=seed)} if steps else {})

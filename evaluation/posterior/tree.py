@@ -289,12 +289,12 @@ class _Sampler:
 
     def latents(self, content: Tensor, style: Tensor, z: Tensor, *images: str) -> Variables:
         """Latents of one chain; ``images`` is the dimension between draws and views, if any."""
-        found = {"content": (content, *images), "style": (style, *images, "view"), "z": (z, *images, "view")}
+        found = {"content": (content, images), "style": (style, (*images, "view")), "z": (z, (*images, "view"))}
         if "no_content" in self.reasons():
             del found["content"]
         return {
             name: _chain(values, *dims, "latent" if values.shape[-1] == z.shape[-1] else f"{name}_latent")
-            for name, (values, *dims) in found.items()
+            for name, (values, dims) in found.items()
         }
 
     def pixels(self, z: Tensor, views: PlainViews, seed: int) -> dict[str | None, Tensor]:

@@ -112,8 +112,8 @@ class Standardizer:
     def of(cls, features: Tensor) -> Standardizer:
         """The statistics of ``features``, shape ``(row, feature)``; computed in float64."""
         mean = features.mean(dim=0, dtype=torch.float64)
-        squares = sum((rows.double() - mean).square_().sum(dim=0) for rows in torch.split(features, CHUNK))
-        scale = (squares / len(features)).sqrt_()
+        squares = [(rows.double() - mean).square_().sum(dim=0) for rows in torch.split(features, CHUNK)]
+        scale = (torch.stack(squares).sum(dim=0) / len(features)).sqrt_()
         constant = scale <= 8 * torch.finfo(features.dtype).eps * mean.abs()
         return cls(mean.to(features.dtype), torch.where(constant, 1.0, scale).to(features.dtype))
 
