@@ -92,7 +92,7 @@ def planned(
             if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
                 shape, fingerprint = _stored(folder, config, trust_parts, say)
             else:
-                found = images(config.data, config.data_root, config.image_size, config.skip_bad)
+                found = images(config.data, config.data_root, image_size=config.image_size, skip_bad=config.skip_bad)
                 shape, fingerprint = found.shape, found.fingerprint
                 for note in found.notes:
                     if note not in noted:

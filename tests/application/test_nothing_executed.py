@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -288,10 +288,10 @@ def test_a_comparison_trusts_what_was_typed_and_no_more(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    commands = []
+    commands: list[Sequence[str]] = []
 
-    def carry_out(fits: Any, *others: object) -> tuple[bool, list[str]]:
-        commands.extend(one.command for one in fits)
+    def carry_out(given: Mapping[str, Sequence[str]], *others: object) -> tuple[bool, list[str]]:
+        commands.extend(given.values())
         return False, []
 
     monkeypatch.setattr(compare, "carry_out", carry_out)

@@ -373,7 +373,7 @@ DERIVED = "is not a class derived from pp_simve.models"
         ("--encoder my_parts:Square", "an output of shape (2, features), got shape (2, 1, 16, 16)"),
         ("--encoder my_parts:Wide", "must map 2 images to an output of shape (2, features), got shape (1, 512)"),
         ("--encoder my_parts:Nothing", "must map 2 images to an output of shape (2, features), got type NoneType"),
-        ("--encoder my_parts:Fussy", "does not accept a batch of images of shape (1, 16, 16)"),
+        ("--encoder my_parts:Fussy", "does not accept a batch of images of shape (2, 1, 16, 16)"),
         ("--decoder my_parts:Small", "images of shape (1, 2, 5), but those of the data are (1, 16, 16)"),
         ("--decoder my_parts:Narrow", "does not accept latents of shape (2, 8)"),
         ("--guide my_parts:Styleless", "Found vars in model but not guide: {'style'}"),
