@@ -14,6 +14,9 @@ from pp_simve.run.numbers import COUNTS, plain, score
 LONG = 12
 """Rows of a group beyond which the page folds it."""
 
+UNREMARKABLE = {"converged": 1.0, "short_classes": 0.0}
+"""Values of metrics that are rows only if some representation has another value."""
+
 
 @dataclass
 class Group:
@@ -110,7 +113,7 @@ def _table(task: str, modality: str, records: Sequence[Record]) -> Table:
         rows = []
         for target in dict.fromkeys(key[2] for key in at if key[:2] == (probe, metric)):
             cells = [_cell(at, probe, metric, target, name) for name in representations]
-            if any(value is not None for value, _ in cells):
+            if any(value is not None and value != UNREMARKABLE.get(metric) for value, _ in cells):
                 rows.append((words.TARGETS.get(task, "{}").format(_spaced(target)), cells))
         name, hint = words.metric(metric)
         title = _joined(words.PROBES.get(probe, _spaced(probe)), name)
