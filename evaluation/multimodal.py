@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pp_simve.evaluation.records import Record
-from pp_simve.evaluation.subject import Labelled, LabelledImages, labels_of
+from pp_simve.evaluation.subject import LabelledImages, labels_of
+from pp_simve.evaluation.tasks.classes import Labelled
 from pp_simve.inference.guides.base import Guide, Representation
 from pp_simve.inference.tools import evaluation_mode, unit_range
 from pp_simve.models import PlainViews

@@ -15,6 +15,8 @@ from torch import Tensor
 from pp_simve.evaluation.handwriting import handwriting_style
 from pp_simve.evaluation.probes.mlp import MLPTraining
 from pp_simve.evaluation.records import MEAN, REPRESENTATIONS, Record
+from pp_simve.evaluation.tasks.classes import Labelled
+from pp_simve.evaluation.tasks.view_parameters import Parametrised
 from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
 from pp_simve.inference.guides.base import Guide
 from pp_simve.models import SimVE
@@ -30,10 +32,6 @@ VIEW_MLP = MLPTraining(hidden=128, decays=(1.0, 0.0), learning_rate=3e-3, batch_
 
 Features = dict[str, Tensor]
 """Representations of the same rows by name, each ``(row, feature)``."""
-Labelled = tuple[Tensor, Tensor]
-"""Features ``(row, feature)`` and classes ``(row,)``."""
-Parametrised = tuple[Tensor, dict[str, Tensor]]
-"""Features ``(row, feature)`` and view parameters by name, each ``(row,)``."""
 
 _VIEWS_IN_MEMORY = 1024
 
