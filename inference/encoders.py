@@ -11,21 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def normed_layers(width: int, hidden: Sequence[int]) -> nn.Sequential:
-    """Hidden layers with batch norm and ReLU after each: for projection heads and predictors.
-
-    Args:
-        width: of the inputs.
-        hidden: widths of the layers.
-    """
-    layers: list[nn.Module] = []
-    for units in hidden:
-        # The norm has a bias.
-        layers += [nn.Linear(width, units, bias=False), nn.BatchNorm1d(units), nn.ReLU()]
-        width = units
-    return nn.Sequential(*layers)
-
-
 class MLPEncoder(nn.Sequential):
     """Fully connected encoder: image → hidden, ReLU after each layer.
 

@@ -21,6 +21,7 @@ from pp_simve.models import Views, ViewsLike
 
 PLATES = 2  # image (dim -1) and view (dim -2)
 GROUP = "group"  # the site of which image a view came from
+RECONSTRUCTION = "reconstruction"
 
 
 class ProgramError(ValueError):
@@ -85,7 +86,7 @@ def densities(model_trace: Trace, guide_trace: Trace) -> Iterator[Density]:
     model_trace.compute_log_prob(lambda _, site: not site_infer(site, "_deterministic"))
     for name, site in model_trace.nodes.items():
         if site["type"] == "sample" and not site_infer(site, "_deterministic"):
-            term = "reconstruction" if site["is_observed"] and name != GROUP else name
+            term = RECONSTRUCTION if site["is_observed"] and name != GROUP else name
             yield Density(term, site["log_prob"], site["log_prob_sum"], 1)
     guide_trace.compute_log_prob()
     for name, site in guide_trace.nodes.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pp_simve.models.distributed import gathered
+from pp_simve.models.networks import apply_network, normed_layers
 
 LEAST_TEMPERATURE = 0.01  # of a learned one
 
@@ -27,6 +29,12 @@ class GroupLikelihood(nn.Module, ABC):
         width: number of the first axes of z that are compared (the content block); default all.
         learn_temperature: learns it, from the given start, above 1/100: CLIP (Radford et al. 2021) keeps it there,
             starting from 0.07.
+        projection: widths of the hidden layers of a projection head, each with batch norm and ReLU, and a linear layer
+            as wide as the last: candidates are compared in its output instead of z itself, as contrastive methods do
+            (Chen et al. 2020), so that the density need not shape z. None by default. The head is built by `connect`.
+
+    Raises:
+        ValueError: a temperature, width or layer out of range.
     """
 
     log_excess: nn.Parameter | None
@@ -39,6 +47,7 @@ class GroupLikelihood(nn.Module, ABC):
         unit_norm: bool = True,
         width: int | None = None,
         learn_temperature: bool = False,
+        projection: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if not 0 < temperature < float("inf"):
@@ -50,11 +59,36 @@ class GroupLikelihood(nn.Module, ABC):
             )
         if width is not None and width < 1:
             raise ValueError(f"width must be at least 1 axis, got {width}")
+        if any(units < 1 for units in projection):
+            raise ValueError(f"projection is a list of layers' widths, each at least 1, got {list(projection)}")
         self._fixed_temperature = temperature
         excess = torch.tensor(temperature - LEAST_TEMPERATURE).log() if learn_temperature else None
         self.log_excess = None if excess is None else nn.Parameter(excess)
         self.unit_norm = unit_norm
         self.width = width
+        self.projection = tuple(projection)
+        self.head: nn.Sequential | None = None
+
+    def connect(self, width: int) -> None:
+        """Builds the projection head for embeddings of a width; what owns the likelihood (`SimVE`, `ELBO`) calls it.
+
+        Raises:
+            ValueError: fewer axes than those compared, or a head that was built for another width.
+        """
+        if self.width is not None and self.width > width:
+            raise ValueError(f"the group likelihood is of the first {self.width} axes of z, which has {width}")
+        inputs = self.width or width
+        if self.head is not None:
+            first = self.head[0]
+            assert isinstance(first, nn.Linear)
+            if first.in_features != inputs:
+                raise ValueError(
+                    f"the projection head of this {type(self).__name__} was built for {first.in_features} axes, not "
+                    f"{inputs}; a group likelihood with a head belongs to one program"
+                )
+        elif self.projection:
+            last = self.projection[-1]
+            self.head = nn.Sequential(*normed_layers(inputs, self.projection), nn.Linear(last, last))
 
     @property
     def temperature(self) -> float | Tensor:
@@ -80,6 +114,10 @@ class GroupLikelihood(nn.Module, ABC):
         if self.width is not None and self.width > z.shape[-1]:
             raise ValueError(f"the group likelihood is of the first {self.width} axes of z, which has {z.shape[-1]}")
         embedded = z if self.width is None else z[..., : self.width]
+        if self.projection:
+            if self.head is None:
+                raise ValueError("the projection head is built by connect(width of z), which SimVE(group=...) calls")
+            embedded = apply_network(self.head, embedded, event_dim=1)
         if self.unit_norm:
             embedded = functional.normalize(embedded, dim=-1)
         # Evaluation runs on one process, which would wait for the others forever.

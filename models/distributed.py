@@ -1,4 +1,4 @@
-"""Gathering over processes, with gradients: an image is compared with the whole batch."""
+"""Gathering over processes, with gradients (an image is compared with the whole batch), and sums over them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,22 @@ def gathered(values: Tensor, dim: int) -> tuple[Tensor, int]:
     is the mean over its process's images, the result is the gradient of the mean over the joint batch. Nothing is read
     back from the device.
     """
-    if not (processes.is_available() and processes.is_initialized()) or processes.get_world_size() == 1:
+    if _alone():
         return values, 0
     of_all: Tensor = _Gather.apply(values, dim)
     return of_all, processes.get_rank() * values.shape[dim]
+
+
+def summed(values: Tensor) -> Tensor:
+    """The sum over all processes, without gradient; every process must call it."""
+    if not _alone():
+        values = values.detach().clone()
+        processes.all_reduce(values)
+    return values
+
+
+def _alone() -> bool:
+    return not (processes.is_available() and processes.is_initialized()) or processes.get_world_size() == 1
 
 
 class _Gather(torch.autograd.Function):

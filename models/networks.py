@@ -1,8 +1,8 @@
-"""Calls of neural networks by programs: leading dimensions flattened, under autocast, results in full precision."""
+"""Calls of networks by programs (leading dimensions flattened, autocast, results in full precision), and layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -24,6 +24,21 @@ def network_precision(dtype: torch.dtype | None) -> Iterator[None]:
         yield
     finally:
         _precision.reset(token)
+
+
+def normed_layers(width: int, hidden: Sequence[int]) -> nn.Sequential:
+    """Hidden layers with batch norm and ReLU after each: for projection heads and predictors.
+
+    Args:
+        width: of the inputs.
+        hidden: widths of the layers.
+    """
+    layers: list[nn.Module] = []
+    for units in hidden:
+        # The norm has a bias.
+        layers += [nn.Linear(width, units, bias=False), nn.BatchNorm1d(units), nn.ReLU()]
+        width = units
+    return nn.Sequential(*layers)
 
 
 def apply_network(network: nn.Module, inputs: Tensor, event_dim: int) -> Tensor:

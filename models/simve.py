@@ -45,6 +45,8 @@ class SimVE(PyroModule):
         self.prior = prior
         self.likelihood = modality_modules(likelihood) if isinstance(likelihood, Mapping) else likelihood
         self.group = group
+        if group is not None:
+            group.connect(prior.latent_dim)
 
     def forward(self, views: ViewsLike) -> None:
         """Observes views, ``(view, image, channel, height, width)`` (or one such tensor per modality), in [0, 1]."""

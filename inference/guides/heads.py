@@ -7,14 +7,29 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from pp_simve.inference.encoders import normed_layers
 from pp_simve.inference.guides.base import Features
 from pp_simve.models import Views, ViewsLike, apply_network
 from pp_simve.models.modalities import modality_modules
+from pp_simve.models.networks import normed_layers
 
 IMAGE_DIM = 3
 Encoder = nn.Module | Mapping[str, nn.Module]
 """Maps images ``(batch, channel, height, width)`` to features ``(batch, features)``; one for each modality."""
+
+
+class Backbone(nn.Identity):
+    """Backbone marker: passes an encoder's features on unchanged, ``(..., view, image, feature)``.
+
+    Objectives that work at the backbone (`Balanced`, ``ELBO(backbone=...)``) read them here. A guide without encoder
+    heads takes part by passing its features through one.
+
+    Args:
+        features: width.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
 
 
 class EncoderHead(nn.Module):
@@ -39,6 +54,7 @@ class EncoderHead(nn.Module):
             raise ValueError(f"projection is a list of layers' widths, each at least 1, got {list(projection)}")
         width = feature_width(encoder, features)
         self.encoder = encoder
+        self.backbone = Backbone(width)
         self.projection = normed_layers(width, projection)
         self.head = nn.Linear(projection[-1] if projection else width, outputs)
 
@@ -53,7 +69,8 @@ class EncoderHead(nn.Module):
             raise ValueError(
                 f"views of several modalities ({', '.join(plain)}) need a guide with an encoder for each modality"
             )
-        return apply_network(self.encoder, plain, event_dim=IMAGE_DIM)
+        features: Tensor = self.backbone(apply_network(self.encoder, plain, event_dim=IMAGE_DIM))
+        return features
 
     def heads(self) -> list[nn.Linear]:
         """The linear layers."""

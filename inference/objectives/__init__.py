@@ -2,6 +2,7 @@
 
 from pp_simve.inference.objectives.analytic import AnalyticELBO
 from pp_simve.inference.objectives.augmented_vae import ConsistencyELBO, DenoisingELBO
+from pp_simve.inference.objectives.balance import Balanced
 from pp_simve.inference.objectives.barlow_twins import BarlowTwins
 from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.byol import BYOL
@@ -17,6 +18,7 @@ __all__ = [
     "ELBO",
     "IWAE",
     "AnalyticELBO",
+    "Balanced",
     "BarlowTwins",
     "ConsistencyELBO",
     "DecoderFreeELBO",

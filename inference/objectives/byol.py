@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pp_simve.inference.encoders import normed_layers
 from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.embeddings import check_observes_nothing, latents_of_views
 from pp_simve.models import SimVE, ViewsLike, apply_network
+from pp_simve.models.networks import normed_layers
 
 
 class BYOL(Objective):

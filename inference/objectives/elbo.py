@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 
 import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
+from pp_simve.inference.guides.heads import Backbone
+from pp_simve.inference.objectives.balance import Balanced, backbone_features
 from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.schedules import Annealed, Schedule
-from pp_simve.inference.tracing import GROUP, checked_pair, densities, run_pair
-from pp_simve.models import Views, ViewsLike
+from pp_simve.inference.tracing import GROUP, RECONSTRUCTION, ProgramError, checked_pair, densities, run_pair
+from pp_simve.models import GroupLikelihood, Views, ViewsLike
+
+BACKBONE_GROUP = "backbone_group"
+GROUPS = (GROUP, BACKBONE_GROUP)
 
 
 class ELBO(Objective):
@@ -27,18 +34,27 @@ class ELBO(Objective):
     - ``style``: log p(style | content) − log q(style), summed over views
     - ``entropy``: −log q of the guide's auxiliary sites (z in most guides)
     - ``group``: log p(group | z), summed over views, where the model observes it
-    - ``loss``: −(reconstruction + beta · (content + style + entropy) + alpha · group), the only one with a gradient.
+    - ``backbone_group``: log p(group | h), h the backbone's features, where ``backbone`` is given
+    - ``loss``: −(reconstruction + beta · (content + style + entropy) + alpha · (group + backbone_group)), the only one
+      with a gradient
+    - ``alpha``, ``cosine``: of a `Balanced` weight, the weight, by which the loss is then divided, and the cosine
+      between the two gradients that it balances.
 
     With a group likelihood this is the bridge: alpha = 0 is SimVE; without pixels, with beta = 0 and a `DeltaGuide` it
-    is the contrastive loss itself.
+    is the contrastive loss itself. The group's term is an expectation over q, so it is of draws of z, not of its mean.
 
     Args:
         model: the generative program.
         guide: the variational program over its latent sites.
         beta: weight of the latents' terms (β-VAE; Higgins et al. 2017), or its schedule (warm-up).
-        alpha: weight of the group's term, or its schedule.
+        alpha: weight of the group's terms, its schedule, or `Balanced`.
+        backbone: likelihood of the group given the backbone's features, beside the model's given z: a head of its own
+            on the backbone, as contrastive methods have it, leaves z to the prior.
         particles: samples of the guide, averaged.
         scale: factor of the sum over images; None is 1 / images in the batch, the mean.
+
+    Raises:
+        ValueError: a weight or number out of range; ``backbone`` for a guide that has not exactly one encoder.
     """
 
     def __init__(
@@ -47,7 +63,8 @@ class ELBO(Objective):
         guide: nn.Module,
         *,
         beta: float | Schedule = 1.0,
-        alpha: float | Schedule = 1.0,
+        alpha: float | Schedule | Balanced = 1.0,
+        backbone: GroupLikelihood | None = None,
         particles: int = 1,
         scale: float | None = None,
     ) -> None:
@@ -55,7 +72,16 @@ class ELBO(Objective):
         self.model = model
         self.guide = guide
         self.beta = checked_weight("beta", beta)
-        self.alpha = checked_weight("alpha", alpha)
+        self.alpha = alpha if isinstance(alpha, Balanced) else checked_weight("alpha", alpha)
+        self.backbone = backbone
+        if backbone is not None:
+            widths = [part.features for part in guide.modules() if isinstance(part, Backbone)]
+            if len(widths) != 1:
+                raise ValueError(
+                    f"backbone is a group likelihood of one encoder's features, and {type(guide).__name__} has "
+                    f"{len(widths)} encoders with a `Backbone`; leave it out"
+                )
+            backbone.connect(widths[0])
         if particles < 1:
             raise ValueError(f"particles must be at least 1, got {particles}")
         self.particles = particles
@@ -71,29 +97,62 @@ class ELBO(Objective):
         views = Views.of(views)
         if targets is not None:
             targets = Views.of(targets).select(views.modalities)  # z is in the order of the views
-        traces = run_pair(self.model, self.guide, views, targets, self.particles)
-        return self._terms(*traces, images=views.n_images)
+        at_backbone = self.backbone is not None or isinstance(self.alpha, Balanced)
+        listed: AbstractContextManager[list[Tensor]] = backbone_features(self.guide) if at_backbone else nullcontext([])
+        with listed as features:
+            traces = run_pair(self.model, self.guide, views, targets, self.particles)
+        return self._terms(*traces, images=views.n_images, features=features)
 
     def terms(self, model_trace: Trace, guide_trace: Trace, images: int) -> dict[str, Tensor]:
         """The terms from a pair of traces of the programs on a batch of ``images`` images."""
         return self._terms(*checked_pair(model_trace, guide_trace, self.particles), images=images)
 
-    def _terms(self, model_trace: Trace, guide_trace: Trace, images: int) -> dict[str, Tensor]:
+    def _terms(
+        self, model_trace: Trace, guide_trace: Trace, images: int, features: Sequence[Tensor] = ()
+    ) -> dict[str, Tensor]:
         scale = 1 / images if self.scale is None else self.scale
-        beta, alpha = self.beta(), self.alpha()
+        beta = self.beta()
+        values = [
+            (density.term, density.total if density.sign > 0 else -density.total)
+            for density in densities(model_trace, guide_trace)
+        ]
+        if self.backbone is not None:
+            if not features:
+                raise ProgramError("backbone is given the features of a forward pass: call the objective with views")
+            of_group, groups = self.backbone(features[0])
+            # Particles share their features.
+            values.append((BACKBONE_GROUP, self.particles * of_group.log_prob(groups).sum()))
+        if isinstance(self.alpha, Balanced):
+            bound = [value if term == RECONSTRUCTION else beta * value for term, value in values if term not in GROUPS]
+            of_groups = [value for term, value in values if term in GROUPS]
+            pixels = any(term == RECONSTRUCTION for term, _ in values)
+            cancelling = self.alpha.measure(
+                reduce(torch.add, bound) if pixels else None,
+                reduce(torch.add, of_groups) if of_groups else None,
+                features,
+            )
+            if cancelling is not None:
+                values.append((RECONSTRUCTION, cancelling))
+            shrunk: float | Tensor = self.alpha()
+            weights = dict.fromkeys(GROUPS, 1.0) | {RECONSTRUCTION: shrunk}
+            others = beta * shrunk
+        else:
+            weights = dict.fromkeys(GROUPS, self.alpha()) | {RECONSTRUCTION: 1.0}
+            others = beta
         terms: dict[str, Tensor] = {}
         weighted: list[Tensor] = []
-        for density in densities(model_trace, guide_trace):
-            value = density.total if density.sign > 0 else -density.total
+        for term, value in values:
             detached = value.detach()
-            terms[density.term] = terms[density.term] + detached if density.term in terms else detached
-            weight = {"reconstruction": 1.0, GROUP: alpha}.get(density.term, beta)
-            weighted.append(value if weight == 1 else weight * value)
+            terms[term] = terms[term] + detached if term in terms else detached
+            weight = weights.get(term, others)
+            weighted.append(value if isinstance(weight, float) and weight == 1 else weight * value)
         # Summed site by site in the programs' order, as Trace_ELBO does: floating point addition is not associative.
         loss = -reduce(torch.add, weighted)
         if scale != 1 or self.particles > 1:
             loss = loss * scale / self.particles
             terms = {name: value * scale / self.particles for name, value in terms.items()}
+        if isinstance(self.alpha, Balanced):
+            terms |= {"alpha": 1 / self.alpha(), "cosine": self.alpha.cosine.clone()}
         return {"loss": loss, **terms}
 
 

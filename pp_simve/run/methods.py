@@ -17,6 +17,7 @@ from pp_simve.inference import (
     ELBO,
     IWAE,
     AmortizedGuide,
+    Balanced,
     BarlowTwins,
     ConsistencyELBO,
     DecoderFreeELBO,
@@ -169,10 +170,20 @@ def byol(settings: Settings, shape: DataShape) -> Recipe:
 
 
 def bridge(settings: Settings, shape: DataShape) -> Recipe:
-    """Pixels and groups both observed: SimVE, whose first half of z also tells images apart."""
-    width = _half(settings)
+    """Pixels and groups both observed: SimVE, whose backbone and first half of z also tell images apart.
+
+    The ELBO's gradient at the backbone is held at a fixed ratio to the group's, and each group term has a projection
+    head, so the settings are the same for grey and colour images. Encoders per modality have no joint backbone: there
+    the group is observed from z alone.
+    """
+    width, head = _half(settings), [256]
+    balance = partial(ELBO, alpha=Balanced())
+    if not settings.modalities:
+        balance = partial(balance, backbone=NTXent(projection=head))
     return Recipe(
-        partial(BlockPrior, content=width), objective=partial(ELBO, alpha=20.0), group=partial(NTXent, width=width)
+        partial(BlockPrior, content=width),
+        objective=balance,
+        group=partial(NTXent, width=width, projection=head),
     )
 
 
@@ -211,7 +222,10 @@ def build(settings: Settings, shape: DataShape) -> Program:
     prior = part("prior", recipe.prior, PRIORS, Prior, settings.latent_dim)
     observes_group = settings.group or recipe.group
     group = part("group", recipe.group or NTXent, GROUPS, GroupLikelihood) if observes_group else None
-    model = SimVE(prior, likelihoods, group)
+    try:
+        model = SimVE(prior, likelihoods, group)
+    except ValueError as error:
+        raise ConfigError(f"the prior, likelihood and group of --method {settings.method}: {error}") from error
     encoders = by_modality(partial(_encoder, settings), shapes)
     guide = part("guide", recipe.guide, GUIDES, Guide, encoders, prior)
     return Program(model, guide, part("objective", recipe.objective, OBJECTIVES, Objective, model, guide))

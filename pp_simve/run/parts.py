@@ -70,8 +70,9 @@ ENTROPIES: Named[inference.EntropyEstimate] = {
     "logdet": inference.GaussianEntropy,
     "vicreg": inference.VICRegEntropy,
 }
-NESTED: Named[Any] = {**PRIORS, **SCHEDULES, **ENTROPIES}
-NESTED_KINDS = (models.Prior, inference.Schedule, inference.EntropyEstimate)
+WEIGHTS: Named[inference.Balanced] = {"balanced": inference.Balanced}
+NESTED: Named[Any] = {**PRIORS, **GROUPS, **SCHEDULES, **ENTROPIES, **WEIGHTS}
+NESTED_KINDS = (models.Prior, models.GroupLikelihood, inference.Schedule, inference.EntropyEstimate, inference.Balanced)
 
 RENAMED: Mapping[str, Mapping[str, str]] = {
     "objective": {

@@ -161,7 +161,9 @@ def number(program: Program, path: str) -> Any:
         ("byol", "objective.momentum", 0.99),
         ("simsiam", "objective.momentum", None),
         ("bridge", "objective.beta", 1),
-        ("bridge", "objective.alpha", 20),
+        ("bridge", "objective.alpha.ratio", 0.3),
+        ("bridge", "model.group.projection", (256,)),
+        ("bridge", "objective.backbone.projection", (256,)),
     ],
 )
 def test_the_numbers_of_the_methods(method: str, path: str, expected: Any) -> None:
@@ -193,8 +195,12 @@ def test_a_part_named_in_the_settings_comes_before_the_methods() -> None:
     assert program.objective.free_bits == 0.5
 
 
-def test_a_stopped_bridge_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = (*SMALL, "--method", "bridge", "--objective", "elbo(alpha=linear(start=0, end=20))", "--quiet")
+BALANCED = "elbo(alpha=balanced(ratio=linear(start=0.1, end=0.5)), backbone=infonce(projection=[8]))"
+
+
+@pytest.mark.parametrize("objective", ["elbo(alpha=linear(start=0, end=20))", BALANCED])
+def test_a_stopped_bridge_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch, objective: str) -> None:
+    command = (*SMALL, "--method", "bridge", "--objective", objective, "--quiet")
     assert run(*command, "--out", "whole") == 0
     with monkeypatch.context() as interrupting:
         interrupted_at(interrupting, step=4)
@@ -271,12 +277,18 @@ def test_an_entropy_may_be_chosen(entropy: str, kind: type | None, folder: Path)
         (("--group", "ntxent(temperature=0)"), "temperature must be positive and finite, got 0"),
         (("--group", "ntxent(width=0)"), "width must be at least 1 axis, got 0"),
         (("--group", "ntxent(width=9)"), "the first 9 axes of z, which has 8"),
-        (("--group", "ntxent(heat=1)"), "its options are: temperature, unit_norm, width, learn_temperature"),
+        (
+            ("--group", "ntxent(heat=1)"),
+            "its options are: temperature, unit_norm, width, learn_temperature, projection",
+        ),
         (
             ("--group", "pp_simve.models:FlatPrior(latent_dim=8)"),
             "not a class derived from pp_simve.models.contrastive.GroupLikelihood",
         ),
         (("--objective", "elbo(alpha=-1)"), "alpha must not be negative, got -1"),
+        (("--objective", "elbo(alpha=balanced())"), "this model observes no group; give alpha as a number"),
+        (("--objective", "elbo(alpha=balanced(ratio=-1))"), "ratio must not be negative, got -1"),
+        (("--method", "simclr", "--objective", "elbo(alpha=balanced())"), "this model observes no pixels"),
         (("--method", "vicreg", "--objective", "decoder-free(entropy=vicrag())"), "did you mean 'vicreg'?"),
         (("--method", "vicreg", "--objective", "decoder-free(entropy=3)"), "entropy must be an EntropyEstimate"),
         (

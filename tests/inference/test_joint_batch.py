@@ -27,6 +27,7 @@ from torch import nn
 
 from pp_simve.inference import (
     ELBO,
+    Balanced,
     DeltaGuide,
     GaussianEntropy,
     DecoderFreeELBO,
@@ -151,6 +152,27 @@ def remembered(views, wrap):
     return {"first step": steps[0], "second step": steps[1]}
 
 
+def balanced(views, wrap):
+    """Two steps with a weight that is measured at each, over all processes."""
+    torch.manual_seed(0)
+    prior = GaussianPrior(latent)
+    decoder = nn.Sequential(nn.Linear(latent, pixels), nn.Unflatten(-1, (1, 4, 4)))
+    model = SimVE(prior, Bernoulli(decoder), NTXent(0.3, width=2))
+    objective = ELBO(model, DeltaGuide(encoder(), prior), alpha=Balanced(0.3), backbone=InfoNCE(0.5)).double()
+    module = nn.parallel.DistributedDataParallel(objective) if wrap else objective
+    steps = []
+    for other in (0, 10):
+        module.zero_grad()
+        terms = module(batch(views + other)[:views, rank::world].contiguous())
+        terms["loss"].backward()
+        found = {name: parameter.grad.clone() for name, parameter in objective.named_parameters()}
+        if not wrap:
+            found = {name: mean(value) for name, value in found.items()}
+        weight = torch.stack([terms["alpha"], terms["cosine"]])
+        steps.append({"loss": mean(terms["loss"]), "gradients": found, "weight": weight})
+    return {"first step": steps[0], "second step": steps[1]}
+
+
 def gathering():
     """Values and gradients along each dimension, constants, integers, and a gradient that must stay as it is."""
     generator, results = torch.Generator().manual_seed(rank), {}
@@ -193,6 +215,9 @@ for case in cases:
 for views in (1, 2):
     results[f"remembered, {views} views"] = remembered(views, wrap=False)
     results[f"remembered, {views} views, wrapped"] = remembered(views, wrap=world > 1)
+for views in (2, 3):
+    results[f"balanced, {views} views"] = balanced(views, wrap=False)
+    results[f"balanced, {views} views, wrapped"] = balanced(views, wrap=world > 1)
 torch.save(results, folder / f"rank{rank}of{world}.pt")
 if world > 1:
     torch.save(gathering(), folder / f"gathered{rank}.pt")
@@ -245,7 +270,7 @@ def distance(found: dict[str, Any], other: dict[str, Any]) -> float:
 
 def test_two_processes_have_the_loss_and_gradient_of_the_joint_batch(one: Results, two: list[Results]) -> None:
     """Averaged here, and by DistributedDataParallel itself; among its own images alone, each has another."""
-    cases = [case for case in one if not case.startswith("remembered")]
+    cases = [case for case in one if not case.startswith(("remembered", "balanced"))]
     assert len(cases) == 30
     for case in cases:
         joint = one[case]["trained"]
@@ -282,6 +307,17 @@ def test_two_processes_remember_what_one_does_of_the_joint_batch(one: Results, t
         assert moved.nonzero().flatten().tolist() == [1, 3, 4, 5, 7, 9, 11, 17], case
         assert abs(float(first["loss"] - second["loss"])) > 1e-3, case
         assert all(gradient.abs().max() > 1e-4 for gradient in second["gradients"].values()), case
+
+
+def test_two_processes_balance_as_one_does_on_the_joint_batch(one: Results, two: list[Results]) -> None:
+    cases = [case for case in one if case.startswith("balanced")]
+    assert len(cases) == 4
+    for case in cases:
+        for rank in two:
+            for step, expected in one[case].items():
+                assert_same(rank[case][step], expected, case)
+                torch.testing.assert_close(rank[case][step]["weight"], expected["weight"], rtol=1e-10, atol=1e-10)
+        assert one[case]["first step"]["weight"][0] != one[case]["second step"]["weight"][0]
 
 
 # What is gathered of all processes.

@@ -274,6 +274,34 @@ def test_a_block_must_have_axes_and_z_must_have_them() -> None:
     NTXent(width=LATENT)(torch.randn(2, 3, LATENT))
 
 
+def test_a_projection_head_is_compared_in_its_own_space() -> None:
+    group = NTXent(0.7, width=3, projection=[6, 4])
+    model, z = SimVE(GaussianPrior(LATENT), group=group).double(), draw_z(2)
+    head = group.head
+    assert head is not None
+    assert model.group is group
+    assert [part.in_features for part in head if hasattr(part, "in_features")] == [3, 6, 4]
+    embedded = z[..., :3].flatten(0, 1)
+    for first, norm in ((0, 1), (3, 4)):
+        hidden = embedded @ head[first].weight.T  # type: ignore[union-attr, operator]
+        centered = (hidden - hidden.mean(0)) / (hidden.var(0, correction=0) + head[norm].eps).sqrt()  # type: ignore[operator]
+        embedded = centered.clamp(min=0)
+    embedded = (embedded @ head[6].weight.T + head[6].bias).unflatten(0, (2, IMAGES))  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(log_prob(group, z), by_loops("views", embedded, 0.7, True))
+
+
+def test_a_projection_head_belongs_to_one_width() -> None:
+    group = NTXent(projection=[4])
+    with pytest.raises(ValueError, match="is built by connect"):
+        group(draw_z(2))
+    SimVE(GaussianPrior(LATENT), group=group)
+    SimVE(GaussianPrior(LATENT), group=group)
+    with pytest.raises(ValueError, match="was built for 5 axes, not 3"):
+        SimVE(GaussianPrior(3), group=group)
+    with pytest.raises(ValueError, match="each at least 1, got"):
+        NTXent(projection=[0])
+
+
 def test_a_zero_vector_is_normalised_to_itself() -> None:
     """Its cosine with anything is 0: as good as a vector at a right angle to all."""
     z = functional.normalize(torch.randn(2, 3, 2, dtype=DOUBLE), dim=-1)
