@@ -51,7 +51,7 @@ class _UpBlock(nn.Module):
 
 
 class ResidualDecoder(nn.Module):
-    """Convolutional residual decoder, for square images whose side is a multiple of 4 (32 and 64 pixels above all).
+    """Convolutional residual decoder, for images whose sides are multiples of 4 (32 and 64 pixels above all).
 
     A linear layer to ``4·width`` channels, residual blocks that double the side and halve the channels, and a last
     doubling by pixel shuffle, which keeps every convolution off the full resolution.
@@ -65,18 +65,18 @@ class ResidualDecoder(nn.Module):
     def __init__(self, latent_dim: int, image_shape: tuple[int, int, int], width: int = 32) -> None:
         super().__init__()
         channels, height, side = image_shape
-        if height != side or side % 4 or side < 16:
+        if height % 4 or side % 4 or min(height, side) < 16:
             raise ValueError(
-                "ResidualDecoder needs square images whose side is a multiple of 4 and at least 16, "
+                "ResidualDecoder needs images whose sides are multiples of 4 and at least 16, "
                 f"got {height}x{side}; resize them, or use MLPDecoder"
             )
         doublings = 0
-        start = side // 2
-        while start % 2 == 0 and start > 4:
-            start //= 2
+        high, wide = height // 2, side // 2
+        while high % 2 == wide % 2 == 0 and min(high, wide) > 4:
+            high, wide = high // 2, wide // 2
             doublings += 1
         widths = [width * 2 ** min(2, doublings - index) for index in range(doublings + 1)]
-        self.start = (widths[0], start, start)
+        self.start = (widths[0], high, wide)
         self.stem = nn.Linear(latent_dim, math.prod(self.start))
         self.blocks = nn.Sequential(*(_UpBlock(*pair) for pair in pairwise(widths)))
         self.head = nn.Conv2d(width, 4 * channels, 3, padding=1)
