@@ -23,7 +23,7 @@ from pp_simve.inference import CheckpointError, Progress, Run, WarmupCosine, fit
 from pp_simve.inference.device import choose_device
 from pp_simve.inference.schedules import Schedule, constant
 from pp_simve.report import embed_test, write_report
-from pp_simve.run.config import FitConfig, Settings
+from pp_simve.run.config import FitConfig, Settings, reading_options
 from pp_simve.run.console import STOPPED, exit_code, interruptible
 from pp_simve.run.figures import run_figures
 from pp_simve.run.folder import RunFolder
@@ -79,7 +79,7 @@ def run_fit(config: FitConfig) -> int:
     if config.resume is not None and config.trust_parts:
         announce(config.resume, config, console)
     choose_device(config.device)  # fails before the data are loaded
-    data = load(config.data, config.data_root, image_size=config.image_size, skip_bad=config.skip_bad)
+    data = load(config.data, config.data_root, **reading_options(config))
     for note in data.notes:
         console.print(f"note: {note}", markup=False)
     settings = config.resolve(data.shape)
@@ -172,8 +172,8 @@ def _probe(settings: Settings, data: ImageData, program: Program) -> OnlineProbe
     """The probe that is logged while fitting, if one was asked for."""
     if not settings.probe:
         return None
-    if data.train.labels is None:
-        raise ConfigError(f"--probe {settings.probe} predicts the class, but the images of {data.name} have no labels")
+    if data.train.labels is None or len(data.train.labeled()) < len(data.train):
+        raise ConfigError(f"--probe {settings.probe} predicts the class, but images of {data.name} have no labels")
     try:
         return OnlineProbe(program.guide, data.train.labels, settings.probe)
     except ValueError as error:
@@ -212,7 +212,8 @@ def _introduction(settings: Settings, data: ImageData, program: Program, folder:
     kinds = f" each of {settings.modalities}" if settings.modalities else ""
     length = f"{settings.steps} steps" if settings.steps else f"{settings.epochs:g} epochs"
     return (
-        f"{settings.method} on {data.name}: {sizes} train / validation / test images, {channels}x{height}x{width}\n"
+        f"{settings.method} on {data.name}: {sizes} train / validation / test images, {channels}x{height}x{width}, "
+        f"{data.class_summary}\n"
         f"{parameters:,} parameters, {settings.latent_dim} latents, {settings.views} views{kinds} ({settings.policy}), "
         f"{length} of batches of {settings.batch_size}, seed {settings.seed}\n"
         f"run folder: {folder.path}"

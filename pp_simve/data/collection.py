@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 # The values of `Collection.part`. UNDIVIDED images are split by us; validation images are drawn from TRAIN where the
 # source gives none.
@@ -17,7 +15,7 @@ class Collection:
 
     images:      uint8 (image, channel, height, width)
     part:        int64 (image,), one of UNDIVIDED, TRAIN, VALIDATION, TEST
-    labels:      int64 (image,) or None
+    labels:      int64 (image,), -1 of images without a label, or None
     attributes:  bool (image, attribute) or None
     """
 
@@ -28,19 +26,3 @@ class Collection:
     classes: tuple[str, ...] = ()
     attribute_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-def resize(images: Tensor, size: int | tuple[int, int], *, chunk: int = 4096) -> Tensor:
-    """Antialiased bilinear resize of (image, channel, height, width), uint8 or float in [0, 255], to uint8.
-
-    It works in chunks, because the floats of a whole collection would take four times its memory.
-    """
-    target = (size, size) if isinstance(size, int) else size
-    if images.dtype == torch.uint8 and tuple(images.shape[2:]) == target:
-        return images
-    resized = torch.empty(*images.shape[:2], *target, dtype=torch.uint8)
-    for start in range(0, images.shape[0], chunk):
-        part = images[start : start + chunk].float()
-        part = interpolate(part, size=target, mode="bilinear", antialias=True, align_corners=False)
-        resized[start : start + chunk] = part.round().clamp(0, 255).to(torch.uint8)
-    return resized

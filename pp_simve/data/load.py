@@ -11,11 +11,13 @@ from pp_simve.data.collection import Collection
 from pp_simve.data.decode import Listing, read_listing
 from pp_simve.data.folders import has_given_splits, list_folder
 from pp_simve.data.official import OFFICIAL, read_official
+from pp_simve.data.pixels import Reading, Size
 from pp_simve.data.splits import copies_note, divide
-from pp_simve.data.types import DataError, ImageData
+from pp_simve.data.types import DataError, ImageData, printable
 from pp_simve.errors import unknown_name
 
 DATA_NAMES = ("digits", *OFFICIAL, "celeba", "folder:PATH", "npz:FILE")
+FAINT = 0.1  # of the grey levels, below which images are probably of fewer bits than they are stored in
 
 
 def load(
@@ -23,7 +25,11 @@ def load(
     root: Path | None = None,
     *,
     seed: int = 0,
-    image_size: int | None = None,
+    image_size: int | str | Size | None = None,
+    resize: str = "auto",
+    background: str = "white",
+    range: str = "auto",
+    layout: str = "auto",
     skip_bad: bool = False,
     cache: Path | None = None,
 ) -> ImageData:
@@ -32,18 +38,22 @@ def load(
     root:        folder of downloaded data, default ./data. Where it holds `<name>/{train,test}/<class>/*`, that image
                  folder is read in place of torchvision's files.
     seed:        of the splits. Keep it when training seeds change, so that all see the same test images.
-    image_size:  side in pixels to resize to; default as the images are (digits: 16, CelebA: 64).
+    image_size:  side in pixels to resize to, or "HEIGHTxWIDTH"; default as the images are (digits: 16, CelebA: 64).
+    resize:      squash, crop (the largest central part) or pad; default squash (CelebA: crop).
+    background:  color behind transparent pixels of files, and of padding.
+    range:       "MIN,MAX", values of black and white; "16bit": 0 to 65,535 above 8 bits; default by the type of file
+                 or array.
+    layout:      of arrays, "chw" or "hwc" where both are possible, or the shape of flattened images, such as "28x28".
     skip_bad:    leave out files that cannot be decoded, and name them in `notes`.
     cache:       folder for decoded image files, default $PP_SIMVE_CACHE or the user's cache folder.
 
     Raises DataError where the data are missing or cannot be used.
     """
-    if image_size is not None and image_size < 1:
-        raise DataError(f"an image size of {image_size} is not possible. Give the side in pixels, such as 32.")
+    reading = Reading.of(image_size, resize, background, range, layout, skip_bad)
     root = Path("data") if root is None else Path(root).expanduser()
     cache = default_folder() if cache is None else Path(cache).expanduser()
     try:
-        collection = _collect(name, root, image_size, skip_bad, cache)
+        collection = _collect(name, root, reading, cache)
     except OSError as error:
         raise DataError(
             f"{name}: {error.filename or root} cannot be read ({error.strerror or error}). "
@@ -51,33 +61,47 @@ def load(
         ) from error
     data = divide(name, collection, seed)
     # Known data sets are taken as they are; in one's own, copies across splits are a mistake worth knowing.
-    note = copies_note(data) if ":" in name else None
-    return data if note is None else replace(data, notes=(*data.notes, note))
+    own = (_faint_note(collection), copies_note(data)) if ":" in name else ()
+    return replace(data, notes=tuple(printable(note) for note in (*data.notes, *own) if note is not None))
 
 
-def _collect(name: str, root: Path, image_size: int | None, skip_bad: bool, cache: Path | None) -> Collection:
-    def from_files(listing: Listing, path: Path, size: int | None = image_size) -> Collection:
-        source = {"name": name, "path": path.resolve(), "image_size": image_size, "skip_bad": skip_bad}
-        decode = partial(read_listing, listing, image_size=size, skip_bad=skip_bad)
-        return cached(cache, source, listing.fingerprint, decode)
+def _faint_note(collection: Collection) -> str | None:
+    """What to tell about images of hardly any grey levels; None of others."""
+    low, high = collection.images.min().item(), collection.images.max().item()
+    if not 0 < high - low < FAINT * 255:
+        return None
+    return (
+        f"all pixels lie between {low:g} and {high:g} of 255: if that is not meant, give the values of black and "
+        "white, such as `--range 0,4095` for 12 bits"
+    )
+
+
+def _collect(name: str, root: Path, reading: Reading, cache: Path | None) -> Collection:
+    def from_files(listing: Listing, path: Path, reading: Reading = reading) -> Collection:
+        source = {"name": name, "path": path.resolve(), "reading": reading}
+        collection = cached(cache, source, listing.fingerprint, partial(read_listing, listing, reading))
+        return replace(collection, notes=(*listing.notes, *collection.notes))
 
     kind, colon, place = name.partition(":")
     if kind in ("folder", "npz") and colon:
         if not place:
             raise DataError(f"{name!r} names no {'folder' if kind == 'folder' else 'file'}. Expected {kind}:PATH.")
         path = Path(place).expanduser()
-        return read_npz(name, path, image_size) if kind == "npz" else from_files(list_folder(name, path), path)
+        return read_npz(name, path, reading) if kind == "npz" else from_files(list_folder(name, path), path)
     if name == "digits":
-        return read_digits(image_size)
+        return read_digits(reading)
     if name == "celeba":
-        return from_files(list_celeba(name, root), root, image_size or CELEBA_SIZE)
+        chosen = "crop" if reading.resize == "auto" else reading.resize
+        return from_files(
+            list_celeba(name, root), root, replace(reading, size=reading.size or CELEBA_SIZE, resize=chosen)
+        )
     if name not in OFFICIAL:
         if Path(name).expanduser().exists():
             kind = "folder" if Path(name).expanduser().is_dir() else "npz"
             raise DataError(f"unknown data {name!r}. To read that path, write {kind}:{name}.")
         raise DataError(unknown_name("data", name, DATA_NAMES))
     if not has_given_splits(root / name):
-        return read_official(name, root, image_size)
+        return read_official(name, root, reading)
     collection = from_files(list_folder(name, root / name), root / name)
     note = (
         f"{OFFICIAL[name].title} read from the image folder {root / name}: where its files are lossy copies, "

@@ -15,7 +15,8 @@ import torch
 import torchvision
 from torch import Tensor
 
-from pp_simve.data.collection import TEST, TRAIN, Collection, resize
+from pp_simve.data.collection import TEST, TRAIN, Collection
+from pp_simve.data.pixels import Reading, resize
 from pp_simve.data.types import DataError
 
 TIMEOUT = 30.0  # seconds without an answer from a server, after which a download has failed
@@ -50,7 +51,7 @@ OFFICIAL = {
 }
 
 
-def read_official(name: str, root: Path, image_size: int | None) -> Collection:
+def read_official(name: str, root: Path, reading: Reading) -> Collection:
     """Read a data set from `root`, after downloading it there where files are missing.
 
     Raises DataError where files are missing and cannot be downloaded, or are damaged.
@@ -68,7 +69,7 @@ def read_official(name: str, root: Path, image_size: int | None) -> Collection:
         ) from error
     classes = official.classes or tuple(train.classes)
     return Collection(
-        images=torch.cat([resize(images, image_size) if image_size else images for images, _ in parts]),
+        images=torch.cat([resize(images, reading) if reading.size else images for images, _ in parts]),
         part=torch.cat([torch.full_like(labels, part) for (_, labels), part in zip(parts, (TRAIN, TEST), strict=True)]),
         labels=torch.cat([labels for _, labels in parts]),
         classes=classes,

@@ -26,12 +26,21 @@ def divide(name: str, collection: Collection, seed: int) -> ImageData:
     order = torch.randperm(part.shape[0], generator=generator)
     chosen = part[order].clone()
     strata = torch.zeros_like(part) if labels is None else labels
+    unlabeled = strata < 0
+    notes = [*collection.notes]
+    if labels is not None and len(collection.classes) < 2:
+        notes.append(f"one class only ({collection.classes[0]}): the images are used without labels")
+        labels = None
+    if bool(unlabeled.any()):
+        notes.append(
+            "images without a label are fitted but not evaluated; those given for validation or test are left out"
+        )
     _draw(chosen, UNDIVIDED, strata[order], {TEST: TEST_FRACTION, VALIDATION: VALIDATION_FRACTION})
     if not bool((chosen == VALIDATION).any()):
         _draw(chosen, TRAIN, strata[order], {VALIDATION: VALIDATION_FRACTION})
 
     def split(which: int) -> Split:
-        index = order[chosen == which]
+        index = order[(chosen == which) & ((which == TRAIN) | ~unlabeled[order])]
         # The first of each class went to test: without another shuffle what is left would begin with few classes.
         index = index[torch.randperm(len(index), generator=generator)]
         return Split(
@@ -45,19 +54,22 @@ def divide(name: str, collection: Collection, seed: int) -> ImageData:
         train=split(TRAIN),
         validation=split(VALIDATION),
         test=split(TEST),
-        classes=collection.classes,
+        classes=() if labels is None else collection.classes,
         attribute_names=collection.attribute_names,
-        notes=collection.notes,
+        notes=tuple(notes),
     )
 
 
 def _draw(chosen: Tensor, source: int, strata: Tensor, fractions: dict[int, float]) -> None:
-    """Give each split its fraction of every class in part `source`, at least one image; the rest becomes TRAIN."""
+    """Give each split its fraction of every class in part `source`, at least one image; the rest becomes TRAIN.
+
+    Images without a label, of stratum -1, all become TRAIN.
+    """
     for stratum in set(strata[chosen == source].tolist()):
         members = torch.nonzero((chosen == source) & (strata == stratum)).flatten()
         chosen[members] = TRAIN
         start = 0
-        for split, fraction in fractions.items():
+        for split, fraction in fractions.items() if stratum >= 0 else ():
             count = max(1, round(fraction * members.shape[0]))
             chosen[members[start : start + count]] = split
             start += count
@@ -77,15 +89,13 @@ def copies_note(data: ImageData) -> str | None:
 
 def check_divisible(name: str, part: Tensor, labels: Tensor | None, classes: tuple[str, ...]) -> None:
     """Raise DataError unless the images can be divided with at least one of every class in every split."""
+    if labels is not None:  # the others are fitted only
+        part, labels = part[labels >= 0], labels[labels >= 0]
+        labels = labels if len(classes) > 1 else None
     total = part.shape[0]
     if total < 2:
         found = "no images" if total == 0 else "one image only"
         raise DataError(f"{name} holds {found}. Training needs images for train, validation and test: add more.")
-    if labels is not None and len(classes) < 2:
-        raise DataError(
-            f"{name} holds one class only ({classes[0]!r}). A content probe needs at least two: "
-            "add a second class, or give the images without labels as npz:FILE."
-        )
     present = set(part.tolist())
     sources = {UNDIVIDED, TRAIN} if VALIDATION not in present else {UNDIVIDED}
     for source in sorted(sources & present):

@@ -1,15 +1,54 @@
 """What a loaded data set is: three splits of images, and the error every source raises."""
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 from torch import Tensor
+
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are not UTF-8, line separators
+
+
+def printable(text: str) -> str:
+    r"""A text with what no terminal or text file can hold escaped: ``caf\xe9`` with a byte that is not UTF-8."""
+
+    def shown(char: str) -> str:
+        if unicodedata.category(char) not in UNPRINTABLE:
+            return char
+        byte = ord(char) - 0xDC00  # where Python keeps a byte of a file name that is not UTF-8
+        return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else char.encode("unicode_escape").decode()
+
+    return "".join(map(shown, text))
 
 
 class DataError(ValueError):
     """Data cannot be used. The message says what was wrong, what was expected and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+SHOWN = 10  # names listed in a line
+
+
+def class_name(text: str) -> str:
+    """The name of a class as shown: accents composed, so that names that look the same are, and all printable."""
+    return printable(unicodedata.normalize("NFC", text))
+
+
+def class_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of classes in order: of their numbers where all are whole numbers, else of the alphabet."""
+    found = sorted(set(names))
+    return tuple(sorted(found, key=int) if all(re.fullmatch(r"-?[0-9]+", name) for name in found) else found)
+
+
+def count_of(number: int, noun: str) -> str:
+    """``1 file``, ``1,200 files``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def tensor_digest(tensors: Iterable[Tensor | None], prefix: str = "") -> str:
@@ -29,7 +68,8 @@ class Split:
     """Images of one split, in a fixed random order, so that the first n of them are a fair sample.
 
     images:      uint8 (image, channel, height, width)
-    labels:      int64 (image,), positions in `ImageData.classes`; None where the data have no labels
+    labels:      int64 (image,), positions in `ImageData.classes`, -1 of training images without a label; None where the
+                 data have no labels
     attributes:  bool (image, attribute); None where the data have no attributes
     """
 
@@ -39,6 +79,14 @@ class Split:
 
     def __len__(self) -> int:
         return self.images.shape[0]
+
+    def labeled(self) -> Self:
+        """The images that have a label; all of them where the data have no labels."""
+        if self.labels is None or not bool((self.labels < 0).any()):
+            return self
+        kept = self.labels >= 0
+        attributes = None if self.attributes is None else self.attributes[kept]
+        return replace(self, images=self.images[kept], labels=self.labels[kept], attributes=attributes)
 
 
 ImageShape = tuple[int, int, int]
@@ -81,6 +129,13 @@ class ImageData:
     def shape(self) -> DataShape:
         """What programs for these data are built from."""
         return DataShape(self.image_shape, images=len(self.train), attributes=len(self.attribute_names))
+
+    @property
+    def class_summary(self) -> str:
+        """How many classes there are, and the first of their names."""
+        if not self.classes:
+            return "no labels"
+        return f"{len(self.classes)} classes: {', '.join(self.classes[:SHOWN])}{', …' * (len(self.classes) > SHOWN)}"
 
     @cached_property
     def fingerprint(self) -> str:

@@ -19,6 +19,7 @@ Text = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")
 Count = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 LatentCount = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="", aliases=("--latent",))]
 Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
+Size = Annotated[int | str | None, tyro.conf.arg(metavar="N|HxW", help_behavior_hint="")]
 Place = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 Texts = Annotated[
     tuple[str, ...], tyro.conf.arg(metavar="STR", help_behavior_hint="(repeatable)"), tyro.conf.UseAppendAction
@@ -33,6 +34,7 @@ NAMING_PARTS = (
 _EXPECTED: dict[Any, str] = {
     **{str: "a text", Path: "a path", int: "a whole number", float: "a number", bool: "true or false"},
     tuple[str, ...]: "a list of names of parts",
+    int | str: "a number of pixels or a text",
 }
 
 
@@ -41,11 +43,20 @@ class FitConfig:
     """Settings of a fit as typed. Those that are None are chosen by `resolve`, from the method and the data."""
 
     data: str = "digits"
-    """digits, mnist, fashionmnist, cifar10, celeba, folder:PATH (PATH/{train,test}/CLASS/*) or npz:FILE."""
+    """digits, mnist, fashionmnist, cifar10, celeba, folder:PATH (PATH/{train,test}/CLASS/*, PATH/CLASS/* or PATH/*) or
+    npz:FILE."""
     data_root: Path = Path("data")
     """Folder of the data sets; what is missing is downloaded there through torchvision."""
-    image_size: Count = None
-    """Resize images to this many pixels a side (default: as they are; celeba 64)."""
+    image_size: Size = None
+    """Resize images to this many pixels a side, or to HEIGHTxWIDTH (default: as they are; celeba 64)."""
+    resize: Literal["auto", "squash", "crop", "pad"] = "auto"
+    """How: squash, crop to the largest central part, or pad; auto is squash (celeba: crop)."""
+    background: str = "white"
+    """Color behind transparent pixels and of padding, such as black or #808080."""
+    range: str = "auto"
+    """MIN,MAX: values of black and white; 16bit: 0 to 65535 above 8 bits; auto: by the type of the file or array."""
+    layout: str = "auto"
+    """Of arrays: chw or hwc where both are possible, or the shape of flattened images, such as 28x28."""
     skip_bad: bool = False
     """Leave unreadable images out instead of stopping."""
     method: str = "simve"
@@ -67,7 +78,8 @@ class FitConfig:
     encoder: Text = None
     """mlp, residual, resnet18 or package.module:Class (default: mlp for grey images up to 32 pixels, else residual)."""
     decoder: Text = None
-    """mlp, residual or package.module:Class (default: the encoder's counterpart)."""
+    """mlp, residual or package.module:Class (default: the encoder's counterpart; mlp for sides that are no multiple of
+    4)."""
     latent_dim: LatentCount = None
     """Latent dimensions (default: 32 for grey images, 64 for colour)."""
     modalities: Text = None
@@ -115,7 +127,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         for name in ("views", "devices", "batch_size", "steps", "latent_dim", "image_size"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         for name in ("lr", "epochs"):
             value = getattr(self, name)
@@ -130,10 +142,15 @@ class FitConfig:
         digits = self.data == "digits"
         grey = channels == 1
         flat = grey and max(height, width) <= 32
+        halved = not (height % 4 or width % 4) and min(height, width) >= 16  # what the residual decoder can draw
         encoder = self.encoder or ("mlp(hidden=[512, 256])" if digits else "mlp" if flat else "residual")
         chosen: dict[str, Any] = {
             "encoder": encoder,
-            "decoder": "mlp(hidden=[256, 512])" if digits else "mlp" if encoder.startswith("mlp") else "residual",
+            "decoder": "mlp(hidden=[256, 512])"
+            if digits
+            else "residual"
+            if halved and not encoder.startswith("mlp")
+            else "mlp",
             "likelihood": "bernoulli" if grey else "gaussian",
             "latent_dim": 32 if grey else 64,
             "policy": "affine" if digits else "crop" if grey else "crop+colour",
@@ -159,7 +176,11 @@ class Settings:
 
     data: str
     data_root: Path
-    image_size: int = 0
+    image_size: int | str = 0
+    resize: Literal["auto", "squash", "crop", "pad"] = "auto"
+    background: str = "white"
+    range: str = "auto"
+    layout: str = "auto"
     skip_bad: bool
     method: str
     prior: str = ""
@@ -224,6 +245,12 @@ class Settings:
         return [f"{name} is {_shown(a)} there, {_shown(b)} here" for name, (a, b) in pairs.items() if a != b]
 
 
+def reading_options(config: FitConfig | Settings) -> dict[str, Any]:
+    """Options of `pp_simve.data.load` that decide how images are read."""
+    names = ("image_size", "resize", "background", "range", "layout", "skip_bad")
+    return {name: value for name in names if (value := getattr(config, name))}
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The entries of a config.json.
 
@@ -249,11 +276,11 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     elif kind == tuple[str, ...]:
         fits, expected = isinstance(value, list) and all(isinstance(one, str) for one in value), _EXPECTED[kind]
     else:
-        fits = type(value) in {float: (int, float), Path: (str,)}.get(kind, (kind,))
+        fits = type(value) in {float: (int, float), Path: (str,), int | str: (int, str)}.get(kind, (kind,))
         expected = "the name of a part" if name in NAMING_PARTS else _EXPECTED[kind]
     if not fits:
         raise ConfigError(f"the setting {name} holds {str(value)[:80]!r}, expected {expected}")
-    return value if choices else kind(value)
+    return kind(value) if isinstance(kind, type) or kind == tuple[str, ...] else value
 
 
 def _shown(value: object) -> str:

@@ -25,7 +25,7 @@ from pp_simve.data import DataShape, ImageData, load
 from pp_simve.errors import ConfigError
 from pp_simve.inference.checkpoint import CheckpointFile
 from pp_simve.inference.tools import write_whole
-from pp_simve.run.config import Settings, read_config
+from pp_simve.run.config import Settings, read_config, reading_options
 from pp_simve.run.methods import Program, build
 from pp_simve.run.trust import check_trusted
 from pp_simve.run.viewing import Viewing
@@ -267,8 +267,7 @@ def load_fitted(
     """
     settings, fingerprint = folder.read_settings(trust_parts=trust_parts)
     program = load_run(folder.path, trust_parts=trust_parts)
-    size = settings.image_size or None
-    data = images(settings.data, data_root or settings.data_root, image_size=size, skip_bad=settings.skip_bad)
+    data = images(settings.data, data_root or settings.data_root, **reading_options(settings))
     if data.fingerprint != fingerprint:
         raise ConfigError(
             f"the images of {data.name} are not those {folder.path} was fitted to ({data.fingerprint}, expected "

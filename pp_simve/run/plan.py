@@ -12,7 +12,7 @@ from pathlib import Path
 from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
 from pp_simve.inference.device import choose_device
-from pp_simve.run.config import FitConfig, Settings
+from pp_simve.run.config import FitConfig, Settings, reading_options
 from pp_simve.run.folder import RunFolder, load_once
 from pp_simve.run.methods import build
 from pp_simve.run.trust import check_trusted, own_parts_of
@@ -92,7 +92,7 @@ def planned(
             if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
                 shape, fingerprint = _stored(folder, config, trust_parts, say)
             else:
-                found = images(config.data, config.data_root, image_size=config.image_size, skip_bad=config.skip_bad)
+                found = images(config.data, config.data_root, **reading_options(config))
                 shape, fingerprint = found.shape, found.fingerprint
                 for note in found.notes:
                     if note not in noted:

@@ -40,7 +40,7 @@ def evaluate_run(
         "effort": effort or QUICK,
         "attribute_names": data.attribute_names,
     }
-    splits = [on_device(split, device) for split in (data.train, data.validation, data.test)]
+    splits = [on_device(split.labeled(), device) for split in (data.train, data.validation, data.test)]
     if not isinstance(viewing.policy, dict):
         options |= {"model": program.model, "handwriting": data.name in HANDWRITING}
         return evaluate_representations(program.guide, viewing.policy, *splits, **options)

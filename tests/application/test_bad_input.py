@@ -116,7 +116,7 @@ def test_cuda_where_there_is_none(refused: Refused, monkeypatch: pytest.MonkeyPa
     ("flags", "words"),
     [
         (("--data", "folder:pictures"), ("1 file of 12 cannot be decoded", "pictures/b/0003.png", "--skip-bad")),
-        (("--data", "npz:broken.npz"), ("1 NaN or infinite values, the first in image 3",)),
+        (("--data", "npz:broken.npz"), ("1 NaN or infinite values, the first at (image, channel, row, column) (3, ",)),
         (("--data", "npz:none.npz"), ("holds no images",)),
         (("--data", "npz:few.npz"), ("batch_size is 32, but there are only 28 images",)),
         (("--data", "npz:odd.npz", "--decoder", "residual"), ("--decoder residual: ", "15x15")),

@@ -25,7 +25,8 @@ places = st.text("ab/._- ü", min_size=1, max_size=10).map(Path)
 @st.composite
 def configs(draw: st.DrawFn) -> FitConfig:
     maybe = {
-        **dict.fromkeys(("image_size", "latent_dim", "batch_size", "steps", "views"), counts),
+        "image_size": counts | st.just("48x64"),
+        **dict.fromkeys(("latent_dim", "batch_size", "steps", "views"), counts),
         **dict.fromkeys(
             (
                 "modalities",
@@ -45,7 +46,8 @@ def configs(draw: st.DrawFn) -> FitConfig:
         **dict.fromkeys(("out", "resume"), places),
     }
     always: dict[str, st.SearchStrategy[Any]] = {
-        **dict.fromkeys(("data", "method"), texts),
+        **dict.fromkeys(("data", "method", "background", "range", "layout"), texts),
+        "resize": st.sampled_from(["auto", "squash", "crop", "pad"]),
         "devices": counts,
         **dict.fromkeys(("skip_bad", "trust_parts", "quiet"), st.booleans()),
         "seed": st.integers(0, 2**31),
@@ -101,6 +103,8 @@ SHORT = {"epochs": 10, "lr": 1e-3, "batch_size": 128}
         ),
         ((1, 28, 28), {}, {**MLP, **SHORT, "likelihood": "bernoulli", "policy": "crop", "latent_dim": 32}),
         ((1, 28, 64), {}, RESIDUAL),
+        ((3, 30, 64), {}, {"encoder": "residual", "decoder": "mlp"}),
+        ((3, 12, 12), {}, {"decoder": "mlp"}),
         ((3, 32, 32), {}, {**RESIDUAL, "likelihood": "gaussian", "policy": "crop+colour", "latent_dim": 64}),
         ((3, 32, 32), {"encoder": "mlp(hidden=[9])"}, {"decoder": "mlp"}),
         ((1, 28, 28), {"encoder": "resnet18"}, {"decoder": "residual"}),

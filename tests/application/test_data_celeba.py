@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pp_simve.data import DataError, celeba, decode, load
+from pp_simve.data.pixels import Reading
 
 from .data_fixtures import HAIR_ROWS, assert_disjoint, real_data_root, write_celeba, write_image
 
@@ -51,7 +52,7 @@ def test_splits_attributes_and_hair(root: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_central_square(tmp_path: Path) -> None:
     write_image(tmp_path / "image.png", 0, size=(20, 30))
-    whole, square = (decode.read_image(str(tmp_path / "image.png"), None, cut) for cut in (False, True))
+    whole, square = (decode.read_image(str(tmp_path / "image.png"), Reading.of(size, "crop"))[0] for size in (None, 20))
     assert (whole[:, 5:25] == square).all()
 
 
@@ -72,6 +73,20 @@ def test_a_part_of_one_official_split(root: Path) -> None:
     assert [len(split) for split in (data.train, data.validation, data.test)] == [42, 6, 12]
     assert "leaves a split empty" in data.notes[1]
     assert_disjoint(data, 60)
+
+
+def test_lists_that_do_not_agree(root: Path) -> None:
+    for file, note in (
+        (celeba.ATTRIBUTES, f"{celeba.ATTRIBUTES} announces 60 images and lists 59: is it cut?"),
+        (celeba.PARTITION, f"2 images listed in one of {celeba.ATTRIBUTES} and {celeba.PARTITION} only: not used"),
+    ):
+        lines = (root / "celeba" / file).read_text().splitlines()
+        del lines[-1 if file == celeba.ATTRIBUTES else 10]
+        (root / "celeba" / file).write_text("\n".join(lines))
+        data = load("celeba", root)
+        assert note in data.notes
+    assert len(data.notes) == 4  # in part, and the cache was rebuilt
+    assert_disjoint(data, 58)
 
 
 def test_a_damaged_image(root: Path) -> None:
@@ -95,8 +110,12 @@ def test_missing_files_are_named(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        (celeba.ATTRIBUTES, "", "line 2 .* should name the attributes"),
-        (celeba.ATTRIBUTES, "1\nBald Smiling\n", "line 2 .* should name the attributes"),
+        (celeba.ATTRIBUTES, "", "line 2 should name the attributes"),
+        (celeba.ATTRIBUTES, "1\nBald Smiling\n", "line 2 should name the attributes"),
+        (celeba.ATTRIBUTES, f"many\n{' '.join(NAMES)}\n", "line 1 .* the number of images"),
+        (celeba.ATTRIBUTES, f"1\n{' '.join(NAMES)} Bald\n", "line 2 .*each once"),
+        (celeba.ATTRIBUTES, f"2\n{' '.join(NAMES)}\n" + 2 * "000001.jpg 1 1 1 1 1 1\n", "line 4 .* repeats 000001.jpg"),
+        (celeba.PARTITION, "000001.jpg 0\n000001.jpg 1\n", "line 2 .* repeats 000001.jpg"),
         (celeba.ATTRIBUTES, f"1\n{' '.join(NAMES)}\n000001.jpg 1 1\n", "line 3 .* 6 values"),
         (celeba.ATTRIBUTES, f"1\n{' '.join(NAMES)}\n000001.jpg 1 1 1 1 1 0\n", "line 3 .* 6 values"),
         (celeba.PARTITION, "000001.jpg 0\n000002.jpg 3\n", "line 2 .* 2 .test."),
