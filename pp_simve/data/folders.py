@@ -44,33 +44,34 @@ def list_folder(name: str, path: Path) -> Listing:
     found: dict[int, dict[str, list[str]]] = {}
     merged: set[str] = set()
     deep = Counter[str]()
-    for part, folder in parts.items():
-        found[part] = {}
+    for split, folder in parts.items():
+        found[split] = {}
         for entry in _subfolders(folder) if labeled else [folder]:
             label = class_name(entry.name) if labeled else ""
-            merged |= {label} & found[part].keys()
+            merged |= {label} & found[split].keys()
             files = image_files(entry, passed)
-            found[part].setdefault(label, []).extend(files)
+            found[split].setdefault(label, []).extend(files)
             inside = (os.path.dirname(os.path.relpath(file, folder)) for file in files)
             deep.update(below for below in inside if os.sep in below)
         if labeled and (loose := sum(_is_image(one.name) for one in folder.iterdir() if not one.is_dir())):
             passed["outside class folders"] += loose
     _check_classes(name, path, found, labeled)
-    notes = [f"{', '.join(sorted(merged))}: folders whose names differ in Unicode form only are one class"] * bool(
-        merged
-    )
+    notes = []
+    if merged:
+        notes.append(f"{', '.join(sorted(merged))}: folders whose names differ in Unicode form only are one class")
     if deep:
         notes.append(f"{count_of(deep.total(), 'image')} in sub-folders taken with the folder above: {_counts(deep)}")
     if passed := +passed:
         notes.append(f"left out: {_counts(passed)} (images among them are read once converted, renamed or moved)")
     order = sorted(next(iter(found.values())))
-    rows = [(file, label, part) for part, files_of in found.items() for label in order for file in files_of[label]]
+    rows = [(file, label, split) for split, files_of in found.items() for label in order for file in files_of[label]]
     digest = hashlib.sha256()
     for file, _, _ in rows:
         digest.update(f"{os.path.relpath(file, path)}\0{state_of(file)}\n".encode(errors="surrogateescape"))
     part = torch.tensor([row[2] for row in rows])
     classes = class_order(order) if labeled else ()
-    labels = torch.tensor([classes.index(row[1]) for row in rows]) if labeled else None
+    place = {label: position for position, label in enumerate(classes)}
+    labels = torch.tensor([place[row[1]] for row in rows]) if labeled else None
     check_divisible(name, part, labels, classes)
     return Listing(name, tuple(row[0] for row in rows), part, labels, classes, digest.hexdigest(), notes=tuple(notes))
 

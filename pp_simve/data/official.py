@@ -61,26 +61,29 @@ def read_official(name: str, root: Path, reading: Reading) -> Collection:
         _download(official, root, name)
     try:
         train, test = _open(official, root, train=True), _open(official, root, train=False)
-        parts = [_tensors(train), _tensors(test)]
+        classes = official.classes or tuple(train.classes)
+        parts = [_tensors(dataset, len(classes)) for dataset in (train, test)]
+        images = torch.cat([resize(images, reading) if reading.size else images for images, _ in parts])
     except Exception as error:  # a damaged file fails in torchvision's readers in many ways
         raise DataError(
             f"{official.title}: the files in {root.absolute()} are damaged ({error}). "
             f"Delete them, so that they are downloaded again, or replace them: {_wanted(official, root)}."
         ) from error
-    classes = official.classes or tuple(train.classes)
     return Collection(
-        images=torch.cat([resize(images, reading) if reading.size else images for images, _ in parts]),
+        images=images,
         part=torch.cat([torch.full_like(labels, part) for (_, labels), part in zip(parts, (TRAIN, TEST), strict=True)]),
         labels=torch.cat([labels for _, labels in parts]),
         classes=classes,
     )
 
 
-def _tensors(dataset: Any) -> tuple[Tensor, Tensor]:
+def _tensors(dataset: Any, classes: int) -> tuple[Tensor, Tensor]:
     """uint8 (image, channel, height, width) and int64 (image,) of a torchvision data set."""
     images, labels = np.asarray(dataset.data), torch.as_tensor(dataset.targets).long()
     if images.shape[0] != labels.shape[0]:
         raise ValueError(f"{images.shape[0]} images, but {labels.shape[0]} labels")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(f"labels from {int(labels.min())} to {int(labels.max())}, but {classes} classes")
     images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
     return torch.from_numpy(np.ascontiguousarray(images)), labels
 

@@ -132,9 +132,10 @@ def to_uint8(values: NDArray[Any], limits: Range | Literal["auto", "16bit"]) -> 
     low, high = limits if isinstance(limits, tuple) else IMPLIED.get(kind.name, (0.0, 0.0))
     pixels = np.empty(values.shape, dtype=np.uint8)
     least, most = math.inf, -math.inf
+    single = np.float32 if kind.name in ("float16", "float32") else np.float64
     step = max(1, CHUNK // max(1, math.prod(values.shape[1:])))
     for start in range(0, len(values) if values.size else 0, step):
-        part = values[start : start + step].astype(np.float32 if kind.name in ("float16", "float32") else np.float64)
+        part: NDArray[np.floating[Any]] = values[start : start + step].astype(single)
         if not np.isfinite(part).all():
             wrong = np.argwhere(~np.isfinite(values))
             axes = ", ".join(("image", "channel", "row", "column")[-values.ndim :])
@@ -143,8 +144,8 @@ def to_uint8(values: NDArray[Any], limits: Range | Literal["auto", "16bit"]) -> 
                 "those images or repair them"
             )
         least, most = min(least, float(part.min())), max(most, float(part.max()))
-        part -= low
-        part *= 255 / (high - low) if low < high else 0
+        with np.errstate(over="ignore"):
+            part = (part - low) * (255 / (high - low) if low < high else 0)
         pixels[start : start + step] = part.round().clip(0, 255)
     slack = TOLERANCE * (high - low)
     if not given and values.size and not low - slack <= least <= most <= high + slack:

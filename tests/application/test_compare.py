@@ -360,9 +360,9 @@ def test_the_rows(flags: list[str], labels: list[str]) -> None:
 
 def test_flags_say_all_settings() -> None:
     config = FitConfig(
-        data="npz:a b.npz", data_root=Path("x"), image_size="8x9", skip_bad=True, method="vae", prior="-odd", latent_dim=3,
-        lr=1e-5, steps=7, schedule="constant", seed=2, device="cpu", devices=2, precision="32", quiet=True,
-        track=("wandb", "tensorboard"),
+        data="npz:a b.npz", data_root=Path("x"), image_size="8x9", skip_bad=True, method="vae", prior="-odd",
+        latent_dim=3, lr=1e-5, steps=7, schedule="constant", seed=2, device="cpu", devices=2, precision="32",
+        quiet=True, track=("wandb", "tensorboard"),
     )  # fmt: skip
     assert tyro.cli(FitConfig, args=list(as_flags(config))) == config
     assert as_flags(FitConfig()) == ()
