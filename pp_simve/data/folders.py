@@ -55,7 +55,7 @@ def list_folder(name: str, path: Path) -> Listing:
             deep.update(below for below in inside if os.sep in below)
         if labeled and (loose := sum(_is_image(one.name) for one in folder.iterdir() if not one.is_dir())):
             passed["outside class folders"] += loose
-    _check_classes(name, path, found, labeled)
+    _check_classes(name, path, found)
     notes = []
     if merged:
         notes.append(f"{', '.join(sorted(merged))}: folders whose names differ in Unicode form only are one class")
@@ -86,18 +86,14 @@ def image_files(folder: Path, passed: Counter[str] | None = None) -> list[str]:
         raise error
 
     found = []
-    passed = Counter() if passed is None else passed
+    passed = passed if passed is not None else Counter()
     for parent, folders, names in os.walk(folder, onerror=unreadable):
         for foreign in (name for name in folders if name.casefold() in FOREIGN):
             passed[f"in {foreign}"] += len(image_files(Path(parent, foreign)))
         folders[:] = [name for name in folders if not _is_passed(name)]
-        for name in names:
-            if name.startswith("."):
-                continue
-            if _is_image(name):
-                found.append(os.path.join(parent, name))
-            else:
-                passed[os.path.splitext(name)[1].lower() or "without extension"] += 1
+        found += [os.path.join(parent, name) for name in names if _is_image(name)]
+        others = (name for name in names if not _is_image(name) and not name.startswith("."))
+        passed.update(os.path.splitext(name)[1].lower() or "without extension" for name in others)
     return sorted(found, key=lambda file: file.split(os.sep))
 
 
@@ -156,30 +152,23 @@ def _parts(name: str, path: Path, passed: Counter[str]) -> dict[int, Path]:
     return {UNDIVIDED: path}
 
 
-def _check_classes(name: str, path: Path, found: dict[int, dict[str, list[str]]], labeled: bool) -> None:
+def _check_classes(name: str, path: Path, found: dict[int, dict[str, list[str]]]) -> None:
     folders = {UNDIVIDED: "", TRAIN: "train", VALIDATION: "validation", TEST: "test"}
     if not any(files for part in found.values() for files in part.values()):
         raise DataError(
             f"{name}: {path.absolute()} cannot be used: no image files were found in it. Expected {LAYOUT}, "
             f"with files ending in {' '.join(sorted(EXTENSIONS))}."
         )
-    names = {part: set(files_of) for part, files_of in found.items()}
-    for part in names.keys() - {UNDIVIDED, TRAIN}:
-        if names[part] != names[TRAIN]:
-            differences = [
-                f"only in {folders[here]}: {', '.join(sorted(names[here] - names[there]))}"
-                for here, there in ((TRAIN, part), (part, TRAIN))
-                if names[here] - names[there]
-            ]
+    for part in found.keys() - {UNDIVIDED}:
+        pairs = (TRAIN, part), (part, TRAIN)
+        only = {folders[here]: sorted(found[here].keys() - found[there].keys()) for here, there in pairs}
+        if different := [f"only in {where}: {', '.join(labels)}" for where, labels in only.items() if labels]:
             raise DataError(
                 f"{name}: train and {folders[part]} in {path.absolute()} have different class folders "
-                f"({'; '.join(differences)}). Both need the same classes: rename, add or remove folders."
+                f"({'; '.join(different)}). Both need the same classes: rename, add or remove folders."
             )
     for part, files_of in found.items():
-        if empty := [label or "images" for label, files in sorted(files_of.items()) if not files]:
-            where = os.path.join(path.absolute(), folders[part])
+        if empty := [os.path.join(folders[part], label) for label, files in sorted(files_of.items()) if not files]:
             raise DataError(
-                f"{name}: no image files in class folder {', '.join(empty)} of {where}: add images, or remove it."
-                if labeled
-                else f"{name}: no image files in {where}: add images."
+                f"{name}: no image files in {', '.join(empty)} of {path.absolute()}: add images, or remove the folder."
             )

@@ -446,7 +446,7 @@ def two(folder: Path) -> Path:
         (lambda path: path.rmdir(), False, "does not exist"),
         (lambda path: (path.rmdir(), path.touch()), False, "is a file, not a folder"),
         (lambda path: write_image(path / "image.png", 0), False, "one image only"),
-        (lambda path: (two(path) / "c").mkdir(), False, "no image files in class folder c"),
+        (lambda path: (two(path) / "c").mkdir(), False, "no image files in c of"),
         (
             lambda path: (two(path / "train"), write_classes(path / "test", {"a": 3, "c": 3})),
             False,

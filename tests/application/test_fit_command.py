@@ -63,6 +63,7 @@ def test_figures_are_pictures(finished_run: Path) -> None:
 def test_output_is_plain_lines_where_there_is_no_terminal(finished: Ended) -> None:
     assert finished.err == ""
     assert not {"\x1b", "\r"} & set(finished.out)
+    assert "1x16x16, 10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n" in finished.out
     lines = finished.out.splitlines()
     assert lines[0].startswith("simve on digits: ")
     assert any(line.startswith("epoch 0.3/0.3  loss ") and line.endswith(" left") for line in lines)
