@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -178,6 +179,18 @@ def test_images_without_labels_have_no_content_scores(folder: Path, capsys: pyte
     reason = "not applicable: no labels in train, validation, test"
     assert {record.note for record in select(records(folder / "run"), task="class")} == {reason}
     assert f"of backbone, z, content: {reason}" in capsys.readouterr().out
+
+
+def test_images_without_a_label_are_fitted_and_not_evaluated(
+    folder: Path, evaluated_quickly: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_npz(folder / "some.npz", (60, 16, 16), labels=np.where(np.arange(60) < 20, -1, np.arange(60) % 2))
+    assert run(*SMALL, "--batch-size", "8", "--data", "npz:some.npz", "--out", "run") == 0
+    assert "48 / 4 / 8 train / validation / test images, 1x16x16, 2 classes: 0, 1\n" in capsys.readouterr().out
+    assert results(folder / "run")["content"]["linear"] is not None
+    assert not {note for record in records(folder / "run") if "failed" in (note := record.note or "")}
+    assert run(*SMALL, "--probe", "z", "--batch-size", "8", "--data", "npz:some.npz", "--out", "other") == 2
+    assert "images of npz:some.npz have no labels" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_bad_image_is_left_out_when_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
