@@ -59,7 +59,7 @@ def load(
             f"{name}: {error.filename or root} cannot be read ({error.strerror or error}). "
             "Check that it is there, and that you may read it."
         ) from error
-    data = divide(name, collection, seed)
+    data = divide(printable(name), collection, seed)
     # Known data sets are taken as they are; in one's own, copies across splits are a mistake worth knowing.
     own = (_faint_note(collection), copies_note(data)) if ":" in name else ()
     return replace(data, notes=tuple(printable(note) for note in (*data.notes, *own) if note is not None))

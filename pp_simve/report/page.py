@@ -58,7 +58,8 @@ def write_report(folder: RunFolder, embedding: Embedding | None = None) -> Path:
     figures = {path.stem: path.read_bytes() for path in sorted((folder.path / "figures").glob("*.png"))}
     path = folder.path / "report.html"
     html = page(settings, results, folder.read_metrics(), figures, embedding, evaluation, diagnostics)
-    write_whole(path, html.encode())
+    # A path of the data may hold bytes that are not UTF-8.
+    write_whole(path, html.encode(errors="backslashreplace"))
     return path
 
 

@@ -194,12 +194,18 @@ def test_images_without_a_label_are_fitted_and_not_evaluated(
 
 
 def test_a_bad_image_is_left_out_when_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # None of the names is UTF-8.
+    pictures, classes = os.fsdecode(b"caf\xe9"), ("a", os.fsdecode(b"b\xe9"))
     for number in range(24):
-        write_image(folder / "pictures" / ("a", "b")[number % 2] / f"{number}.png", number, mode="L", size=(16, 16))
-    (folder / "pictures" / "a" / "0.png").write_bytes(b"no picture")
-    flags = ("--data", "folder:pictures", "--skip-bad", "--batch-size", "8", "--out", "run")
+        write_image(folder / pictures / classes[number % 2] / f"{number}.png", number, mode="L", size=(16, 16))
+    (folder / pictures / "a" / "0.png").write_bytes(b"no picture")
+    flags = ("--data", f"folder:{pictures}", "--skip-bad", "--batch-size", "8", "--out", "run")
     assert run(*SMALL, *flags) == 0
-    assert "note: 1 file of 24 could not be decoded" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert r"simve on folder:caf\xe9: " in text
+    assert r"2 classes: a, b\xe9" in text
+    assert "note: 1 file of 24 could not be decoded" in text
+    assert "report.html" in os.listdir(folder / "run")
     assert results(folder / "run")["content"]["linear"] is not None
 
 
