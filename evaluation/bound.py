@@ -16,12 +16,8 @@ from pp_simve.inference.tools import evaluation_mode, random_state_kept
 def bound_terms(objective: nn.Module, source: Source, *, seed: int, batch_size: int = 512) -> dict[str, float]:
     """The objective's terms on views of images it was not fitted to, means per image in nats.
 
-    Args:
-        objective: module from views to named terms that are means over the images of a batch.
-        source: of the views, on the objective's device; as many per image as in the fit, because bounds of other
-            numbers of views are not comparable.
-        seed: of views and samples; torch's global generators are not changed.
-        batch_size: images per pass.
+    The views of ``source`` are as many per image as in the fit, because bounds of other numbers of views are not
+    comparable. ``seed`` is of views and samples; torch's global generators are not changed.
     """
     generator = torch.Generator(source.device).manual_seed(seed)
     totals: dict[str, Tensor] = {}
@@ -37,20 +33,13 @@ def bound_terms(objective: nn.Module, source: Source, *, seed: int, batch_size: 
 def importance_weighted_bound(
     model: nn.Module, guide: Guide, views: Tensor, *, draws: int, seed: int, batch_size: int = 512
 ) -> Tensor:
-    """Lower bound on log p(views) of each image, all its views together: log of the mean of K importance weights.
+    """Lower bound on log p(views) of each image, all its views together: log of the mean of K importance weights, in
+    nats.
 
     In expectation at most log p(views), and not lower with every further draw; with one it is the ELBO. Burda, Grosse
-    and Salakhutdinov, "Importance Weighted Autoencoders" (2016, arXiv 1509.00519), equation 8.
-
-    Args:
-        model: with a likelihood, and with a proper prior on content: otherwise there is no probability to bound.
-        views: float in [0, 1], shape ``(view, image, channel, height, width)``; images are independent of one another.
-        draws: K, per image.
-        seed: of the draws; torch's global generators are not changed.
-        batch_size: images per pass.
-
-    Returns:
-        Nats, shape ``(image,)``.
+    and Salakhutdinov, "Importance Weighted Autoencoders" (2016, arXiv 1509.00519), equation 8. The model has a
+    likelihood and a proper prior on content: otherwise there is no probability to bound. Views are float in [0, 1],
+    ``(view, image, channel, height, width)``; torch's global generators are not changed.
 
     Raises:
         ValueError: ``draws`` below 1, pixels are not modelled, or the guide has no density.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,56 +28,52 @@ _TOLERANCE = 1e-4
 plateaus that elongated clusters pass through after k-means has cut them across."""
 
 
+@dataclass
 class GaussianMixtureClusters:
     """Gaussian mixture clusters of standardized features, fitted without labels.
 
-    Expectation-maximization (scikit-learn's `GaussianMixture`), several times from k-means; the fit with the highest
-    likelihood is kept. Full covariances follow correlated features and suit latents; an iteration costs ``4 · rows ·
-    clusters · feature²`` operations, and each cluster needs many more rows than features. Diagonal covariances suit
-    backbones of hundreds of features.
+    scikit-learn's `GaussianMixture`, several times from k-means; the fit with the highest likelihood is kept. Full
+    covariances follow correlated features and suit latents; an iteration costs ``4 · rows · clusters · feature²``
+    operations, and each cluster needs many more rows than features. Diagonal ones suit backbones of hundreds of
+    features.
 
     Args:
         clusters: number of Gaussians, at least 2, limited to the number of distinct rows: a collapsed representation
             is one cluster.
         covariance: ``"full"`` or ``"diag"``.
         restarts: number of initializations.
-        seed: of the choice of rows and of the initializations; global random states are neither read nor changed.
+        seed: of the choice of rows and of the initializations.
         rows: number of rows fitted at most, drawn at random without replacement.
         max_iterations: of expectation-maximization, per initialization.
 
     Attributes:
-        log_likelihood: mean over the fitted rows of the mixture's log density of standardized features, in nats, one
-            iteration before the end; the highest among the initializations.
+        log_likelihood: mean over the fitted rows of the log density of standardized features, in nats, one iteration
+            before the end.
         converged: whether it changed by less than 0.0001 nats in the last iteration.
     """
 
-    log_likelihood: float
-    converged: bool
+    clusters: int
+    _: KW_ONLY
+    covariance: Covariance = "diag"
+    restarts: int = 3
+    seed: int = 0
+    rows: int = 10_000
+    max_iterations: int = 500
+    log_likelihood: float = field(init=False)
+    converged: bool = field(init=False)
 
-    def __init__(
-        self,
-        clusters: int,
-        *,
-        covariance: Covariance = "diag",
-        restarts: int = 3,
-        seed: int = 0,
-        rows: int = 10_000,
-        max_iterations: int = 500,
-    ) -> None:
-        checked_grid("clusters", [clusters], least=2)
-        for name, value in (("restarts", restarts), ("rows", rows), ("max_iterations", max_iterations)):
-            checked_grid(name, [value], least=1)
-        if covariance not in ("full", "diag"):
-            raise ValueError(f'covariance must be "full" or "diag", got {covariance!r}')
-        self.clusters, self.covariance, self.restarts = clusters, covariance, restarts
-        self.seed, self.rows, self.max_iterations = seed, rows, max_iterations
+    def __post_init__(self) -> None:
+        for name in ("clusters", "restarts", "rows", "max_iterations"):
+            checked_grid(name, [getattr(self, name)], least=2 if name == "clusters" else 1)
+        if self.covariance not in ("full", "diag"):
+            raise ValueError(f'covariance must be "full" or "diag", got {self.covariance!r}')
         self._standardize: Standardizer | None = None
 
     def fit(self, features: Tensor) -> GaussianMixtureClusters:
         """Fits the mixture to float features of shape ``(row, feature)``.
 
         Raises:
-            ValueError: for features that are not finite, or fewer rows to fit than clusters.
+            ValueError: features that are not finite, or fewer rows to fit than clusters.
         """
         features = checked_features(features, "train")
         if len(features) > self.rows:
@@ -101,8 +98,7 @@ class GaussianMixtureClusters:
             # Reported as `converged`.
             warnings.simplefilter("ignore", ConvergenceWarning)
             self._mixture.fit(x)
-        self.log_likelihood = float(self._mixture.lower_bound_)
-        self.converged = bool(self._mixture.converged_)
+        self.log_likelihood, self.converged = float(self._mixture.lower_bound_), bool(self._mixture.converged_)
         return self
 
     def predict(self, features: Tensor) -> Tensor:
@@ -115,32 +111,22 @@ class GaussianMixtureClusters:
 
 
 def cluster_scores(
-    train: Tensor,
-    test: tuple[Tensor, Tensor],
-    *,
-    clusters: int | None = None,
-    covariance: Covariance = "diag",
-    restarts: int = 3,
-    seed: int = 0,
-    rows: int = 10_000,
+    train: Tensor, test: tuple[Tensor, Tensor], *, clusters: int | None = None, **options: Any
 ) -> dict[str, float]:
-    """Agreement of clusters, fitted to train features without labels, with the classes of the test rows.
+    """Agreement of `GaussianMixtureClusters`, fitted to train features without labels, with the classes ``(row,)`` of
+    test.
 
-    Args:
-        train: float features, shape ``(row, feature)``.
-        test: features of shape ``(row, feature)`` and class labels of shape ``(row,)``, on the same device as train.
-        clusters: number of clusters; by default the number of test classes, all that a fit uses of labels.
-        covariance, restarts, seed, rows: as in `GaussianMixtureClusters`.
+    The number of clusters is by default that of test classes, all that a fit uses of labels. Options are covariance,
+    restarts, seed and rows of `GaussianMixtureClusters`.
 
     Returns:
         ``"accuracy"``: `hungarian_accuracy`, at least the share of the commonest class. ``"nmi"``: mutual information
-        of cluster and class over the mean of their entropies, 0 to 1. ``"ari"``: Rand index adjusted for chance
-        (Hubert and Arabie 1985): 1 for the same partition, 0 in expectation for a random one. ``"converged"``: 1 or 0,
-        as `GaussianMixtureClusters.converged`.
+        of cluster and class over the mean of their entropies, 0 to 1. ``"ari"``: Rand index adjusted for chance (Hubert
+        and Arabie 1985): 1 for the same partition, 0 in expectation for a random one. ``"converged"``: 1 or 0.
 
     Raises:
-        ValueError: for features that are not finite, shapes that do not agree, a single test class, or fewer train
-            rows than clusters.
+        ValueError: features that are not finite, shapes that do not agree, a single test class, or fewer train rows
+            than clusters.
     """
     train = checked_features(train, "train")
     features = checked_features(test[0], "test", width=train.shape[1])
@@ -148,9 +134,7 @@ def cluster_scores(
     classes = len(torch.unique(labels))
     if classes < 2:
         raise ValueError(f"test labels hold only class {int(labels[0])}; clusters are scored on at least two classes")
-    mixture = GaussianMixtureClusters(
-        classes if clusters is None else clusters, covariance=covariance, restarts=restarts, seed=seed, rows=rows
-    ).fit(train)
+    mixture = GaussianMixtureClusters(classes if clusters is None else clusters, **options).fit(train)
     found = mixture.predict(features)
     true, predicted = labels.cpu().numpy(), found.cpu().numpy()
     return {
@@ -164,13 +148,11 @@ def cluster_scores(
 def hungarian_accuracy(labels: Tensor, clusters: Tensor) -> float:
     """Fraction of rows whose cluster matches their class, in the best one-to-one matching of clusters and classes.
 
-    Where their numbers differ, rows of unmatched clusters or classes count as wrong.
-
-    Args:
-        labels, clusters: integers, shape ``(row,)``, any values.
+    Both are integers of any values, shape ``(row,)``. Where their numbers differ, rows of unmatched clusters or classes
+    count as wrong.
 
     Raises:
-        ValueError: if a shape or dtype is wrong, the lengths differ, or there are no rows.
+        ValueError: a shape or dtype is wrong, the lengths differ, or there are no rows.
     """
     checked(clusters, "clusters", len(checked(labels, "labels", "row", dtype="integers")), dtype="integers")
     together = contingency_matrix(labels.cpu().numpy(), clusters.cpu().numpy())

@@ -17,16 +17,13 @@ def disentanglement_scores(
 
     The class score of a part is its accuracy above chance, (accuracy − chance) / (1 − chance); the view score is the
     mean R² of the view parameters; both cut to [0, 1]. What a part *keeps* is its score over that of z, at most 1; what
-    it *lacks* is 1 minus that.
-
-    1 everywhere is content that predicts the class as well as z and the view not at all, beside style that does the
-    opposite. Two equal copies of z keep all and lack nothing, a mean of ½; so do two parts that predict nothing, which
-    keep nothing and lack all: look at the four, not at the mean alone.
+    it *lacks* is 1 minus that. 1 everywhere is content that predicts the class as well as z and the view not at all,
+    beside style that does the opposite. Two equal copies of z keep all and lack nothing, a mean of ½; so do two parts
+    that predict nothing: look at the four, not at the mean alone.
 
     Args:
-        classes: accuracy of the class from each of z, content and style, as fractions.
-        views: mean R² of the view parameters from each.
-        chance: accuracy of always predicting the commonest class, below 1.
+        classes, views: accuracy of the class, and mean R² of the view parameters, from each of z, content and style.
+        chance: accuracy of always predicting the commonest class, in [0, 1).
 
     Returns:
         ``"content_keeps_class"``, ``"content_lacks_views"``, ``"style_keeps_views"`` and ``"style_lacks_class"``, None
@@ -40,23 +37,15 @@ def disentanglement_scores(
             raise ValueError(f"{name} must hold a score of z, content and style, {', '.join(missing)} is missing")
     if not 0 <= chance < 1:
         raise ValueError(f"chance must be a fraction below 1, got {chance}")
-    of_class = {part: _cut((classes[part] - chance) / (1 - chance)) for part in PARTS}
-    of_views = {part: _cut(views[part]) for part in PARTS}
-    shares = {
-        "content_keeps_class": _kept(of_class, "content"),
-        "content_lacks_views": _kept(of_views, "content"),
-        "style_keeps_views": _kept(of_views, "style"),
-        "style_lacks_class": _kept(of_class, "style"),
-    }
-    for name, share in shares.items():
-        if "lacks" in name and share is not None:
-            shares[name] = 1 - share
+    of = {"class": {part: (classes[part] - chance) / (1 - chance) for part in PARTS}, "views": views}
+    shares: dict[str, float | None] = {}
+    for part, kept, lacked in (("content", "class", "views"), ("style", "views", "class")):
+        for verb, what in (("keeps", kept), ("lacks", lacked)):
+            whole = _cut(of[what]["z"])
+            share = None if whole < LEAST else _cut(_cut(of[what][part]) / whole)
+            shares[f"{part}_{verb}_{what}"] = share if share is None or verb == "keeps" else 1 - share
     known = [share for share in shares.values() if share is not None]
     return {**shares, "mean": sum(known) / 4 if len(known) == 4 else None}
-
-
-def _kept(scores: Mapping[str, float], part: str) -> float | None:
-    return None if scores["z"] < LEAST else _cut(scores[part] / scores["z"])
 
 
 def _cut(value: float) -> float:

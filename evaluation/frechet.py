@@ -21,20 +21,15 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     """Squared Fréchet (2-Wasserstein) distance between Gaussians fitted to two sets of features; FID for Inception's.
 
     ``|μ_a − μ_b|² + tr(S_a + S_b − 2 (S_a S_b)^½)``, with the unbiased covariances S, in squared units of the features
-    (Dowson and Landau 1982; Heusel et al. 2017, arXiv 1706.08500, equation 6).
-
-    Biased upwards, the more so the fewer the rows, by an amount that differs between models (Chong and Forsyth 2020,
-    arXiv 1911.07023): compare distances of equal numbers of rows only, many more than there are features.
-
-    With triangular factors Rᵀ R = S, the last trace is the sum of the singular values of R_a R_bᵀ, which is accurate
-    for singular S, too.
-
-    Args:
-        first, second: shapes ``(row, feature)``, at least two rows each; computed in float64.
+    (Dowson and Landau 1982; Heusel et al. 2017, arXiv 1706.08500, equation 6). Biased upwards, the more so the fewer
+    the rows, by an amount that differs between models (Chong and Forsyth 2020, arXiv 1911.07023): compare distances of
+    equal numbers of rows only, many more than there are features.
 
     Raises:
-        ValueError: for features of the wrong shape or another width, not finite, or of one row.
+        ValueError: features not of shape ``(row, feature)``, of another width, not finite, or of one row.
     """
+    # With triangular factors Rᵀ R = S, the last trace is the sum of the singular values of R_a R_bᵀ, which is accurate
+    # for singular S, too.
     first = checked_features(first, "first")
     second = checked_features(second.to(first.device), "second", width=first.shape[1])
     (first_mean, first_factor), (second_mean, second_factor) = _mean_and_factor(first), _mean_and_factor(second)
@@ -46,19 +41,14 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 
 @torch.no_grad()
 def inception_features(images: Tensor, weights: Path, *, batch_size: int = 64) -> Tensor:
-    """Features of FID: Inception's last pooling layer, by torch-fidelity, on the images' device.
+    """Features of FID: Inception's last pooling layer, by torch-fidelity, float32 ``(image, 2048)``.
 
     Nothing is downloaded. torch-fidelity resizes images to 299×299 as the original implementation does; of small gray
     images the features are hardly meaningful, so such a FID ranks models at most.
 
     Args:
-        images: 1 or 3 channels, shape ``(image, channel, height, width)``, uint8, or float in [0, 1], which is rounded
-            to 8 bits.
+        images: shape ``(image, 1 or 3, height, width)``, uint8, or float in [0, 1], which is rounded to 8 bits.
         weights: the file of `INCEPTION_WEIGHTS`, or any state of that network.
-        batch_size: images per pass.
-
-    Returns:
-        float32, shape ``(image, 2048)``.
 
     Raises:
         ImportError: torch-fidelity is not installed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,16 +20,10 @@ def reconstruct(model: SimVE, guide: Guide, views: Tensor) -> Tensor:
 
 @torch.no_grad()
 def swap(model: SimVE, guide: Guide, content_views: Tensor, style_views: Tensor) -> Tensor:
-    """Decodes every pairing of the content of some images with the style of others.
+    """Every pairing of the content of R images with the style of C others, decoded: ``(R, C, channel, height, width)``.
 
-    Args:
-        content_views: several views of each of R images, shape ``(view, R, channel, height, width)``; content is
-            inferred from all of them, because one view does not separate it from style under an isotropic prior.
-        style_views: several views of each of C images, shape ``(view, C, channel, height, width)``; the style decoded
-            is that of the first view.
-
-    Returns:
-        Shape ``(R, C, channel, height, width)``.
+    Images are several views, ``(view, R or C, channel, height, width)``. Content is inferred from all of them, because
+    one view does not separate it from style under an isotropic prior; the style is that of the first view.
     """
     content = guide.posterior(content_views).content[:, None]
     style = guide.posterior(style_views).style[None, 0]
@@ -41,12 +35,11 @@ def swap(model: SimVE, guide: Guide, content_views: Tensor, style_views: Tensor)
 def interpolate(
     model: SimVE, guide: Guide, first_views: Tensor, second_views: Tensor, steps: int = 7
 ) -> dict[str, Tensor]:
-    """Decodes linear interpolations from the first view of one image to the first view of another.
+    """Linear interpolations from the first view of one image to the first view of another, decoded.
 
     Args:
-        first_views: several views of the image that each interpolation starts from, shape
+        first_views, second_views: several views of the images that the interpolations start from and end at, shape
             ``(view, pair, channel, height, width)``; content is inferred from all of them, as in `swap`.
-        second_views: the same of the image that it ends at.
         steps: equidistant points, both ends included.
 
     Returns:
@@ -72,8 +65,7 @@ def interpolate(
     return found
 
 
-@dataclass(frozen=True)
-class Traversal:
+class Traversal(NamedTuple):
     """Images decoded while one axis of z moves and all others stay.
 
     Attributes:
@@ -98,15 +90,15 @@ def traverse(
 ) -> Traversal:
     """Latent traversals: moves each of the axes of z that vary most over views, from the z of each image.
 
-    An axis moves over the range it has in the data: deviations from the mean, in standard deviations, of the posterior
-    means of ``views``. A direction of z is meaningful only as far as prior or guide tell directions apart; a rotation
-    of z changes no isotropic prior.
+    A direction of z is meaningful only as far as prior or guide tell directions apart; a rotation of z changes no
+    isotropic prior.
 
     Args:
         images: views to start from, shape ``(image, channel, height, width)``, float in [0, 1] or uint8.
-        views: views that stand for the data, one row each, of the same shape but for their number, which is at least 2.
+        views: two or more views that stand for the data, of the same shape but for their number.
         axes: how many at most.
-        deviations: points an axis is set to, in standard deviations from its mean.
+        deviations: points an axis is set to, in standard deviations of the posterior means of ``views`` from their
+            mean.
 
     Raises:
         ValueError: fewer than two views, no axes, or pixels are not modelled.
@@ -124,12 +116,9 @@ def traverse(
 
 @torch.no_grad()
 def sample(model: SimVE, guide: Guide, views: Tensor, count: int) -> tuple[Tensor, str]:
-    """Images drawn from the prior, and a title that says what they were drawn from.
+    """Means of images drawn from the prior, ``(count, channel, height, width)``, and a title that says so.
 
     An improper prior on content cannot be drawn from; contents are then those of ``views``, styles the prior's.
-
-    Returns:
-        Means of images, shape ``(count, channel, height, width)``, and a title.
     """
     if model.prior.proper:
         return model.generate(count)[0], "samples from the prior"

@@ -15,33 +15,25 @@ _PIXELS = 2**22
 
 @torch.no_grad()
 def handwriting_style(images: Tensor) -> dict[str, Tensor]:
-    """Slant, size, thickness and position of the ink of gray images, bright on a background of 0.
+    """Slant, size, thickness and position of the ink of gray images ``(image, 1, height, width)`` on a background of 0.
 
     The ink I is a mass at the pixels' centers, x to the right and y downwards; with its moments about its own center,
-    ``μ_pq = Σ I (x − x̄)^p (y − ȳ)^q`` and m = Σ I:
+    ``μ_pq = Σ I (x − x̄)^p (y − ȳ)^q`` and m = Σ I (Hu, "Visual pattern recognition by moment invariants", 1962):
 
     - ``slant``: arctan(−μ11 / μ02), degrees; positive leans to the right. A shear of the image adds the tangent of its
       angle to the tangent of the slant; removing the slant leaves μ11 = 0, the usual deskewing of digits.
     - ``size``: root mean square distance of the ink from its center, √((μ20 + μ02) / m), pixels.
-    - ``thickness``: 2 m / P, pixels: a stroke of width w and length l has area w·l and perimeter 2(w + l), so this is
-      w / (1 + w/l). P is the perimeter by the Cauchy-Crofton formula, π/2 times the mean over directions of the total
-      variation of the gray level along lines of that direction, over the four directions of the grid: between 5% short
-      (upright and diagonal edges) and 3% long (edges half-way between). Soft edges and uniformly faint ink do not
-      change it. Strokes of 2 pixels and less come out a tenth and more too thick.
+    - ``thickness``: 2 m / P, pixels: w / (1 + w/l) for a stroke of width w and length l. The perimeter P is π/2 times
+      the mean, over the four directions of the grid, of the total variation of the gray level along lines of that
+      direction (Cauchy-Crofton; Santaló, "Integral Geometry and Geometric Probability", 1976, chapter 3): 5% short to
+      3% long. Strokes of 2 pixels and less come out a tenth and more too thick.
     - ``centre_x``, ``centre_y``: x̄ and ȳ from the middle of the image, pixels, positive to the right and downwards.
 
-    Moments: Hu, "Visual pattern recognition by moment invariants" (1962). Perimeter: Santaló, "Integral Geometry and
-    Geometric Probability" (1976), chapter 3.
-
-    Args:
-        images: shape ``(image, 1, height, width)``, of any real dtype, no value below 0. Their scale changes nothing.
-
     Returns:
-        By name, each of shape ``(image,)``, float64. All are NaN for an image without ink, and the slant also for ink
-        in a single row of pixels; probes refuse NaN.
+        By name, float64 ``(image,)``. All are NaN for an image without ink, the slant also for a single row of pixels.
 
     Raises:
-        ValueError: for another shape, or for values that are negative, NaN or infinite.
+        ValueError: another shape, or values that are negative, NaN or infinite.
     """
     checked(images, "images", "image", 1, "height", "width", dtype="real")
     if (negative := (images < 0).flatten(1).any(dim=1)).any():
@@ -49,15 +41,13 @@ def handwriting_style(images: Tensor) -> dict[str, Tensor]:
             f"images must be ink on a background of 0, but {int(negative.sum())} of {len(images)} have values below 0 "
             f"(the first is image {int(negative.nonzero()[0])})"
         )
-    chunk = max(1, _PIXELS // images[0].numel())
-    measured = [_measured(ink.squeeze(1).double()) for ink in torch.split(images, chunk)]
+    measured = [_measured(ink) for ink in torch.split(images, max(1, _PIXELS // images[0].numel()))]
     return {name: torch.cat([part[name] for part in measured]) for name in measured[0]}
 
 
 def _measured(ink: Tensor) -> dict[str, Tensor]:
-    """`handwriting_style` of ink of shape ``(image, height, width)``."""
-    # 0 / 0 gives NaN for blank images.
-    ink = ink / ink.amax(dim=(1, 2), keepdim=True)
+    ink = ink.squeeze(1).double()
+    ink = ink / ink.amax(dim=(1, 2), keepdim=True)  # 0 / 0 gives NaN for blank images
     mass = ink.sum(dim=(1, 2))
     # Positions of the pixels from the middle.
     y, x = (torch.arange(side).to(ink) - (side - 1) / 2 for side in ink.shape[1:])

@@ -21,19 +21,14 @@ _BLOCK = 2**23
 
 @torch.no_grad()
 def effective_rank(features: Tensor) -> float:
-    """RankMe: the effective number of directions of the features, near 1 if collapsed, at most min(row, feature).
+    """RankMe: the effective number of directions of features ``(row, feature)``, from 1 to min(row, feature).
 
     ``exp(−Σ_k p_k log p_k)`` with ``p_k = σ_k / Σ_l σ_l + 10⁻⁷`` over the min(row, feature) singular values σ of the
     uncentered features: k equal orthogonal directions give k, identical rows give 1, and so do features that are all 0.
     Singular values are computed in float64 (a Gram matrix would lose those below 10⁻⁸ of the largest).
 
-    Garrido, Balestriero, Najman and LeCun, "RankMe" (2023, arXiv 2210.02885), equations 1 and 2.
-
-    Args:
-        features: shape ``(row, feature)``; the paper uses some 25,000 train images.
-
-    Raises:
-        ValueError: features of the wrong shape, or not finite.
+    Garrido, Balestriero, Najman and LeCun, "RankMe" (2023, arXiv 2210.02885), equations 1 and 2; there of some 25,000
+    train images. Raises `ValueError` for features of another shape, or not finite.
     """
     features = checked_features(features, "given").double()
     largest = features.abs().max()
@@ -48,13 +43,8 @@ def alignment(first: Tensor, second: Tensor) -> float:
     """Mean squared distance of two views of an image on the unit sphere: 0 if equal, 2 if unrelated, at most 4.
 
     Wang and Isola, "Understanding contrastive representation learning through alignment and uniformity on the
-    hypersphere" (2020, arXiv 2005.10242), with α = 2.
-
-    Args:
-        first, second: features of shape ``(row, feature)``; row i of both is one image. Rows are normalized.
-
-    Raises:
-        ValueError: features that are not finite, shapes that do not agree, or a row of zeros.
+    hypersphere" (2020, arXiv 2005.10242), with α = 2. Row i of both, ``(row, feature)``, is one image. Raises
+    `ValueError` for features that are not finite, shapes that do not agree, or a row of zeros.
     """
     first, second = _pairs(first, second)
     return float((_directions(first) - _directions(second)).square().sum(dim=1).mean())
@@ -65,14 +55,8 @@ def uniformity(features: Tensor, t: float = 2.0) -> float:
     """Log of the mean of ``exp(−t ‖x − y‖²)`` over all pairs of rows on the unit sphere; lower is more uniform.
 
     From 0, all rows in one direction, to about ``log 0F1(; feature/2; t²) − 2 t`` for many evenly spread rows, which
-    nears −2 t in many dimensions; never below −4 t. Same source as `alignment`.
-
-    Args:
-        features: shape ``(row, feature)``, at least two rows. Rows are normalized.
-        t: positive; 2 in the paper.
-
-    Raises:
-        ValueError: features that are not finite, fewer than two rows, a row of zeros, or ``t`` not positive.
+    nears −2 t in many dimensions; never below −4 t. Source and errors as of `alignment`, and `ValueError` for fewer
+    than two rows, or ``t`` not positive.
     """
     x = _directions(checked_features(features, "given"))
     rows = len(x)
@@ -96,14 +80,9 @@ def infonce_bound(scores: Tensor) -> dict[str, float]:
     pairs for any critic, and at most log K always (van den Oord, Li and Vinyals 2018, arXiv 1807.03748; Poole et al.
     2019, arXiv 1905.06922). Near its ceiling the bound is loose: use more pairs. Below 0 the critic is wrong.
 
-    Args:
-        scores: shape ``(K, K)``; rows are first views, and column i is the second view of row i's image.
-
-    Returns:
-        ``"bound"`` and ``"ceiling"``, which is log K, in nats.
-
-    Raises:
-        ValueError: scores that are not square, not floating point or not finite.
+    Rows of the scores are first views, and column i is the second view of row i's image. Returns ``"bound"`` and
+    ``"ceiling"``, which is log K, in nats; raises `ValueError` for scores that are not square, floating point or
+    finite.
     """
     rows = checked(scores, "scores", "K", len(scores) or "K", dtype="floating point")
     return mutual_information(rows, rows, lambda chunk, _: chunk)
@@ -111,12 +90,10 @@ def infonce_bound(scores: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def mutual_information(first: Tensor, second: Tensor, critic: Critic) -> dict[str, float]:
-    """`infonce_bound` with all rows as candidates, scored block by block.
+    """`infonce_bound` of features ``(row, feature)`` with all rows as candidates, scored block by block.
 
-    Args:
-        first, second: features of shape ``(row, feature)``; row i of both is one image, and images are independent.
-        critic: scores of shape ``(some rows, row)``. One with fitted parameters must have been fitted to other rows:
-            `GaussianCritic` for latents of a known prior, `CanonicalCritic.fit` on train rows otherwise.
+    Row i of both is one image, and images are independent. A critic with fitted parameters must have been fitted to
+    other rows: `GaussianCritic` for latents of a known prior, `CanonicalCritic.fit` on train rows otherwise.
 
     Raises:
         ValueError: features that are not finite, shapes that do not agree, or scores of another shape.
@@ -137,14 +114,8 @@ class GaussianCritic:
     """Pointwise mutual information of latents under the additive Gaussian prior: the optimal critic of InfoNCE.
 
     With z = content + style and z' = content + style', content ~ N(0, τ²) and style, style' ~ N(0, Σ) in each axis,
-    ``log p(z' | z) − log p(z')`` summed over the axes. Symmetric in z and z'; computed in float64.
-
-    Attributes:
-        content_variance: τ², shape ``(latent,)``, not negative.
-        style_variance: Σ, shape ``(latent,)``, positive.
-
-    Raises:
-        ValueError: other shapes or values.
+    ``log p(z' | z) − log p(z')`` summed over the axes, in nats, computed in float64. The variances τ² ≥ 0 and Σ > 0 are
+    of shape ``(latent,)``; others raise `ValueError`.
     """
 
     content_variance: Tensor
@@ -157,7 +128,7 @@ class GaussianCritic:
             raise ValueError("content variances must be >= 0, style variances > 0")
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """Scores of shape ``(a, b)`` in nats, from latents of shapes ``(a, latent)`` and ``(b, latent)``."""
+        """Scores ``(a, b)`` of latents ``(a, latent)`` and ``(b, latent)``."""
         content, style = self.content_variance.double(), self.style_variance.double()
         first, second = (checked_features(z, "latent", width=len(content)).double() for z in (first, second))
         # (ρ z z' − ρ² (z² + z'²) / 2) / ((1 − ρ²)(τ² + Σ)), ρ = τ² / (τ² + Σ), without the difference 1 − ρ².
@@ -191,10 +162,8 @@ class CanonicalCritic:
         """From train features of shape ``(row, feature)``; row i of both is one image.
 
         With few rows for the number of features the correlations come out too high. Bounds on other rows are then still
-        bounds, but loose ones.
-
-        Raises:
-            ValueError: features that are not finite, shapes that do not agree, or all rows equal.
+        bounds, but loose ones. Raises `ValueError` for features that are not finite, shapes that do not agree, or all
+        rows equal.
         """
         first, second = (x.double() for x in _pairs(first, second))
         both = torch.cat([first, second])
@@ -213,23 +182,16 @@ class CanonicalCritic:
         return cls(mean, (whiten @ rotation) / scale[:, None], correlation.clamp(0.0, 1 - 1e-6))
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """Scores of shape ``(a, b)`` in nats, from features of shapes ``(a, feature)`` and ``(b, feature)``."""
+        """Scores ``(a, b)`` in nats of features ``(a, feature)`` and ``(b, feature)``."""
         critic = GaussianCritic(content_variance=self.correlation, style_variance=1 - self.correlation)
         return critic((first.double() - self.mean) @ self.axes, (second.double() - self.mean) @ self.axes)
 
 
 @torch.no_grad()
 def gaussian_information(content_variance: Tensor, style_variance: Tensor) -> float:
-    """Mutual information in nats of two views' latents under the additive Gaussian prior.
+    """Mutual information in nats of two views' latents under the additive Gaussian prior, as of `GaussianCritic`.
 
     ``−½ Σ log(1 − ρ²)`` over the axes, with ``ρ = τ² / (τ² + Σ)`` the correlation of the two.
-
-    Args:
-        content_variance: τ², shape ``(latent,)``, not negative.
-        style_variance: Σ, shape ``(latent,)``, positive.
-
-    Raises:
-        ValueError: other shapes or values.
     """
     critic = GaussianCritic(content_variance, style_variance)
     # −½ log(1 − ρ²) = ½ log(1 + r² / (1 + 2 r)) with r = τ²/Σ: exact however near 0 or 1 ρ is.
@@ -244,8 +206,7 @@ def _pairs(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _directions(features: Tensor) -> Tensor:
-    zero = (features == 0).all(dim=1)
-    if zero.any():
+    if (zero := (features == 0).all(dim=1)).any():
         raise ValueError(
             f"features are 0 in {int(zero.sum())} of {len(features)} rows, which have no direction "
             f"(the first is row {int(zero.nonzero()[0])})"

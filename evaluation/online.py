@@ -16,33 +16,22 @@ class OnlineProbe:
     """Running accuracy of a linear classifier during a fit, as the term ``probe_accuracy``.
 
     Pass it as ``fit(..., observer=OnlineProbe(guide, labels))``. After each step the batch's first view is embedded in
-    evaluation mode without gradients, standardized by running statistics, and
+    evaluation mode without gradients, standardized by running statistics, classified, which gives the accuracy, and
+    then trained on: one step of Adam (Kingma and Ba 2015) on the mean cross-entropy of softmax(W x + b).
 
-    1. classified: the accuracy of these predictions, of a view not yet trained on, is recorded;
-    2. trained on: one step of Adam (Kingma and Ba 2015) on the mean cross-entropy of softmax(W x + b).
-
-    The curve monitors a fit: the classifier follows changing features and views. `LinearProbe` evaluates a finished
-    fit. Parameters, buffers and random streams of the fit are bit-identical with and without it, and nothing is read
-    back from the device after the first step. A resumed fit starts a new probe; with several processes, each has its
-    own, and their mean is reported.
+    The curve monitors a fit; `LinearProbe` evaluates a finished one. Parameters, buffers and random streams of the fit
+    are bit-identical with and without it, and nothing is read back from the device after the first step. A resumed fit
+    starts a new probe; with several processes, each has its own, and their mean is reported.
 
     Args:
-        guide: the fitted guide.
         labels: integer class of each image of the fit, shape ``(image,)``.
         representation: ``backbone``, ``z``, ``content`` or ``style``.
         lr: Adam's learning rate.
-        window: steps in running means: means of all steps up to so many, then exponential,
-            ``mean += (new − mean) / window``.
-
-    Attributes:
-        classes: labels present, ascending, shape ``(class,)``.
-        weight, bias: the classifier of standardized features, ``(class, feature)`` and ``(class,)``, after the first
-            step.
-        known_images: number of images with a label.
+        window: steps in running means, which are exponential after so many: ``mean += (new − mean) / window``.
 
     Raises:
-        ValueError: labels that are not integers of shape ``(image,)`` or hold a single class; an unknown
-            representation; lr or window not positive.
+        ValueError: labels that are not integers ``(image,)`` of two classes; an unknown representation; lr or window
+            not positive.
     """
 
     weight: Tensor
@@ -63,16 +52,9 @@ class OnlineProbe:
 
     @torch.no_grad()
     def __call__(self, views: PlainViews, index: Tensor) -> dict[str, Tensor]:
-        """Classifies and trains on a batch.
-
-        Args:
-            views: of which the first is used, of the first modality where there are several.
-            index: positions of the images among the labels, shape ``(image,)``.
-        """
+        """Classifies and trains on the first view, of the first modality, of images at positions ``index``."""
+        first = views[0] if isinstance(views, Tensor) else {name: views[name][0] for name in list(views)[:1]}
         with evaluation_mode(self.guide):
-            first: PlainViews = (
-                views[0] if isinstance(views, Tensor) else {name: views[name][0] for name in list(views)[:1]}
-            )
             features = self.guide.embed(first).as_dict()[self.representation]
         if not self._steps:
             self._start(features)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +14,11 @@ from pp_simve.inference import Guide
 from pp_simve.inference.tools import evaluation_mode, unit_range
 from pp_simve.models import SimVE
 
-Scores = dict[str, float | dict[str, str] | None]
-"""Scores by name; None for what is undefined, never NaN, so that it can be written as JSON."""
-
 
 @torch.no_grad()
 def reconstruction_scores(
     model: SimVE, guide: Guide, images: Tensor, *, seed: int, draws: int = 16, batch_size: int = 512
-) -> Scores:
+) -> dict[str, Any]:
     """Error of the posterior-mean reconstruction of images, and an upper bound on their bits per dimension.
 
     Bits per dimension are the code length per color value of a pixel: `importance_weighted_bound` of a single view of
@@ -29,17 +27,14 @@ def reconstruction_scores(
     - Densities, such as a Gaussian: the bound of `dequantized` images plus log₂ 256, the change of scale from [0, 1] to
       steps: an upper bound on the bits of the 8-bit values under the model that assigns to each the density's mass over
       its step (Theis, van den Oord and Bethge 2016, arXiv 1511.01844, section 3.1). The density *at* the 8-bit values
-      is unbounded and is never reported. A model fitted without such noise may have a variance below a step's, which
-      costs bits.
+      is unbounded and is never reported.
     - Probabilities, such as a Bernoulli's of black and white images: the bound itself. Cross-entropies of gray values
       are neither probabilities nor a density: None.
 
     Args:
-        model, guide: fitted, on the device of the images.
         images: clean images that were not fitted to, uint8, shape ``(image, channel, height, width)``.
         seed: of the noise and of the guide's draws; torch's global generators are not changed.
         draws: per image in the bound; 1 gives the ELBO.
-        batch_size: images per pass.
 
     Returns:
         ``"mse"``: mean squared error of color values in [0, 1]. ``"psnr"``: mean over the images of −10·log₁₀ of their
@@ -63,7 +58,7 @@ def reconstruction_scores(
         support = model.likelihood_of()(guide.posterior(unit_range(images[:1])[None]).z).support
     error = torch.cat(errors)
     psnr = -10 * error.log10().mean()
-    scores: Scores = {"mse": float(error.mean()), "psnr": float(psnr) if psnr.isfinite() else None}
+    scores: dict[str, Any] = {"mse": float(error.mean()), "psnr": float(psnr) if psnr.isfinite() else None}
     discrete: bool = support.is_discrete
     reason = ""
     if not guide.has_density:
@@ -83,17 +78,10 @@ def reconstruction_scores(
 
 
 def dequantized(images: Tensor, *, seed: int) -> Tensor:
-    """Uniform dequantization: (value + u) / 256, u uniform on [0, 1), float32 in [0, 1).
+    """Uniform dequantization of uint8 values: (value + u) / 256, u uniform on [0, 1), float32 in [0, 1).
 
     A mean log density of these, less log 256 a value, is no more than the log probability of the 8-bit values, each
     being given the density's mass over its step (Jensen; Theis et al. 2016, as in `reconstruction_scores`).
-
-    Args:
-        images: uint8, any shape.
-        seed: of the noise; torch's global generators are not changed.
-
-    Raises:
-        ValueError: images that are not uint8.
     """
     if images.dtype != torch.uint8:
         raise ValueError(f"only 8-bit values can be dequantized: images must be uint8, got {images.dtype}")

@@ -21,18 +21,19 @@ NOT_APPLICABLE, FAILED = "not applicable: ", "failed: "
 """How `Record.note` begins where there is no score."""
 
 
+class NotApplicableError(ValueError):
+    """These data, or this program, have nothing for an evaluator to measure."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One score of a representation, or of the whole program. `pp_simve.evaluation.suite` lists all of them.
 
     Attributes:
-        task: what is predicted or measured: ``class``, ``few_labels``, ``view``, ``attributes``, ``handwriting``,
-            ``several_views``, ``information``, ``disentanglement``, ``generation``, ``fine_tuning``, ``retrieval``,
-            ``zero_shot``, ``together``.
-        metric: ``accuracy``, ``r2``, ``auc``, ``nmi``, ``ari``, ``sd``, ... Accuracies are fractions, information and
-            KL are in nats, PSNR in dB.
-        value: the score; None where it is undefined or was not computed; `note` may say why.
-        representation: ``backbone``, ``z``, ``content`` or ``style``; empty for scores of the whole program.
+        task, metric: what is predicted or measured, and by which score: accuracies are fractions, information and KL
+            are in nats, PSNR in dB.
+        value: None where it is undefined or was not computed; `note` may say why.
+        representation: one of `REPRESENTATIONS`; empty for scores of the whole program.
         probe: ``linear``, ``mlp``, ``knn``, ``ridge``, ``logistic``, ``circular``, ``clusters_diag``,
             ``clusters_full``; empty where there is none.
         target: the view parameter or attribute (``mean`` is the mean over all), the number of labels or views, the axis
@@ -53,7 +54,7 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """Plain values by name; a value that is not finite becomes None."""
         finite = self.value is not None and math.isfinite(self.value)
-        return dataclasses.asdict(self) | {"value": float(self.value) if self.value is not None and finite else None}
+        return dataclasses.asdict(self) | {"value": float(self.value) if finite else None}  # type: ignore[arg-type]
 
     @classmethod
     def from_json(cls, entries: Mapping[str, Any]) -> Record:
@@ -85,13 +86,12 @@ def score(records: Iterable[Record], **wanted: str) -> float | None:
 
 def by_name(records: Iterable[Record]) -> dict[str, float]:
     """The defined values under names such as ``z/class/linear/accuracy``, for trackers of experiments."""
-    return {
-        "/".join(
-            part for part in (one.modality, one.representation, one.task, one.probe, one.target, one.metric) if part
-        ): one.value
-        for one in records
-        if one.value is not None
-    }
+    found = {}
+    for one in records:
+        if one.value is not None:
+            parts = (one.modality, one.representation, one.task, one.probe, one.target, one.metric)
+            found["/".join(filter(None, parts))] = one.value
+    return found
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:

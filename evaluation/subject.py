@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from pp_simve.evaluation.handwriting import handwriting_style
 from pp_simve.evaluation.probes.mlp import MLPTraining
-from pp_simve.evaluation.records import MEAN, REPRESENTATIONS, Record
-from pp_simve.evaluation.tasks.classes import Labelled
+from pp_simve.evaluation.records import MEAN, REPRESENTATIONS, NotApplicableError, Record
+from pp_simve.evaluation.tasks.classes import Labelled, drawn_views
 from pp_simve.evaluation.tasks.view_parameters import Parametrised
-from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
+from pp_simve.inference.augmentations import AugmentationPolicy
 from pp_simve.inference.guides.base import Guide
 from pp_simve.models import SimVE
 
@@ -33,47 +33,35 @@ VIEW_MLP = MLPTraining(hidden=128, decays=(1.0, 0.0), learning_rate=3e-3, batch_
 Features = dict[str, Tensor]
 """Representations of the same rows by name, each ``(row, feature)``."""
 
-_VIEWS_IN_MEMORY = 1024
-
 
 class LabelledImages(Protocol):
     """Images of one split, and their classes where they are known; attributes, bool ``(image, attribute)``, if any."""
 
     @property
-    def images(self) -> Tensor:
-        """uint8, shape ``(image, channel, height, width)``."""
+    def images(self) -> Tensor: ...  # uint8, (image, channel, height, width)
 
     @property
-    def labels(self) -> Tensor | None:
-        """int64, shape ``(image,)``."""
-
-
-class NotApplicableError(ValueError):
-    """These data, or this program, have nothing for an evaluator to measure."""
+    def labels(self) -> Tensor | None: ...  # int64, (image,)
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much an evaluation may cost.
-
-    Attributes:
-        rows: of a split at most, for evaluators whose cost grows fast with them.
-        restarts: of the clustering.
-        fine_tune: epochs of fine-tuning; None for none.
-        fid_weights: file of Inception's weights; None for no FID.
-        min_views, max_views: views of a split at least, several of an image where there are fewer images, and at most;
-            of a larger split, as many images drawn at random.
-        pairs: pairs of views of train at least, as far as `rows` allows.
-        class_mlp, view_mlp: of MLP probes of the class and of view parameters.
-    """
+    """How much an evaluation may cost."""
 
     rows: int = 10_000
+    """Of a split at most, for evaluators whose cost grows fast with them."""
     restarts: int = 3
+    """Of the clustering."""
     fine_tune: int | None = None
+    """Epochs of fine-tuning; None for none."""
     fid_weights: Path | None = None
+    """File of Inception's weights; None for no FID."""
     min_views: int = 4_000
+    """Views of a split at least: several of an image where there are fewer images."""
     max_views: int = 60_000
+    """Views of a split at most: of a larger one, as many images drawn at random."""
     pairs: int = 4_000
+    """Pairs of views of train at least, as far as `rows` allows."""
     class_mlp: MLPTraining = CLASS_MLP
     view_mlp: MLPTraining = VIEW_MLP
 
@@ -82,19 +70,15 @@ class Effort:
 class Subject:
     """A guide of views of one modality, and the images that it is evaluated on.
 
-    What the data or the program do not have (classes, attributes, a decoder, ...) raises `NotApplicableError`.
+    What the data or the program lack (classes, attributes, a decoder, ...) raises `NotApplicableError`.
 
     Attributes:
-        guide: fitted, on the device of the images.
-        model: fitted; None where there is none of these views alone.
+        guide, model: fitted, on the device of the images; no model where there is none of these views alone.
         policy: draws the views; its parameters are the targets of the view probes.
         splits: train, validation and test.
         seed: of views, draws and probes. Torch's own generators are neither used nor moved.
-        effort: how much each evaluator may cost.
         representations: those evaluated; those of no width are left out.
-        attribute_names: of the images' attributes.
         handwriting: whether the images are of handwriting: gray, bright on a background of 0.
-        modality: name in the records.
         found: the records of the evaluators so far.
     """
 
@@ -144,7 +128,7 @@ class Subject:
                 images = images[torch.randperm(len(images), generator=generator, device=images.device)[:most]]
             count = max(1, min(math.ceil(self.effort.min_views / len(images)), most // len(images)))
             embedded, parameters = [], []
-            for views, drawn in self._drawn(images, count, generator):
+            for views, drawn in drawn_views(self.policy, images, count, generator):
                 embedded.append(self._parts(views.flatten(0, 1)))
                 parameters.append({name: values.flatten() for name, values in drawn.items()})
             found.append((_joined(embedded), _joined(parameters)))
@@ -158,7 +142,8 @@ class Subject:
         found = []
         for images, seed in ((train.repeat(times, 1, 1, 1), self.seed + 1), (test, self.seed)):
             generator = torch.Generator(images.device).manual_seed(seed)
-            pairs = [[self._parts(view) for view in views] for views, _ in self._drawn(images, 2, generator)]
+            drawn = drawn_views(self.policy, images, 2, generator)
+            pairs = [[self._parts(view) for view in views] for views, _ in drawn]
             found.append([_joined(parts) for parts in zip(*pairs, strict=True)])
         return found
 
@@ -189,15 +174,17 @@ class Subject:
         """A representation of views and their parameters, of every split."""
         return [(parts[name], parameters) for parts, parameters in self.views]
 
+    def columns(self, name: str, parameters: Iterable[str]) -> list[tuple[Tensor, Tensor]]:
+        """The same with some parameters side by side, float64 ``(view, parameter)``."""
+        chosen = list(parameters)
+        return [(x, torch.stack([y[key].double() for key in chosen], dim=1)) for x, y in self.parametrised(name)]
+
     def attributed(self, name: str) -> list[tuple[Tensor, Tensor]]:
         """A representation of the clean images and their attributes, of every split."""
-        attributes = [getattr(split, "attributes", None) for split in self.splits]
-        found = [
-            (parts[name], values) for parts, values in zip(self.clean, attributes, strict=True) if values is not None
-        ]
-        if len(found) < len(attributes) or not self.attribute_names:
+        attributes: list[Any] = [getattr(split, "attributes", None) for split in self.splits]
+        if not self.attribute_names or any(values is None for values in attributes):
             raise NotApplicableError("the images have no attributes")
-        return found
+        return [(parts[name], values) for parts, values in zip(self.clean, attributes, strict=True)]
 
     @cached_property
     def ink(self) -> list[dict[str, Tensor]]:
@@ -223,12 +210,6 @@ class Subject:
     def _parts(self, images: Tensor) -> Features:
         parts = self.guide.embed_batches(images).as_dict()
         return {name: parts[name] for name in self.representations if parts[name].shape[-1]}
-
-    def _drawn(
-        self, images: Tensor, count: int, generator: torch.Generator
-    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        for chunk in torch.split(images, max(1, _VIEWS_IN_MEMORY // count)):
-            yield draw_views(self.policy, chunk, count, generator=generator)
 
 
 def labels_of(splits: Sequence[LabelledImages]) -> list[Tensor]:

@@ -14,35 +14,25 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from pp_simve.evaluation import information
 from pp_simve.evaluation.clustering import Covariance, cluster_scores
 from pp_simve.evaluation.disentanglement import PARTS, disentanglement_scores
 from pp_simve.evaluation.frechet import frechet_distance, inception_features
 from pp_simve.evaluation.generation import sample
-from pp_simve.evaluation.information import (
-    CanonicalCritic,
-    alignment,
-    effective_rank,
-    gaussian_information,
-    mutual_information,
-    uniformity,
-)
-from pp_simve.evaluation.latent_axes import active_units, axis_divergence
-from pp_simve.evaluation.multimodal import ModalitySubject, SingleModality
-from pp_simve.evaluation.probes.base import checked_features
+from pp_simve.evaluation.latent_axes import active_units, axis_divergence, axis_variances
+from pp_simve.evaluation.multimodal import ModalitySubject, SingleModality, retrieval_scores, zero_shot_scores
+from pp_simve.evaluation.probes.base import ClassProbe, checked_features
 from pp_simve.evaluation.probes.knn import KNNProbe
 from pp_simve.evaluation.probes.logistic import LinearProbe
 from pp_simve.evaluation.probes.mlp import MLPProbe, MLPRegressionProbe
 from pp_simve.evaluation.reconstruction import reconstruction_scores
-from pp_simve.evaluation.records import FAILED, MEAN, NOT_APPLICABLE, REPRESENTATIONS, Record, score
-from pp_simve.evaluation.retrieval import retrieval_scores
-from pp_simve.evaluation.subject import LabelledImages, NotApplicableError, Subject
+from pp_simve.evaluation.records import FAILED, MEAN, NOT_APPLICABLE, REPRESENTATIONS, NotApplicableError, Record, score
+from pp_simve.evaluation.subject import LabelledImages, Subject
 from pp_simve.evaluation.tasks.attributes import attribute_scores
-from pp_simve.evaluation.tasks.few_labels import few_label_scores
+from pp_simve.evaluation.tasks.classes import few_label_scores, several_view_scores
 from pp_simve.evaluation.tasks.fine_tuning import fine_tuned_scores
-from pp_simve.evaluation.tasks.several_views import several_view_scores
 from pp_simve.evaluation.tasks.view_parameters import MEAN as MEAN_R2
 from pp_simve.evaluation.tasks.view_parameters import angle_scores, style_scores
-from pp_simve.evaluation.zero_shot import zero_shot_scores
 from pp_simve.inference.augmentations import AugmentationPolicy
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.tools import random_state_kept, unit_range
@@ -67,8 +57,7 @@ WIDEST_FULL = 128
 """Features at most of clusters with full covariances, whose cost grows with the square of them and more."""
 
 Found = Mapping[str, Any]
-"""Scores by metric, or by target and metric; a score is a float, None where it is undefined, or a pair of it and a
-note."""
+"""Scores by metric, or by target and metric: a float, None where it is undefined, or a pair of it and a note."""
 
 
 class Evaluator(NamedTuple):
@@ -76,8 +65,7 @@ class Evaluator(NamedTuple):
 
     Attributes:
         task, metric, probe: of the records; `metric` is that of the record which stands for one without scores.
-        scores: of a subject and the representation's name. Raises `NotApplicableError` where there is nothing to
-            measure, and one of `FAILURES` where it fails.
+        scores: of a subject and the representation's name; raises `NotApplicableError` or one of `FAILURES`.
         of: representations it applies to; ``("",)`` for the guide or program as a whole.
         quick: whether it is of the quick level.
     """
@@ -106,18 +94,8 @@ def evaluate_representations(
     Class, attributes and handwriting are predicted from clean images, one view each. View parameters are predicted from
     views that `policy` draws afresh, embedded one by one; images of different splits share no view and no random
     stream. Each evaluator is attempted by itself: one that does not apply or fails leaves a record without a value
-    whose note says why.
-
-    Args:
-        guide: on the device of the images.
-        policy: draws the views; its parameters are the targets of the view probes.
-        train, validation, test: images, and their classes where they are known.
-        level: ``"quick"`` or ``"full"``.
-        model: fitted with the guide; without it nothing is decoded, and no KL from the prior computed.
-        options: seed, representations, effort, attribute_names, handwriting, as of `Subject`.
-
-    Raises:
-        ValueError: an unknown representation.
+    whose note says why. Without a model nothing is decoded, and no KL from the prior computed. Arguments and errors as
+    of `Subject`.
     """
     return evaluate(Subject(guide, model, policy, (train, validation, test), **options), level)
 
@@ -133,10 +111,9 @@ def evaluate_modalities(
     """Scores of a guide of several modalities: each alone with the others missing, then one from another.
 
     Args:
-        guide: of several modalities, on the device of the images.
         policies: draw the views of each modality.
         splits: train, validation and test of each modality, of the same things.
-        level, options: as of `evaluate_representations`.
+        guide, level, options: as of `evaluate_representations`.
     """
     records = []
     for name, policy in policies.items():
@@ -156,20 +133,16 @@ def evaluate(subject: Subject | ModalitySubject, level: Level) -> list[Record]:
 
 def _attempt(evaluator: Evaluator, subject: Subject | ModalitySubject, name: str) -> list[Record]:
     """The records of one evaluator and representation; one with a note where there are no scores."""
-    task, metric, _, probe, *_ = evaluator
-    empty = Record(task, metric, None, name, probe, modality=subject.modality)
-
-    def record(target: str, metric: str, found: Any) -> Record:
-        value, note = found if isinstance(found, tuple) else (found, "")
-        value = None if value is None or math.isnan(value) else value
-        return dataclasses.replace(empty, metric=metric, value=value, target=target, note=note)
-
+    empty = Record(evaluator.task, evaluator.metric, None, name, evaluator.probe, modality=subject.modality)
     try:
         records = []
-        for key, found in evaluator.scores(subject, name).items():
-            records += (
-                [record(key, *one) for one in found.items()] if isinstance(found, Mapping) else [record("", key, found)]
-            )
+        for target, scores in evaluator.scores(subject, name).items():
+            nested = isinstance(scores, Mapping)
+            for metric, found in scores.items() if nested else [(target, scores)]:
+                value, note = found if isinstance(found, tuple) else (found, "")
+                value = None if value is None or math.isnan(value) else value
+                changes = {"metric": metric, "value": value, "target": target if nested else "", "note": note}
+                records.append(dataclasses.replace(empty, **changes))
         return records
     except NotApplicableError as reason:
         note = f"{NOT_APPLICABLE}{reason}"
@@ -230,7 +203,7 @@ def fine_tuning(subject: Subject, name: str) -> Found:
 
 def view_mlp(subject: Subject, name: str) -> Found:
     """R² as `style_scores`, by `MLPRegressionProbe` on few views."""
-    train, validation, test = ((features, _side_by_side(y)) for features, y in subject.parametrised(name))
+    train, validation, test = subject.columns(name, subject.views[0][1])
     fitted = (subject.few(values) for values in (*train, *validation))
     r2 = MLPRegressionProbe(subject.effort.view_mlp).fit(*fitted).score(*test)
     return _r2({MEAN_R2: float(r2.nanmean()), **dict(zip(subject.views[0][1], r2.tolist(), strict=True))})
@@ -238,21 +211,18 @@ def view_mlp(subject: Subject, name: str) -> Found:
 
 def view_binary(subject: Subject, name: str) -> Found:
     """`attribute_scores` of the view parameters that are 0 or 1."""
-    splits = subject.parametrised(name)
-    binary = [key for key, values in splits[0][1].items() if bool(((values == 0) | (values == 1)).all())]
-    if not binary:
+    drawn = subject.views[0][1]
+    if not (binary := [key for key, values in drawn.items() if bool(((values == 0) | (values == 1)).all())]):
         raise NotApplicableError("no view parameter is binary")
-    train, validation, test = ((x, _side_by_side({key: y[key] for key in binary}) > 0.5) for x, y in splits)
+    train, validation, test = ((x, y > 0.5) for x, y in subject.columns(name, binary))
     return attribute_scores(train, validation, test, binary)
 
 
 def view_angles(subject: Subject, name: str) -> Found:
     """`angle_scores` of the view parameters that are angles."""
-    splits = subject.parametrised(name)
-    periods = {key: period for key, period in PERIODS.items() if key in splits[0][1]}
-    if not periods:
+    if not (periods := {key: period for key, period in PERIODS.items() if key in subject.views[0][1]}):
         raise NotApplicableError("no view parameter is an angle")
-    train, validation, test = ((x, {key: y[key] for key in periods}) for x, y in splits)
+    train, validation, test = ((x, {key: y[key] for key in periods}) for x, y in subject.parametrised(name))
     return angle_scores(train, validation, test, periods)
 
 
@@ -284,19 +254,20 @@ def infonce(subject: Subject, name: str) -> Found:
     checked_features(train[0], "train")
     # Eigenvalues ascend: the last axes are those along which the views vary most.
     leading = torch.linalg.eigh(torch.atleast_2d(torch.cat(train).T.cov())).eigenvectors[:, -axes:]
-    critic = CanonicalCritic.fit(train[0] @ leading, train[1] @ leading)
-    found = mutual_information(test[0] @ leading, test[1] @ leading, critic)
+    critic = information.CanonicalCritic.fit(train[0] @ leading, train[1] @ leading)
+    found = information.mutual_information(test[0] @ leading, test[1] @ leading, critic)
     return {"infonce_bound": found["bound"], "infonce_ceiling": found["ceiling"], "infonce_pairs": len(test[0])}
 
 
 def divergence(subject: Subject, name: str) -> Found:
     """KL of the posterior from the prior in each axis of z, from few clean test images."""
-    _axes_of_z(subject)
-    if not subject.guide.has_density:
-        raise NotApplicableError("the guide's z is deterministic, and its KL infinite")
     images = subject.splits[2].images[:AXIS_ROWS]
     found = axis_divergence(subject.guide, subject.program.prior, images, seed=subject.seed)
     return {str(axis): {"kl": value} for axis, value in enumerate(found.tolist())}
+
+
+def prior_information(subject: Subject, name: str) -> float:
+    return information.gaussian_information(*axis_variances(subject.program.prior))
 
 
 def disentanglement(subject: Subject, name: str) -> Found:
@@ -355,6 +326,10 @@ def zero_shot(subject: ModalitySubject, name: str) -> Found:
     }
 
 
+def _information(metric: str, value: Callable[[Subject, str], float], of: Sequence[str] = REPRESENTATIONS) -> Evaluator:
+    return Evaluator("information", metric, lambda subject, name: {metric: value(subject, name)}, of=tuple(of))
+
+
 EVALUATORS: Sequence[Evaluator] = (
     Evaluator("class", "accuracy", lambda its, of: _accuracy(LinearProbe(), its.labelled(of)), "linear", quick=True),
     Evaluator("class", "accuracy", lambda its, of: _accuracy(KNNProbe(), its.labelled(of)), "knn", quick=True),
@@ -370,22 +345,13 @@ EVALUATORS: Sequence[Evaluator] = (
     Evaluator("view", "r2", view_angles, "circular"),
     Evaluator("attributes", "auc", attributes, "logistic"),
     Evaluator("handwriting", "r2", handwriting, "ridge"),
-    Evaluator("information", "width", lambda its, of: {"width": its.clean[2][of].shape[1]}),
-    Evaluator(
-        "information", "active_units", lambda its, of: {"active_units": active_units(its.clean[2][of])}, of=PARTS
-    ),
-    Evaluator("information", "effective_rank", lambda its, of: {"effective_rank": effective_rank(its.clean[2][of])}),
-    Evaluator(
-        "information", "alignment", lambda its, of: {"alignment": alignment(*(part[of] for part in its.two_views[1]))}
-    ),
-    Evaluator("information", "uniformity", lambda its, of: {"uniformity": uniformity(its.two_views[1][0][of])}),
+    _information("width", lambda its, of: its.clean[2][of].shape[1]),
+    _information("active_units", lambda its, of: active_units(its.clean[2][of]), PARTS),
+    _information("effective_rank", lambda its, of: information.effective_rank(its.clean[2][of])),
+    _information("alignment", lambda its, of: information.alignment(*(part[of] for part in its.two_views[1]))),
+    _information("uniformity", lambda its, of: information.uniformity(its.two_views[1][0][of])),
     Evaluator("information", "infonce_bound", infonce),
-    Evaluator(
-        "information",
-        "prior_information",
-        lambda its, of: {"prior_information": gaussian_information(*_axes_of_z(its))},
-        of=("z",),
-    ),
+    _information("prior_information", prior_information, ("z",)),
     Evaluator("information", "kl", divergence, of=("z",)),
     Evaluator("disentanglement", "mean", disentanglement, of=("",)),
     Evaluator("generation", "mse", reconstruction, of=("",)),
@@ -401,20 +367,9 @@ ACROSS: Sequence[Evaluator] = (
 """Of several modalities."""
 
 
-def _accuracy(probe: LinearProbe | KNNProbe | MLPProbe, splits: Sequence[tuple[Tensor, Tensor]]) -> Found:
+def _accuracy(probe: ClassProbe, splits: Sequence[tuple[Tensor, Tensor]]) -> Found:
     train, validation, test = splits
     return {"accuracy": probe.fit(*train, *validation).score(*test)}
-
-
-def _axes_of_z(subject: Subject) -> tuple[Tensor, Tensor]:
-    prior = subject.program.prior
-    if (variances := prior.axis_variances()) is None:
-        raise NotApplicableError(f"under {type(prior).__name__} the axes of z have no Gaussian with known variances")
-    return variances
-
-
-def _side_by_side(parameters: Mapping[str, Tensor]) -> Tensor:
-    return torch.stack([values.double() for values in parameters.values()], dim=1)
 
 
 def _r2(found: Mapping[str, float]) -> Found:

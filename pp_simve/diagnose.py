@@ -26,7 +26,7 @@ from rich.table import Table
 import pp_simve
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation.posterior.check import FIGURES, Diagnostics
-from pp_simve.evaluation.posterior.suite import (
+from pp_simve.evaluation.posterior.diagnosis import (
     CHAINS,
     CHECKS,
     Finding,
@@ -154,6 +154,7 @@ def diagnose_run(fitted: FittedRun, config: DiagnoseConfig, console: Console) ->
         seed=config.seed,
         checks=checks,
         labels=None if test.labels is None else test.labels[: config.images].cpu(),
+        classes=fitted.data.classes,
         pictures=unit_range(test.images[: config.images]),
         to=folder.path / POSTERIOR,
         configuration=fitted.settings.to_json(),

@@ -1,71 +1,44 @@
 """Posterior checks: draws as a data tree, importance weights, calibration, prediction, references, refinement.
 They take fitted pairs and tensors, never run folders; `diagnose` runs them all."""
 
-from pp_simve.evaluation.posterior.calibration import Calibration, Quantity, calibrate
-from pp_simve.evaluation.posterior.check_figures import axes_figure, predictive_figure, ranks_figure, weights_figure
-from pp_simve.evaluation.posterior.contraction import AxesCheck, AxisCheck, check_axes
-from pp_simve.evaluation.posterior.importance import Moments, WeightCheck, check_weights, weigh, weighted_moments
-from pp_simve.evaluation.posterior.leave_one_out import LeaveOneOut, leave_one_view_out
-from pp_simve.evaluation.posterior.predictive import (
-    STATISTICS,
-    PredictiveCheck,
-    Statistic,
-    StatisticCheck,
-    check_predictions,
-)
-from pp_simve.evaluation.posterior.prototypes import PrototypeMatch, PrototypeUse, match_prototypes, prototype_use
-from pp_simve.evaluation.posterior.ranks import Uniformity, rank_uniformity
-from pp_simve.evaluation.posterior.reference import (
-    Distance,
-    GaussianClassifier,
-    Reference,
-    distance_to_reference,
-    nuts_reference,
-)
-from pp_simve.evaluation.posterior.suite import CHECKS, Diagnosis, Finding, Subject, diagnose
-from pp_simve.inference.refinement import RefinedGuide, refine
-from pp_simve.inference.sampling import simulate
-
-__all__ = [
-    "CHECKS",
-    "STATISTICS",
-    "AxesCheck",
-    "AxisCheck",
-    "Calibration",
-    "Diagnosis",
-    "Distance",
-    "Finding",
-    "GaussianClassifier",
-    "LeaveOneOut",
-    "Moments",
-    "PredictiveCheck",
-    "PrototypeMatch",
-    "PrototypeUse",
-    "Quantity",
-    "Reference",
-    "RefinedGuide",
-    "Statistic",
-    "StatisticCheck",
-    "Subject",
-    "Uniformity",
-    "WeightCheck",
-    "axes_figure",
-    "calibrate",
-    "check_axes",
-    "check_predictions",
-    "check_weights",
-    "diagnose",
-    "distance_to_reference",
-    "leave_one_view_out",
-    "match_prototypes",
-    "nuts_reference",
-    "predictive_figure",
-    "prototype_use",
-    "rank_uniformity",
-    "ranks_figure",
-    "refine",
-    "simulate",
-    "weigh",
-    "weighted_moments",
-    "weights_figure",
-]
+from pp_simve.evaluation.posterior.calibration import Calibration as Calibration
+from pp_simve.evaluation.posterior.calibration import Quantity as Quantity
+from pp_simve.evaluation.posterior.calibration import calibrate as calibrate
+from pp_simve.evaluation.posterior.check_figures import axes_figure as axes_figure
+from pp_simve.evaluation.posterior.check_figures import predictive_figure as predictive_figure
+from pp_simve.evaluation.posterior.check_figures import ranks_figure as ranks_figure
+from pp_simve.evaluation.posterior.check_figures import weights_figure as weights_figure
+from pp_simve.evaluation.posterior.contraction import AxesCheck as AxesCheck
+from pp_simve.evaluation.posterior.contraction import AxisCheck as AxisCheck
+from pp_simve.evaluation.posterior.contraction import check_axes as check_axes
+from pp_simve.evaluation.posterior.diagnosis import CHECKS as CHECKS
+from pp_simve.evaluation.posterior.diagnosis import Diagnosis as Diagnosis
+from pp_simve.evaluation.posterior.diagnosis import Finding as Finding
+from pp_simve.evaluation.posterior.diagnosis import Subject as Subject
+from pp_simve.evaluation.posterior.diagnosis import diagnose as diagnose
+from pp_simve.evaluation.posterior.leave_one_out import LeaveOneOut as LeaveOneOut
+from pp_simve.evaluation.posterior.leave_one_out import leave_one_view_out as leave_one_view_out
+from pp_simve.evaluation.posterior.predictive import STATISTICS as STATISTICS
+from pp_simve.evaluation.posterior.predictive import PredictiveCheck as PredictiveCheck
+from pp_simve.evaluation.posterior.predictive import Statistic as Statistic
+from pp_simve.evaluation.posterior.predictive import StatisticCheck as StatisticCheck
+from pp_simve.evaluation.posterior.predictive import check_predictions as check_predictions
+from pp_simve.evaluation.posterior.prototype_use import PrototypeMatch as PrototypeMatch
+from pp_simve.evaluation.posterior.prototype_use import PrototypeUse as PrototypeUse
+from pp_simve.evaluation.posterior.prototype_use import match_prototypes as match_prototypes
+from pp_simve.evaluation.posterior.prototype_use import prototype_use as prototype_use
+from pp_simve.evaluation.posterior.psis import Moments as Moments
+from pp_simve.evaluation.posterior.psis import WeightCheck as WeightCheck
+from pp_simve.evaluation.posterior.psis import check_weights as check_weights
+from pp_simve.evaluation.posterior.psis import weigh as weigh
+from pp_simve.evaluation.posterior.psis import weighted_moments as weighted_moments
+from pp_simve.evaluation.posterior.ranks import Uniformity as Uniformity
+from pp_simve.evaluation.posterior.ranks import rank_uniformity as rank_uniformity
+from pp_simve.evaluation.posterior.reference import Distance as Distance
+from pp_simve.evaluation.posterior.reference import GaussianClassifier as GaussianClassifier
+from pp_simve.evaluation.posterior.reference import Reference as Reference
+from pp_simve.evaluation.posterior.reference import distance_to_reference as distance_to_reference
+from pp_simve.evaluation.posterior.reference import nuts_reference as nuts_reference
+from pp_simve.inference.refinement import RefinedGuide as RefinedGuide
+from pp_simve.inference.refinement import refine as refine
+from pp_simve.inference.sampling import simulate as simulate

@@ -50,8 +50,8 @@ def takes_trees() -> bool:
 def for_arviz(tree: xr.DataTree) -> Any:
     """What the functions of the installed ArviZ take: the tree (1.x), or the same groups as InferenceData (0.23).
 
-    0.23 compares prior and posterior only where their dimensions are the same, so there the prior, which is one for all
-    images, is repeated for each (as a view, which takes no memory).
+    0.23 compares prior and posterior only where their dimensions are the same, so there the prior is repeated for each
+    image (as a view, which takes no memory).
 
     Example:
         >>> arviz().plot_forest(for_arviz(tree), var_names=["content"])  # doctest: +SKIP
@@ -69,23 +69,21 @@ def psis(log_weights: Array) -> tuple[Array, Array]:
     """Pareto smoothed importance weights of each image, and the shape k̂ of the tail that was fitted to them.
 
     The tail is the largest min(S/5, 3√S) of S weights, rounded down. Where all of it is equal (to `EQUAL_WEIGHTS`), as
-    with an exact guide, there is no tail to fit: weights stay as they are and k̂ is −∞. Where it spans more than
-    `WIDEST_TAIL`, or no Pareto distribution fits, k̂ is ∞.
+    with an exact guide, weights stay as they are and k̂ is −∞. Where it spans more than `WIDEST_TAIL`, or no Pareto
+    distribution fits, k̂ is ∞. Below 0.7 the weights can be used.
+
+    Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto Smoothed Importance Sampling" (JMLR 25, 2024, arXiv 1507.02646);
+    Zhang, Stephens, "A New and Efficient Estimation Method for the Generalized Pareto Distribution" (2009).
 
     Args:
         log_weights: log p(views, latents) − log q(latents | views), shape ``(draw, image)``, up to a constant an image;
             independent draws. −∞ is a weight of nothing.
 
     Returns:
-        Smoothed log weights, float64 of shape ``(draw, image)``, whose exponentials sum to 1 over draws, and k̂, shape
-        ``(image,)``. Below 0.7 the weights can be used; a few draws may miss where the posterior is and q is not.
+        Smoothed log weights, float64 ``(draw, image)``, whose exponentials sum to 1 over draws, and k̂, ``(image,)``.
 
     Raises:
         ValueError: another shape, fewer than `FEWEST_DRAWS` draws, or weights that are NaN, ∞ or all nothing.
-
-    References:
-        Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto Smoothed Importance Sampling" (JMLR 25, 2024, arXiv 1507.02646).
-        Zhang, Stephens, "A New and Efficient Estimation Method for the Generalized Pareto Distribution" (2009).
     """
     log_weights = _checked(log_weights)
     draws = len(log_weights)
@@ -113,9 +111,7 @@ def summary(
 
     Args:
         tree: of `posterior`; ``tree.isel(image=slice(4))`` for some of its images.
-        names: variables, by default all that are not zero wide.
-        group: where they are.
-        probability: of the interval.
+        names: variables of the group, by default all that are not zero wide.
 
     Raises:
         ValueError: no such group or variable, or a probability that is not between 0 and 1.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ GuideFor = Callable[[PlainViews], Guide]
 
 
 def images_at_once(views: ViewsLike, latent_dim: int, draws: int) -> int:
-    """Number of images whose views and draws (so many of each image) fit into `NUMBERS_AT_ONCE`."""
+    """Number of images whose views, and so many draws of each, fit into `NUMBERS_AT_ONCE`."""
     views = Views.of(views)
     pixels = sum(batch.numel() for batch in views.tensors()) // max(1, views.n_images)
     return max(1, NUMBERS_AT_ONCE // max(1, pixels, draws * views.n_views * latent_dim))
@@ -48,11 +47,7 @@ def batches_of_draws(
     of_batch: Iterator[int],
     guide_for: GuideFor | None = None,
 ) -> Iterator[tuple[int, PlainViews, Draws]]:
-    """Place of the first image of each batch, the batch's views, and draws of its guide by the next seed.
-
-    Raises:
-        ValueError: no images, or views that are not floating point.
-    """
+    """Place of the first image of each batch, the batch's views, and draws of its guide by the next seed."""
     images, batches = Views.of(views).n_images, Views.of(views).tensors()
     if not images or not all(batch.is_floating_point() for batch in batches):
         given = ", ".join(f"{batch.dtype} of shape {tuple(batch.shape)}" for batch in batches)
@@ -73,17 +68,8 @@ def one_view_each(values: Tensor, start: int) -> Tensor:
     return values[..., (image + start) % values.shape[-3], image, :]
 
 
-@dataclass(frozen=True)
-class ImageSource:
-    """Images of one modality, and the policy that augments them.
-
-    Unlike the sources of a fit it keeps the augmentations' parameters, and takes views that were drawn already.
-
-    Attributes:
-        pixels: ``(image, channel, height, width)``, or views, ``(view, image, channel, height, width)``.
-        policy: None where the image itself is the only view, or views are given.
-        views: number of views of each image.
-    """
+class ImageSource(NamedTuple):
+    """Images or views of one modality, the policy that draws views, if any, and the number of views of each image."""
 
     pixels: Tensor
     policy: AugmentationPolicy | None
@@ -110,22 +96,18 @@ def image_sources(
     for modality, value in given.items():
         pixels, of_modality = torch.as_tensor(value), policies.get(modality)
         _check_pixels(pixels, "images" if modality is None else f"images of modality {modality}")
-        if pixels.ndim == 5:
-            if of_modality is not None or views not in (None, len(pixels)):
-                raise ValueError(f"images of five dimensions are {len(pixels)} views already: give no policy or views")
-            count = len(pixels)
-        elif views is not None and views < 1:
+        drawn_already = pixels.ndim == 5
+        if drawn_already and (of_modality is not None or views not in (None, len(pixels))):
+            raise ValueError(f"images of five dimensions are {len(pixels)} views already: give no policy or views")
+        if views is not None and views < 1:
             raise ValueError(f"views must be at least 1, got {views}")
-        elif of_modality is not None:
-            count = (2 if modality is None else 1) if views is None else views
-        elif views in (None, 1):
-            count = 1
-        else:
+        if not drawn_already and of_modality is None and views not in (None, 1):
             raise ValueError(
                 f"{views} views of the same pixels would count each image {views} times; "
                 "give a policy that draws them, or views=1"
             )
-        sources[modality] = ImageSource(pixels, of_modality, count)
+        default = len(pixels) if drawn_already else 2 if of_modality is not None and modality is None else 1
+        sources[modality] = ImageSource(pixels, of_modality, default if views is None else views)
     numbers = {str(modality): source.pixels.shape[-4] for modality, source in sources.items()}
     if len(set(numbers.values())) != 1:
         raise ValueError(f"images of every modality must be of the same things, got numbers of images {numbers}")

@@ -33,21 +33,16 @@ QUANTITIES: Mapping[str, Quantity] = {"log likelihood": log_likelihood}
 class Calibration:
     """Ranks of the true latents among draws of the guide, for views simulated from the fitted model.
 
-    With the posterior as guide all ranks are uniform. Limitations: the guide is tested on views that the model
-    generates, which real ones may not resemble. Ranks of coordinates are uniform too for a guide that ignores the views
-    and returns the prior, and for wrong dependence between coordinates; test quantities that depend on the views detect
-    the former (Modrák et al.), hence the default ``log likelihood``.
+    With the posterior as guide all ranks are uniform. So are those of coordinates for a guide that returns the prior;
+    test quantities that depend on the views detect it, hence the default ``log likelihood``.
 
-    References:
-        Talts, Betancourt, Simpson, Vehtari, Gelman, "Validating Bayesian inference algorithms with simulation-based
-        calibration" (2018, arXiv 1804.06788).
-        Modrák et al., "Simulation-based calibration checking for Bayesian computation: the choice of test quantities
-        shapes sensitivity" (2023, Bayesian Analysis, arXiv 2211.02383).
+    Talts, Betancourt, Simpson, Vehtari, Gelman, "Validating Bayesian inference algorithms with simulation-based
+    calibration" (2018, arXiv 1804.06788); Modrák et al., "Simulation-based calibration checking for Bayesian
+    computation: the choice of test quantities shapes sensitivity" (2023, arXiv 2211.02383).
 
     Attributes:
         ranks: by ``content``, ``style`` and ``z`` (a column per axis) and ``quantities`` (a column each). Style and z
-            are those of one view of each simulation, views in turn, so that rows are independent. All columns share
-            the level of false alarms.
+            are those of one view of each simulation, views in turn, so that rows are independent.
         pooled: the same with the axes of a latent in turn: one curve per latent for a fault that all axes share.
         level: probability of any false alarm in ``ranks``, and in ``pooled``.
         notes: how the simulated views differ from the given ones, by modality.
@@ -60,8 +55,7 @@ class Calibration:
 
     @property
     def alarm(self) -> bool:
-        """Whether the ranks of any axis or quantity leave their band."""
-        return any(uniformity.alarm for uniformity in self.ranks.values())
+        return bool(self.failing)
 
     @property
     def failing(self) -> tuple[str, ...]:
@@ -89,11 +83,10 @@ def calibrate(
         draws: of the guide, of each image; the resolution of ranks.
         seed: of simulations and draws; torch's own generators are left as they were.
         quantities: test quantities beside the coordinates.
-        level: probability of a false alarm.
 
     Raises:
-        ValueError: the guide has no density or has per-image parameters, pixels are not modelled, the prior is
-            improper or depends on the batch, fewer than 1 draw or 2 simulations, or NaN.
+        ValueError: the guide has no density or has per-image parameters, pixels are not modelled, the prior is improper
+            or depends on the batch, fewer than 1 draw or 2 simulations, or NaN.
     """
     if not guide.has_density:
         raise ValueError(
@@ -119,18 +112,22 @@ def calibrate(
         for name, of_truth, of_guide in _compared(truth, drawn, start, quantities):
             ranks.setdefault(name, []).append(rank_among(of_truth, of_guide, of_ties))
     joined = {name: torch.cat(parts) for name, parts in ranks.items()}
-    several = {name: part for name, part in joined.items() if part.shape[1] > 1}
-    tested, pooled = {}, {}
+    widths = {name: part.shape[1] for name, part in joined.items()}
+    curves, several = sum(widths.values()), sum(width > 1 for width in widths.values())
+    tested, pooled, row = {}, {}, torch.arange(simulations)
     for name, part in joined.items():
-        columns = [name] if name in quantities else [f"{name} {axis}" for axis in range(part.shape[1])]
-        curves = sum(of.shape[1] for of in joined.values())
+        width = widths[name]
+        columns = [name] if name in quantities else [f"{name} {axis}" for axis in range(width)]
         tested[name] = rank_uniformity(part, draws, columns, level=level, curves=curves)
-    for name, part in several.items():
-        row = torch.arange(len(part))
-        in_turn = part[row, row % part.shape[1], None]
-        pooled[name] = rank_uniformity(in_turn, draws, [f"{name}, axes in turn"], level=level, curves=len(several))
+        if width > 1:
+            in_turn = part[row, row % width, None]
+            pooled[name] = rank_uniformity(in_turn, draws, [f"{name}, axes in turn"], level=level, curves=several)
     simulated, _ = simulate(model, views, min(simulations, 16), seed=seed)
     return Calibration(tested, pooled, level, _unlike(views, simulated))
+
+
+def is_binary(pixels: Tensor) -> bool:
+    return bool(((pixels == 0) | (pixels == 1)).all())
 
 
 def _compared(
@@ -159,9 +156,8 @@ def _unlike(views: PlainViews, simulated: PlainViews) -> dict[str, str]:
     notes = {}
     for modality, made in Views.of(simulated).items():
         given, name = Views.of(views).tensor(modality), modality or "views"
-        made_binary, given_binary = (bool(((x == 0) | (x == 1)).all()) for x in (made, given))
         made_inside, given_inside = (bool(((x >= 0) & (x <= 1)).all()) for x in (made, given))
-        if made_binary and not given_binary:
+        if is_binary(made) and not is_binary(given):
             notes[name] = (
                 "simulated views are black and white, as a Bernoulli draws them, where the guide was fitted to grey "
                 "ones: an alarm may be due to this difference and not to the guide's posteriors of real views"

@@ -7,15 +7,14 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import xarray as xr
 
-_SHARED = ("observed_data", "constant_data")
+_SHARED = {"observed_data", "constant_data"}
 
 
 def stack_chains(trees: Sequence[xr.DataTree]) -> xr.DataTree:
     """Posteriors of independent fits as the chains of one tree, in memory, so that R-hat measures their agreement.
 
     R-hat has a meaning for quantities that are comparable between fits: log likelihoods, log_p, predicted pixels. Axes
-    of content and style are so only if the prior distinguishes directions; under an isotropic prior a latent space is
-    determined up to rotation, and R-hat of its axes is far from 1 for fits that agree on every image.
+    of content and style are so only if the prior distinguishes directions.
 
     Args:
         trees: of `posterior`, of the same images and views (the same ``view_seed`` and policy, or views drawn before),
@@ -33,40 +32,36 @@ def stack_chains(trees: Sequence[xr.DataTree]) -> xr.DataTree:
     """
     if len(trees) < 2:
         raise ValueError(f"chains need at least two trees to stack, got {len(trees)}")
-    first, *others = trees
-    for number, other in enumerate(others, start=2):
+    first = trees[0]
+    for number, other in enumerate(trees[1:], start=2):
         for name in _SHARED:
             if not first[name].to_dataset().equals(other[name].to_dataset()):
                 raise ValueError(
                     f"tree {number} is not of the images and views of the first: its {name} differs; chains are fits "
                     "of the same data, drawn with the same images, policy, views and view_seed"
                 )
-        ours, theirs = _sizes(first), _sizes(other)
-        for name in {**ours, **theirs}:
-            if ours.get(name) != theirs.get(name):
-                raise ValueError(
-                    f"{name} has sizes {theirs.get(name)} in tree {number}, {ours.get(name)} in the first; "
-                    "chains need programs of the same parts, and as many draws each"
-                )
+        of_first, of_other = _sizes(first), _sizes(other)
+        if unlike := [name for name in {**of_first, **of_other} if of_first.get(name) != of_other.get(name)]:
+            raise ValueError(
+                f"{unlike[0]} has sizes {of_other.get(unlike[0])} in tree {number}, {of_first.get(unlike[0])} in the "
+                "first; chains need programs of the same parts, and as many draws each"
+            )
     seeds = [seed for tree in trees for seed in np.atleast_1d(tree.attrs["seed"]).tolist()]
     if len(set(seeds)) < len(seeds):
         raise ValueError(
             f"draws of the same seed share their noise, so that fits agree more than they should (seeds {seeds}); "
             "give each fit another posterior(..., seed=)"
         )
-    groups = {name: first[name].to_dataset() for name in _SHARED}
-    for name in first.children.keys() - groups.keys():
+    groups = {name: first[name].to_dataset() for name in first.children}
+    for name in groups.keys() - _SHARED:
         datasets = [tree[name].to_dataset() for tree in trees]
         stacked = xr.concat(datasets, "chain", data_vars="all", coords="minimal", compat="override", join="override")
         groups[name] = stacked.assign_coords(chain=range(stacked.sizes["chain"]))
-    stack = xr.DataTree.from_dict({name: groups[name] for name in first.children}).load()
-    attributes = [tree.attrs for tree in trees]
-    shared = {
-        key
-        for key, value in first.attrs.items()
-        if all(key in of and np.array_equal(of[key], value) for of in attributes)
-    }
-    stack.attrs = {**{key: value for key, value in first.attrs.items() if key in shared}, "seed": seeds}
+    stack = xr.DataTree.from_dict(groups).load()
+    for key, value in first.attrs.items():
+        if all(key in tree.attrs and np.array_equal(tree.attrs[key], value) for tree in trees):
+            stack.attrs[key] = value
+    stack.attrs["seed"] = seeds
     return stack
 
 

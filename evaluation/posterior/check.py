@@ -13,43 +13,38 @@ Cell = float | str | bool | None
 
 
 class Rows(TypedDict):
-    """A table of a check.
+    """A table of a check, whose first column names its row; numbers are aligned to the right.
 
-    Columns of numbers are aligned to the right, others to the left; the first names its row.
+    ``measures``: whether each row is another measure; numbers are then rounded by row, and otherwise by column.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     measures: NotRequired[bool]
-    """Whether each row is another measure; numbers are then rounded by row, and otherwise by column."""
 
 
 class Check(TypedDict):
     """Result of one check of a posterior. A number that is not finite is None, as in JSON.
 
-    The run's figures ``figures/diagnose-NAME.png`` and ``diagnose-NAME-*.png`` belong to it.
+    ``name`` is unique, of lower-case letters and ``-``: the run's figures ``figures/diagnose-NAME.png`` and
+    ``diagnose-NAME-*.png`` belong to it. ``value`` is a number in ``unit``, a word, or None. ``alarm``: whether the
+    posterior fails the check; None if it gives no verdict. ``how`` to read it is one line, and so are its
+    ``limitations``, what it misses, which goes on after "Limitations:".
     """
 
     name: str
-    """Unique; lower-case letters and ``-``."""
     title: str
     value: float | str | None
-    """A number in ``unit``, a word, or None."""
     unit: str | None
     alarm: bool | None
-    """Whether the posterior fails the check; None if it gives no verdict."""
     how: str
-    """How to read it: one line."""
     limitations: str
-    """What it misses: a line that goes on after "Limitations:"."""
     rows: NotRequired[Rows | None]
 
 
 class Diagnostics(TypedDict):
-    """Content of diagnostics.json."""
+    """Content of diagnostics.json: checks, why one has no result (a sentence each), options of the command by name."""
 
     checks: Sequence[Check]
     notes: Sequence[str]
-    """Why a check has no result, a sentence each."""
     settings: Mapping[str, Any]
-    """Options of the command, by name."""

@@ -1,6 +1,6 @@
 """Figures of the checks: k̂ and gaps, rank ECDFs in their bands, contraction, predictive statistics.
 
-Every function returns a `matplotlib.figure.Figure` without pyplot, as in `evaluation.figures`; nothing is written.
+Every function returns a `matplotlib.figure.Figure` without pyplot; nothing is written.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pp_simve.evaluation.figures import Pictures, rgb
+from pp_simve.evaluation.matplotlib_figures import Pictures, rgb
 from pp_simve.evaluation.posterior.contraction import AxesCheck
-from pp_simve.evaluation.posterior.importance import WeightCheck
 from pp_simve.evaluation.posterior.predictive import PredictiveCheck
+from pp_simve.evaluation.posterior.psis import WeightCheck
 from pp_simve.evaluation.posterior.ranks import Uniformity
 
 _INK, _FAINT, _ALARM = "#1b4f72", "#aebfcb", "#b03a2e"
@@ -28,12 +28,7 @@ _PAIRS_A_ROW = 4
 
 
 def weights_figure(check: WeightCheck, images: Pictures | None = None, worst: int = 8) -> Figure:
-    """Histogram of k̂ with its threshold, the gap of the bound against k̂, and the images with the largest k̂.
-
-    Args:
-        images: of the check, shape ``(image, channel, height, width)``, float in [0, 1]; None shows none.
-        worst: how many to show.
-    """
+    """Histogram of k̂ with its threshold, the gap of the bound against k̂, and the images with the largest k̂."""
     shown = min(worst, len(check.khat)) if images is not None else 0
     figure = Figure(figsize=(7.6, 2.9 + 1.35 * bool(shown)), dpi=_DPI, layout="constrained")
     rows = figure.add_gridspec(2 if shown else 1, 1, height_ratios=(2.9, 1.35) if shown else (1,))
@@ -76,13 +71,7 @@ def ranks_figure(uniformities: Mapping[str, Uniformity], bins: int = 20) -> Figu
     """Differences of rank ECDFs from the uniform one in their simultaneous band, and rank histograms below.
 
     Curves that leave the band are red. Histograms are means over the columns of a group; the dashed line is uniform.
-
-    Args:
-        uniformities: by title; ``Calibration.ranks``, ``Calibration.pooled`` or ``LeaveOneOut.pit``.
-        bins: of the histograms.
-
-    Raises:
-        ValueError: there are none.
+    Groups are by title: ``Calibration.ranks``, ``Calibration.pooled`` or ``LeaveOneOut.pit``; `ValueError` for none.
     """
     if not uniformities:
         raise ValueError("a figure of ranks needs at least one group of them")
@@ -111,11 +100,7 @@ def ranks_figure(uniformities: Mapping[str, Uniformity], bins: int = 20) -> Figu
 
 
 def axes_figure(check: AxesCheck) -> Figure:
-    """Posterior contraction of each axis, largest first, and the aggregated posterior's sd and mean shift.
-
-    Raises:
-        ValueError: there are no axes to compare.
-    """
+    """Posterior contraction of each axis, largest first, and the aggregated posterior's sd and mean shift."""
     if not check.latents:
         raise ValueError("a figure of axes needs a latent with a proper prior, and the check has none")
     figure, grid = _pairs_of_panels(len(check.latents), 3.0, sharex="col")

@@ -33,19 +33,16 @@ class AxisCheck:
     posterior of a well-specified model it is the prior.
 
     Attributes:
-        prior_mean, prior_sd: of draws of the prior.
+        prior_mean, prior_sd: of draws of the prior, in whose units ``shift``, ``spread`` and ``wasserstein`` are.
         contraction: 1 − mean over images of posterior variance / prior variance: 0 if views do not inform an axis, 1 if
-            they determine it. Non-negative in expectation for the exact posterior of a well-specified model (law of
-            total variance). Limitation: a guide that is too narrow contracts more.
+            they determine it. Non-negative in expectation for the exact posterior (law of total variance).
         contraction_error: its standard error, over images and draws of guide and prior.
-        shift: mean of the aggregated posterior less the prior's, in prior standard deviations.
-        spread: standard deviation of the aggregated posterior over the prior's. Below 1, parts of the prior have no
-            images, and the decoder was not fitted there; above 1 the prior is too narrow.
-        wasserstein: 1-Wasserstein distance of aggregated posterior and prior, in prior standard deviations.
-        kolmogorov: Kolmogorov–Smirnov statistic of the two, 0 to 1.
-        p_values: of the two-sample Kolmogorov–Smirnov test.
-        level: probability of a false alarm among all axes of all latents.
-        curves: number of those axes.
+        shift: mean of the aggregated posterior less the prior's.
+        spread: standard deviation of the aggregated posterior. Below 1, parts of the prior have no images, and the
+            decoder was not fitted there; above 1 the prior is too narrow.
+        wasserstein: 1-Wasserstein distance of aggregated posterior and prior.
+        kolmogorov, p_values: of the two-sample Kolmogorov–Smirnov test of the two.
+        level: probability of a false alarm among all ``curves`` axes of all latents.
     """
 
     prior_mean: Tensor
@@ -63,17 +60,17 @@ class AxisCheck:
     @property
     def empty(self) -> list[int]:
         """Axes whose contraction is within `EMPTY` of 0."""
-        return (self.contraction.abs() < EMPTY).nonzero().flatten().tolist()
+        return _places(self.contraction.abs() < EMPTY)
 
     @property
     def wider(self) -> list[int]:
         """Axes whose contraction is below 0 by `SURE` standard errors: the guide is wider than the prior."""
-        return (self.contraction < -SURE * self.contraction_error).nonzero().flatten().tolist()
+        return _places(self.contraction < -SURE * self.contraction_error)
 
     @property
     def failing(self) -> list[int]:
         """Axes whose aggregated posterior differs from the prior."""
-        return (self.p_values <= self.level / self.curves).nonzero().flatten().tolist()
+        return _places(self.p_values <= self.level / self.curves)
 
     @property
     def alarm(self) -> bool:
@@ -81,21 +78,19 @@ class AxisCheck:
         return bool(self.failing or self.wider)
 
 
+def _places(mask: Tensor) -> list[int]:
+    return mask.nonzero().flatten().tolist()
+
+
 @dataclass(frozen=True)
 class AxesCheck:
-    """The axes of every latent.
-
-    Attributes:
-        latents: by ``content``, ``style`` and ``z``, those that have axes and a proper prior.
-        notes: why another is left out.
-    """
+    """By ``content``, ``style`` and ``z``: the latents that have axes and a proper prior; why another is left out."""
 
     latents: Mapping[str, AxisCheck]
     notes: Mapping[str, str]
 
     @property
     def alarm(self) -> bool:
-        """Whether any latent raises one."""
         return any(check.alarm for check in self.latents.values())
 
 
@@ -105,10 +100,8 @@ def check_axes(
 ) -> AxesCheck:
     """Compares posterior variances and the aggregated posterior with the prior, axis by axis.
 
-    Args:
-        views, seed: as of `check_weights`. Style and z are those of one view of each image, views in turn.
-        draws: of the guide, at least 2, for the posterior variances.
-        level: probability of a false alarm.
+    Arguments as of `check_weights`. Style and z are those of one view of each image, views in turn. ``level`` is the
+    probability of a false alarm.
 
     Raises:
         ValueError: fewer than two draws, or latents that are NaN.
@@ -134,7 +127,7 @@ def check_axes(
 
 
 def _prior_draws(model: SimVE, seed: int) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Draws of each latent that has any axes, shape ``(draw, axis)``, on the CPU, and why others are left out."""
+    """Draws of each latent that has any axes, ``(draw, axis)``, on the CPU, and why others are left out."""
     prior, notes = model.prior, {}
     parameter = next((tensor for tensor in [*prior.parameters(), *prior.buffers()]), torch.empty(0))
     with evaluation_mode(model), random_state_kept(parameter.device):
@@ -155,8 +148,7 @@ def _prior_draws(model: SimVE, seed: int) -> tuple[dict[str, Tensor], dict[str, 
 def _compared(prior: Tensor, variance: Tensor, draws: int, once: Tensor, level: float, curves: int) -> AxisCheck:
     """Of prior draws ``(draw, axis)``, posterior variances of so many draws, and one draw, ``(image, axis)`` each."""
     sd, mean = torch.std_mean(prior, 0)
-    images = len(variance)
-    kept = variance.mean(0) / sd.square()
+    images, kept = len(variance), variance.mean(0) / sd.square()
     # The spread of a few images' variances may be small by chance; it is at least that of Gaussian draws.
     of_images = (variance.var(0) / images).sqrt() / sd.square() if images > 1 else torch.zeros_like(sd)
     of_draws = kept * math.sqrt(2 / (images * (draws - 1)))

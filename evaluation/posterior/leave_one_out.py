@@ -26,17 +26,11 @@ class LeaveOneOut:
     Attributes:
         score: log p(view | other views), nats, shape ``(view, image)``, views over all modalities: the importance-
             weighted bound of all views less that of all but one. Exact for a guide whose weights are all equal;
-            otherwise off by the difference of the two bounds' gaps, of either sign, so that it is no bound. Larger is
-            better, among programs of the same views. It does not tell errors of the model from errors of the guide.
-            None if the guide has no density.
+            otherwise off by the difference of the two bounds' gaps, of either sign. None if the guide has no density.
         error: Monte-Carlo standard error of ``score``, too small if the weights have a heavy tail; None as above.
         pit: probability integral transforms (Dawid 1984) by statistic: ranks of the view's statistic among those of
             replicates from content of the other views and fresh style, a row per image and a column per view; uniform
-            if the prediction is right. All columns of all statistics share the level of false alarms. An alarm may be
-            due to the model (views do not share content as assumed) or to the guide (content too narrow, too wide or
-            shifted). Limitations: the guide's style is not used; predictions from the prior are calibrated too, and
-            only ``score`` shows that they are poor; a Bernoulli's replicates are binary, so that for grey views
-            contrast and sharpness differ by that alone.
+            if the prediction is right. All columns of all statistics share the level of false alarms.
     """
 
     score: Tensor | None
@@ -53,14 +47,13 @@ class LeaveOneOut:
         return float(of_image.mean()), spread / math.sqrt(len(of_image))
 
     @property
-    def alarm(self) -> bool:
-        """Whether any column of ``pit`` leaves its band."""
-        return bool(self.failing)
+    def failing(self) -> tuple[str, ...]:
+        """Statistics and views whose columns of ``pit`` leave their band."""
+        return tuple(name for uniformity in self.pit.values() for name in uniformity.failing)
 
     @property
-    def failing(self) -> tuple[str, ...]:
-        """Statistics and views that leave their band."""
-        return tuple(name for uniformity in self.pit.values() for name in uniformity.failing)
+    def alarm(self) -> bool:
+        return bool(self.failing)
 
 
 @torch.no_grad()
@@ -77,11 +70,8 @@ def leave_one_view_out(
 ) -> LeaveOneOut:
     """Predicts each view of each image from its other views.
 
-    Args:
-        views, seed, guide_for: as of `check_weights`; at least two views of each image.
-        draws: of the guide, for each view left out: weights of the score, and replicates the view is ranked among.
-        statistics: of views, by name.
-        level: probability of a false alarm among all columns of the transforms.
+    Arguments as of `check_weights` and `check_predictions`: ``draws`` of the guide, for each view left out, are weights
+    of the score and give the replicates the view is ranked among.
 
     Raises:
         ValueError: a single view, no draws, no statistics, pixels are not modelled, or NaN.

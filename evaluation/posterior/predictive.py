@@ -48,8 +48,7 @@ class StatisticCheck:
     """One statistic of views and of their replicates x ~ p(x | z), z from the guide.
 
     Attributes:
-        observed: of the views, shape ``(view, image)``.
-        replicated: mean over the replicates of each view, same shape.
+        observed, replicated: of the views, and the mean over the replicates of each, shape ``(view, image)``.
         p_values: share of replicates whose statistic exceeds the view's, ties counted as halves, same shape.
         overall: two-sided p-value of the mean over all views and images among the means of replicated data sets: small
             if replicates differ from the views on average.
@@ -64,7 +63,6 @@ class StatisticCheck:
 
     @property
     def alarm(self) -> bool:
-        """Whether ``overall`` is at most the level."""
         return self.overall <= self.level
 
 
@@ -73,13 +71,10 @@ class PredictiveCheck:
     """Posterior predictive checks: whether model and guide together reproduce the views.
 
     The p-values are conservative, gathered around ½ for the exact posterior, because latents were inferred from the
-    same views: a small one is strong evidence, a large one weak. Limitations: they miss errors of the guide that leave
-    reconstructions unchanged, and everything that no statistic measures. Replicates of a Bernoulli are binary, so that
-    for grey images contrast and sharpness are too large; this is the likelihood's misfit, not the guide's.
+    same views: a small one is strong evidence, a large one weak.
 
-    References:
-        Gelman, Meng, Stern, "Posterior predictive assessment of model fitness via realized discrepancies" (1996,
-        Statistica Sinica 6).
+    Gelman, Meng, Stern, "Posterior predictive assessment of model fitness via realized discrepancies" (1996, Statistica
+    Sinica 6).
 
     Attributes:
         statistics: by the statistic's name; ``MODALITY NAME`` with several modalities.
@@ -91,12 +86,11 @@ class PredictiveCheck:
 
     @property
     def failing(self) -> tuple[str, ...]:
-        """Statistics that raise an alarm."""
+        """Statistics that raise an alarm; their levels add up to that of the check."""
         return tuple(name for name, check in self.statistics.items() if check.alarm)
 
     @property
     def alarm(self) -> bool:
-        """Whether any statistic raises one; their levels add up to that of the check."""
         return bool(self.failing)
 
 
@@ -111,13 +105,10 @@ def check_predictions(
     statistics: Mapping[str, Statistic] = STATISTICS,
     level: float = 0.01,
 ) -> PredictiveCheck:
-    """Compares statistics of views with those of replicates.
+    """Compares ``statistics`` of views with those of replicates; other arguments as of `check_weights`.
 
-    Args:
-        views, seed: as of `check_weights`.
-        draws: replicates of each view; they limit how small a p-value can be.
-        statistics: from images to numbers, by name; the same for all modalities.
-        level: of the alarms of all statistics together, shared equally.
+    ``draws`` are replicates of each view; they limit how small a p-value can be. ``level`` is of the alarms of all
+    statistics together, shared equally.
 
     Raises:
         ValueError: pixels are not modelled, too few draws to reach the level, NaN, or a statistic of another shape.

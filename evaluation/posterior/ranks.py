@@ -26,17 +26,12 @@ class Uniformity:
     """Ranks of a value among draws of the same distribution, a column per quantity, and tests of their uniformity.
 
     The statistic of a column is the smallest two-sided binomial probability along its ECDF. Its p-value is exact for
-    independent rows, and its ECDF leaves the simultaneous `band` exactly if p ≤ ``level / curves``.
-
-    Reading: ∪ in the histogram (difference first above, then below 0) means draws too narrow, ∩ too wide, a slope
-    shifted draws. Limitations: misses errors that cancel over the rows, and those smaller than about 1 / √rows.
-
-    References:
-        Säilynoja, Bürkner, Vehtari, "Graphical test for discrete uniformity and its applications in goodness-of-fit
-        evaluation and multiple sample comparison" (2022, Statistics and Computing 32, arXiv 2103.10522).
+    independent rows, and its ECDF leaves the simultaneous `band` exactly if p ≤ ``level / curves``. ∪ in the histogram
+    (difference first above, then below 0) means draws too narrow, ∩ too wide, a slope shifted draws. Säilynoja,
+    Bürkner, Vehtari, "Graphical test for discrete uniformity and its applications in goodness-of-fit evaluation and
+    multiple sample comparison" (2022, arXiv 2103.10522).
 
     Attributes:
-        names: of the columns.
         ranks: how many of the draws lie below, ties broken at random: int64, 0 to ``largest``, shape ``(row, column)``.
         largest: number of draws ranked among.
         p_values: of each column by itself, small where not uniform, shape ``(column,)``.
@@ -59,7 +54,6 @@ class Uniformity:
 
     @property
     def alarm(self) -> bool:
-        """Whether any column leaves the band."""
         return bool(self.failing)
 
     @property
@@ -75,8 +69,9 @@ class Uniformity:
     def band(self) -> tuple[Tensor, Tensor]:
         """Lower and upper edge of the simultaneous band of `differences`, ``(place,)`` each."""
         rows = len(self.ranks)
-        low, high = _interval(rows, self.largest, _critical(rows, self.largest, self.level / self.curves))
-        return torch.from_numpy(low / rows) - self.places, torch.from_numpy(high / rows) - self.places
+        edges = _interval(rows, self.largest, _critical(rows, self.largest, self.level / self.curves))
+        low, high = (torch.from_numpy(edge / rows) - self.places for edge in edges)
+        return low, high
 
     def histogram(self, bins: int = 20) -> Tensor:
         """Counts of ranks in bins of [0, largest] of nearly equal width, shape ``(column, bin)``."""
@@ -88,14 +83,7 @@ class Uniformity:
 def rank_uniformity(
     ranks: Tensor, largest: int, names: Sequence[str], *, level: float = 0.01, curves: int | None = None
 ) -> Uniformity:
-    """Tests the uniformity of columns of ranks.
-
-    Args:
-        ranks: integers from 0 to ``largest``, shape ``(row, column)``; rows are independent, columns need not be.
-        largest: number of draws ranked among.
-        names: of the columns.
-        level: probability of any false alarm among ``curves`` columns.
-        curves: how many columns share it; by default these.
+    """Tests the uniformity of columns of ranks; arguments as of `Uniformity`, whose rows are independent.
 
     Raises:
         ValueError: ranks of another shape or range, none, or a level that is no probability.
@@ -114,12 +102,7 @@ def rank_uniformity(
 
 
 def rank_among(truth: Tensor, draws: Tensor, generator: torch.Generator) -> Tensor:
-    """Number of draws below the value, ties broken at random: int64 on the CPU, shape ``(...)``.
-
-    Args:
-        truth: shape ``(...)``.
-        draws: shape ``(draw, ...)``.
-        generator: of the CPU, for ties.
+    """Number of draws ``(draw, ...)`` below the truth ``(...)``, ties broken at random: int64 on the CPU.
 
     Raises:
         ValueError: NaN, which has no rank.

@@ -13,7 +13,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.model_selection import StratifiedKFold
 
 from pp_simve.evaluation.posterior.arviz_versions import arviz
-from pp_simve.inference import Draws, Guide
+from pp_simve.inference import Draws
 from pp_simve.inference.mcmc import MarkovChains, nuts
 from pp_simve.models import PlainViews, SimVE
 
@@ -51,45 +51,25 @@ class Reference(MarkovChains):
         return good
 
 
-def nuts_reference(
-    model: SimVE,
-    views: PlainViews,
-    *,
-    guide: Guide | None = None,
-    draws: int = 500,
-    warmup: int = 300,
-    chains: int = 4,
-    seed: int = 0,
-    **settings: Any,
-) -> Reference:
+def nuts_reference(model: SimVE, views: PlainViews, *, draws: int = 500, **settings: Any) -> Reference:
     """NUTS draws of each image's posterior with R-hat and ESS.
 
-    Args:
-        guide, draws, warmup, chains, seed, settings: as of `pp_simve.inference.mcmc.nuts`.
-
-    Raises:
-        ValueError: as `nuts`, or fewer than 4 draws.
+    Arguments and errors as of `pp_simve.inference.mcmc.nuts`, and `ValueError` for fewer than 4 draws.
     """
     if draws < 4:
         raise ValueError(f"draws must be at least 4, got {draws}")
-    found = nuts(model, views, guide=guide, draws=draws, warmup=warmup, chains=chains, seed=seed, **settings)
+    found = nuts(model, views, draws=draws, **settings)
     latents = (found.z,) if found.settings["content_summed_out"] else (found.content, found.style)
     rhat, ess = worst_axis(np.concatenate([of.reshape(*of.shape[:3], -1) for of in latents], -1))
     return Reference(**vars(found), rhat=rhat, ess=ess)
 
 
 def worst_axis(draws: Array) -> tuple[Array, Array]:
-    """The largest rank-normalized split R-hat and the smallest bulk ESS over axes, shape ``(image,)`` each.
+    """Largest rank-normalized split R-hat and smallest bulk ESS over axes of draws ``(chain, draw, image, axis)``.
 
-    Axes that never move (content under a prior with one point of it) have neither and are left out: NaN where no axis
-    moves. R-hat is ∞ where each chain stands still in a place of its own.
-
-    Args:
-        draws: shape ``(chain, draw, image, axis)``, at least 4 draws a chain.
-
-    References:
-        Vehtari, Gelman, Simpson, Carpenter, Bürkner, "Rank-Normalization, Folding, and Localization: An Improved R-hat"
-        (Bayesian Analysis 2021, arXiv 1903.08008).
+    Shape ``(image,)`` each. Axes that never move (content under a prior with one point of it) are left out: NaN where
+    no axis moves. R-hat is ∞ where each chain stands still in a place of its own. Vehtari, Gelman, Simpson, Carpenter,
+    Bürkner, "Rank-Normalization, Folding, and Localization: An Improved R-hat" (2021, arXiv 1903.08008).
     """
     moving = np.ptp(draws, axis=(0, 1)) > 0
     still = moving & (np.ptp(draws, axis=1) == 0).all(0)
@@ -97,8 +77,9 @@ def worst_axis(draws: Array) -> tuple[Array, Array]:
     for image, axis in zip(*np.nonzero(moving & ~still), strict=True):
         of_axis = draws[:, :, image, axis].astype(np.float64)
         rhat[image, axis], ess[image, axis] = float(arviz().rhat(of_axis)), float(arviz().ess(of_axis))
+    any_moves = moving.any(1)
     worst, fewest = rhat.max(1, initial=-np.inf), ess.min(1, initial=np.inf)
-    return tuple(np.where(moving.any(1), values, np.nan) for values in (worst, fewest))  # type: ignore[return-value]
+    return np.where(any_moves, worst, np.nan), np.where(any_moves, fewest, np.nan)
 
 
 @dataclass(frozen=True)
@@ -109,11 +90,9 @@ class Distance:
         shift: mean of the guide − mean of the reference, in standard deviations of the reference; by ``content``
             ``(image, content)``, ``style`` and ``z`` ``(image, view, latent)``. NaN for axes that do not move.
         spread: standard deviation of the guide / that of the reference, likewise. Below 1 the guide is overconfident.
-        noise: Monte-Carlo standard error of ``shift`` on the worst axis, ``(image,)``; that of ``spread`` is slightly
-            smaller. Differences below it are no evidence.
+        noise: Monte-Carlo standard error of ``shift`` on the worst axis, ``(image,)``.
         accuracy: of a classifier between the two samples on held-out draws (classifier two-sample test), ``(image,)``;
-            NaN for fewer than `FEWEST` independent draws. 0.5: indistinguishable; 1: disjoint. It is limited by what
-            the classifier can learn from so few draws, and with many dimensions small differences on each add up.
+            NaN for fewer than `FEWEST` independent draws. 0.5: indistinguishable; 1: disjoint.
         accuracy_error: its binomial standard error under the null hypothesis: ½ / √draws.
         kept: independent draws of each of the two samples, ``(image,)``.
     """
@@ -135,9 +114,8 @@ class Distance:
 class GaussianClassifier:
     """Quadratic discriminant analysis with shrunk covariances: the ratio of two Gaussian densities.
 
-    Fitted by moments and not by gradients, for some hundred draws of some dozens of dimensions (Ng and Jordan 2002:
-    with few rows the generative classifier errs less). Covariances are shrunk (Ledoit and Wolf 2004) in coordinates in
-    which the common covariance is the identity: so towards no difference.
+    Fitted by moments, for some hundred draws of some dozens of dimensions. Covariances are shrunk (Ledoit and Wolf
+    2004) in coordinates in which the common covariance is the identity: so towards no difference.
     """
 
     def fit(self, x: Array, y: Array) -> GaussianClassifier:
@@ -173,8 +151,6 @@ def distance_to_reference(
     Args:
         drawn: of `pp_simve.inference.draw`; some hundreds, as many as the reference's effective draws or more.
         classifier: makes one with scikit-learn's ``fit`` and ``predict``, for each image and fold.
-        folds: of the cross-validation.
-        seed: of the folds.
 
     Raises:
         ValueError: draws of other images or latents, or fewer than two.

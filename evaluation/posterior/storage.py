@@ -29,17 +29,10 @@ class PosteriorFileError(ValueError):
 def joined(parts: Iterable[Groups], attributes: Mapping[str, Any]) -> xr.DataTree:
     """All parts as one tree in memory."""
     first, *others = parts
+    how: dict[str, Any] = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "exact"}
     tree = xr.DataTree.from_dict(
         {
-            group: xr.concat(
-                [dataset, *(part[group] for part in others)],
-                "image",
-                data_vars="minimal",
-                coords="minimal",
-                compat="override",
-                join="exact",
-                combine_attrs="no_conflicts",
-            )
+            group: xr.concat([dataset, *(part[group] for part in others)], "image", combine_attrs="no_conflicts", **how)
             if others and "image" in dataset.dims
             else dataset
             for group, dataset in first.items()
@@ -50,15 +43,10 @@ def joined(parts: Iterable[Groups], attributes: Mapping[str, Any]) -> xr.DataTre
 
 
 def write(path: Path, parts: Iterable[Groups], attributes: Mapping[str, Any]) -> None:
-    """All parts as one netCDF file, with one part in memory at a time.
+    """All parts as one netCDF file, with one part in memory at a time; an older file is replaced.
 
-    xarray writes the first part, with ``image`` as an unlimited dimension; the others are appended along it. Every
-    chunk has a checksum. The file has a temporary name beside ``path`` until it is complete.
-
-    Args:
-        path: of the file; an older one is replaced.
-        parts: the first has at least as many images as any other.
-        attributes: of the whole: text, numbers or lists of numbers.
+    xarray writes the first part, with ``image`` as an unlimited dimension; the others, of no more images, are appended
+    along it. Every chunk has a checksum. The file has a temporary name beside ``path`` until it is complete.
 
     Raises:
         OSError: the disk is full, the folder is missing or not writable; nothing is left behind.
@@ -84,10 +72,9 @@ def write(path: Path, parts: Iterable[Groups], attributes: Mapping[str, Any]) ->
 
 
 def open_posterior(path: Path | str) -> xr.DataTree:
-    """A tree that `posterior` wrote; values are read when they are used.
+    """A tree that `posterior` wrote; values are read when they are used. Close it (``tree.close()``) when done.
 
-    ``tree.isel(image=slice(100))`` followed by a computation reads those images only. A damaged chunk raises OSError
-    when it is read. Close the tree (``tree.close()``) when done.
+    ``tree.isel(image=slice(100))`` reads those images only. A damaged chunk raises OSError when it is read.
 
     Raises:
         PosteriorFileError: no such file, not a posterior of this version, or a damaged one.
@@ -104,19 +91,19 @@ def open_posterior(path: Path | str) -> xr.DataTree:
         ) from None
     found = tree.attrs.get("format")
     missing = [group for group in ("posterior", "observed_data", "constant_data") if group not in tree.children]
-    if found == FORMAT and not missing:
+    if found is None:
+        reason = "is a netCDF file, but not a posterior of pp_simve: it has no attribute format"
+    elif found != FORMAT:
+        reason = (
+            f"is of another version: its format is {found!r}, this pp_simve reads {FORMAT!r}; write it again, or open "
+            "it with xarray.open_datatree"
+        )
+    elif missing:
+        reason = f"lacks {', '.join(missing)}: it is damaged; write it again"
+    else:
         return tree
     tree.close()
-    if found is None:
-        raise PosteriorFileError(
-            f"{path} is a netCDF file, but not a posterior of pp_simve: it has no attribute format"
-        )
-    if found != FORMAT:
-        raise PosteriorFileError(
-            f"{path} is of another version: its format is {found!r}, this pp_simve reads {FORMAT!r}; write it again, "
-            "or open it with xarray.open_datatree"
-        )
-    raise PosteriorFileError(f"{path} lacks {', '.join(missing)}: it is damaged; write it again")
+    raise PosteriorFileError(f"{path} {reason}")
 
 
 def _encoding(group: str, dataset: xr.Dataset) -> dict[str, dict[str, Any]]:

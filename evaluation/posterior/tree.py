@@ -33,6 +33,8 @@ Variables = dict[str, tuple[tuple[str, ...], Tensor | Array]]
 LIBRARIES = ("torch", "pyro-ppl", "arviz", "xarray")
 LONGEST_TEXT = 30_000
 """Characters of an attribute; HDF5 takes 64 KiB."""
+PIXELS = ("view", "channel", "height", "width")
+DRAWS = ("chain", "draw")
 
 
 def posterior(
@@ -43,6 +45,7 @@ def posterior(
     draws: int = 500,
     policy: AugmentationPolicy | Mapping[str, AugmentationPolicy] | None = None,
     labels: Values | None = None,
+    classes: Sequence[str] = (),
     index: Values | None = None,
     predictive_draws: int = 20,
     seed: int = 0,
@@ -59,7 +62,8 @@ def posterior(
     - ``posterior_predictive``: x (image, view, channel, height, width), of the first ``predictive_draws`` draws.
     - ``prior``, ``prior_predictive``: the same without ``image``, since all images have the same prior.
     - ``observed_data``: x (image, view, channel, height, width), no draws.
-    - ``constant_data``: index and label (image); augmentation parameters by name (image, view); no draws.
+    - ``constant_data``: index and label (image), positions in the coordinate ``class`` of the classes' names;
+      augmentation parameters by name (image, view); no draws.
     - ``sample_stats``: log_p = log p(x, content, style), log_q and log_weight = log_p − log_q (image), in nats.
     - ``log_likelihood``: x (image, view), in nats.
 
@@ -83,7 +87,8 @@ def posterior(
         draws: of the posterior of each image, and of the prior.
         policy: draws the views; by modality if images are. By default that of the fit; without one (a pair) the image
             itself is its only view.
-        labels: a number for each image, such as its class.
+        labels: a number for each image, such as the position of its class among ``classes``.
+        classes: names.
         index: place of each image in the data, the coordinate of ``image``; by default 0, 1, ….
         predictive_draws: of pixels, which are large; at most ``draws`` are made, none for 0.
         seed: of all draws. Torch's own generators are left as they were.
@@ -120,14 +125,13 @@ def posterior(
     if labels is not None:
         constants["label"] = _one_per_image("labels", labels, count)
     policies = ", ".join("as it is" if of.policy is None else repr(of.policy) for of in sources.values())
+    printed = f"model: {model}\nguide: {guide}"[:LONGEST_TEXT]
     attributes = {
         "inference_library": "pp_simve",
         "inference_library_version": version("pp_simve"),
         "python": platform.python_version(),
         **{library: version(library) for library in LIBRARIES},
-        "configuration": json.dumps(configuration, default=str)
-        if configuration
-        else f"model: {model}\nguide: {guide}"[:LONGEST_TEXT],
+        "configuration": json.dumps(configuration, default=str) if configuration else printed,
         **({"commit": commit} if commit else {}),
         "policy": policies[:LONGEST_TEXT],
         "draws": draws,
@@ -136,7 +140,7 @@ def posterior(
         "view_seed": view_seed,
         **sampler.reasons(),
     }
-    parts = _parts(sampler, sources, view_seed, constants, seed)
+    parts = _parts(sampler, sources, view_seed, constants, list(classes), seed)
     if to is None:
         return storage.joined(parts, attributes)
     storage.write(Path(to), parts, attributes)
@@ -154,6 +158,7 @@ def _parts(
     sources: Mapping[str | None, ImageSource],
     view_seed: int,
     constants: Mapping[str, Array],
+    classes: list[str],
     seed: int,
 ) -> Iterator[storage.Groups]:
     """Groups of some images after another; those of the prior come with the first."""
@@ -171,16 +176,17 @@ def _parts(
             if start == first == 0:
                 groups |= sampler.of_prior(views, prior_seed)
             place = slice(start + here.start, start + here.stop)
-            groups["constant_data"] = {name: (("image",), values[place]) for name, values in constants.items()} | {
-                _name(name, modality): (("image", _name("view", modality)), values[:, here].T)
-                for modality, of_modality in parameters.items()
-                for name, values in of_modality.items()
-            }
+            constant: Variables = {name: (("image",), values[place]) for name, values in constants.items()}
+            for modality, of_modality in parameters.items():
+                for name, values in of_modality.items():
+                    constant |= _of_modalities(name, {modality: values[:, here].T}, "image", "view")
             if not isinstance(views, Tensor):
                 names = [modality for modality, batch in views.items() for _ in batch]
-                groups["constant_data"]["modality"] = (("view",), np.array(names))
+                constant["modality"] = (("view",), np.array(names))
             index = constants["index"][place]
-            yield {group: _dataset(variables, index) for group, variables in groups.items() if variables}
+            found = {group: _dataset(variables, index) for group, variables in groups.items() if variables}
+            named = {"class": classes} if classes else {}
+            yield found | {"constant_data": _dataset(constant, index).assign_coords(named)}
 
 
 @dataclass(frozen=True)
@@ -244,27 +250,23 @@ class _Sampler:
         with pyro.validation_enabled(False):
             drawn = draw(self.model, self.guide, views, self.draws, seed=draw_seed)
             predicted = self.pixels(drawn.z[: self.pixel_draws], views, pixel_seed)
-        batches, likelihood = dict(Views.of(views).items()), drawn.log_likelihood
-        counts = [len(batch) for batch in batches.values()]
-        by_view = {} if likelihood is None else dict(zip(batches, likelihood.split(counts, 1), strict=True))
-        stats = {} if likelihood is None else {"log_p": drawn.log_p}
-        stats |= {} if drawn.log_q is None else {"log_q": drawn.log_q}
-        stats |= {"log_weight": drawn.log_weight} if len(stats) == 2 else {}
+        batches, likelihood, stats = dict(Views.of(views).items()), {}, {}
+        if drawn.log_likelihood is not None:
+            by_view = drawn.log_likelihood.split([len(batch) for batch in batches.values()], 1)
+            likelihood = dict(zip(batches, (one.transpose(1, 2)[None] for one in by_view), strict=True))
+            stats["log_p"] = drawn.log_p
+        if drawn.log_q is not None:
+            stats["log_q"] = drawn.log_q
+        if len(stats) == 2:
+            stats["log_weight"] = drawn.log_weight
+        predicted = {modality: pixels.movedim(2, 1)[None] for modality, pixels in predicted.items()}
+        observed = {modality: batch.transpose(0, 1) for modality, batch in batches.items()}
         return {
             "posterior": self.latents(drawn.content, drawn.style.transpose(1, 2), drawn.z.transpose(1, 2), "image"),
-            "posterior_predictive": {
-                _name("x", modality): _chain(pixels.movedim(2, 1), "image", *_pixel_dims(modality))
-                for modality, pixels in predicted.items()
-            },
-            "observed_data": {
-                _name("x", modality): (("image", *_pixel_dims(modality)), batch.transpose(0, 1))
-                for modality, batch in batches.items()
-            },
-            "sample_stats": {name: _chain(values, "image") for name, values in stats.items()},
-            "log_likelihood": {
-                _name("x", modality): _chain(values.transpose(1, 2), "image", _name("view", modality))
-                for modality, values in by_view.items()
-            },
+            "posterior_predictive": _of_modalities("x", predicted, *DRAWS, "image", *PIXELS),
+            "observed_data": _of_modalities("x", observed, "image", *PIXELS),
+            "sample_stats": {name: ((*DRAWS, "image"), values[None]) for name, values in stats.items()},
+            "log_likelihood": _of_modalities("x", likelihood, *DRAWS, "image", "view"),
         }
 
     @torch.no_grad()
@@ -279,12 +281,10 @@ class _Sampler:
             style = prior.style(content).expand(torch.Size((count, self.draws))).sample()
             z = prior.compose(content, style)
             predicted = self.pixels(z[:, : self.pixel_draws], views, seed + 1)
+        predicted = {modality: pixels.transpose(0, 1)[None] for modality, pixels in predicted.items()}
         return {
             "prior": self.latents(content.squeeze(0), style.transpose(0, 1), z.transpose(0, 1)),
-            "prior_predictive": {
-                _name("x", modality): _chain(pixels.transpose(0, 1), *_pixel_dims(modality))
-                for modality, pixels in predicted.items()
-            },
+            "prior_predictive": _of_modalities("x", predicted, *DRAWS, *PIXELS),
         }
 
     def latents(self, content: Tensor, style: Tensor, z: Tensor, *images: str) -> Variables:
@@ -292,8 +292,9 @@ class _Sampler:
         found = {"content": (content, images), "style": (style, (*images, "view")), "z": (z, (*images, "view"))}
         if "no_content" in self.reasons():
             del found["content"]
+        width = z.shape[-1]
         return {
-            name: _chain(values, *dims, "latent" if values.shape[-1] == z.shape[-1] else f"{name}_latent")
+            name: ((*DRAWS, *dims, "latent" if values.shape[-1] == width else f"{name}_latent"), values[None])
             for name, (values, dims) in found.items()
         }
 
@@ -334,15 +335,13 @@ def _one_per_image(name: str, values: Values | range, images: int) -> Array:
     return found.astype(np.int64) if found.dtype.kind == "b" else found
 
 
-def _name(name: str, modality: str | None) -> str:
-    """Name of a variable or dimension of one modality."""
-    return name if modality is None else f"{name}_{modality}"
+def _of_modalities(name: str, values: Mapping[str | None, Tensor], *dims: str) -> Variables:
+    """A variable of each modality, whose name and whose dimensions of views and pixels end in the modality's."""
 
+    def of(name: str, modality: str | None) -> str:
+        return name if modality is None else f"{name}_{modality}"
 
-def _pixel_dims(modality: str | None) -> tuple[str, ...]:
-    return tuple(_name(name, modality) for name in ("view", "channel", "height", "width"))
-
-
-def _chain(values: Tensor, *dims: str) -> tuple[tuple[str, ...], Tensor]:
-    """Draws, ``(draw, *dims)``, as those of the only chain."""
-    return ("chain", "draw", *dims), values[None]
+    return {
+        of(name, modality): (tuple(of(dim, modality) if dim in PIXELS else dim for dim in dims), tensor)
+        for modality, tensor in values.items()
+    }

@@ -10,6 +10,7 @@ from typing import ClassVar, Generic, Literal, Self, TypeVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
 Array = Tensor | ArrayLike
@@ -34,16 +35,12 @@ _DTYPES: dict[str, Callable[[Tensor], bool]] = {
 def checked(
     values: Array, name: str, *shape: int | str, dtype: Literal["floating point", "integers", "real", "bool"]
 ) -> Tensor:
-    """A detached tensor of the values, without NaN or infinity; tensors keep their device and storage.
+    """A detached tensor of the values; tensors keep their device and storage.
 
-    Args:
-        values: a tensor or array.
-        name: how error messages call it.
-        shape: sizes of the dimensions expected; the name of a dimension of any size but 0.
-        dtype: kind of numbers expected.
+    ``shape`` holds the sizes expected, or the name of a dimension of any size but 0; errors call the values ``name``.
 
     Raises:
-        ValueError: wrong shape or dtype, or values that are not finite.
+        ValueError: wrong shape or dtype, or values that are NaN or infinite.
     """
     values = values.detach() if isinstance(values, Tensor) else torch.tensor(np.asarray(values))
     if values.ndim != len(shape) or any(
@@ -91,7 +88,7 @@ def checked_grid(name: str, values: Sequence[float], least: float = 0.0, *, stri
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """Each row divided by its Euclidean norm, same shape and dtype; a row of zeros stays zero."""
+    """Each row divided by its Euclidean norm; a row of zeros stays zero."""
     # Dividing by the largest entry first keeps squares from overflowing, and the norm is then at least 1.
     largest = x.abs().amax(dim=1, keepdim=True)
     x = x / torch.where(largest > 0, largest, 1.0)
@@ -102,7 +99,7 @@ def unit_rows(x: Tensor) -> Tensor:
 class Standardizer:
     """x ↦ (x − mean) / scale with the mean and standard deviation of the train rows, each of shape ``(feature,)``.
 
-    A feature that is constant up to rounding is centered only (scale 1), so that its rounding errors are not amplified.
+    A feature that is constant up to rounding is only centered, so that its rounding errors are not amplified.
     """
 
     mean: Tensor
@@ -110,7 +107,7 @@ class Standardizer:
 
     @classmethod
     def of(cls, features: Tensor) -> Standardizer:
-        """The statistics of ``features``, shape ``(row, feature)``; computed in float64."""
+        """The statistics of features ``(row, feature)``, computed in float64."""
         mean = features.mean(dim=0, dtype=torch.float64)
         squares = [(rows.double() - mean).square_().sum(dim=0) for rows in torch.split(features, CHUNK)]
         scale = (torch.stack(squares).sum(dim=0) / len(features)).sqrt_()
@@ -118,15 +115,26 @@ class Standardizer:
         return cls(mean.to(features.dtype), torch.where(constant, 1.0, scale).to(features.dtype))
 
     def __call__(self, features: Tensor) -> Tensor:
-        """``features`` in units of the train rows, same shape."""
         return (features - self.mean).div_(self.scale)
+
+
+def gram(x: Tensor) -> Tensor:
+    """xᵀ x in float64, ``(feature, feature)``; only its upper triangle counts."""
+    found = x.new_zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+    for rows in torch.split(x, CHUNK):
+        wide = rows.double()
+        if x.is_cpu:  # BLAS's symmetric product has half the operations of a general one
+            found = torch.from_numpy(dsyrk(1.0, wide.numpy().T, beta=1.0, c=found.numpy(), overwrite_c=1))
+        else:
+            found.addmm_(wide.T, wide)
+    return found
 
 
 class Probe(ABC, Generic[Score]):
     """A supervised model of frozen features, fitted on train rows and selected on validation rows.
 
-    Test rows are only predicted and scored. Subclasses define how targets are encoded and decoded (`ClassProbe`,
-    `RegressionProbe`), and `_fit` and `_outputs` on checked and standardized features.
+    Subclasses define how targets are encoded and decoded (`ClassProbe`, `RegressionProbe`), and `_fit` and `_outputs`
+    on checked and standardized features.
     """
 
     standardized: ClassVar[bool] = True
@@ -137,13 +145,11 @@ class Probe(ABC, Generic[Score]):
     def fit(self, train_x: Array, train_y: Array, validation_x: Array, validation_y: Array) -> Self:
         """Fits on the train rows and selects hyperparameters on the validation rows.
 
-        Args:
-            train_x, validation_x: float features, shape ``(row, feature)``, on one device.
-            train_y, validation_y: integer labels ``(row,)`` of a classifier, whose validation labels count as errors
-                where train lacks the class; targets ``(row, target)`` of a regression.
+        Features are float, ``(row, feature)``, on one device; targets integer labels ``(row,)`` of a classifier (those
+        that train lacks are errors in validation), or ``(row, target)`` of a regression.
 
         Raises:
-            ValueError: features or targets that are not finite, shapes that do not agree, or a single train class.
+            ValueError: values that are not finite, shapes that do not agree, or a single train class.
         """
         # Probes are fitted by gradient, but none of them flows into the features.
         with torch.inference_mode(False), torch.no_grad():
@@ -247,14 +253,8 @@ def balanced_accuracy(predicted: Tensor, positive: Tensor) -> Tensor:
 def roc_auc(scores: Tensor, positive: Tensor) -> Tensor:
     """Area under the ROC curve of each column: P(score of a positive row > that of a negative), ties counting half.
 
-    From mean ranks: U / (positives · negatives) (Mann and Whitney 1947). Exact.
-
-    Args:
-        scores: shape ``(row, column)``, no NaN.
-        positive: bool, the same shape.
-
-    Returns:
-        Shape ``(column,)``, float64; NaN for a column without positives or without negatives (undefined).
+    From mean ranks: U / (positives · negatives) (Mann and Whitney 1947). Exact. Scores and bool labels are of shape
+    ``(row, column)``; float64 of shape ``(column,)``, NaN for a column without both values.
     """
     columns = scores.T.contiguous()
     ordered = columns.sort(dim=1).values
@@ -268,11 +268,7 @@ def roc_auc(scores: Tensor, positive: Tensor) -> Tensor:
 def r_squared(predicted: Tensor, targets: Tensor) -> Tensor:
     """1 − Σ‖y − ŷ‖² / Σ‖y − ȳ‖² over rows, ȳ the mean of ``targets``; NaN where targets are constant.
 
-    Args:
-        predicted, targets: float64, shape ``(row, target)``, or ``(row, target, coordinate)`` of vector targets.
-
-    Returns:
-        Shape ``(target,)``.
+    Of float64 values ``(row, target)``, or ``(row, target, coordinate)`` of vector targets; shape ``(target,)``.
     """
     predicted, targets = (part.reshape(*part.shape[:2], -1) for part in (predicted, targets))
     residual = (targets - predicted).square().sum(dim=(0, 2))

@@ -12,10 +12,7 @@ from torch import Tensor
 from pp_simve.evaluation.probes.base import ClassProbe, accuracy, checked_grid, unit_rows
 
 NEIGHBORS = (1, 5, 10, 20, 50)
-"""Values of k tried by default."""
-
 METRICS = ("euclidean", "cosine")
-"""Known metrics, all tried by default."""
 
 _ENTRIES = 2**22
 """Similarities held at a time: 16 MiB in float32."""
@@ -24,16 +21,10 @@ _ENTRIES = 2**22
 class KNNProbe(ClassProbe):
     """Majority vote of the k nearest train rows, on unstandardized features.
 
-    Among classes with equally many votes, the one with the nearest voter wins. The k and metric with the best
-    validation accuracy are selected; among equals, the larger k, then the metric named first. The order of train rows
-    at equal distances is not specified.
-
-    Args:
-        neighbors: values of k to select from, each limited to the number of train rows.
-        metrics: ``"euclidean"``, ``"cosine"`` or both.
-
-    Attributes:
-        k, metric: the selected ones.
+    Among classes with equally many votes, the one with the nearest voter wins. The ``k`` and ``metric``
+    (``"euclidean"`` or ``"cosine"``) with the best validation accuracy are selected; among equals, the larger k, then
+    the metric named first. Values of k are limited to the number of train rows. The order of train rows at equal
+    distances is not specified.
     """
 
     standardized: ClassVar[bool] = False

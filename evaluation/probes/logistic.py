@@ -23,6 +23,9 @@ class _Penalized:
         tolerance: L-BFGS stops where no gradient entry is larger, in coordinates whose curvature is at most about 1.
     """
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(
         self, penalties: Sequence[float] = PENALTIES, max_iterations: int = 200, tolerance: float = 2e-4
     ) -> None:
@@ -32,19 +35,10 @@ class _Penalized:
     def _path(
         self, x: Tensor, targets: Tensor, log_normalizer: Callable[[Tensor], Tensor], start: Tensor, curvature: Tensor
     ) -> Iterator[tuple[float, Tensor, Tensor]]:
-        """Minimizers of ``mean over rows of [A(W x + b) − ⟨y, W x + b⟩] + penalty/2 · ‖W‖²``, strongest penalty first.
+        """Penalty, W and b of the minimum of ``mean over rows of [A(W x + b) − ⟨y, W x + b⟩] + penalty/2 · ‖W‖²``.
 
-        Each starts where the last one ended. The train targets enter by their moments only.
-
-        Args:
-            x: standardized features, ``(row, feature)``.
-            targets: y, ``(row, output)``: one-hot classes or bool attributes.
-            log_normalizer: A, from logits ``(output, row)`` to ``(…, row)``, summed over the first dimension.
-            start: b of the solution for W = 0, ``(output,)``, float64.
-            curvature: of A there in each output, ``(output,)``, float64.
-
-        Yields:
-            Penalty, W of shape ``(output, feature)`` and b of shape ``(output,)``.
+        Strongest penalty first; each starts where the last one ended. A is `log_normalizer`, from logits ``(output,
+        row)`` to ``(…, row)``; `start` is b of the solution for W = 0, `curvature` that of A there, ``(output,)``.
         """
         # In the principal axes, which leave the penalty invariant, curvatures at W = 0 are known and scaled to about 1.
         spectrum, axes = torch.linalg.eigh(x.double().T @ x.double() / len(x))
@@ -93,22 +87,17 @@ class _Penalized:
 
 
 class LinearProbe(_Penalized, ClassProbe):
-    """Multinomial logistic regression on standardized features.
+    """Multinomial logistic regression on standardized features; arguments as of `_Penalized`.
 
     Minimizes over the weights W, shape ``(class, feature)``, and the unpenalized biases b, shape ``(class,)``,
 
         mean over train rows of cross-entropy(softmax(W x + b), y)  +  penalty/2 · ‖W‖².
 
-    The penalty with the best validation accuracy is selected; among equals, the strongest. Arguments: `_Penalized`'s.
-
-    Attributes:
-        penalty: the selected one.
-        weight, bias: the solution, for standardized features.
+    The penalty with the best validation accuracy is selected; among equals, the strongest. ``penalty`` is the selected
+    one; ``weight`` and ``bias`` are the solution, for standardized features.
     """
 
     penalty: float
-    weight: Tensor
-    bias: Tensor
 
     def _fit(self, x: Tensor, y: Tensor, validation_x: Tensor, validation_y: Tensor) -> None:
         targets = one_hot(y, len(self.classes))
@@ -126,24 +115,18 @@ class LinearProbe(_Penalized, ClassProbe):
 
 
 class AttributeProbe(_Penalized, Probe[Tensor]):
-    """Binary logistic regression of several attributes on standardized features.
+    """Binary logistic regression of several attributes on standardized features; arguments as of `_Penalized`.
 
     Minimizes for each attribute, over the weights w, shape ``(feature,)``, and the unpenalized bias b,
 
         mean over train rows of cross-entropy(sigmoid(w·x + b), y)  +  penalty/2 · ‖w‖².
 
-    For each attribute, the penalty with the least validation cross-entropy (defined where validation holds one value
-    only) is selected; among equals, the strongest. `fit` takes bool attributes, ``(row, attribute)``, of both values in
-    train; `predict` returns log odds, ``(row, attribute)``. Arguments: `_Penalized`'s.
-
-    Attributes:
-        penalty: the selected ones, shape ``(attribute,)``.
-        weight, bias: the solution, for standardized features, ``(attribute, feature)`` and ``(attribute,)``.
+    For each attribute, the penalty with the least validation cross-entropy is selected; among equals, the strongest.
+    `fit` takes bool attributes, ``(row, attribute)``, of both values in train; `predict` returns log odds, ``(row,
+    attribute)``. ``penalty``, ``(attribute,)``, are the selected ones; ``weight`` and ``bias`` the solution.
     """
 
     penalty: Tensor
-    weight: Tensor
-    bias: Tensor
 
     def score(self, x: Array, y: Array) -> Tensor:
         """Area under the ROC curve of each attribute, shape ``(attribute,)``; NaN where undefined."""
@@ -154,9 +137,8 @@ class AttributeProbe(_Penalized, Probe[Tensor]):
         y = checked(train_y, "train attributes", len(x), "attribute", dtype="bool").to(x.device)
         if constant := (y == y[0]).all(dim=0).nonzero().flatten().tolist():
             raise ValueError(f"train attributes {constant} are constant; a probe needs both values")
-        return y, checked(validation_y, "validation attributes", len(validation_x), y.shape[1], dtype="bool").to(
-            x.device
-        )
+        other_y = checked(validation_y, "validation attributes", len(validation_x), y.shape[1], dtype="bool")
+        return y, other_y.to(x.device)
 
     def _fit(self, x: Tensor, y: Tensor, validation_x: Tensor, validation_y: Tensor) -> None:
         share = y.double().mean(dim=0)

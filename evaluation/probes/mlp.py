@@ -21,26 +21,20 @@ class MLPTraining:
 
     Kingma and Ba, "Adam" (2015, arXiv 1412.6980); Loshchilov and Hutter, "Decoupled weight decay regularization" (2019,
     arXiv 1711.05101), algorithm 2.
-
-    Attributes:
-        hidden: units of the hidden layer.
-        decays: weight decays to select from: a step of learning rate η shrinks the weights by the factor
-            ``1 − η · decay``. Biases do not decay.
-        learning_rate: constant.
-        batch_size: train rows per step at most; an epoch is split into as few and as equal batches as that allows.
-        epochs: at most.
-        patience: training ends after this many epochs in a row without an improvement on validation at any decay.
-        seed: of the initial hidden layer, the same for every decay, and of the order of the train rows. Torch's global
-            generators are neither used nor changed.
     """
 
     hidden: int = 256
+    """Units of the hidden layer."""
     decays: tuple[float, ...] = (10.0, 1.0, 1e-1, 0.0)
+    """Weight decays to select from: a step of learning rate η multiplies weights, not biases, by ``1 − η · decay``."""
     learning_rate: float = 1e-3
     batch_size: int = 128
+    """Train rows per step at most; an epoch is split into as few and as equal batches as that allows."""
     epochs: int = 200
     patience: int = 25
+    """Training ends after this many epochs in a row without an improvement on validation at any decay."""
     seed: int = 0
+    """Of the initial hidden layer, the same for every decay, and of the order of the train rows."""
 
     def __post_init__(self) -> None:
         for name in ("hidden", "batch_size", "epochs", "patience"):
@@ -50,21 +44,15 @@ class MLPTraining:
 
 
 TRAINING = MLPTraining()
-"""The default."""
 
 
 class MLPProbe(ClassProbe):
     """Classification by a multilayer perceptron with one hidden layer of rectified units, on standardized features.
 
     Trained on the mean cross-entropy of the train rows. The output layer starts at 0, where all classes are equally
-    probable. The decay and epoch with the best validation accuracy are selected; among equals, those with the least
-    validation cross-entropy (of rows whose class is in train), then the earliest epoch, then the strongest decay.
-
-    Args:
-        training: hyperparameters.
-
-    Attributes:
-        decay, epoch: the selected ones; epoch 0 is the initialization.
+    probable. The ``decay`` and ``epoch`` (0: the initialization) with the best validation accuracy are selected; among
+    equals, those with the least validation cross-entropy (of rows whose class is in train), then the earliest epoch,
+    then the strongest decay.
     """
 
     decay: float
@@ -79,9 +67,8 @@ class MLPProbe(ClassProbe):
 
         def error(logits: Tensor) -> Tensor:
             wrong = (logits.argmax(dim=-1) != validation_y).sum(dim=1)
-            losses = cross_entropy(
-                logits.double().mT, validation_y.expand(len(logits), -1), reduction="none", ignore_index=UNSEEN
-            )
+            labels = validation_y.expand(len(logits), -1)
+            losses = cross_entropy(logits.double().mT, labels, reduction="none", ignore_index=UNSEEN)
             mean = losses.sum(dim=1) / (validation_y != UNSEEN).sum().clamp_min(1)
             # A number below 1 decides among equal numbers of wrong answers only.
             return (wrong + mean / (1 + mean))[:, None]
@@ -98,15 +85,10 @@ class MLPRegressionProbe(RegressionProbe):
     """Regression of several targets by a perceptron with one hidden layer of rectified units, on standardized features.
 
     Trained on the mean squared error of train rows and targets, each target in units of its standard deviation. The
-    output layer starts at 0, which predicts the train means. The targets share the hidden layer in training, but the
-    decay and epoch with the best validation R² are selected for each target; among equals, the earliest epoch, then the
-    strongest decay. A target that cannot be predicted therefore does not stop the others early.
-
-    Args:
-        training: hyperparameters.
-
-    Attributes:
-        decay, epoch: the selected ones, shape ``(target,)``; epoch 0 is the initialization.
+    output layer starts at 0, which predicts the train means. The targets share the hidden layer in training, but
+    ``decay`` and ``epoch`` with the best validation R² are selected for each target, shape ``(target,)``; among equals,
+    the earliest epoch, then the strongest decay. A target that cannot be predicted therefore does not stop the others
+    early.
     """
 
     decay: Tensor
@@ -139,10 +121,9 @@ class _Networks(nn.Module):
     output)``.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, out_weight: Tensor, out_bias: Tensor) -> None:
+    def __init__(self, *parameters: Tensor) -> None:
         super().__init__()
-        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
-        self.out_weight, self.out_bias = nn.Parameter(out_weight), nn.Parameter(out_bias)
+        self.weight, self.bias, self.out_weight, self.out_bias = map(nn.Parameter, parameters)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs of each network for rows ``x``, shape ``(network, row, output)``."""
@@ -161,14 +142,11 @@ def _search(
     loss: Callable[[Tensor, Tensor], Tensor],
     error: Callable[[Tensor], Tensor],
 ) -> tuple[_Networks, Tensor, Tensor]:
-    """Trains a network per decay and keeps the best one of all epochs for each selection to be made.
+    """Trains a network per decay and keeps the best one of all epochs, its epoch and decay, for each selection.
 
     Args:
         loss: from outputs ``(network, row, output)`` and the positions of these train rows to a sum over networks.
         error: from outputs of the validation rows to the selection criterion ``(network, selection)``, float64.
-
-    Returns:
-        The networks kept, one per selection, and their epochs and decays, each of shape ``(selection,)``.
     """
     generator = torch.Generator().manual_seed(training.seed)
     decays = torch.tensor(sorted(training.decays, reverse=True), dtype=torch.float64, device=x.device)

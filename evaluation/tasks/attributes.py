@@ -10,32 +10,24 @@ from torch import Tensor
 
 from pp_simve.evaluation.probes import AttributeProbe, balanced_accuracy, roc_auc
 from pp_simve.evaluation.probes.base import checked, checked_features
+from pp_simve.evaluation.records import MEAN
 
 Attributed = tuple[Tensor, Tensor]
 """Features of shape ``(row, feature)`` and bool attributes of shape ``(row, attribute)``."""
-
-MEAN = "mean"
-"""Key of the mean over attributes in the scores."""
 
 
 def attribute_scores(
     train: Attributed, validation: Attributed, test: Attributed, names: Sequence[str]
 ) -> dict[str, dict[str, float | None]]:
-    """Balanced accuracy and area under the ROC curve, on test, of logistic regression of each attribute.
+    """Balanced accuracy and area under the ROC curve, on test, of `AttributeProbe`.
 
-    `AttributeProbe` is fitted on train, its penalties selected on validation. 0.5: the features do not predict the
-    attribute; 1: a half-space separates it, however rare it is. Balanced accuracy is taken at the threshold that is
-    best for it by the probe's probabilities, the share of positives in train, because a rare attribute seldom reaches
-    one half.
-
-    Args:
-        train, validation, test: features and attributes.
-        names: of the attributes, in order.
+    0.5: the features do not predict the attribute; 1: a half-space separates it, however rare it is. Balanced accuracy
+    is taken at the threshold that is best for it by the probe's probabilities, the share of positives in train, because
+    a rare attribute seldom reaches one half.
 
     Returns:
         ``"mean"``, over the attributes that have scores, then one entry per attribute: ``"balanced_accuracy"`` and
-        ``"auc"`` as fractions; None for an attribute that is constant in train or in test, and for the mean where no
-        attribute has scores.
+        ``"auc"`` as fractions; None where an attribute is constant in train or in test, or none has scores.
 
     Raises:
         ValueError: features that are not finite, attributes that are not bool, shapes that do not agree, or names that
@@ -55,9 +47,6 @@ def attribute_scores(
         scores[varies] = torch.stack([balanced_accuracy(log_odds > prior, positive), roc_auc(log_odds, positive)], 1)
     rows = torch.cat([scores.nanmean(dim=0, keepdim=True), scores]).tolist()
     return {
-        name: {
-            "balanced_accuracy": None if math.isnan(balanced) else balanced,
-            "auc": None if math.isnan(area) else area,
-        }
-        for name, (balanced, area) in zip([MEAN, *names], rows, strict=True)
+        name: dict(zip(("balanced_accuracy", "auc"), (None if math.isnan(one) else one for one in row), strict=True))
+        for name, row in zip([MEAN, *names], rows, strict=True)
     }

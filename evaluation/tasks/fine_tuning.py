@@ -10,18 +10,15 @@ from torch.nn.functional import cross_entropy
 
 from pp_simve.evaluation.probes import LinearProbe, accuracy
 from pp_simve.evaluation.probes.base import Standardizer, checked_grid
-from pp_simve.evaluation.tasks.several_views import ImagesAndClasses
+from pp_simve.evaluation.tasks.classes import Labelled
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.tools import evaluation_mode, random_state_kept, unit_range
 
 
 class Classifier(nn.Module):
-    """The guide's encoder, trained in place, with a linear head on its standardized features.
+    """The guide's encoder, trained in place, with a linear head that starts as the linear probe of the backbone."""
 
-    The head is initialized as the linear probe of the backbone, by the images and classes of train and validation.
-    """
-
-    def __init__(self, guide: Guide, train: ImagesAndClasses, validation: ImagesAndClasses) -> None:
+    def __init__(self, guide: Guide, train: Labelled, validation: Labelled) -> None:
         super().__init__()
         features, chosen = (guide.embed_batches(images).as_dict()["backbone"] for images, _ in (train, validation))
         probe = LinearProbe().fit(features, train[1], chosen, validation[1])
@@ -46,9 +43,9 @@ class Classifier(nn.Module):
 
 def fine_tuned_scores(
     guide: Guide,
-    train: ImagesAndClasses,
-    validation: ImagesAndClasses,
-    test: ImagesAndClasses,
+    train: Labelled,
+    validation: Labelled,
+    test: Labelled,
     *,
     epochs: int,
     seed: int,
@@ -58,17 +55,10 @@ def fine_tuned_scores(
     """Test accuracy of a copy of the encoder that is trained with a linear head on clean train images.
 
     The head starts as the linear probe of the backbone, because a random head would first distort the features (Kumar,
-    Raghunathan, Jones, Ma and Liang 2022, arXiv 2202.10054). Adam, all weights of the encoder, constant learning rate.
-    The epoch with the best validation accuracy is selected, the earliest of equals; epoch 0 is the probe. Test is
-    scored once, at that epoch.
-
-    Args:
-        guide: on the device of the images; it is copied and not changed.
-        train, validation, test: images and classes.
-        epochs: over train at most.
-        seed: of the batches; torch's global generators are not changed.
-        lr: learning rate.
-        batch_size: images per step.
+    Raghunathan, Jones, Ma and Liang 2022, arXiv 2202.10054). Adam, all weights of the encoder, constant learning rate
+    ``lr``, at most ``epochs`` over train. The epoch with the best validation accuracy is selected, the earliest of
+    equals; epoch 0 is the probe. Test is scored once, at that epoch. ``seed`` is of the batches; torch's global
+    generators are not changed.
 
     Returns:
         ``"accuracy"`` on test, ``"validation"`` accuracy, the selected ``"epoch"`` and the number of ``"epochs"``.
@@ -82,8 +72,7 @@ def fine_tuned_scores(
     targets = torch.searchsorted(classifier.classes, labels)
     optimizer = torch.optim.Adam(classifier.parameters(), lr=lr)
     generator = torch.Generator().manual_seed(seed)
-    best, best_epoch = classifier.score(*validation), 0
-    best_state = copy.deepcopy(classifier.state_dict())
+    best, best_epoch, best_state = classifier.score(*validation), 0, copy.deepcopy(classifier.state_dict())
     with random_state_kept(images.device), torch.enable_grad():
         torch.manual_seed(seed)
         for epoch in range(1, epochs + 1):
@@ -99,5 +88,9 @@ def fine_tuned_scores(
             if score > best:
                 best, best_epoch, best_state = score, epoch, copy.deepcopy(classifier.state_dict())
     classifier.load_state_dict(best_state)
-    found = {"accuracy": classifier.score(*test), "validation": best}
-    return {**found, "epoch": float(best_epoch), "epochs": float(epochs)}
+    return {
+        "accuracy": classifier.score(*test),
+        "validation": best,
+        "epoch": float(best_epoch),
+        "epochs": float(epochs),
+    }

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pp_simve.data import ImageData
-from pp_simve.evaluation.figures import (
+from pp_simve.evaluation.generation import interpolate, reconstruct, sample, swap, traverse
+from pp_simve.evaluation.matplotlib_figures import (
     columns_figure,
     interpolation_figure,
     loss_figure,
@@ -18,7 +19,6 @@ from pp_simve.evaluation.figures import (
     swap_figure,
     traversal_figure,
 )
-from pp_simve.evaluation.generation import interpolate, reconstruct, sample, swap, traverse
 from pp_simve.evaluation.subject import EVALUATION_SEED
 from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
 from pp_simve.inference.tools import random_state_kept, unit_range

@@ -16,7 +16,7 @@ import torch
 import xarray as xr
 
 from pp_simve import diagnose
-from pp_simve.evaluation.posterior import suite, weigh
+from pp_simve.evaluation.posterior import diagnosis, weigh
 from pp_simve.run.folder import RunFolder, load_run
 
 from .command import SMALL
@@ -61,7 +61,7 @@ def fitted(finished_run: Path, folder: Path) -> Path:
 def quickly() -> Iterator[None]:
     """Few replicates."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(suite, "PREDICTIVE_DRAWS", 800)
+        monkeypatch.setattr(diagnosis, "PREDICTIVE_DRAWS", 800)
         yield
 
 
@@ -107,6 +107,7 @@ def test_the_posterior_is_the_one_that_is_checked(diagnosed: tuple[Path, str]) -
         assert dict(tree["posterior"].sizes) == {"chain": 1, "draw": 60, "image": 12, "view": 2, "latent": 8}
         weight = torch.from_numpy(np.array(tree["sample_stats"]["log_weight"][0]))
         labels = tree["constant_data"]["label"].to_numpy()
+        assert tree["constant_data"]["class"].to_numpy().tolist() == list("0123456789")
         assert json.loads(tree.attrs["configuration"]) == json.loads((path / "config.json").read_text())["config"]
     weights = weigh(weight)
     (khat,) = (check for check in diagnostics(path)["checks"] if check["name"] == "khat")
@@ -137,7 +138,7 @@ def test_views_of_several_modalities(folder: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_refinement_and_reference_on_demand(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"CHAINS": 2, "REFERENCE_DRAWS": 40, "WARMUP": 40, "COMPARED_DRAWS": 200}.items():
-        monkeypatch.setattr(suite, name, value)
+        monkeypatch.setattr(diagnosis, name, value)
     small = (*QUICK, "--images", "3", "--quiet")
     assert run(str(fitted), *small, "--reference", "1", "--refine", "5") == 0
     found = diagnostics(fitted)

@@ -175,7 +175,7 @@ def test_what_failed_is_printed_once_with_all_its_places(
     def fails(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("[bold]did not converge")
 
-    monkeypatch.setattr(suite, "uniformity", fails)
+    monkeypatch.setattr(suite.information, "uniformity", fails)
     monkeypatch.setattr(suite, "cluster_scores", fails)
     some = ("uniformity", "alignment", "accuracy")
     kept = [one for one in suite.EVALUATORS if one.metric in some and one.probe in ("", "clusters_diag")]

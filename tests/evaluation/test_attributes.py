@@ -57,15 +57,6 @@ def test_attributes_that_do_not_vary_have_no_scores_and_do_not_disturb_the_other
     assert all(value is None for row in found.values() for value in row.values())
 
 
-def test_test_attributes_decide_nothing_but_their_score() -> None:
-    train, validation, test = split(100, 15), split(100, 16), split(100, 17)
-    found = attribute_scores(train, validation, test, NAMES)
-    turned = attribute_scores(train, validation, (test[0], ~test[1]), NAMES)
-    for name in NAMES:
-        for key in KEYS:
-            assert turned[name][key] == pytest.approx(1 - (found[name][key] or 0), abs=1e-12)
-
-
 GOOD = split(20, 18)
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pp_simve.evaluation import LinearProbe
-from pp_simve.evaluation.tasks import few_labels
-from pp_simve.evaluation.tasks.few_labels import few_label_scores
+from pp_simve.evaluation.tasks import classes
+from pp_simve.evaluation.tasks.classes import few_label_scores
 
 Split = tuple[Tensor, Tensor]
 
@@ -41,7 +41,7 @@ class Recorder(LinearProbe):
 def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
     monkeypatch.setattr(Recorder, "fits", [], raising=False)
     monkeypatch.setattr(Recorder, "scores", [], raising=False)
-    monkeypatch.setattr(few_labels, "LinearProbe", Recorder)
+    monkeypatch.setattr(classes, "LinearProbe", Recorder)
     return Recorder
 
 

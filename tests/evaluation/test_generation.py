@@ -77,13 +77,6 @@ def test_swap_pairs_the_content_of_rows_with_the_style_of_columns(gaussian: Gaus
             torch.testing.assert_close(swapped[row, column], expected)
 
 
-def test_without_content_a_swap_shows_the_columns() -> None:
-    model, guide, _, _ = linear_program(StandardPrior(LATENT))
-    columns = pictures(2, 5)
-    swapped = swap(model, guide, pictures(4, 3), columns)
-    torch.testing.assert_close(swapped, reconstruct(model, guide, columns)[:1].expand(3, 5, *SHAPE))
-
-
 def test_ways_between_images_are_straight(gaussian: GaussianPrior) -> None:
     """Plain loops over pairs and steps."""
     model, guide, decode, encode = linear_program(gaussian)
@@ -101,17 +94,6 @@ def test_ways_between_images_are_straight(gaussian: GaussianPrior) -> None:
             style = z_first[0, pair] - content_first[pair]
             torch.testing.assert_close(ways["content"][pair, step], decoded(decode, content + style))
     assert not ways["z"].requires_grad
-
-
-def test_ways_end_where_reconstructions_and_swaps_are(gaussian: GaussianPrior) -> None:
-    model, guide, _, _ = linear_program(gaussian)
-    first, second = pictures(4, 3), pictures(4, 3)
-    ways = interpolate(model, guide, first, second)
-    assert ways["z"].shape == ways["content"].shape == (3, 7, *SHAPE)
-    for end, views in ((0, first), (-1, second)):
-        torch.testing.assert_close(ways["z"][:, end], reconstruct(model, guide, views)[0])
-    swapped = swap(model, guide, second, first)[torch.arange(3), torch.arange(3)]
-    torch.testing.assert_close(ways["content"][:, -1], swapped)
 
 
 def test_a_prior_that_shares_nothing_has_one_way() -> None:

@@ -58,17 +58,6 @@ def test_the_effective_rank_is_the_paper_s_formula(rows: int, width: int) -> Non
     assert effective_rank(features.float()) == pytest.approx(plain_rank(features.float()), rel=1e-10)
 
 
-@pytest.mark.parametrize("directions", [1, 3, 8])
-def test_equal_orthogonal_directions_are_counted(directions: int) -> None:
-    basis = torch.linalg.qr(normal(8, 8, seed=2)).Q
-    features = basis[:directions].repeat(9, 1)
-    entropy_of_zeros = -(8 - directions) * 1e-7 * math.log(1e-7)
-    p = 1 / directions + 1e-7
-    expected = math.exp(-directions * p * math.log(p) + entropy_of_zeros)
-    assert effective_rank(features) == pytest.approx(expected, rel=1e-10)
-    assert expected == pytest.approx(directions, rel=2e-5)
-
-
 @pytest.mark.parametrize("value", [0.3, -2e4, 1e-30, 0.0])
 def test_rows_that_are_all_the_same_have_rank_one(value: float) -> None:
     # A Gram matrix would be wrong by about 1e-5 here: its zeros come out as 1e-8.
@@ -216,12 +205,6 @@ def test_where_the_information_is_above_the_ceiling_the_bound_is_close_below_the
     assert ceiling - 0.05 < bound <= ceiling == math.log(32)
 
 
-@pytest.mark.parametrize("factor", [0.2, 5.0])
-def test_no_other_prior_gives_a_better_critic(factor: float) -> None:
-    right, error, _ = estimates(4, 1.0, 256, batches=20)
-    assert estimates(4, 1.0, 256, batches=20, factor=factor)[0] < right - 4 * error
-
-
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     content, style = variances(3, 1.0)
     first, second = two_views(50, content, style, seed=12)
@@ -292,80 +275,33 @@ ONE = torch.ones(2)
 CRITIC = GaussianCritic(ONE, ONE)
 
 
-def test_partners_stand_on_the_diagonal_and_candidates_in_the_row() -> None:
-    scores = torch.tensor([[0.0, 2.0], [-3.0, 1.0]])
-    by_rows = math.log(2) - (math.log(1 + math.exp(2)) + math.log(1 + math.exp(-4))) / 2
-    assert infonce_bound(scores)["bound"] == pytest.approx(by_rows, abs=1e-7)
-
-
 def test_equal_views_reach_the_ceiling() -> None:
     x = normal(64, 3, seed=32)
     found = mutual_information(x, x, CanonicalCritic.fit(x, x))
     assert found["ceiling"] - 0.01 < found["bound"] <= found["ceiling"]
 
 
-def test_the_effective_rank_is_not_centred() -> None:
-    features = normal(200, 4, seed=3)
-    assert effective_rank(features) > 3.8
-    assert effective_rank(features + 100.0) < 1.2
-
-
-def test_an_axis_without_content_adds_nothing() -> None:
-    content, style = torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.7])
-    first, second = normal(6, 2, seed=10), normal(5, 2, seed=11)
-    alone = GaussianCritic(content[:1], style[:1])(first[:, :1], second[:, :1])
-    torch.testing.assert_close(GaussianCritic(content, style)(first, second), alone, rtol=0, atol=1e-12)
-    assert gaussian_information(content, style) == pytest.approx(gaussian_information(content[:1], style[:1]))
-
-
 @pytest.mark.parametrize(
-    ("message", "calls"),
+    ("message", "call"),
     [
-        (
-            r"NaN or infinite in 1 of 5 rows \(rows 2\)",
-            [
-                lambda: effective_rank(BAD),
-                lambda: alignment(GOOD, BAD),
-                lambda: uniformity(BAD),
-                lambda: mutual_information(BAD, GOOD, CRITIC),
-                lambda: CanonicalCritic.fit(GOOD, BAD),
-            ],
-        ),
-        (
-            r"second features must have shape \(5, 2\) .* got \(4, 2\)",
-            [
-                lambda: alignment(GOOD, SHORT),
-                lambda: mutual_information(GOOD, SHORT, CRITIC),
-                lambda: CanonicalCritic.fit(GOOD, SHORT),
-            ],
-        ),
-        (r"scores must have shape .* got \(5, 2\)", [lambda: infonce_bound(GOOD)]),
+        (r"given features are NaN or infinite in 1 of 5 rows \(rows 2\)", lambda: effective_rank(BAD)),
+        (r"second features are NaN or infinite in 1 of 5 rows", lambda: CanonicalCritic.fit(GOOD, BAD)),
+        (r"second features must have shape \(5, 2\) .* got \(4, 2\)", lambda: alignment(GOOD, SHORT)),
+        (r"scores must have shape .* got \(5, 2\)", lambda: infonce_bound(GOOD)),
         (
             r"scores must have shape \(5, 5\) .* got \(5,\)",
-            [lambda: mutual_information(GOOD, OTHER, lambda a, b: a.sum(dim=1))],
+            lambda: mutual_information(GOOD, OTHER, lambda a, b: a[:, 0]),
         ),
-        (
-            "scores are NaN or infinite",
-            [
-                lambda: infonce_bound(torch.eye(2) / 0),
-                lambda: mutual_information(GOOD, GOOD, lambda a, b: a @ b.T / 0),
-            ],
-        ),
-        (r"latent features must have shape \(row, 2\) .* got \(5, 3\)", [lambda: CRITIC(normal(5, 3, seed=40), GOOD)]),
-        (r"features are 0 in 1 of 5 rows, .* row 3\)", [lambda: uniformity(ZERO), lambda: alignment(ZERO, GOOD)]),
-        (
-            "at least two rows, and t positive and finite",
-            [lambda: uniformity(GOOD[:1]), lambda: uniformity(GOOD, 0.0), lambda: uniformity(GOOD, math.inf)],
-        ),
-        ("the same in all rows and both views", [lambda: CanonicalCritic.fit(GOOD * 0, GOOD * 0)]),
-        (
-            "content variances must be >= 0, style variances > 0",
-            [lambda: GaussianCritic(-ONE, ONE), lambda: gaussian_information(ONE, 0 * ONE)],
-        ),
-        (r"style variances must have shape \(2,\) .* got \(3,\)", [lambda: gaussian_information(ONE, torch.ones(3))]),
+        ("scores are NaN or infinite", lambda: mutual_information(GOOD, GOOD, lambda a, b: a @ b.T / 0)),
+        (r"latent features must have shape \(row, 2\) .* got \(5, 3\)", lambda: CRITIC(normal(5, 3, seed=40), GOOD)),
+        (r"features are 0 in 1 of 5 rows, .* row 3\)", lambda: alignment(ZERO, GOOD)),
+        ("at least two rows, and t positive and finite", lambda: uniformity(GOOD[:1])),
+        ("at least two rows, and t positive and finite", lambda: uniformity(GOOD, math.inf)),
+        ("the same in all rows and both views", lambda: CanonicalCritic.fit(GOOD * 0, GOOD * 0)),
+        ("content variances must be >= 0, style variances > 0", lambda: gaussian_information(ONE, 0 * ONE)),
+        (r"style variances must have shape \(2,\) .* got \(3,\)", lambda: gaussian_information(ONE, torch.ones(3))),
     ],
 )
-def test_refuses(message: str, calls: list[Callable[[], object]]) -> None:
-    for call in calls:
-        with pytest.raises(ValueError, match=message):
-            call()
+def test_refuses(message: str, call: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()

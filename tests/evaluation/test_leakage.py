@@ -82,21 +82,6 @@ def test_a_poisoned_test_split_changes_no_probe(probe: type[Any], monkeypatch: p
     assert first["linear"] != second["linear"]
 
 
-def test_what_is_chosen_is_chosen_on_validation_alone() -> None:
-    """With validation's labels exchanged the choice changes, with test's it cannot: no probe is given them to fit."""
-    assert TRAIN.labels is not None
-    assert VALIDATION.labels is not None
-    x, y = TRAIN.images.flatten(1).float(), TRAIN.labels
-    other = VALIDATION.images.flatten(1).float()
-    right = KNNProbe(neighbors=(1, 50), metrics=("euclidean",)).fit(x, y, other, VALIDATION.labels)
-    # Rows of train themselves, each with the label of its nearest row: a validation that asks for k = 1.
-    labels = shuffled(TRAIN, 7).labels
-    assert labels is not None
-    near = KNNProbe(neighbors=(1, 50), metrics=("euclidean",)).fit(x, labels, x, labels)
-    assert right.k == 50
-    assert near.k == 1
-
-
 def test_copies_across_splits_are_reported() -> None:
     data = load("digits")
     assert copies_note(data) is None

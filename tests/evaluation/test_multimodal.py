@@ -10,10 +10,13 @@ from torch import Tensor
 
 from pp_simve.data import Split
 from pp_simve.evaluation import Effort, content_scores, evaluate_modalities, evaluate_representations
-from pp_simve.evaluation.multimodal import SingleModality, content_of_modalities
+from pp_simve.evaluation.multimodal import (
+    SingleModality,
+    content_of_modalities,
+    retrieval_scores,
+    zero_shot_scores,
+)
 from pp_simve.evaluation.records import NOT_APPLICABLE, Record, select
-from pp_simve.evaluation.retrieval import retrieval_scores
-from pp_simve.evaluation.zero_shot import zero_shot_scores
 from pp_simve.inference import AmortizedGuide, MLPEncoder
 from pp_simve.inference.augmentations import Compose
 from pp_simve.inference.guides.base import Guide, Representation

@@ -33,7 +33,13 @@ def write(path: Path | None, **settings: Any) -> xr.DataTree:
     prior, images = GaussianPrior(LATENT), torch.rand(MANY, *SHAPE, generator=torch.Generator().manual_seed(1))
     model = SimVE(prior, Bernoulli(MLPDecoder(LATENT, SHAPE, hidden=(4,))))
     guide = AmortizedGuide(MLPEncoder(SHAPE, hidden=(4,)), prior)
-    given = {"policy": augmentation_policy("affine", SHAPE), "draws": 8, "predictive_draws": 3, "labels": range(MANY)}
+    given = {
+        "policy": augmentation_policy("affine", SHAPE),
+        "draws": 8,
+        "predictive_draws": 3,
+        "labels": range(MANY),
+        "classes": ["cat", "œuf"],
+    }
     return posterior((model, guide), images, **{**given, **settings, "to": path})
 
 

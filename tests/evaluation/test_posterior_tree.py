@@ -122,7 +122,8 @@ def test_densities_are_those_of_each_view_and_of_the_joint() -> None:
 
 def test_groups_dimensions_and_attributes_are_the_documented_ones() -> None:
     pair, _, views = exact()
-    settings = {"seed": 4, "view_seed": 5, "commit": "abc+", "labels": torch.arange(IMAGES), "index": [5, 3, 9, 7]}
+    settings = {"seed": 4, "view_seed": 5, "commit": "abc+", "labels": [2, 0, 1, 2], "index": [5, 3, 9, 7]}
+    settings["classes"] = ("cat", "dog", "10")
     tree = posterior(pair, views, draws=6, predictive_draws=2, configuration={"epochs": 2}, **settings)  # type: ignore[arg-type]
     pixels = ("view", "channel", "height", "width")
     found = {
@@ -149,6 +150,8 @@ def test_groups_dimensions_and_attributes_are_the_documented_ones() -> None:
     assert tree["posterior_predictive"].sizes["draw"] == tree["prior_predictive"].sizes["draw"] == 2
     assert tree["observed_data"]["x"].shape == (IMAGES, VIEWS, *SHAPE)
     assert tree["posterior"]["image"].to_numpy().tolist() == [5, 3, 9, 7]
+    constants = tree["constant_data"]
+    assert constants["class"][constants["label"].to_numpy()].to_numpy().tolist() == ["10", "cat", "dog", "10"]
     expected = {"draws": 6, "views": VIEWS, "seed": 4, "view_seed": 5, "commit": "abc+"}
     assert {name: tree.attrs[name] for name in expected} == expected
     assert tree.attrs["configuration"] == '{"epochs": 2}'

@@ -15,8 +15,16 @@ from torch import Tensor
 from pp_simve.data import Split, load
 from pp_simve.evaluation import attribute_scores, cluster_scores, content_scores, evaluate_representations, suite
 from pp_simve.evaluation.probes.mlp import MLPTraining
-from pp_simve.evaluation.records import FAILED, NOT_APPLICABLE, REPRESENTATIONS, Record, score, select
-from pp_simve.evaluation.subject import EVALUATION_SEED, Effort, NotApplicableError, Subject
+from pp_simve.evaluation.records import (
+    FAILED,
+    NOT_APPLICABLE,
+    REPRESENTATIONS,
+    NotApplicableError,
+    Record,
+    score,
+    select,
+)
+from pp_simve.evaluation.subject import EVALUATION_SEED, Effort, Subject
 from pp_simve.inference import AmortizedGuide, MLPEncoder
 from pp_simve.inference.augmentations import AugmentationPolicy, Parameters, augmentation_policy
 from pp_simve.inference.guides.base import Guide, Representation
@@ -385,7 +393,7 @@ def test_what_costs_much_is_bounded(pair: Pair, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_two_views_are_of_the_same_image(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pp_simve.evaluation.subject._VIEWS_IN_MEMORY", 14)
+    monkeypatch.setattr("pp_simve.evaluation.tasks.classes._VIEWS_IN_MEMORY", 14)
     splits = digits(test=40)
     clean = pair[1].embed_batches(splits[2].images).as_dict()
     for part in subject_of(pair, splits, policy=Still()).two_views[1]:

@@ -62,13 +62,6 @@ def test_features_that_hold_the_point_give_the_angle_and_half_of_it_an_eighth_of
     assert scores["median_error"] == pytest.approx(period / 8, abs=period / 400)
 
 
-def test_a_bar_looks_the_same_after_half_a_turn() -> None:
-    angles = uniform(720)
-    part = (circle(angles, 180), {"bar": angles})
-    assert angle_scores(part, part, part, {"bar": 180})["bar"]["r2"] == pytest.approx(1, abs=1e-5)
-    assert angle_scores(part, part, part)["bar"]["r2"] == pytest.approx(0, abs=1e-5)
-
-
 def test_unrelated_features_are_at_chance_and_no_direction_is_not_the_right_one() -> None:
     generator = torch.Generator().manual_seed(0)
     parts = [

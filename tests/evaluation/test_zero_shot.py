@@ -14,7 +14,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.neighbors import NearestCentroid
 from torch import Tensor
 
-from pp_simve.evaluation.zero_shot import zero_shot_predictions, zero_shot_scores
+from pp_simve.evaluation import multimodal
+from pp_simve.evaluation.multimodal import zero_shot_predictions, zero_shot_scores
 
 LABELS = [3, 7, -2, 11]
 """Classes need not be 0, 1, 2, …, and their prompts come in no order."""
@@ -92,15 +93,6 @@ def test_equals_the_nearest_centroid_of_scikit_learn_where_class_means_are_equal
     assert set(expected) == set(LABELS)
 
 
-def test_each_prompt_weighs_alike_however_long() -> None:
-    prompts = torch.tensor([[100.0, 0.0], [0.0, 1.0], [0.0, 2.0], [-1.0, 0.1]])
-    # The mean direction of class 0 is 63° from the long prompt; by length it would be 2°.
-    predicted = zero_shot_predictions(torch.tensor([[-0.5, 0.4]]), prompts, torch.tensor([0, 0, 0, 1]))
-    assert predicted.tolist() == [1]
-    predicted = zero_shot_predictions(torch.tensor([[-0.5, 1.2]]), prompts, torch.tensor([0, 0, 0, 1]))
-    assert predicted.tolist() == [0]
-
-
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**16), data=st.data())
 def test_lengths_and_order_change_nothing(seed: int, data: st.DataObject) -> None:
@@ -152,6 +144,20 @@ def test_prompts_that_cancel_have_no_direction(copies: int) -> None:
     labels = torch.tensor([0] * len(star) + [1])
     assert zero_shot_predictions(above, prompts, labels).tolist() == [1] * 12
     assert zero_shot_predictions(below, prompts, labels).tolist() == [0] * 12
+
+
+def test_blocks_and_gradients_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, p, prompt_y = noisy_task(50, 12, seed=4)
+    whole = zero_shot_scores(x, y, p, prompt_y)
+    monkeypatch.setattr(multimodal, "_BLOCK", 7 * 4)
+    assert zero_shot_scores(x.requires_grad_(), y, p.requires_grad_(), prompt_y) == whole
+
+
+def test_a_class_of_scattered_prompts_is_no_worse_off() -> None:
+    # The mean of two prompts at right angles is short; renormalized it is 0.2 rad from the query, the other 0.6 rad.
+    prompts = torch.tensor([[1.0, 0.0], [0.0, 1.0], [math.cos(1.585), math.sin(1.585)]])
+    query = torch.tensor([[math.cos(math.pi / 4 + 0.2), math.sin(math.pi / 4 + 0.2)]])
+    assert zero_shot_predictions(query, prompts, torch.tensor([0, 0, 1])).tolist() == [0]
 
 
 EYE, FIRST = torch.eye(3), torch.tensor([0, 1, 2])

@@ -11,7 +11,7 @@ from matplotlib._pylab_helpers import Gcf
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pp_simve.evaluation.figures import (
+from pp_simve.evaluation.matplotlib_figures import (
     _moving_average,
     columns_figure,
     interpolation_figure,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +22,7 @@ TOLERATED_GAP = 0.5
 """Nats per image: the KL divergence of a Gaussian whose mean is off by one standard deviation in one direction."""
 
 
-@dataclass(frozen=True)
-class Moments:
+class Moments(NamedTuple):
     """Mean and standard deviation over draws of an image, shape ``(image, ...)`` each, float64."""
 
     mean: Tensor
@@ -37,18 +37,15 @@ class WeightCheck:
 
     Attributes:
         khat: Pareto shape k̂ of the tail of the weights (PSIS). Below ``threshold``, importance-weighted estimates are
-            reliable; −∞ if all weights are equal, as for the exact posterior. Limitations: it misses what no draw came
-            near (another mode) and a guide that is somewhat too wide, whose weights are bounded.
+            reliable; −∞ if all weights are equal, as for the exact posterior.
         threshold: min(1 − 1/log₁₀ S, 0.7) for S draws (Vehtari, Simpson, Gelman, Yao and Gabry 2024, JMLR 25(72)).
-        elbo: mean log weight, nats: a lower bound on log p(views), up to a constant under an improper prior; −∞ if the
-            model excludes a draw.
+        elbo: mean log weight, nats: a lower bound on log p(views), up to a constant under an improper prior.
         bound: log mean weight, nats: the importance-weighted bound of S draws (Burda, Grosse and Salakhutdinov 2016,
             arXiv 1509.00519).
-        gap: bound − ELBO, nats, which tends to KL(q ‖ posterior) from below as S grows; 0 for the exact posterior.
-            Limitations: divergences much above log S, and those due to rare large weights (high k̂), are underestimated.
-        gap_error: Monte-Carlo standard error of ``gap``, by its influence function; too small if k̂ is above 0.5.
-        ess: effective sample size 1 / Σ w² of the smoothed normalised weights, at most S; limitations as k̂.
-        log_weight: smoothed normalised log weights, for `weighted_moments`, shape ``(draw, image)``.
+        gap, gap_error: bound − ELBO, nats, which tends to KL(q ‖ posterior) from below as S grows, and its Monte-Carlo
+            standard error, by its influence function; too small if k̂ is above 0.5.
+        ess: effective sample size 1 / Σ w² of the smoothed normalized weights, at most S.
+        log_weight: smoothed normalized log weights, for `weighted_moments`, shape ``(draw, image)``.
     """
 
     khat: Tensor
@@ -99,7 +96,7 @@ def check_weights(
         guide_for: makes a guide for given views, such as a refined one; None takes ``guide``.
 
     Raises:
-        ValueError: as `weigh`.
+        ValueError: as `weigh`, or a guide without a density.
     """
     if not guide.has_density:
         raise ValueError(
@@ -112,10 +109,7 @@ def check_weights(
 
 @torch.no_grad()
 def weigh(log_weight: Tensor) -> WeightCheck:
-    """Diagnostics of log weights.
-
-    Args:
-        log_weight: ``Draws.log_weight``, shape ``(draw, image)``, nats.
+    """Diagnostics of log weights ``Draws.log_weight``, shape ``(draw, image)``, nats.
 
     Raises:
         ValueError: another shape, too few draws, or log weights that are NaN, +∞ or −∞ in every draw.
@@ -139,17 +133,11 @@ def weigh(log_weight: Tensor) -> WeightCheck:
 
 @torch.no_grad()
 def weighted_moments(values: Tensor, log_weight: Tensor | None = None) -> Moments:
-    """Importance-weighted means and standard deviations of the posterior.
-
-    Reliable for images whose k̂ is below the threshold only.
+    """Importance-weighted moments, ``(..., image, number)``, reliable for images whose k̂ is below the threshold only.
 
     Args:
         values: ``content``, ``style`` or ``z`` of `Draws`, or anything of shape ``(draw, ..., image, number)``.
-        log_weight: normalised, shape ``(draw, image)``, of the same draws: ``WeightCheck.log_weight``. None gives the
-            guide's own moments.
-
-    Returns:
-        Shape ``(..., image, number)``, on the values' device.
+        log_weight: ``WeightCheck.log_weight`` of the same draws; None gives the guide's own moments.
 
     Raises:
         ValueError: shapes that do not agree, or weights that do not sum to 1.

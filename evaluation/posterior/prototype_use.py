@@ -18,9 +18,7 @@ USED = 0.1
 
 @dataclass(frozen=True)
 class PrototypeUse:
-    """Responsibilities of the K prototypes of a fit.
-
-    Limitation: a mixture that splits the data at random is used evenly too.
+    """Responsibilities of the K prototypes of a fit. (A mixture that splits the data at random is used evenly too.)
 
     Attributes:
         responsibilities: mean over draws of p(content is prototype k | z of all views), shape ``(image, K)``, float64.
@@ -42,14 +40,10 @@ class PrototypeUse:
 
 @dataclass(frozen=True)
 class PrototypeMatch:
-    """Prototypes of one fit matched to those of another by shared responsibilities.
-
-    The index of a prototype is arbitrary (label switching), so statistics of prototype k over several fits, such as
-    R-hat, need matching first.
+    """Prototypes of one fit matched to those of another, because their indices are arbitrary (label switching).
 
     Attributes:
-        order: ``order[k]`` is the prototype of the second fit matched to prototype k of the first, int64, shape
-            ``(K,)``.
+        order: ``order[k]`` is the prototype of the second fit matched to prototype k of the first, int64, ``(K,)``.
         overlap: shared responsibilities, Σ_image first_k second_l / images, shape ``(K, K)``; its sum is 1.
         before: share of images whose most probable prototypes have the same index in both fits.
         after: the same after matching; by chance alone about 1 / K and more.
@@ -68,10 +62,7 @@ class PrototypeMatch:
 
 @torch.no_grad()
 def prototype_use(model: SimVE, guide: Guide, views: PlainViews, *, draws: int = 20, seed: int) -> PrototypeUse:
-    """Responsibilities of the prototypes for images, averaged over draws of z.
-
-    Args:
-        views, draws, seed: as of `check_weights`.
+    """Responsibilities of the prototypes for images, averaged over draws of z; arguments as of `check_weights`.
 
     Raises:
         ValueError: content is not one of K points (`MixturePrior`, `EmpiricalPrior`, or a `BlockPrior` of these).
@@ -91,10 +82,7 @@ def prototype_use(model: SimVE, guide: Guide, views: PlainViews, *, draws: int =
 
 
 def match_prototypes(first: Tensor, second: Tensor) -> PrototypeMatch:
-    """Matches prototypes so that the shared responsibility is largest (Hungarian method).
-
-    Args:
-        first, second: responsibilities of the same images in two fits, shape ``(image, K)``, rows summing to 1.
+    """Matches prototypes so that the shared responsibility of two fits, ``(image, K)``, is largest (Hungarian method).
 
     Raises:
         ValueError: shapes that do not agree, or rows that are no probabilities.
@@ -112,9 +100,5 @@ def match_prototypes(first: Tensor, second: Tensor) -> PrototypeMatch:
     _, columns = linear_sum_assignment(overlap.numpy(), maximize=True)
     order = torch.from_numpy(columns).long()
     mine, theirs = first.argmax(1), second.argmax(1)
-    return PrototypeMatch(
-        order=order,
-        overlap=overlap,
-        before=float((mine == theirs).double().mean()),
-        after=float((order[mine] == theirs).double().mean()),
-    )
+    before, after = (float((guess == theirs).double().mean()) for guess in (mine, order[mine]))
+    return PrototypeMatch(order, overlap, before, after)

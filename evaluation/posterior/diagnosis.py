@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,13 @@ from pp_simve.evaluation.posterior.calibration import calibrate
 from pp_simve.evaluation.posterior.check import FIGURES, Cell, Check, Rows
 from pp_simve.evaluation.posterior.check_figures import axes_figure, predictive_figure, ranks_figure, weights_figure
 from pp_simve.evaluation.posterior.contraction import check_axes
-from pp_simve.evaluation.posterior.importance import WeightCheck, check_weights, weigh
 from pp_simve.evaluation.posterior.leave_one_out import leave_one_view_out
 from pp_simve.evaluation.posterior.predictive import check_predictions
-from pp_simve.evaluation.posterior.prototypes import prototype_use
+from pp_simve.evaluation.posterior.prototype_use import prototype_use
+from pp_simve.evaluation.posterior.psis import WeightCheck, check_weights, weigh
 from pp_simve.evaluation.posterior.ranks import Uniformity
 from pp_simve.evaluation.posterior.reference import LATENTS, distance_to_reference, nuts_reference
-from pp_simve.evaluation.posterior.tree import Values, device_of, posterior
+from pp_simve.evaluation.posterior.tree import device_of, posterior
 from pp_simve.inference import Guide, draw
 from pp_simve.inference.augmentations import AugmentationPolicy
 from pp_simve.inference.data import Pixels
@@ -52,12 +51,7 @@ NO_MEANING = (ArithmeticError, RuntimeError, ValueError)
 
 @dataclass(frozen=True)
 class Finding:
-    """Result of a check.
-
-    Attributes:
-        check: its entry in diagnostics.json.
-        figures: by the suffix of their names; empty for the figure that is named after the check alone.
-    """
+    """Entry of a check in diagnostics.json, and its figures by the suffix of their names (empty: the check's own)."""
 
     check: Check
     figures: Mapping[str, Figure]
@@ -68,7 +62,6 @@ class Subject:
     """What a check gets: a fitted pair, views of some images, and the log weights of the guide's draws.
 
     Attributes:
-        model, guide: on the device of the views.
         views: ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per modality.
         pictures: the images, float in [0, 1], ``(image, channel, height, width)``, on the CPU; None shows none.
         log_weight: log p − log q of the guide's draws, ``(draw, image)``; None if it has no meaning.
@@ -86,13 +79,14 @@ class Subject:
     simulations: int
     seed: int
 
+    @property
+    def pair(self) -> tuple[SimVE, Guide, PlainViews]:
+        """Model, guide and views."""
+        return self.model, self.guide, self.views
+
     @cached_property
     def weights(self) -> WeightCheck:
-        """Diagnostics of the importance weights.
-
-        Raises:
-            ValueError: they have no meaning for this pair.
-        """
+        """Diagnostics of the importance weights; raises `ValueError` if they have no meaning for this pair."""
         if self.log_weight is None:
             if self.model.likelihood is None:
                 raise ValueError("pixels are not modelled, so there is no posterior to weigh draws by")
@@ -106,12 +100,7 @@ CheckFunction = Callable[[Subject], Finding | None]
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Results of all checks.
-
-    Attributes:
-        findings: in the order of the checks.
-        notes: why a check has no result, a sentence each.
-    """
+    """Findings in the order of the checks, and why a check has no result, a sentence each."""
 
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
@@ -136,41 +125,33 @@ def diagnose(
     images: Pixels | Mapping[str, Pixels],
     policy: AugmentationPolicy | Mapping[str, AugmentationPolicy] | None = None,
     *,
-    views: int | None = None,
     draws: int = 500,
     simulations: int = 500,
     seed: int = 0,
     checks: Mapping[str, CheckFunction] | None = None,
-    labels: Values | None = None,
     pictures: Tensor | None = None,
-    to: Path | str | None = None,
-    configuration: Mapping[str, Any] | None = None,
-    commit: str | None = None,
     announce: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    **of_posterior: Any,
 ) -> Diagnosis:
     """Draws posteriors of some images and runs all checks on them.
 
     Args:
         model, guide: fitted, on one device.
-        images, policy, views, labels: as in `posterior`.
+        images, policy: as in `posterior`.
         draws: of the guide, of each image.
         simulations: images simulated from the model for calibration.
         seed: of views and draws.
         checks: by name; by default `CHECKS`, to which others may be added: ``{**CHECKS, "mine": my_check}``.
         pictures: to show in figures, ``(image, channel, height, width)``; by default images of a single modality.
-        to, configuration, commit: of the netCDF file, as in `posterior`.
         announce: called with the name of each check; the check runs in the context that it returns.
-
-    Raises:
-        ValueError, TypeError, OSError: as `posterior`.
+        of_posterior: views, labels, classes, to, configuration and commit; errors are those of `posterior`, too.
 
     Example:
         >>> diagnosis = diagnose(model, guide, images[:64], policy)  # doctest: +SKIP
         >>> {check["name"]: check["alarm"] for check in diagnosis.checks}  # doctest: +SKIP
     """
-    of_views: dict[str, Any] = {"views": views, "policy": policy, "labels": labels, "seed": seed, "view_seed": seed}
-    of_file: dict[str, Any] = {"to": to, "configuration": configuration, "commit": commit}
-    with closing(posterior((model, guide), images, draws=draws, **of_views, **of_file)) as tree:
+    options: dict[str, Any] = {"policy": policy, "draws": draws, "seed": seed, "view_seed": seed, **of_posterior}
+    with closing(posterior((model, guide), images, **options)) as tree:
         drawn = _views(tree, device_of(model, guide))
         stats = tree["sample_stats"].to_dataset() if "sample_stats" in tree.children else xr.Dataset()
         log_weight = torch.from_numpy(stats["log_weight"][0].to_numpy()) if "log_weight" in stats else None
@@ -265,42 +246,26 @@ def _finding(
     value: float | None,
     unit: str | None,
     alarm: bool | None,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Cell]],
+    table: Rows,
     figures: Mapping[str, Figure] | None = None,
-    *,
-    measures: bool = False,
     **words: object,
 ) -> Finding:
     title, how, limitations = (text.format(**words) for text in TEXTS[name])
-    table: Rows = {"columns": columns, "rows": rows}
-    check: Check = {
-        "name": name,
-        "title": title,
-        "value": value,
-        "unit": unit,
-        "alarm": alarm,
-        "how": how,
-        "limitations": limitations,
-        "rows": {**table, "measures": True} if measures else table,
-    }
-    return Finding(check, figures or {})
+    check = Check(name=name, title=title, value=value, unit=unit, alarm=alarm, how=how, limitations=limitations)
+    return Finding({**check, "rows": table}, figures or {})
 
 
 def importance_khat(subject: Subject) -> Finding:
     """PSIS k̂ of each image."""
     weights = subject.weights
     quantiles = torch.quantile(weights.khat, torch.tensor(QUANTILES, dtype=torch.float64), interpolation="nearest")
-    return _finding(
-        "khat",
-        100 * weights.share_above,
-        f"% of images above {weights.threshold:.2f}",
-        weights.khat_alarm,
-        ["quantile", "k̂"],
-        [[f"{share:.0%} of images below", _finite(q)] for share, q in zip(QUANTILES, quantiles.tolist(), strict=True)],
-        {"": weights_figure(weights, subject.pictures)},
-        threshold=weights.threshold,
-    )
+    rows = [
+        [f"{share:.0%} of images below", _finite(q)] for share, q in zip(QUANTILES, quantiles.tolist(), strict=True)
+    ]
+    table: Rows = {"columns": ["quantile", "k̂"], "rows": rows}
+    value, unit = 100 * weights.share_above, f"% of images above {weights.threshold:.2f}"
+    figures = {"": weights_figure(weights, subject.pictures)}
+    return _finding("khat", value, unit, weights.khat_alarm, table, figures, threshold=weights.threshold)
 
 
 def bound_gap(subject: Subject) -> Finding:
@@ -314,20 +279,21 @@ def bound_gap(subject: Subject) -> Finding:
         ["largest gap of an image, nats", float(weights.gap.max())],
         [f"effective draws of {draws}, median image", float(weights.ess.median())],
     ]
-    unit, columns, ceiling = f"nats an image (± {error:.2g})", ["measure", "value"], math.log(draws)
-    return _finding("gap", mean, unit, weights.gap_alarm, columns, rows, measures=True, draws=draws, log_draws=ceiling)
+    table: Rows = {"columns": ["measure", "value"], "rows": rows, "measures": True}
+    unit = f"nats an image (± {error:.2g})"
+    return _finding("gap", mean, unit, weights.gap_alarm, table, draws=draws, log_draws=math.log(draws))
 
 
 def calibration(subject: Subject) -> Finding:
     """Simulation-based calibration."""
-    found = calibrate(subject.model, subject.guide, subject.views, simulations=subject.simulations, seed=subject.seed)
+    found = calibrate(*subject.pair, simulations=subject.simulations, seed=subject.seed)
     pooled = {f"{name}, pooled": of for name, of in found.pooled.items()}
     return _finding(
         "calibration",
         len(found.failing),
         f"of {sum(len(of.names) for of in found.ranks.values())} curves outside their band",
         found.alarm,
-        *_uniformity_table({**found.ranks, **pooled}),
+        _uniformity_table({**found.ranks, **pooled}),
         {"": ranks_figure(found.ranks)} | ({"pooled": ranks_figure(found.pooled)} if found.pooled else {}),
         simulations=subject.simulations,
         notes="".join(f" Here, {note}." for note in dict.fromkeys(found.notes.values())),
@@ -337,33 +303,28 @@ def calibration(subject: Subject) -> Finding:
 def predictions(subject: Subject) -> Finding:
     """Posterior predictive checks."""
     draws = PREDICTIVE_DRAWS * len(Views.of(subject.views).modalities)  # more statistics need smaller p-values
-    found = check_predictions(subject.model, subject.guide, subject.views, draws=draws, seed=subject.seed)
-    return _finding(
-        "predictions",
-        len(found.failing),
-        f"of {len(found.statistics)} statistics that draws do not reproduce",
-        found.alarm,
-        ["statistic", "of views", "of draws", "p"],
-        [
-            [name, float(of.observed.mean()), float(of.replicated.mean()), of.overall]
-            for name, of in found.statistics.items()
-        ],
-        {"": predictive_figure(found)},
-    )
+    found = check_predictions(*subject.pair, draws=draws, seed=subject.seed)
+    rows: list[list[Cell]] = [
+        [name, float(of.observed.mean()), float(of.replicated.mean()), of.overall]
+        for name, of in found.statistics.items()
+    ]
+    table: Rows = {"columns": ["statistic", "of views", "of draws", "p"], "rows": rows}
+    unit = f"of {len(found.statistics)} statistics that draws do not reproduce"
+    return _finding("predictions", len(found.failing), unit, found.alarm, table, {"": predictive_figure(found)})
 
 
 def left_out(subject: Subject) -> Finding:
     """Leave-one-view-out prediction."""
-    found = leave_one_view_out(subject.model, subject.guide, subject.views, draws=subject.draws, seed=subject.seed)
+    found = leave_one_view_out(*subject.pair, draws=subject.draws, seed=subject.seed)
     score, unit = None, None
     if found.mean_score is not None:
         score, unit = found.mean_score[0], f"nats a view (± {found.mean_score[1]:.2g} over images)"
-    return _finding("left-out", score, unit, found.alarm, *_uniformity_table(found.pit), {"": ranks_figure(found.pit)})
+    return _finding("left-out", score, unit, found.alarm, _uniformity_table(found.pit), {"": ranks_figure(found.pit)})
 
 
 def axes(subject: Subject) -> Finding:
     """Posterior contraction, and the aggregated posterior against the prior."""
-    found = check_axes(subject.model, subject.guide, subject.views, seed=subject.seed)
+    found = check_axes(*subject.pair, seed=subject.seed)
     if not found.latents:
         raise ValueError("; ".join(found.notes.values()))
     columns = ["latent", "axes", "empty", "contraction", "spread, prior sd", "distance, prior sd", "not the prior"]
@@ -377,8 +338,7 @@ def axes(subject: Subject) -> Finding:
         f"of {sum(len(of.contraction) for of in found.latents.values())} axes whose aggregated posterior is "
         "not the prior, or whose posterior is wider",
         found.alarm,
-        [*columns, "wider"],
-        rows,
+        {"columns": [*columns, "wider"], "rows": rows},
         {"": axes_figure(found)},
     )
 
@@ -388,11 +348,12 @@ def prototypes(subject: Subject) -> Finding | None:
     prior = subject.model.prior
     if not (prior.depends_on_batch or isinstance(prior.content(), Atoms)):
         return None
-    found = prototype_use(subject.model, subject.guide, subject.views, seed=subject.seed)
+    found = prototype_use(*subject.pair, seed=subject.seed)
     order = found.use.argsort(descending=True)[:SHOWN_PROTOTYPES].tolist()
     rows: list[list[Cell]] = [[str(place), float(found.use[place])] for place in order]
-    unit, columns = f"of {len(found.use)} in use", ["prototype", "share of images"]
-    return _finding("prototypes", found.effective, unit, None, columns, rows, certainty=found.certainty)
+    table: Rows = {"columns": ["prototype", "share of images"], "rows": rows}
+    unit = f"of {len(found.use)} in use"
+    return _finding("prototypes", found.effective, unit, None, table, certainty=found.certainty)
 
 
 CHECKS: Mapping[str, CheckFunction] = {
@@ -409,8 +370,8 @@ CHECKS: Mapping[str, CheckFunction] = {
 
 def refined(subject: Subject, steps: int) -> Finding:
     """Bound, importance weights and predictions before and after some steps on per-image variational parameters."""
-    model, guide, views, seed, draws = subject.model, subject.guide, subject.views, subject.seed, subject.draws
-    before = subject.weights
+    model, guide, views = subject.pair
+    seed, draws, before = subject.seed, subject.draws, subject.weights
 
     def better(views: PlainViews) -> Guide:
         return refine(model, guide, views, steps=steps, seed=seed)
@@ -421,36 +382,23 @@ def refined(subject: Subject, steps: int) -> Finding:
         for guide_for in (None, better)
     ]
     both = (before, after)
+    medians = (float(torch.quantile(of.khat, 0.5, interpolation="nearest")) for of in both)
     rows: list[list[Cell]] = [
         ["ELBO, nats an image", *(float(of.elbo.mean()) for of in both)],
         ["gap of the bound, nats an image", *(of.mean_gap[0] for of in both)],
         [f"images with k̂ above {before.threshold:.2f}, %", *(100 * of.share_above for of in both)],
-        [
-            "k̂, median of images",
-            *(_finite(float(torch.quantile(of.khat, 0.5, interpolation="nearest"))) for of in both),
-        ],
+        ["k̂, median of images", *map(_finite, medians)],
         ["each view from the others, nats a view", *(None if score is None else score[0] for score in left_out)],
     ]
-    return _finding(
-        "refined",
-        float((after.elbo - before.elbo).mean()),
-        "nats an image gained by the ELBO",
-        None,
-        ["measure", "before", "after"],
-        rows,
-        {"": weights_figure(after, subject.pictures)},
-        measures=True,
-        steps=steps,
-    )
+    table: Rows = {"columns": ["measure", "before", "after"], "rows": rows, "measures": True}
+    gain, figures = float((after.elbo - before.elbo).mean()), {"": weights_figure(after, subject.pictures)}
+    return _finding("refined", gain, "nats an image gained by the ELBO", None, table, figures, steps=steps)
 
 
 def compared_with_reference(subject: Subject, images: int, steps: int, progress: ProgressBar) -> Finding:
-    """Compares draws of the guide, and of the refined guide, with those of NUTS.
+    """Compares draws of the guide, and after some steps of refinement of the refined guide, with those of NUTS.
 
-    Args:
-        images: how many, the first ones.
-        steps: of refinement; 0 for none.
-        progress: called after each draw of NUTS.
+    ``images`` is how many of the first are compared; ``progress`` is called after each draw of NUTS.
     """
     model, guide, seed, views = subject.model, subject.guide, subject.seed, Views.of(subject.views)[:images].plain
     sampler: dict[str, Any] = {"draws": REFERENCE_DRAWS, "warmup": WARMUP, "chains": CHAINS}
@@ -466,17 +414,16 @@ def compared_with_reference(subject: Subject, images: int, steps: int, progress:
     for latent in LATENTS:
         labels[f"{latent}_shift"] = f"{latent}: shift of the means, sds of NUTS"
         labels[f"{latent}_spread"] = f"{latent}: sd, in those of NUTS"
-    judged = np.isfinite(distances["guide"].accuracy)
-    error = float(np.sqrt(np.square(distances["guide"].accuracy_error[judged]).sum())) / max(1, int(judged.sum()))
+    rows = [[labels[name], *(_finite(of[name]) for of in summaries.values())] for name in summaries["guide"]]
+    known = np.isfinite(distances["guide"].accuracy)
+    error = float(np.sqrt(np.square(distances["guide"].accuracy_error[known]).sum())) / max(1, int(known.sum()))
     accuracy = summaries["guide"]["accuracy"]
     return _finding(
         "reference",
         _finite(accuracy),
         f"of held-out draws classified correctly (± {error:.2g}); 0.5 is chance",
         accuracy - 2 * error > DISTINGUISHED,
-        ["measure", *summaries],
-        [[labels[name], *(_finite(summary[name]) for summary in summaries.values())] for name in summaries["guide"]],
-        measures=True,
+        {"columns": ["measure", *summaries], "rows": rows, "measures": True},
         **sampler,
         images=images,
         converged=int(reference.converged.sum()),
@@ -488,13 +435,13 @@ def compared_with_reference(subject: Subject, images: int, steps: int, progress:
     )
 
 
-def _uniformity_table(groups: Mapping[str, Uniformity]) -> tuple[list[str], list[list[Cell]]]:
-    """Columns, and a row per group of ranks: its name, curves, how many leave the band, the worst and its p-value."""
+def _uniformity_table(groups: Mapping[str, Uniformity]) -> Rows:
+    """A row per group of ranks: its name, curves, how many leave the band, the worst and its p-value."""
     rows: list[list[Cell]] = []
     for name, of in groups.items():
         worst = int(of.p_values.argmin())
         rows.append([name, len(of.names), len(of.failing), of.names[worst], float(of.p_values[worst])])
-    return ["ranked", "curves", "outside", "worst", "its p"], rows
+    return {"columns": ["ranked", "curves", "outside", "worst", "its p"], "rows": rows}
 
 
 def _finite(value: float) -> float | None:

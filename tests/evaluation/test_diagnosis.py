@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pp_simve.evaluation import open_posterior
-from pp_simve.evaluation.posterior import CHECKS, Diagnosis, Finding, Subject, diagnose, suite, weigh
+from pp_simve.evaluation.posterior import CHECKS, Diagnosis, Finding, Subject, diagnose, diagnosis, weigh
 from pp_simve.inference import AmortizedGuide, PointGuide
 from pp_simve.inference.augmentations import Compose, RandomFlip
 from pp_simve.models import EmpiricalPrior, FlatPrior, MixturePrior, Prior, SimVE
@@ -23,7 +23,7 @@ ALWAYS = ["khat", "gap", "calibration", "predictions", "left-out", "axes"]
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "PREDICTIVE_DRAWS", 800)
+    monkeypatch.setattr(diagnosis, "PREDICTIVE_DRAWS", 800)
 
 
 def names(found: Diagnosis) -> list[str]:

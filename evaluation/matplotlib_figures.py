@@ -33,15 +33,9 @@ _MARGINS = round(0.6 * _DPI), round(0.1 * _DPI), round(0.1 * _DPI), round(0.4 * 
 def loss_figure(history: Sequence[Mapping[str, float]], unit: str = "nats per image") -> Figure:
     """The terms of the loss over the steps, a panel a term: faint as logged, dark as a moving average.
 
-    After the first tenth of the steps the vertical axis spans the moving average and the middle 96 % of
-    the values, so that the drop at the start does not flatten the rest. Values that are not finite leave gaps.
-
-    Args:
-        history: one mapping a logged step, with ``"step"`` and any terms; a term may be missing from some.
-        unit: label of the vertical axes.
-
-    Raises:
-        ValueError: if there is nothing to draw.
+    After the first tenth of the steps the vertical axis spans the moving average and the middle 96 % of the values, so
+    that the drop at the start does not flatten the rest. Values that are not finite leave gaps. ``history`` holds a
+    mapping a logged step, with ``"step"`` and any terms, or raises `ValueError` where there are none.
     """
     terms = list(dict.fromkeys(name for row in history for name in row if name != "step"))
     if not terms:
@@ -64,10 +58,7 @@ def loss_figure(history: Sequence[Mapping[str, float]], unit: str = "nats per im
 def reconstruction_figure(originals: Pictures, views: Pictures, reconstructions: Pictures) -> Figure:
     """Images, their views, and the decoded mean of each view: a row an image.
 
-    Args:
-        originals: shape ``(image, channel, height, width)``.
-        views: shape ``(view, image, channel, height, width)``.
-        reconstructions: means of the likelihood given each view, same shape as ``views``.
+    Originals are of shape ``(image, …)``, views and reconstructions ``(view, image, …)``.
     """
     shown, seen = rgb(originals, 4, "originals"), rgb(views, 5, "views")
     decoded = _like(rgb(reconstructions, 5, "reconstructions"), "reconstructions", len(seen), *shown.shape)
@@ -78,13 +69,7 @@ def reconstruction_figure(originals: Pictures, views: Pictures, reconstructions:
 
 
 def swap_figure(content_images: Pictures, style_images: Pictures, swaps: Pictures) -> Figure:
-    """Content of the row's image with the style of the column's view, decoded.
-
-    Args:
-        content_images: images the contents are taken from, shape ``(row, channel, height, width)``.
-        style_images: views the styles are taken from, shape ``(column, channel, height, width)``.
-        swaps: shape ``(row, column, channel, height, width)``.
-    """
+    """Content of the row's image, ``(row, …)``, with the style of the column's view, ``(column, …)``, decoded."""
     contents, styles = rgb(content_images, 4, "content_images"), rgb(style_images, 4, "style_images")
     grid = _like(rgb(swaps, 5, "swaps"), "swaps", len(contents), len(styles), *contents.shape[1:])
     header = np.concatenate([_blank(contents, 1), _like(styles, "style_images", len(styles), *contents.shape[1:])])
@@ -95,13 +80,7 @@ def swap_figure(content_images: Pictures, style_images: Pictures, swaps: Picture
 def interpolation_figure(first: Pictures, second: Pictures, ways: Mapping[str, Pictures]) -> Figure:
     """Interpolations from one image to another, decoded: a row for each pair and each way, between the two images.
 
-    Args:
-        first: images the ways start from, shape ``(pair, channel, height, width)``.
-        second: images they lead to, same shape.
-        ways: by what moves, shape ``(pair, step, channel, height, width)``; steps as many in each.
-
-    Raises:
-        ValueError: there are no ways, or shapes that do not agree.
+    Images are of shape ``(pair, …)``, the ways, by what moves, ``(pair, step, …)``; `ValueError` if there are none.
     """
     if not ways:
         raise ValueError("a figure of interpolations needs at least one way")
@@ -117,14 +96,8 @@ def interpolation_figure(first: Pictures, second: Pictures, ways: Mapping[str, P
 def traversal_figure(images: Pictures, pictures: Pictures, axes: Sequence[int], deviations: Sequence[float]) -> Figure:
     """Latent traversals: a row an axis of z, a block of columns an image, below the image itself.
 
-    Args:
-        images: what is moved away from, shape ``(image, channel, height, width)``.
-        pictures: decoded, shape ``(image, axis, step, channel, height, width)``.
-        axes: the number of each row's axis.
-        deviations: where each step sets the axis to, in standard deviations from its mean.
-
-    Raises:
-        ValueError: shapes that do not agree.
+    Pictures are of shape ``(image, axis, step, …)``: axes by their numbers, steps by the standard deviations from the
+    mean.
     """
     shown, steps = rgb(images, 4, "images"), len(deviations)
     moved = _like(rgb(pictures, 6, "pictures"), "pictures", len(shown), len(axes), steps, *shown.shape[1:])
@@ -138,14 +111,7 @@ def traversal_figure(images: Pictures, pictures: Pictures, axes: Sequence[int], 
 
 
 def columns_figure(columns: Mapping[str, Pictures]) -> Figure:
-    """Pictures of the same things side by side: a row a thing, a titled column each way to get its picture.
-
-    Args:
-        columns: pictures of shape ``(image, channel, height, width)`` by title.
-
-    Raises:
-        ValueError: there are no columns, or they differ in shape.
-    """
+    """Pictures ``(image, …)`` of the same things side by side: a row a thing, a titled column a way to get pictures."""
     if not columns:
         raise ValueError("a figure of columns needs at least one")
     shown = [rgb(pictures, 4, title) for title, pictures in columns.items()]
@@ -154,12 +120,7 @@ def columns_figure(columns: Mapping[str, Pictures]) -> Figure:
 
 
 def samples_figure(samples: Pictures, title: str) -> Figure:
-    """Pictures in a grid as near to a square as they fill, in reading order.
-
-    Args:
-        samples: shape ``(sample, channel, height, width)``.
-        title: above the grid.
-    """
+    """Pictures ``(sample, …)`` in a grid as near to a square as they fill, in reading order."""
     pictures = rgb(samples, 4, "samples")
     columns = math.ceil(math.sqrt(len(pictures)))
     rows = math.ceil(len(pictures) / columns)
@@ -172,13 +133,8 @@ def samples_figure(samples: Pictures, title: str) -> Figure:
 def rgb(pictures: Pictures, dimensions: int, name: str) -> NDArray[np.float64]:
     """Pictures as colors in [0, 1], ``(..., height, width, 3)``: gray is repeated, what is not finite is magenta.
 
-    Args:
-        pictures: shape ``(..., channel, height, width)``.
-        dimensions: how many dimensions it must have.
-        name: how the error message calls it.
-
     Raises:
-        ValueError: for a wrong number of dimensions or channels, integers, or no pictures at all.
+        ValueError: a wrong number of ``dimensions`` or channels, integers, or no pictures at all.
     """
     tensor = torch.as_tensor(pictures).detach().cpu()
     if tensor.ndim != dimensions or tensor.shape[-3] not in (1, 3) or not tensor.numel():
@@ -204,10 +160,7 @@ def _blank(like: NDArray[np.float64], *leading: int) -> NDArray[np.float64]:
 
 
 def _grid(cells: NDArray[np.float64], titles: Sequence[str], labels: Sequence[str] = ()) -> Figure:
-    """Pictures ``(row, column, height, width, 3)`` under column titles and beside row labels.
-
-    Every picture pixel is a whole number of screen pixels.
-    """
+    """Pictures ``(row, column, height, width, 3)`` under titles and beside labels, in whole screen pixels."""
     rows, columns, height, width = cells.shape[:4]
     gap = max(1, round(0.05 * width))
     padded = np.pad(cells, ((0, 0), (0, 0), (gap, 0), (gap, 0), (0, 0)), constant_values=1.0)

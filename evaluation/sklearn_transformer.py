@@ -24,11 +24,9 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     ``fit`` only checks that the guide can embed such images; ``transform`` works without it. Neither changes the guide.
     ``sklearn.base.clone`` copies the guide; ``sklearn.frozen.FrozenEstimator`` avoids copies of a large one.
 
-    Images are arrays ``(image, channel, height, width)``, or rows of their pixels in that order, ``(image,
-    channel·height·width)``: uint8 in 0..255, other numbers in [0, 1].
-
     Args:
-        guide: of views of one modality, on any device.
+        guide: of views of one modality, on any device. Images are arrays ``(image, channel, height, width)``, or rows
+            of their pixels in that order: uint8 in 0..255, other numbers in [0, 1].
         representation: ``backbone``, ``z``, ``content`` or ``style``.
         batch_size: images per forward pass.
         image_shape: ``(channel, height, width)`` of images given as rows; by default that of the images in ``fit``, and

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import Tensor, nn
 
-from pp_simve.evaluation.embedding import Embedding
+from pp_simve.evaluation.sklearn_transformer import Embedding
 from pp_simve.inference import AmortizedGuide, Guide, MLPEncoder, Representation, ResidualEncoder, fit
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, PlainViews, SimVE, StandardPrior
 
