@@ -13,7 +13,7 @@ import pyro
 import torch
 from family import SETTINGS
 
-from pp_simve.data import DataShape, load
+from pp_simve.data import DataShape, load_data
 from pp_simve.fit import parse
 from pp_simve.inference.augmentations import augmentation_policy, draw_views
 from pp_simve.inference.device import network_dtype
@@ -35,7 +35,7 @@ def main() -> None:
 
     torch.set_num_threads(arguments.threads)
     pyro.enable_validation(False)
-    images = load(arguments.data, Path(arguments.data_root)).train.images
+    images = load_data(arguments.data, Path(arguments.data_root)).train.images
     settings = {name: flags for name, flags in SETTINGS.items() if "--steps" not in flags}
     turns = {name: stepper(["--data", arguments.data, *flags], images) for name, flags in settings.items()}
     times: dict[str, list[float]] = {name: [] for name in turns}

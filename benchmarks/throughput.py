@@ -35,7 +35,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from pp_simve.data import load
+from pp_simve.data import load_data
 from pp_simve.data.official import OFFICIAL
 from pp_simve.inference import ELBO, AmortizedGuide, MLPEncoder, ResidualEncoder
 from pp_simve.inference.augmentations import augmentation_policy, draw_views
@@ -364,7 +364,7 @@ def read_images(setting: Setting, root: Path | None) -> tuple[Tensor, str]:
     if root is not None:
         files = [root / file for file in OFFICIAL[setting.data].files]
         if (root / setting.data).is_dir() or all(file.is_file() for file in files):
-            images = load(setting.data, root).train.images
+            images = load_data(setting.data, root).train.images
             return images, f"{len(images):,} of {setting.title}"
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (SYNTHETIC, *setting.image_shape), dtype=torch.uint8, generator=generator)

@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from pp_simve.data import load
+from pp_simve.data import load_data
 from pp_simve.evaluation import (
     KNNProbe,
     LinearProbe,
@@ -20,7 +20,7 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--components", type=int, default=32)
 arguments = parser.parse_args()
 
-digits = load("digits")
+digits = load_data("digits")
 splits = (digits.train, digits.validation, digits.test)
 pixels = [split.images.flatten(1).float() / 255 for split in splits]
 labels = [split.labels for split in splits if split.labels is not None]

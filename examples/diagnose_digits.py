@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from pp_simve.data import load
+from pp_simve.data import load_data
 from pp_simve.evaluation import for_arviz, posterior, summary
 from pp_simve.evaluation.posterior import refine, weigh, weighted_moments
 from pp_simve.evaluation.posterior.arviz_versions import arviz
@@ -20,7 +20,7 @@ parser.add_argument("--steps", type=int, default=200, help="of refinement")
 arguments = parser.parse_args()
 
 # A fit, as in digits.py.
-digits = load("digits")
+digits = load_data("digits")
 torch.manual_seed(0)
 prior = GaussianPrior(latent_dim=32, style_variance=0.15)
 model = SimVE(prior, Bernoulli(MLPDecoder(32, digits.image_shape, hidden=(256, 512))))

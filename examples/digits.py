@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from pp_simve.data import load
+from pp_simve.data import load_data
 from pp_simve.evaluation import evaluate_representations, score
 from pp_simve.inference import AmortizedGuide, MLPEncoder, WarmupCosine, fit
 from pp_simve.inference.augmentations import augmentation_policy
@@ -16,7 +16,7 @@ parser.add_argument("--latent", type=int, default=32)
 parser.add_argument("--seed", type=int, default=0)
 arguments = parser.parse_args()
 
-digits = load("digits")  # 1,797 images of 16x16 pixels, split 70/10/20
+digits = load_data("digits")  # 1,797 images of 16x16 pixels, split 70/10/20
 torch.manual_seed(arguments.seed)
 
 # p: what the views of an image share has unit variance, what sets a view apart 0.15

@@ -8,7 +8,7 @@ import torch
 from matplotlib import pyplot
 from torch import Tensor, nn
 
-from pp_simve.data import load
+from pp_simve.data import load_data
 from pp_simve.inference import ELBO, AmortizedGuide, DeltaGuide, Guide, MLPEncoder
 from pp_simve.inference.augmentations import augmentation_policy, draw_views
 from pp_simve.models import Bernoulli, FlatPrior, GaussianPrior, InfoNCE, MLPDecoder, SimVE
@@ -19,7 +19,7 @@ parser.add_argument("--draws", type=int, default=20, help="of the guide, average
 parser.add_argument("--figure", help="write a picture there")
 arguments = parser.parse_args()
 
-digits = load("digits")
+digits = load_data("digits")
 torch.manual_seed(0)
 encoder = MLPEncoder(digits.image_shape, hidden=(128,)).double()
 decoder = MLPDecoder(LATENT, digits.image_shape, hidden=(128,)).double()

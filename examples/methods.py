@@ -6,7 +6,7 @@ import math
 import torch
 from matplotlib import pyplot
 
-from pp_simve.data import load
+from pp_simve.data import load_data
 from pp_simve.evaluation import evaluate_representations, score
 from pp_simve.inference import WarmupCosine, fit
 from pp_simve.inference.augmentations import augmentation_policy
@@ -21,7 +21,7 @@ parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--figure", help="write a picture there")
 arguments = parser.parse_args()
 
-digits = load("digits")
+digits = load_data("digits")
 policy = augmentation_policy("affine", digits.image_shape)
 columns = min(5, len(arguments.methods))
 rows = math.ceil(len(arguments.methods) / columns)

@@ -11,7 +11,7 @@ import argparse
 import torch
 from torch import Tensor, nn
 
-from pp_simve.data import load
+from pp_simve.data import load_data
 from pp_simve.evaluation import evaluate_representations, score
 from pp_simve.inference import AmortizedGuide, WarmupCosine, fit
 from pp_simve.inference.augmentations import augmentation_policy
@@ -53,7 +53,7 @@ if __name__ == "__main__":  # the command above imports this file, and must not 
     parser.add_argument("--epochs", type=int, default=150)
     arguments = parser.parse_args()
 
-    digits = load("digits")
+    digits = load_data("digits")
     torch.manual_seed(0)
     prior = GaussianPrior(LATENT, style_variance=0.15)
     model = SimVE(prior, Bernoulli(MLPDecoder(LATENT, digits.image_shape, hidden=(256, 512))))

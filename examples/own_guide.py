@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pp_simve.data import load
+from pp_simve.data import load_data
 from pp_simve.evaluation import evaluate_representations, score
 from pp_simve.inference import Guide, MLPEncoder, Representation, WarmupCosine, fit
 from pp_simve.inference.augmentations import augmentation_policy
@@ -68,7 +68,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=150)
     arguments = parser.parse_args()
-    digits = load("digits")
+    digits = load_data("digits")
     torch.manual_seed(0)
     prior = StudentTPrior(latent_dim=32)
     model = SimVE(prior, Bernoulli(MLPDecoder(prior.latent_dim, digits.image_shape, hidden=(256, 512))))

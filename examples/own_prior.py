@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pp_simve.data import load
+from pp_simve.data import load_data
 from pp_simve.evaluation import evaluate_representations, score
 from pp_simve.inference import AmortizedGuide, MLPEncoder, WarmupCosine, fit
 from pp_simve.inference.augmentations import augmentation_policy
@@ -64,7 +64,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=150)
     arguments = parser.parse_args()
-    digits = load("digits")
+    digits = load_data("digits")
     policy = augmentation_policy("affine", digits.image_shape)
     for prior_class in (ClusterPrior, GaussianPrior):
         torch.manual_seed(0)

@@ -7,7 +7,7 @@ import torch
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from pyro.optim import Adam
 
-from pp_simve.data import load
+from pp_simve.data import load_data
 from pp_simve.inference import AmortizedGuide, MLPEncoder
 from pp_simve.inference.augmentations import augmentation_policy, draw_views
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
@@ -16,7 +16,7 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--steps", type=int, default=200)
 arguments = parser.parse_args()
 
-digits = load("digits")
+digits = load_data("digits")
 pyro.set_rng_seed(0)
 pyro.clear_param_store()
 prior = GaussianPrior(16)

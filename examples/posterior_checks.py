@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from pp_simve.data import load
+from pp_simve.data import load_data
 from pp_simve.evaluation.posterior import CHECKS, Finding, Subject, diagnose
 from pp_simve.inference import AmortizedGuide, MLPEncoder, StructuredGuide, draw, fit
 from pp_simve.inference.augmentations import augmentation_policy
@@ -18,7 +18,7 @@ parser.add_argument("--draws", type=int, default=500, help="of each image")
 parser.add_argument("--figures", type=Path, help="folder to draw the checks' figures to")
 arguments = parser.parse_args()
 
-digits = load("digits")
+digits = load_data("digits")
 policy = augmentation_policy("affine", digits.image_shape)
 
 

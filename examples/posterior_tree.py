@@ -5,7 +5,7 @@ import argparse
 import matplotlib
 import torch
 
-from pp_simve.data import load
+from pp_simve.data import load_data
 from pp_simve.evaluation import for_arviz, posterior, psis, stack_chains, summary
 from pp_simve.evaluation.posterior.arviz_versions import arviz
 from pp_simve.inference import AmortizedGuide, MLPEncoder, fit
@@ -20,7 +20,7 @@ parser.add_argument("--to", help="keep the first tree in this netCDF file; xarra
 parser.add_argument("--figure", help="draw the contents of an image to this file")
 arguments = parser.parse_args()
 
-digits = load("digits")
+digits = load_data("digits")
 runs = []
 for seed in range(2):
     torch.manual_seed(seed)

@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from pp_simve.data import load
+from pp_simve.data import load_data
 from pp_simve.evaluation.posterior import distance_to_reference, nuts_reference, refine, weigh
 from pp_simve.inference import AmortizedGuide, MLPEncoder, StructuredGuide, WarmupCosine, draw, fit
 from pp_simve.inference.augmentations import augmentation_policy, draw_views
@@ -19,7 +19,7 @@ parser.add_argument("--warmup", type=int, default=100, help="draws of each chain
 parser.add_argument("--steps", type=int, default=200, help="of refinement")
 arguments = parser.parse_args()
 
-digits = load("digits")
+digits = load_data("digits")
 policy = augmentation_policy("affine", digits.image_shape)
 images = digits.test.images[: arguments.images]
 views, _ = draw_views(policy, images, 2, generator=torch.Generator().manual_seed(1))

@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -94,9 +93,11 @@ class ResNet18Encoder(nn.Module):
     features = 512
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        from torchvision.models import resnet18  # here, because it takes as long to import as torch itself
+
         super().__init__()
         channels, height, side = image_shape
-        network = torchvision.models.resnet18(weights=None)
+        network = resnet18(weights=None)
         network.fc = nn.Identity()
         if max(height, side) <= 64:
             network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)

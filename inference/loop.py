@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pp_simve.inference.data import Source
@@ -16,6 +15,9 @@ from pp_simve.inference.plan import Plan
 from pp_simve.inference.schedules import annealed_parts
 from pp_simve.inference.tools import random_state_kept
 from pp_simve.models import PlainViews
+
+if TYPE_CHECKING:  # only `fit` needs it, and it takes as long to import as torch itself
+    from lightning_fabric import Fabric
 
 # Pyro's checks are on for the first step only: they cost time, and would raise for a NaN before the metrics, which name
 # its step and term, are fetched.

@@ -52,11 +52,15 @@ def checked_plan(
         )
     if batch_size % devices:
         raise FitError(f"batch_size {batch_size} must be a multiple of devices ({devices})")
-    total_steps = _total_steps(epochs, steps, n_images // batch_size)
-    return Plan(batch_size, total_steps, lr, schedule, seed, fetch_every)
+    return Plan(batch_size, total_steps(epochs, steps, n_images // batch_size), lr, schedule, seed, fetch_every)
 
 
-def _total_steps(epochs: float | None, steps: int | None, steps_per_epoch: int) -> int:
+def total_steps(epochs: float | None, steps: int | None, steps_per_epoch: int) -> int:
+    """Steps of a fit whose length is given in epochs or in steps.
+
+    Raises:
+        FitError: both are given, or make less than one step.
+    """
     if epochs is not None and steps is not None:
         raise FitError(f"give epochs or steps, not both (got {epochs} epochs and {steps} steps)")
     if epochs is not None and not math.isfinite(epochs):

@@ -41,6 +41,7 @@ class Run:
         views: of each image in a batch; where they are of several modalities, of each modality.
         history: the terms of each step (of this process, where a fit was resumed).
         steps, total_steps: done and planned; fewer done than planned means the fit was stopped.
+        epochs: done; an epoch is as many steps as there are whole batches of the images.
         seconds_per_epoch: wall-clock, mean over the epochs done, data and views included.
         peak_memory_mb: see `peak_memory_mb`.
     """
@@ -53,6 +54,7 @@ class Run:
     history: list[dict[str, float]] = field(repr=False)
     steps: int
     total_steps: int
+    epochs: float
     seconds_per_epoch: float
     peak_memory_mb: float
 

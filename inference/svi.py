@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from lightning_fabric import Fabric
 from torch import nn
 
 from pp_simve.inference.augmentations import AugmentationPolicy
@@ -111,6 +110,8 @@ def fit(
         devices=devices,
         fetch_every=fetch_every,
     )
+    from lightning_fabric import Fabric  # here, as in `loop`, because its import takes long
+
     fabric = Fabric(
         accelerator=choose_device(device),
         devices=devices,
@@ -172,6 +173,7 @@ def fit(
         history=history,
         steps=loop.steps,
         total_steps=plan.total_steps,
+        epochs=loop.steps / loop.steps_per_epoch,
         seconds_per_epoch=seconds / max(loop.steps, 1) * loop.steps_per_epoch,
         peak_memory_mb=peak_memory_mb(fabric.device),
     )

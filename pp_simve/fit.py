@@ -1,223 +1,60 @@
-"""Fits a method to images and evaluates its representations, for instance: python -m pp_simve.fit --data cifar10"""
+"""Fits a method to images and evaluates its representations.
+
+For instance: python -m pp_simve.fit --data cifar10
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-import os
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import nullcontext
-from pathlib import Path
 
-import torch
-import tyro
-from rich.console import Console
-
-from pp_simve.data import ImageData, load
 from pp_simve.errors import ConfigError
-from pp_simve.evaluation import OnlineProbe
-from pp_simve.evaluation.records import Record, by_name
-from pp_simve.inference import CheckpointError, Progress, Run, WarmupCosine, fit
-from pp_simve.inference.device import choose_device
-from pp_simve.inference.schedules import Schedule, constant
-from pp_simve.report import embed_test, write_report
-from pp_simve.run.config import FitConfig, Settings, reading_options
-from pp_simve.run.console import STOPPED, exit_code, interruptible
-from pp_simve.run.figures import run_figures
-from pp_simve.run.folder import RunFolder
-from pp_simve.run.methods import Program, build
-from pp_simve.run.parts import make_part
-from pp_simve.run.progress import watched
-from pp_simve.run.scores import run_results
-from pp_simve.run.tables import print_results
-from pp_simve.run.tracking import TRACKERS, JSONLines, Several, Tracker
-from pp_simve.run.trust import announce, own_parts_of
-from pp_simve.run.viewing import Viewing
+from pp_simve.run.config import FitConfig
+from pp_simve.run.console import exit_code, parsed
 
-SCHEDULES: dict[str, Schedule] = {"cosine": WarmupCosine(), "constant": constant}
+PROGRAM = "python -m pp_simve.fit"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Runs the command line; the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # several processes announce themselves otherwise
-    return exit_code(lambda: run_fit(parse(given)))
+    given = sys.argv[1:] if arguments is None else arguments
+
+    def run() -> int:
+        config = parse(given, program)
+        from pp_simve.commands.fit import run_fit
+
+        return run_fit(config)
+
+    return exit_code(run)
 
 
-def parse(arguments: Sequence[str]) -> FitConfig:
+def parse(arguments: Sequence[str], program: str = PROGRAM) -> FitConfig:
     """Settings from a command line. With ``--resume RUN`` they are the run's, and other flags must agree with it.
 
     Raises:
         ConfigError: a wrong value, a flag that a resumed run was not started with, or parts of it that are not trusted.
         SystemExit: help, an unknown flag, or a value of the wrong type (answered by tyro, code 2).
     """
-    config = tyro.cli(FitConfig, args=list(arguments), prog="python -m pp_simve.fit", description=__doc__)
+    config = parsed(FitConfig, arguments, program, description=__doc__)
     if config.resume is None:
         return config
     if config.out is not None:
         raise ConfigError(f"--resume goes on in its own folder, {config.resume}; leave out --out {config.out}")
+    from pp_simve.run.folder import RunFolder
+
     stored, _ = RunFolder(config.resume).read_settings(trust_parts=config.trust_parts)
     default = stored.as_config()
     if config.epochs is not None or config.steps is not None:
         # The run's own length would contradict the one given before the two could be compared.
         default = dataclasses.replace(default, epochs=None, steps=None)
-    given = tyro.cli(FitConfig, args=list(arguments), default=default, prog="python -m pp_simve.fit")
+    given = parsed(FitConfig, arguments, program, default=default)
     if different := stored.differences(given):
         raise ConfigError(
             f"{config.resume} was started with other settings: {', '.join(different)}; leave them out, or start a "
             "new run"
         )
     return given
-
-
-def run_fit(config: FitConfig) -> int:
-    """Loads the data, fits, evaluates and writes the run folder; the exit code."""
-    first_process = os.environ.get("LOCAL_RANK", "0") == "0"
-    console = Console(quiet=config.quiet or not first_process, highlight=False)
-    if config.resume is not None and config.trust_parts:
-        announce(config.resume, config, console)
-    choose_device(config.device)  # fails before the data are loaded
-    data = load(config.data, config.data_root, **reading_options(config))
-    for note in data.notes:
-        console.print(f"note: {note}", markup=False)
-    settings = config.resolve(data.shape)
-    viewing = Viewing.of(settings, data.shape)
-    torch.manual_seed(settings.seed)
-    program = build(settings, data.shape)
-
-    folder = RunFolder(config.resume or config.out or _new_folder(settings))
-    resume = f"--resume {folder.path}" + (" --trust-parts" if own_parts_of(settings) else "")
-    tracker = _tracker(settings, folder, first_process)
-    steps_done = 0 if config.resume is None else _resumable_steps(folder, data)
-    made: list[Path] = []
-    if config.resume is None and first_process:
-        made = folder.create(settings, data.shape, data.fingerprint)
-    try:
-        console.print(_introduction(settings, data, program, folder), markup=False, soft_wrap=True)
-        tracker.start(settings.to_json(), steps_done)
-        run = _fit(settings, data, program, viewing, folder, tracker, console)
-        if not first_process:
-            return 0
-        if not run.finished:
-            tracker.finish({})
-            console.print(f"stopped at step {run.steps} of {run.total_steps}; go on with")
-            console.print(f"  python -m pp_simve.fit {resume}", markup=False, soft_wrap=True)
-            return STOPPED
-        folder.write_weights(run.objective)
-        results = run_results(run, program, viewing, data, settings)
-        records = [Record.from_json(entries) for entries in results["records"]]
-        folder.write_results(results)
-        tracker.finish(results | {"scores": by_name(records)})
-        for name, figure in run_figures(program, viewing, data, folder.read_metrics()):
-            folder.write_figure(name, figure)
-        write_report(folder, embed_test(program, viewing, data))
-    except BaseException as error:
-        tracker.finish({})  # whose files must be closed before they are discarded
-        if config.resume is None and first_process:
-            folder.discard(made)
-        if isinstance(error, OSError | KeyboardInterrupt):
-            if folder.checkpoint.exists():
-                error.add_note(f"nothing is lost up to the last checkpoint; go on with {resume}")
-            elif config.resume is None:
-                error.add_note(f"there was no checkpoint yet, so nothing is left of {folder.path}")
-        raise
-    print_results(results, records, console)
-    console.print(f"report: {folder.path / 'report.html'}", markup=False, soft_wrap=True)
-    console.print(f"run folder: {folder.path}", markup=False, soft_wrap=True)
-    return 0
-
-
-def _fit(
-    settings: Settings,
-    data: ImageData,
-    program: Program,
-    viewing: Viewing,
-    folder: RunFolder,
-    tracker: Tracker,
-    console: Console,
-) -> Run:
-    watching = nullcontext(lambda progress: None) if console.quiet else watched(console)
-    with watching as show, interruptible() as interruption:
-
-        def monitor(progress: Progress) -> None:
-            tracker.log(progress.rows)
-            show(progress)
-
-        return fit(
-            program.model,
-            program.guide,
-            viewing.images(data.train),
-            objective=program.objective,
-            policy=viewing.policy,
-            views=settings.views,
-            batch_size=settings.batch_size,
-            epochs=settings.epochs or None,
-            steps=settings.steps or None,
-            lr=settings.lr,
-            schedule=SCHEDULES[settings.schedule],
-            seed=settings.seed,
-            device=settings.device,
-            devices=settings.devices,
-            precision=settings.precision,
-            monitor=monitor,
-            observer=_probe(settings, data, program),
-            should_stop=interruption,
-            checkpoint=folder.checkpoint,
-        )
-
-
-def _probe(settings: Settings, data: ImageData, program: Program) -> OnlineProbe | None:
-    """The probe that is logged while fitting, if one was asked for."""
-    if not settings.probe:
-        return None
-    if data.train.labels is None or len(data.train.labeled()) < len(data.train):
-        raise ConfigError(f"--probe {settings.probe} predicts the class, but images of {data.name} have no labels")
-    try:
-        return OnlineProbe(program.guide, data.train.labels, settings.probe)
-    except ValueError as error:
-        raise ConfigError(f"--probe {settings.probe}: {error}") from None
-
-
-def _tracker(settings: Settings, folder: RunFolder, first_process: bool) -> Several:
-    """metrics.jsonl and the trackers that were asked for, on the first process."""
-    # Built on all processes, so that a wrong name ends all of them.
-    asked = [make_part("track", text, TRACKERS, Tracker, folder.path) for text in dict.fromkeys(settings.track)]
-    return Several([JSONLines(folder.path), *asked] if first_process else [])
-
-
-def _resumable_steps(folder: RunFolder, data: ImageData) -> int:
-    """The steps a run's checkpoint has done; other data are refused."""
-    _, fingerprint = folder.read_settings(trust_parts=True)  # `parse` checked it, and nothing is built here
-    if fingerprint != data.fingerprint:
-        raise ConfigError(f"the images of {data.name} are not those {folder.path} was started with; start a new run")
-    steps = folder.checkpoint.load().get("steps") if folder.checkpoint.exists() else 0
-    if not isinstance(steps, int):
-        raise CheckpointError(f"{folder.checkpoint.path} is of another program; start a new run")
-    return steps
-
-
-def _new_folder(settings: Settings) -> Path:
-    kind, _, rest = settings.data.partition(":")
-    name = f"{kind}-{Path(rest).stem}" if rest else kind
-    return Path("runs") / f"{name}-{settings.method}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _introduction(settings: Settings, data: ImageData, program: Program, folder: RunFolder) -> str:
-    trained = (parameter for parameter in program.objective.parameters() if parameter.requires_grad)
-    parameters = sum(parameter.numel() for parameter in trained)
-    sizes = f"{len(data.train.images):,} / {len(data.validation.images):,} / {len(data.test.images):,}"
-    channels, height, width = data.image_shape
-    kinds = f" each of {settings.modalities}" if settings.modalities else ""
-    length = f"{settings.steps} steps" if settings.steps else f"{settings.epochs:g} epochs"
-    return (
-        f"{settings.method} on {data.name}: {sizes} train / validation / test images, {channels}x{height}x{width}, "
-        f"{data.class_summary}\n"
-        f"{parameters:,} parameters, {settings.latent_dim} latents, {settings.views} views{kinds} ({settings.policy}), "
-        f"{length} of batches of {settings.batch_size}, seed {settings.seed}\n"
-        f"run folder: {folder.path}"
-    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ DATA_NAMES = ("digits", *OFFICIAL, "celeba", "folder:PATH", "npz:FILE")
 FAINT = 0.1  # of the grey levels, below which images are probably of fewer bits than they are stored in
 
 
-def load(
+def load_data(
     name: str,
     root: Path | None = None,
     *,

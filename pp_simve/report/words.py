@@ -249,13 +249,14 @@ def metric(name: str) -> tuple[str, str]:
 
 
 def settings() -> dict[str, str]:
-    """What each setting of a fit is, from the class that defines it; empty where its source is not available."""
+    """What each setting of a fit is, from the classes that define it; empty where their source is not available."""
     try:
-        body: Any = ast.parse(inspect.getsource(FitConfig)).body[0]
+        groups: list[Any] = [ast.parse(inspect.getsource(group)).body[0] for group in FitConfig.__bases__]
     except OSError:
         return {}
     return {
         ast.unparse(entry.target): inspect.cleandoc(str(text.value.value))
-        for entry, text in zip(body.body, body.body[1:], strict=False)
+        for group in groups
+        for entry, text in zip(group.body, group.body[1:], strict=False)
         if isinstance(entry, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
     }

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pp_simve.evaluation.records import by_name
 from pp_simve.inference.tools import write_whole
 from pp_simve.run.config import read_config
+from pp_simve.run.numbers import plain
 from pp_simve.run.scores import read_scores
 from pp_simve.run.tables import UNDEFINED, digits
 
@@ -141,8 +142,4 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         mean, sd = (digits(value[part], MEASURES[name].digits) for part in ("mean", "sd"))
         return mean if sd == UNDEFINED else f"{mean} ± {sd}"
-    if value is None:
-        return UNDEFINED
-    if isinstance(value, int | float):
-        return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
-    return str(value).replace("|", "\\|")
+    return plain(value).replace("|", "\\|")

@@ -7,12 +7,14 @@ import json
 import math
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from pp_simve.data.types import DataShape
 from pp_simve.errors import ConfigError
+
+if TYPE_CHECKING:  # help and wrong flags are answered without importing torch
+    from pp_simve.data.types import DataShape
 
 # Settings that may be left out: their help text states the default.
 Text = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")]
@@ -21,6 +23,7 @@ LatentCount = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_h
 Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
 Size = Annotated[int | str | None, tyro.conf.arg(metavar="N|HxW", help_behavior_hint="")]
 Place = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 Texts = Annotated[
     tuple[str, ...], tyro.conf.arg(metavar="STR", help_behavior_hint="(repeatable)"), tyro.conf.UseAppendAction
 ]
@@ -39,90 +42,118 @@ _EXPECTED: dict[Any, str] = {
 
 
 @dataclass(frozen=True)
-class FitConfig:
-    """Settings of a fit as typed. Those that are None are chosen by `resolve`, from the method and the data."""
+class DataOptions:
+    """Images, and the views of each."""
 
     data: str = "digits"
-    """digits, mnist, fashionmnist, cifar10, celeba, folder:PATH (PATH/{train,test}/CLASS/*, PATH/CLASS/* or PATH/*) or
-    npz:FILE."""
+    (
+        "Data set: digits, mnist, fashionmnist, cifar10, celeba, folder:PATH (PATH/{train,test}/CLASS/*, PATH/CLASS/* "
+        "or PATH/*) or npz:FILE."
+    )
     data_root: Path = Path("data")
-    """Folder of the data sets; what is missing is downloaded there through torchvision."""
+    """Folder of the data sets; missing ones are downloaded through torchvision."""
     image_size: Size = None
-    """Resize images to this many pixels a side, or to HEIGHTxWIDTH (default: as they are; celeba 64)."""
+    """Side to resize images to, in pixels, or HEIGHTxWIDTH (default: as they are; celeba 64)."""
     resize: Literal["auto", "squash", "crop", "pad"] = "auto"
-    """How: squash, crop to the largest central part, or pad; auto is squash (celeba: crop)."""
+    """Resizing: squash, crop (the largest central part) or pad; auto is squash (celeba: crop)."""
     background: str = "white"
     """Color behind transparent pixels and of padding, such as black or #808080."""
     range: str = "auto"
-    """MIN,MAX: values of black and white; 16bit: 0 to 65535 above 8 bits; auto: by the type of the file or array."""
+    """Pixel range: MIN,MAX (values of black and white), 16bit (0 to 65535 above 8 bits), auto (by the type)."""
     layout: str = "auto"
-    """Of arrays: chw or hwc where both are possible, or the shape of flattened images, such as 28x28."""
-    skip_bad: bool = False
-    """Leave unreadable images out instead of stopping."""
-    method: str = "simve"
-    """Recipe of model, guide and objective: simve, vae, beta-vae, cr-vae, aavae, iwae, group-vae, infonce, simclr,
-    clip, vicreg, swav, instance, barlow, simsiam, byol or bridge."""
-    prior: Text = None
-    """gaussian, flat, mixture, empirical, block, standard, student or package.module:Class; options in brackets:
-    "gaussian(style_variance=0.3)" (default: the method's)."""
-    guide: Text = None
-    """amortized, structured, flow, point, delta or package.module:Class (default: the method's)."""
-    objective: Text = None
-    """elbo, iwae, analytic, consistency, denoising, decoder-free, swav, instances, byol, barlow-twins or
-    package.module:Class: "elbo(beta=linear(until=0.3))" (default: the method's)."""
-    likelihood: Text = None
-    """bernoulli, gaussian or package.module:Class (default: bernoulli for grey images, gaussian for colour)."""
-    group: Text = None
-    """Observe which image a view came from: ntxent (among all other views), infonce (among one view of each image) or
-    package.module:Class (default: the method's)."""
-    encoder: Text = None
-    """mlp, residual, resnet18 or package.module:Class (default: mlp for grey images up to 32 pixels, else residual)."""
-    decoder: Text = None
-    """mlp, residual or package.module:Class (default: the encoder's counterpart; mlp for sides that are no multiple of
-    4)."""
-    latent_dim: LatentCount = None
-    """Latent dimensions (default: 32 for grey images, 64 for colour)."""
-    modalities: Text = None
-    """Views of several modalities, each with its own encoder and likelihood: halves (upper and lower), attributes (an
-    image and its attributes) or package.module:Class (default: none; clip: attributes where the data have them, else
-    halves)."""
+    """Layout of arrays: chw or hwc where both are possible, or the shape of flattened images, such as 28x28."""
+    skip_bad: Flag = False
+    """Skip images that cannot be decoded instead of stopping."""
     views: Count = None
     """Views of each image in a batch (default: 2; with modalities, 1 of each)."""
     policy: Text = None
-    """Augmentation policy that draws the views: affine, crop, crop+colour, paper or package.module:Class (default:
-    affine for digits, crop for grey images, crop+colour for RGB)."""
-    batch_size: Count = None
-    """Images a step, over all devices (default: 128)."""
+    """Augmentation policy: affine (default of digits), crop (grey images), crop+colour (RGB), paper."""
+    modalities: Text = None
+    """Modalities, each with its own encoder and likelihood: halves, attributes (default: none, except with clip)."""
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Model and guide. Parts take options in brackets, as in "gaussian(style_variance=0.3)": see `pp-simve parts`.
+    A part of your own is package.module:Class."""
+
+    method: str = "simve"
+    (
+        "Recipe of model, guide and objective: simve, vae, beta-vae, cr-vae, aavae, iwae, group-vae, infonce, simclr, "
+        "clip, vicreg, swav, instance, barlow, simsiam, byol, bridge."
+    )
+    prior: Text = None
+    """Prior of the latents: gaussian, flat, mixture, empirical, block, standard, student (default: the method's)."""
+    guide: Text = None
+    """Variational posterior: amortized, structured, flow, point, delta (default: the method's)."""
+    likelihood: Text = None
+    """Likelihood of pixels: bernoulli (default of grey images), gaussian (RGB)."""
+    group: Text = None
+    """Group likelihood: ntxent (among all other views), infonce (one view of each image) (default: the method's)."""
+    encoder: Text = None
+    """Encoder network: mlp (default of grey images up to 32 pixels), residual (of others), resnet18."""
+    decoder: Text = None
+    """Decoder network: mlp, residual (default: the encoder's counterpart; mlp for sides not a multiple of 4)."""
+    latent_dim: LatentCount = None
+    """Latent dimensions (default: 32 for grey images, 64 for colour)."""
+
+
+@dataclass(frozen=True)
+class OptimizationOptions:
+    """Objective, and stochastic gradient steps with Adam."""
+
+    objective: Text = None
+    (
+        "Objective: elbo, iwae, analytic, consistency, denoising, decoder-free, swav, instances, byol, barlow-twins, "
+        'e.g. "elbo(beta=linear(until=0.3))" (default: the method\'s).'
+    )
     epochs: Number = None
     """Passes over the training images (default: 150 for digits, else 10)."""
     steps: Count = None
     """Gradient steps, instead of epochs."""
+    batch_size: Count = None
+    """Images a step, over all devices; an incomplete last batch of an epoch is dropped (default: 128)."""
     lr: Number = None
-    """Adam's learning rate (default: 0.002 for digits, else 0.001)."""
+    """Learning rate (default: 0.002 for digits, else 0.001)."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate over the fit: cosine rises over the first 5 % of the steps and falls to 0."""
+    """Learning rate schedule; cosine warms up over the first 5 % of the steps and decays to 0."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Device, random seed and run folder."""
+
     seed: int = 0
-    """Decides initial parameters, batches, views and samples; the split of the data is always the same."""
+    """Random seed of parameters, batches, views and samples; the split of the data does not depend on it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto is a GPU where there is one."""
+    """Device; auto is a GPU where there is one."""
     devices: int = 1
     """Processes, each with its share of every batch."""
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """Of the networks; auto is bf16 where the hardware multiplies it. Distributions are always float32."""
+    """Precision of the networks; auto is bf16 where the hardware supports it. Distributions are float32."""
     out: Place = None
-    """The run folder to make (default: runs/DATA-METHOD-TIME)."""
+    """Run folder to create (default: runs/DATA-METHOD-TIME)."""
     resume: Place = None
-    """Go on with a stopped run; its settings are the run's own, so give no others."""
+    """Run folder of a stopped run to resume with its own settings: give no others."""
+    trust_parts: Flag = False
+    """With --resume: import the package.module:Class parts that the run names. Only for runs that you trust."""
+
+
+@dataclass(frozen=True)
+class LoggingOptions:
+    """Metrics and output."""
+
     probe: Text = None
-    """Log a linear probe of the class on backbone, z, content or style while fitting; it does not change the fit."""
+    """Log the accuracy of a linear probe of the class on backbone, z, content or style; does not change the fit."""
     track: Texts = ()
-    """Trackers beside metrics.jsonl: tensorboard, wandb, "wandb(project='x')" or package.module:Class; give the flag
-    again for another."""
-    trust_parts: bool = False
-    """With --resume: import the parts of your own (package.module:Class) that the run's settings name. Their code runs,
-    so give it only for runs that you trust."""
-    quiet: bool = False
-    """Print nothing but errors."""
+    """Tracker beside metrics.jsonl: tensorboard, wandb, "wandb(project='x')" or package.module:Class."""
+    quiet: Flag = False
+    """Print errors only."""
+
+
+@dataclass(frozen=True)
+class FitConfig(LoggingOptions, RunOptions, OptimizationOptions, ModelOptions, DataOptions):
+    """Settings of a fit as typed. Those that are None are chosen by `resolve`, from the method and the data."""
 
     def __post_init__(self) -> None:
         for name in ("views", "devices", "batch_size", "steps", "latent_dim", "image_size"):
@@ -246,7 +277,7 @@ class Settings:
 
 
 def reading_options(config: FitConfig | Settings) -> dict[str, Any]:
-    """Options of `pp_simve.data.load` that decide how images are read."""
+    """Options of `pp_simve.data.load_data` that decide how images are read."""
     names = ("image_size", "resize", "background", "range", "layout", "skip_bad")
     return {name: value for name in names if (value := getattr(config, name))}
 

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import pp_simve
-from pp_simve.data import DataShape, ImageData, load
+from pp_simve.data import DataShape, ImageData, load_data
 from pp_simve.errors import ConfigError
 from pp_simve.inference.checkpoint import CheckpointFile
 from pp_simve.inference.tools import write_whole
@@ -211,13 +211,13 @@ class FittedRun:
 
 
 Load = Callable[..., ImageData]
-"""`pp_simve.data.load`, or a loader called as it is."""
+"""`pp_simve.data.load_data`, or a loader called as it is."""
 
 
 def load_once() -> Load:
     """A loader that keeps the last data: runs that are read together are mostly of the same images."""
 
-    return lru_cache(maxsize=1)(load)
+    return lru_cache(maxsize=1)(load_data)
 
 
 def load_run(path: Path | str, *, trust_parts: bool = False) -> Program:

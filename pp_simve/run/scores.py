@@ -69,7 +69,7 @@ def run_results(run: Run, program: Program, viewing: Viewing, data: ImageData, c
         "is_bound": bound is not None and program.guide.has_density,
         "seconds_per_epoch": run.seconds_per_epoch,
         "peak_memory_mb": run.peak_memory_mb,
-        "epochs": run.steps * config.batch_size / len(data.train),
+        "epochs": run.epochs,
         "steps": run.steps,
         "batch_size": config.batch_size,
         "views": config.views,

@@ -16,15 +16,15 @@ from typing import Any
 
 import pandas
 import pytest
-import tyro
 
 from pp_simve import compare
+from pp_simve.commands.options import EvaluateConfig
 from pp_simve.compare import parse
 from pp_simve.data import DataShape
-from pp_simve.evaluate import EvaluateConfig
 from pp_simve.evaluation import Record
 from pp_simve.run import processes
 from pp_simve.run.config import FitConfig
+from pp_simve.run.console import parsed
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.plan import PlannedFit, as_flags, planned
 from pp_simve.run.processes import carry_out
@@ -177,7 +177,7 @@ def test_evaluations_add_columns_and_are_made_where_they_are_missing(
         (path / "evaluation.json").write_text(json.dumps({"records": [one.to_json() for one in found]}))
         return 0
 
-    monkeypatch.setattr(compare, "evaluate_runs", evaluated)
+    monkeypatch.setattr("pp_simve.commands.compare.evaluate_runs", evaluated)
     (folder / "out" / "vae-0" / "evaluation.json").write_text('{"knows": {}}')  # of another version
     assert run(*command, "--evaluate") == 2
     assert asked == ["simve-0", "simve-1", "vae-0", "vae-1"]
@@ -364,7 +364,7 @@ def test_flags_say_all_settings() -> None:
         latent_dim=3, lr=1e-5, steps=7, schedule="constant", seed=2, device="cpu", devices=2, precision="32",
         quiet=True, track=("wandb", "tensorboard"),
     )  # fmt: skip
-    assert tyro.cli(FitConfig, args=list(as_flags(config))) == config
+    assert parsed(FitConfig, as_flags(config), "fit") == config
     assert as_flags(FitConfig()) == ()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pp_simve.data import DataError, ImageData, load, memory
+from pp_simve.data import DataError, ImageData, load_data, memory
 
 from .data_fixtures import assert_disjoint
 
@@ -24,7 +24,7 @@ LABELS = np.arange(20) % 2
 
 def save_and_load(folder: Path, image_size: int | None = None, *, layout: str = "auto", **arrays: Any) -> ImageData:
     np.savez(folder / "data.npz", **arrays)
-    return load(f"npz:{folder / 'data.npz'}", image_size=image_size, layout=layout)
+    return load_data(f"npz:{folder / 'data.npz'}", image_size=image_size, layout=layout)
 
 
 def images_of(data: ImageData) -> set[bytes]:
@@ -265,7 +265,7 @@ def test_a_large_file_is_in_memory_twice_at_most(tmp_path: Path, dtype: type) ->
     del images
     reset.write_text("5")
     before = resident("VmRSS")
-    load(f"npz:{tmp_path / 'data.npz'}")
+    load_data(f"npz:{tmp_path / 'data.npz'}")
     assert resident("VmHWM") - before < 2.2 * size
 
 
@@ -298,6 +298,6 @@ def test_files_that_are_no_npz(tmp_path: Path, content: Any, message: str) -> No
         with file.open("wb") as stream:
             np.save(stream, content)
     with pytest.raises(DataError, match=message):
-        load(f"npz:{file}")
+        load_data(f"npz:{file}")
     with pytest.raises(DataError, match="is a folder"):
-        load(f"npz:{tmp_path}")
+        load_data(f"npz:{tmp_path}")

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from pp_simve.data import DataError, ImageData, cache, decode, load
+from pp_simve.data import DataError, ImageData, cache, decode, load_data
 
 from .data_fixtures import write_classes, write_image
 
@@ -22,7 +22,7 @@ class Folder:
         write_classes(self.source, {"a": 5, "b": 5})
 
     def load(self, **options: bool | int | None) -> ImageData:
-        return load(f"folder:{self.source}", cache=self.cache, **options)  # type: ignore[arg-type]
+        return load_data(f"folder:{self.source}", cache=self.cache, **options)  # type: ignore[arg-type]
 
     def file(self) -> Path:
         (file,) = self.cache.iterdir()
@@ -136,4 +136,4 @@ def test_default_folder(folder: Folder, monkeypatch: pytest.MonkeyPatch, tmp_pat
         raise RuntimeError("no home")
 
     monkeypatch.setattr(Path, "home", homeless)
-    assert load(f"folder:{folder.source}").image_shape == (3, 6, 6)  # not cached
+    assert load_data(f"folder:{folder.source}").image_shape == (3, 6, 6)  # not cached

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pp_simve.data import DataError, celeba, decode, load
+from pp_simve.data import DataError, celeba, decode, load_data
 from pp_simve.data.pixels import Reading
 
 from .data_fixtures import HAIR_ROWS, assert_disjoint, real_data_root, write_celeba, write_image
@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_splits_attributes_and_hair(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = load("celeba", root)
+    data = load_data("celeba", root)
     assert data.image_shape == (3, 64, 64)
     assert [len(split) for split in (data.train, data.validation, data.test)] == [36, 12, 12]
     assert data.attribute_names == NAMES
@@ -42,9 +42,9 @@ def test_splits_attributes_and_hair(root: Path, monkeypatch: pytest.MonkeyPatch)
     assert int(data.test.attributes[:, 5].sum()) == 4
     assert "60 images used, of 60 files, 60 listed and 202,599" in data.notes[0]
     assert_disjoint(data, 60)
-    assert load("celeba", root, image_size=16).image_shape == (3, 16, 16)
+    assert load_data("celeba", root, image_size=16).image_shape == (3, 16, 16)
     monkeypatch.delattr(decode, "read_image")
-    again = load("celeba", root)
+    again = load_data("celeba", root)
     assert again.fingerprint == data.fingerprint
     assert again.notes == data.notes
     assert again.attribute_names == data.attribute_names
@@ -61,7 +61,7 @@ def test_a_partial_copy(root: Path) -> None:
     for number in range(1, 20):
         (images / f"{number:06}.jpg").unlink()
     write_image(images / "900000.jpg", 99, size=(20, 30))
-    data = load("celeba", root)
+    data = load_data("celeba", root)
     assert "41 images used, of 42 files, 60 listed" in data.notes[0]
     assert_disjoint(data, 41)
 
@@ -69,7 +69,7 @@ def test_a_partial_copy(root: Path) -> None:
 def test_a_part_of_one_official_split(root: Path) -> None:
     partition = root / "celeba" / celeba.PARTITION
     partition.write_text("".join(f"{number + 1:06}.jpg 0\n" for number in range(60)))
-    data = load("celeba", root)
+    data = load_data("celeba", root)
     assert [len(split) for split in (data.train, data.validation, data.test)] == [42, 6, 12]
     assert "leaves a split empty" in data.notes[1]
     assert_disjoint(data, 60)
@@ -83,7 +83,7 @@ def test_lists_that_do_not_agree(root: Path) -> None:
         lines = (root / "celeba" / file).read_text().splitlines()
         del lines[-1 if file == celeba.ATTRIBUTES else 10]
         (root / "celeba" / file).write_text("\n".join(lines))
-        data = load("celeba", root)
+        data = load_data("celeba", root)
         assert note in data.notes
     assert len(data.notes) == 4  # in part, and the cache was rebuilt
     assert_disjoint(data, 58)
@@ -93,8 +93,8 @@ def test_a_damaged_image(root: Path) -> None:
     bad = root / "celeba" / celeba.IMAGES / "000003.jpg"
     bad.write_bytes(b"")
     with pytest.raises(DataError, match=r"000003\.jpg.*--skip-bad"):
-        load("celeba", root)
-    data = load("celeba", root, skip_bad=True)
+        load_data("celeba", root)
+    data = load_data("celeba", root, skip_bad=True)
     assert [len(split) for split in (data.train, data.validation, data.test)] == [35, 12, 12]
     assert str(bad) in data.notes[1]
 
@@ -102,9 +102,9 @@ def test_a_damaged_image(root: Path) -> None:
 def test_missing_files_are_named(root: Path, tmp_path: Path) -> None:
     (root / "celeba" / celeba.PARTITION).unlink()
     with pytest.raises(DataError, match=rf"^CelebA: {celeba.PARTITION} not found.*--data-root DIR"):
-        load("celeba", root)
+        load_data("celeba", root)
     with pytest.raises(DataError, match=celeba.IMAGES):
-        load("celeba", tmp_path / "nowhere")
+        load_data("celeba", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_missing_files_are_named(root: Path, tmp_path: Path) -> None:
 def test_malformed_lists(root: Path, file: str, content: str | bytes, message: str) -> None:
     (root / "celeba" / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=message):
-        load("celeba", root)
+        load_data("celeba", root)
 
 
 def test_real_celeba() -> None:
     root = real_data_root()
     if not (root / "celeba").is_dir():
         pytest.skip(f"{root} has no celeba")
-    data = load("celeba", root)
+    data = load_data("celeba", root)
     assert data.image_shape == (3, 64, 64)
     assert len(data.attribute_names) == 40
     assert data.train.labels is not None

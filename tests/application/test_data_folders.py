@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pp_simve.data import DataError, decode, load, memory
+from pp_simve.data import DataError, decode, load_data, memory
 from pp_simve.data import pixels as pixels_module
 from pp_simve.data.folders import image_files
 from pp_simve.data.pixels import Reading, Size
@@ -44,12 +44,12 @@ def read(path: Path, **options: Any) -> decode.Decoded:
 def test_layouts(tmp_path: Path, folders: dict[str, dict[str, int]], sizes: list[int]) -> None:
     for number, (part, counts) in enumerate(folders.items()):
         write_classes(tmp_path / part, counts, start=100 * number, mode="L")
-    data = load(f"folder:{tmp_path}")
+    data = load_data(f"folder:{tmp_path}")
     assert (data.name, data.classes, data.notes) == (f"folder:{tmp_path}", ("ant", "train"), ())
     assert data.image_shape == (1, 6, 6)
     assert [len(split) for split in (data.train, data.validation, data.test)] == sizes
     assert_disjoint(data, sum(sizes))
-    assert load(f"folder:{tmp_path}", image_size=5).image_shape == (1, 5, 5)
+    assert load_data(f"folder:{tmp_path}", image_size=5).image_shape == (1, 5, 5)
     if "test" in folders:
         files = (tmp_path / "test").rglob("*.png")
         assert rows(data.test) == {np.asarray(Image.open(file)).tobytes() for file in files}
@@ -107,7 +107,7 @@ def test_more_layouts(
 ) -> None:
     for number, (part, counts) in enumerate(folders.items()):
         write_classes(tmp_path / part, counts, start=1000 * number)
-    data = load(f"folder:{tmp_path}")
+    data = load_data(f"folder:{tmp_path}")
     assert len(data.classes) == classes
     assert [len(split) for split in (data.train, data.validation, data.test)] == sizes
     assert_disjoint(data, sum(sizes))
@@ -120,25 +120,25 @@ def test_more_layouts(
 
 def test_classes_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     write_classes(tmp_path, {"10": 3, "9": 3, "-1": 3})
-    data = load(f"folder:{tmp_path}")
+    data = load_data(f"folder:{tmp_path}")
     assert data.classes == ("-1", "9", "10")
     assert data.class_summary == "3 classes: -1, 9, 10"
     write_classes(tmp_path, {"x": 3}, start=100)
-    assert load(f"folder:{tmp_path}").classes == ("-1", "10", "9", "x")
+    assert load_data(f"folder:{tmp_path}").classes == ("-1", "10", "9", "x")
 
 
 def test_names_that_no_terminal_can_show(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     write_classes(folder, {os.fsdecode(b"\xe9\xe8"): 3, "b\x1b\n": 3})
-    assert load(f"folder:{folder}").classes == (r"\xe9\xe8", r"b\x1b\n")
+    assert load_data(f"folder:{folder}").classes == (r"\xe9\xe8", r"b\x1b\n")
     bad = folder / "b\x1b\n" / os.fsdecode(b"\xff.png")
     bad.write_bytes(b"")
     with pytest.raises(DataError, match=r"/caf\\xe9/b\\x1b\\n/\\xff.png") as caught:
-        load(f"folder:{folder}")
+        load_data(f"folder:{folder}")
     str(caught.value).encode()
-    (note,) = load(f"folder:{folder}", skip_bad=True).notes
+    (note,) = load_data(f"folder:{folder}", skip_bad=True).notes
     assert r"caf\xe9/b\x1b\n/\xff.png" in note
-    assert load(f"folder:{folder}", skip_bad=True).notes == (note,)  # from the cache
+    assert load_data(f"folder:{folder}", skip_bad=True).notes == (note,)  # from the cache
 
 
 def test_files_that_are_left_out_are_counted(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_files_that_are_left_out_are_counted(tmp_path: Path) -> None:
     for name in ("a/x.heic", "a/y.HEIC", "b/IMG_1", "b/notes.txt", "b/.hidden", "list.csv"):
         put(tmp_path, name)
     write_image(tmp_path / "loose.png", 99)
-    (note,) = load(f"folder:{tmp_path}").notes
+    (note,) = load_data(f"folder:{tmp_path}").notes
     assert note.startswith("left out: 2 .heic, 1 .txt, 1 outside class folders, 1 without extension (")
 
 
@@ -157,7 +157,7 @@ def test_photographs_of_different_sizes_are_found_before_decoding(
     write_image(tmp_path / "b" / "wide.png", 999, mode="L", size=(9, 6))
     monkeypatch.delattr(decode, "read_image")
     with pytest.raises(DataError, match=r"0000\.png is 6x6, .*wide\.png is 9x6 .*--image-size HxW.*--resize crop"):
-        load(f"folder:{tmp_path}")
+        load_data(f"folder:{tmp_path}")
 
 
 def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(decode, "THREADS", 4)
     monkeypatch.setattr(decode, "_eight_bits", eight_bits)
     monkeypatch.setattr(decode, "memory_at_hand", lambda: 3 * 36 * decode.BYTES_PER_PIXEL)
-    load(f"folder:{tmp_path}")
+    load_data(f"folder:{tmp_path}")
     assert most == 1
 
 
@@ -187,7 +187,7 @@ def test_labels_stay_with_their_images(tmp_path: Path) -> None:
             file = tmp_path / label / f"{number}.png"
             file.parent.mkdir(exist_ok=True)
             Image.new("RGB", (4, 4), (value, value, number)).save(file)
-    data = load(f"folder:{tmp_path}")
+    data = load_data(f"folder:{tmp_path}")
     for split in (data.train, data.validation, data.test):
         assert split.labels is not None
         assert torch.equal(split.labels == 1, split.images[:, 0, 0, 0] == 200)
@@ -202,7 +202,7 @@ def test_which_files_are_read(tmp_path: Path) -> None:
     put(tmp_path, "a/.hidden.png", b"not an image")
     put(tmp_path, "README.md", b"about")
     (tmp_path / "a" / "loop").symlink_to(tmp_path / "a")
-    data = load(f"folder:{tmp_path}")
+    data = load_data(f"folder:{tmp_path}")
     assert data.classes == ("a", "b")
     assert_disjoint(data, 6)
 
@@ -220,7 +220,7 @@ def test_grey_among_colour_becomes_colour(tmp_path: Path, grey_first: bool) -> N
     modes = ("L", "RGB") if grey_first else ("RGB", "L")
     write_classes(tmp_path, {"a": 3}, mode=modes[0])
     write_classes(tmp_path, {"b": 3}, start=10, mode=modes[1])
-    data = load(f"folder:{tmp_path}")
+    data = load_data(f"folder:{tmp_path}")
     assert data.image_shape == (3, 6, 6)
     assert data.train.labels is not None
     grey = data.train.images[data.train.labels == (0 if grey_first else 1)]
@@ -318,7 +318,7 @@ def test_the_first_frame_is_read_and_said_so(tmp_path: Path, suffix: str) -> Non
     pixels, found = read(tmp_path / "a" / f"moving.{suffix}")
     assert (pixels == 200).all()
     assert found == {"animated"}
-    (note,) = load(f"folder:{tmp_path}").notes
+    (note,) = load_data(f"folder:{tmp_path}").notes
     assert note.startswith("1 of 7 images with several frames")
 
 
@@ -330,9 +330,9 @@ def test_transparent_images_are_counted_once(tmp_path: Path) -> None:
             image.putpixel((number, number), (ord(label), 255))
             image.save(tmp_path / label / f"{number}.png")
     for _ in range(2):  # decoded, then from the cache
-        (note,) = load(f"folder:{tmp_path}").notes
+        (note,) = load_data(f"folder:{tmp_path}").notes
         assert note.startswith("2 of 6 images with transparency: composited on the background")
-    assert load(f"folder:{tmp_path}", background="black").train.images.max() < 150
+    assert load_data(f"folder:{tmp_path}", background="black").train.images.max() < 150
 
 
 def test_hardly_any_grey_levels(tmp_path: Path) -> None:
@@ -343,9 +343,9 @@ def test_hardly_any_grey_levels(tmp_path: Path) -> None:
         for number in range(3):
             values = rng.integers(0, 4096, (4, 4), dtype=np.uint16)
             Image.fromarray(values).save(tmp_path / label / f"{number}.png")
-    (note,) = load(f"folder:{tmp_path}").notes
+    (note,) = load_data(f"folder:{tmp_path}").notes
     assert re.match(r"all pixels lie between 0 and 1[56] of 255: .*--range 0,4095", note)
-    scaled = load(f"folder:{tmp_path}", range="0,4095")
+    scaled = load_data(f"folder:{tmp_path}", range="0,4095")
     assert scaled.notes == ()
     assert scaled.train.images.max() > 200
 
@@ -390,7 +390,7 @@ def test_sizes(tmp_path: Path, size: Any, resize: str, shape: Size, corner: int,
 )
 def test_impossible_options(options: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
-        load("digits", **options)
+        load_data("digits", **options)
 
 
 def test_photos_are_turned_upright(tmp_path: Path) -> None:
@@ -407,9 +407,9 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes | str) -> None:
     bad = tmp_path / "b" / "0002.png"
     bad.write_bytes(bad.read_bytes()[:60] if isinstance(content, str) else content)
     with pytest.raises(DataError, match=r"1 file of 10 cannot be decoded: .*b/0002\.png.*--skip-bad"):
-        load(f"folder:{tmp_path}")
+        load_data(f"folder:{tmp_path}")
     for _ in range(2):  # decoded, then from the cache
-        data = load(f"folder:{tmp_path}", skip_bad=True)
+        data = load_data(f"folder:{tmp_path}", skip_bad=True)
         assert len(data.notes) == 1
         assert "1 file of 10" in data.notes[0]
         assert str(bad) in data.notes[0]
@@ -463,13 +463,13 @@ def test_folders_that_cannot_be_used(
     folder.mkdir()
     make(folder)
     with pytest.raises(DataError, match=message):
-        load(f"folder:{folder}", skip_bad=skip_bad)
+        load_data(f"folder:{folder}", skip_bad=skip_bad)
 
 
 def test_copies_across_splits_are_told(tmp_path: Path) -> None:
     write_classes(tmp_path / "train", {"a": 4, "b": 4})
     write_classes(tmp_path / "test", {"a": 2, "b": 2}, start=6)
-    (note,) = load(f"folder:{tmp_path}").notes
+    (note,) = load_data(f"folder:{tmp_path}").notes
     assert note.startswith("2 of 4 test images are exact copies")
 
 
@@ -486,7 +486,7 @@ def test_too_few_images_are_found_before_decoding(
     write_classes(tmp_path, counts)
     monkeypatch.delattr(decode, "read_image")
     with pytest.raises(DataError, match=message):
-        load(f"folder:{tmp_path}")
+        load_data(f"folder:{tmp_path}")
 
 
 def test_a_failed_load_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -496,7 +496,7 @@ def test_a_failed_load_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     (source / "a" / "0000.png").write_bytes(b"")
     before = sorted(os.walk(tmp_path))
     with pytest.raises(DataError):
-        load(f"folder:{source}")
+        load_data(f"folder:{source}")
     assert sorted(os.walk(tmp_path)) == before
 
 
@@ -508,10 +508,10 @@ def test_memory_and_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as patched:
         patched.setattr(memory, "memory_at_hand", lambda: 700)
         with pytest.raises(DataError, match="--image-size N"):
-            load(f"folder:{tmp_path}")
+            load_data(f"folder:{tmp_path}")
         patched.setattr(decode, "memory_at_hand", lambda: 700)
         with pytest.raises(DataError, match=r"its 6x6 pixels take .* to decode"):
-            load(f"folder:{tmp_path}")
+            load_data(f"folder:{tmp_path}")
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=r"/a cannot be read \(Permission denied\)"):
-        load(f"folder:{tmp_path}")
+        load_data(f"folder:{tmp_path}")

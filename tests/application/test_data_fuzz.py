@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pp_simve.data import DataError, ImageData, celeba, load
+from pp_simve.data import DataError, ImageData, celeba, load_data
 from pp_simve.data.decode import Listing, read_listing
 from pp_simve.data.pixels import Reading
 
@@ -128,7 +128,7 @@ NPZ = {
 
 @pytest.mark.parametrize("kind", NPZ)
 def test_npz_files(tmp_path: Path, kind: str) -> None:
-    done, found = damage(tmp_path / "a.npz", lambda: load(f"npz:{tmp_path / 'a.npz'}"), kind, NPZ[kind])
+    done, found = damage(tmp_path / "a.npz", lambda: load_data(f"npz:{tmp_path / 'a.npz'}"), kind, NPZ[kind])
     assert len(found) <= 2, "pixels have checksums; without labels, or as they were"
     assert done < TRIES
 
@@ -148,20 +148,20 @@ def test_numbers_in_an_npz_file(tmp_path: Path) -> None:
                 archive.writestr(f"{name}.npy", mutated(member, random) if random.random() < 0.7 else member)
         return file.getvalue()
 
-    damage(tmp_path / "a.npz", lambda: load(f"npz:{tmp_path / 'a.npz'}"), "numbers", b"", rewritten)
+    damage(tmp_path / "a.npz", lambda: load_data(f"npz:{tmp_path / 'a.npz'}"), "numbers", b"", rewritten)
 
 
 @pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
 def test_idx_files(tmp_path: Path, file: str) -> None:
     put(tmp_path, idx_files("MNIST"))
-    damage(tmp_path / "MNIST" / "raw" / file, lambda: load("mnist", tmp_path), file)
+    damage(tmp_path / "MNIST" / "raw" / file, lambda: load_data("mnist", tmp_path), file)
 
 
 @pytest.mark.parametrize("file", ["data_batch_3", "batches.meta"])
 def test_cifar_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     put(tmp_path, cifar_files(monkeypatch))
-    before = load("cifar10", tmp_path).fingerprint
-    done, found = damage(tmp_path / "cifar-10-batches-py" / file, lambda: load("cifar10", tmp_path), file)
+    before = load_data("cifar10", tmp_path).fingerprint
+    done, found = damage(tmp_path / "cifar-10-batches-py" / file, lambda: load_data("cifar10", tmp_path), file)
     assert found <= {before}
     assert done <= TRIES / 50  # where nothing was changed
 
@@ -169,14 +169,16 @@ def test_cifar_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: st
 @pytest.mark.parametrize("file", [celeba.ATTRIBUTES, celeba.PARTITION])
 def test_celeba_lists(tmp_path: Path, file: str) -> None:
     write_celeba(tmp_path, 20, size=(8, 8))
-    damage(tmp_path / "celeba" / file, lambda: load("celeba", tmp_path, image_size=4, cache=tmp_path / "cache"), file)
+    damage(
+        tmp_path / "celeba" / file, lambda: load_data("celeba", tmp_path, image_size=4, cache=tmp_path / "cache"), file
+    )
 
 
 def test_caches(tmp_path: Path) -> None:
     write_classes(tmp_path / "source", {"a": 4, "b": 4})
 
     def read() -> ImageData:
-        return load(f"folder:{tmp_path / 'source'}", cache=tmp_path / "cache")
+        return load_data(f"folder:{tmp_path / 'source'}", cache=tmp_path / "cache")
 
     before = read().fingerprint
     (file,) = (tmp_path / "cache").iterdir()

@@ -16,7 +16,7 @@ import pytest
 import torch
 import torchvision
 
-from pp_simve.data import DataError, load, official
+from pp_simve.data import DataError, load_data, official
 
 from .data_fixtures import assert_disjoint, real_data_root, write_classes
 
@@ -70,13 +70,13 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_idx_files_are_read(tmp_path: Path, name: str, folder: str) -> None:
     put(tmp_path, idx_files(folder))
     before = everything(tmp_path)
-    data = load(name, tmp_path)
+    data = load_data(name, tmp_path)
     assert data.image_shape == (1, 28, 28)
     assert [len(split) for split in (data.train, data.validation, data.test)] == [30, 10, 20]
     assert data.classes[0] == ("0" if name == "mnist" else "T-shirt/top")
     assert len(data.classes) == 10
     assert_disjoint(data, 60)
-    assert load(name, tmp_path, image_size=32).image_shape == (1, 32, 32)
+    assert load_data(name, tmp_path, image_size=32).image_shape == (1, 32, 32)
     assert everything(tmp_path) == before
 
 
@@ -98,7 +98,7 @@ def cifar_files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 
 def test_cifar_batches_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, cifar_files(monkeypatch))
-    data = load("cifar10", tmp_path)
+    data = load_data("cifar10", tmp_path)
     assert data.image_shape == (3, 32, 32)
     assert data.classes == tuple("abcdefghij")
     assert [len(split) for split in (data.train, data.validation, data.test)] == [90, 10, 20]
@@ -114,7 +114,7 @@ def test_packed_files_need_no_network(tmp_path: Path, monkeypatch: pytest.Monkey
         archive.add(tmp_path / "unpacked" / "cifar-10-batches-py", "cifar-10-batches-py")
     md5 = hashlib.md5((root / "cifar-10-python.tar.gz").read_bytes()).hexdigest()
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "tgz_md5", md5)
-    assert len(load("cifar10", root).test) == 20
+    assert len(load_data("cifar10", root).test) == 20
     assert everything(root) == sorted([*files, "cifar-10-batches-py", "cifar-10-python.tar.gz"])
 
 
@@ -123,7 +123,7 @@ def test_packed_idx_files_need_no_network(tmp_path: Path, monkeypatch: pytest.Mo
     put(tmp_path, packed)
     resources = [(Path(name).name, hashlib.md5(content).hexdigest()) for name, content in packed.items()]
     monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
-    assert len(load("mnist", tmp_path).test) == 20
+    assert len(load_data("mnist", tmp_path).test) == 20
     assert {*idx_files("MNIST"), *packed} <= set(everything(tmp_path))
 
 
@@ -141,11 +141,11 @@ def test_download_goes_to_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     # torchvision takes the folder's name from the class.
     root = tmp_path / "new" / "root"
     before = socket.getdefaulttimeout()
-    assert len(load("mnist", root).test) == 20
+    assert len(load_data("mnist", root).test) == 20
     assert everything(root) == sorted([*idx_files("MNIST"), "MNIST", "MNIST/raw"])
     assert timeouts == [official.TIMEOUT]
     assert socket.getdefaulttimeout() == before
-    assert len(load("mnist", root).test) == 20
+    assert len(load_data("mnist", root).test) == 20
     assert len(timeouts) == 1
 
 
@@ -161,7 +161,7 @@ def test_download_goes_to_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_failed_download_says_what_to_put_where(tmp_path: Path, name: str, files: str) -> None:
     root = tmp_path / "new" / "root"
     with pytest.raises(DataError, match=rf"download failed \(<urlopen error no network>\).*{files}.*--data-root DIR"):
-        load(name, root)
+        load_data(name, root)
     assert everything(tmp_path) == []
 
 
@@ -175,7 +175,7 @@ def test_failed_download_leaves_what_was_there(
     before = everything(tmp_path)
     for name, root in (("fashionmnist", tmp_path), ("cifar10", tmp_path / "root")):
         with pytest.raises((DataError, KeyboardInterrupt)):
-            load(name, root)
+            load_data(name, root)
         assert everything(tmp_path) == before
 
 
@@ -186,10 +186,10 @@ def test_a_root_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
 
     (tmp_path / "file").write_text("a regular file, below which no folder can be made")
     with pytest.raises(DataError, match=r"not writable.*--data-root DIR"):
-        load("cifar10", tmp_path / "file" / "root")
+        load_data("cifar10", tmp_path / "file" / "root")
     monkeypatch.setattr(official, "TemporaryDirectory", refuse)
     with pytest.raises(DataError, match=r"not writable .*Permission denied"):
-        load("cifar10", tmp_path)
+        load_data("cifar10", tmp_path)
     assert everything(tmp_path) == ["file"]
 
 
@@ -206,7 +206,7 @@ def test_damaged_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: 
         name, message = "cifar10", r"CIFAR-10: the files in .* are damaged"
     put(tmp_path, files)
     with pytest.raises(DataError, match=message):
-        load(name, tmp_path)
+        load_data(name, tmp_path)
 
 
 def test_the_default_root_and_arrays_of_an_old_numpy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,13 +219,13 @@ def test_the_default_root_and_arrays_of_an_old_numpy(tmp_path: Path, monkeypatch
     put(tmp_path / "data", idx_files("MNIST"))
     monkeypatch.setattr(torchvision.datasets, "MNIST", warn)
     monkeypatch.chdir(tmp_path)
-    assert len(load("mnist").test) == 20
+    assert len(load_data("mnist").test) == 20
 
 
 def test_an_image_folder_in_the_root_comes_first(tmp_path: Path) -> None:
     write_classes(tmp_path / "cifar10" / "train", {"cat": 6, "dog": 6})
     write_classes(tmp_path / "cifar10" / "test", {"cat": 2, "dog": 2}, start=100)
-    data = load("cifar10", tmp_path, cache=tmp_path / "cache")
+    data = load_data("cifar10", tmp_path, cache=tmp_path / "cache")
     assert data.name == "cifar10"
     assert data.classes == ("cat", "dog")
     assert [len(split) for split in (data.train, data.validation, data.test)] == [10, 2, 4]
@@ -237,11 +237,11 @@ def test_real_fashion_mnist() -> None:
     root = real_data_root()
     if not (root / "FashionMNIST").is_dir():
         pytest.skip(f"{root} has no FashionMNIST")
-    data = load("fashionmnist", root)
+    data = load_data("fashionmnist", root)
     assert [len(split) for split in (data.train, data.validation, data.test)] == [54_000, 6_000, 10_000]
     for split, count in ((data.train, 5400), (data.validation, 600), (data.test, 1000)):
         assert split.labels is not None
         assert torch.bincount(split.labels).tolist() == [count] * 10
     theirs = torchvision.datasets.FashionMNIST(root, train=False).data
     assert torch.equal(data.test.images.double().mean(0)[0], theirs.double().mean(0))
-    assert data.fingerprint == load("fashionmnist", root).fingerprint
+    assert data.fingerprint == load_data("fashionmnist", root).fingerprint

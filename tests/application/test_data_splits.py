@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pp_simve.data import DataError, ImageData, load
+from pp_simve.data import DataError, ImageData, load_data
 from pp_simve.data.collection import TEST, TRAIN, UNDIVIDED, VALIDATION, Collection
 from pp_simve.data.splits import divide
 
@@ -54,13 +54,13 @@ def test_labels_stay_with_their_images() -> None:
 
 def test_splits_depend_on_the_seed_alone() -> None:
     torch.manual_seed(1)
-    first = load("digits")
+    first = load_data("digits")
     state = torch.random.get_rng_state()
     torch.manual_seed(2)
-    assert load("digits").fingerprint == first.fingerprint
-    assert load("digits", seed=1).fingerprint != first.fingerprint
+    assert load_data("digits").fingerprint == first.fingerprint
+    assert load_data("digits", seed=1).fingerprint != first.fingerprint
     torch.manual_seed(1)
-    load("digits")
+    load_data("digits")
     assert torch.equal(torch.random.get_rng_state(), state)
 
 

@@ -1,4 +1,4 @@
-"""The data set itself, and `load`'s own errors."""
+"""The data set itself, and `load_data`'s own errors."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pp_simve.data import DataError, ImageData, Split, load
+from pp_simve.data import DataError, ImageData, Split, load_data
 
 from .data_fixtures import assert_disjoint
 
@@ -41,12 +41,12 @@ def test_fingerprint_follows_pixels_and_labels() -> None:
 )
 def test_what_names_no_data_is_refused(name: str, image_size: int | None, hint: str) -> None:
     with pytest.raises(DataError, match=re.escape(hint)):
-        load(name, image_size=image_size)
+        load_data(name, image_size=image_size)
 
 
 def test_digits_need_no_files_and_write_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    data = load("digits")
+    data = load_data("digits")
     assert not list(tmp_path.iterdir())
     assert data.image_shape == (1, 16, 16)
     assert data.classes == tuple("0123456789")
@@ -60,7 +60,7 @@ def test_digits_need_no_files_and_write_none(tmp_path: Path, monkeypatch: pytest
 
 
 def test_digits_image_size() -> None:
-    data = load("digits", image_size=8)
+    data = load_data("digits", image_size=8)
     assert data.image_shape == (1, 8, 8)
     # At their own size the grey levels 0..16 are scaled and nothing else.
     assert set(data.train.images.unique().tolist()) == {round(level * 255 / 16) for level in range(17)}

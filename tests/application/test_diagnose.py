@@ -164,7 +164,7 @@ def test_one_run_that_cannot_be_read_does_not_stop_the_others(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ((), "nothing to diagnose"),
+        ((), "no runs were given"),
         (("RUN", "--images", "0"), "--images must be at least 1"),
         (("RUN", "--simulations", "1"), "--simulations must be at least 2"),
         (("RUN", "--refine", "-1"), "--refine must be at least 0"),

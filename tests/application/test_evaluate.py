@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from pp_simve import evaluate
-from pp_simve.data import ImageData, load
+from pp_simve.data import ImageData, load_data
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import Effort, suite
 from pp_simve.evaluation.probes.mlp import MLPTraining
@@ -52,7 +52,7 @@ def fitted(finished_run: Path, folder: Path) -> Path:
 
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "Effort", CHEAP)
+    monkeypatch.setattr("pp_simve.commands.evaluate.Effort", CHEAP)
     monkeypatch.setattr("pp_simve.run.scores.QUICK", CHEAP())
 
 
@@ -66,7 +66,7 @@ def nothing(monkeypatch: pytest.MonkeyPatch) -> list[Effort]:
         efforts.append(effort)
         return []
 
-    monkeypatch.setattr(evaluate, "evaluate_run", evaluated)
+    monkeypatch.setattr("pp_simve.commands.evaluate.evaluate_run", evaluated)
     return efforts
 
 
@@ -85,7 +85,7 @@ def evaluated(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> E
     torch.manual_seed(1234)  # whatever was drawn before must not matter
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patched.setattr(evaluate, "Effort", partial(Effort, class_mlp=TINY, view_mlp=TINY))
+        patched.setattr("pp_simve.commands.evaluate.Effort", partial(Effort, class_mlp=TINY, view_mlp=TINY))
         patched.chdir(path.parent)
         assert run("run", "--rows", "150", "--fine-tune", "2") == 0
     return Evaluated(path, *read_scores(path / FILE), out.getvalue(), err.getvalue())
@@ -99,7 +99,7 @@ def test_files_of_an_evaluation(evaluated: Evaluated, finished_run: Path) -> Non
     assert evaluated.entries["settings"] == {
         "method": "simve",
         "data": "digits",
-        "data_fingerprint": load("digits").fingerprint,
+        "data_fingerprint": load_data("digits").fingerprint,
         "images": {"train": 1259, "validation": 179, "test": 359},
         "rows": 150,
         "restarts": 3,
@@ -268,7 +268,8 @@ def test_a_run_that_cannot_be_evaluated_does_not_stop_the_others(
         "error: missing is no run folder: it has no config.json",
         "error: stopped is not finished: it has no model.safetensors; go on with --resume stopped",
         "error: damaged/model.safetensors cannot be loaded",
-        f"error: the images of digits are not those other was fitted to ({load('digits').fingerprint}, expected 0123)",
+        "error: the images of digits are not those other was fitted to "
+        f"({load_data('digits').fingerprint}, expected 0123)",
     ):
         assert words in captured.err
     assert captured.err.count("was not evaluated") == 4
@@ -287,7 +288,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(
     def full(path: Path, data: bytes) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(evaluate, "write_whole", full)
+    monkeypatch.setattr("pp_simve.commands.evaluate.write_whole", full)
     assert run("run") == 2
     assert "error: No space left on device" in capsys.readouterr().err
     assert (fitted / FILE).read_text() == "old"
@@ -299,9 +300,9 @@ def test_images_are_read_once_for_runs_of_the_same(fitted: Path, monkeypatch: py
 
     def counted(name: str, root: Path, **options: Any) -> ImageData:
         roots.append(root)
-        return load(name, root, **options)
+        return load_data(name, root, **options)
 
-    monkeypatch.setattr("pp_simve.run.folder.load", counted)
+    monkeypatch.setattr("pp_simve.run.folder.load_data", counted)
     assert run("run", "run", "--quiet") == 0
     assert run("run", "--data-root", "elsewhere", "--quiet") == 0
     assert roots == [Path("data"), Path("elsewhere")]
@@ -342,7 +343,9 @@ def test_wrong_flags(
 
 
 def test_ctrl_c_ends_it(fitted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(evaluate, "evaluate_run", lambda *arguments: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(
+        "pp_simve.commands.evaluate.evaluate_run", lambda *arguments: signal.raise_signal(signal.SIGINT)
+    )
     assert run("run") == 130
     assert capsys.readouterr().err == "stopped\n"
     assert not (fitted / FILE).exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from pp_simve.data import load
+from pp_simve.data import load_data
 from pp_simve.evaluation import Effort, content_scores, select
 from pp_simve.inference import PointGuide
 from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.models import Gaussian, StandardPrior
+from pp_simve.run.comparison import write_table
 from pp_simve.run.config import Settings
 from pp_simve.run.folder import RunFolder, load_run
 
@@ -86,21 +88,36 @@ def test_results_are_fractions_with_their_cost(finished_run: Path) -> None:
     assert entries["seconds_per_epoch"] > 0
     assert entries["peak_memory_mb"] > 0
     assert entries["steps"] == STEPS
-    assert entries["epochs"] == pytest.approx(STEPS * 32 / len(load("digits").train))
+    assert entries["epochs"] == pytest.approx(STEPS / (len(load_data("digits").train) // 32))
+
+
+def test_epochs_are_the_same_everywhere(
+    folder: Path, evaluated_quickly: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An epoch is the 39 whole batches of 32 among 1,259 images."""
+    flags = [flag for flag in SMALL if flag not in ("--steps", str(STEPS))]
+    assert run(*flags, "--epochs", "2", "--out", "run") == 0
+    assert results(folder / "run")["epochs"] == 2.0
+    printed = capsys.readouterr().out
+    assert "2 epochs (78 steps)" in printed
+    assert "epoch 2.0/2.0" in printed
+    assert "2 epochs (78 steps)" in (folder / "run" / "report.html").read_text()
+    header, _, row = write_table(folder, {"simve": [folder / "run"]}, "A table.", []).splitlines()[2:5]
+    assert dict(zip(*(re.split(r" *\| *", line) for line in (header, row)), strict=True))["epochs"] == "2"
 
 
 def test_config_names_every_choice(finished_run: Path) -> None:
     entries = json.loads((finished_run / "config.json").read_text())
     assert entries["version"] == "0.1.0"
     assert entries["data_shape"]["image"] == [1, 16, 16]
-    assert entries["data_fingerprint"] == load("digits").fingerprint
+    assert entries["data_fingerprint"] == load_data("digits").fingerprint
     config = Settings.from_json(entries["config"])
     assert (config.policy, config.likelihood, config.lr, config.steps) == ("affine", "bernoulli", 2e-3, STEPS)
     assert RunFolder(finished_run).read_settings() == (config, entries["data_fingerprint"])
 
 
 def test_a_saved_run_is_the_one_that_was_evaluated(finished_run: Path) -> None:
-    data = load("digits")
+    data = load_data("digits")
     first, second = (load_run(finished_run) for _ in range(2))
     assert not first.objective.training
     embedded = [program.guide.embed_batches(data.test.images).as_dict() for program in (first, second)]
@@ -167,7 +184,7 @@ def test_colour_images_in_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch
     config, _ = RunFolder(path).read_settings()
     assert (config.likelihood, config.policy, config.latent_dim) == ("gaussian", "crop+colour", 64)
     assert {"hue", "saturation"} <= set(results(path)["style"])
-    loaded = load_run(path).guide.embed_batches(load("folder:pictures").test.images)
+    loaded = load_run(path).guide.embed_batches(load_data("folder:pictures").test.images)
     assert loaded.content.shape[-1] == 64
 
 

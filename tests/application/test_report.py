@@ -239,7 +239,7 @@ def test_a_run_has_a_page_of_its_own_numbers(finished_run: Path) -> None:
         assert f"--{name.replace('_', '-')}" in found.sections["settings"]
         assert value is None or str(value) in found.sections["settings"]
     assert settings["data_fingerprint"] in found.sections["settings"]
-    assert "Decides initial parameters, batches, views and samples" in found.sections["settings"]
+    assert "Random seed of parameters, batches, views and samples" in found.sections["settings"]
 
 
 def test_nothing_is_loaded_from_elsewhere_and_only_known_scripts_run(found: Page) -> None:

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from pp_simve.data import ImageData, load
+from pp_simve.data import ImageData, load_data
 from pp_simve.errors import ConfigError
 from pp_simve.inference.augmentations import AugmentationPolicy
 from pp_simve.report import Embedding, embed_test
@@ -25,7 +25,7 @@ from pp_simve.run.viewing import Viewing
 
 
 def unfitted(**settings: Any) -> tuple[Program, Viewing, ImageData]:
-    data = load("digits", Path("data"))
+    data = load_data("digits", Path("data"))
     networks = {"encoder": "mlp(hidden=[32])", "decoder": "mlp(hidden=[32])", "latent_dim": 8}
     config = FitConfig(data="digits", **networks, **settings).resolve(data.shape)
     torch.manual_seed(0)

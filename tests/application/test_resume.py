@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from pp_simve import fit
 from pp_simve.run.folder import RunFolder
 
 from .command import SMALL, STEPS, interrupted_at, results, run, scores
@@ -71,7 +70,7 @@ def test_ctrl_c_twice_stops_at_once_and_leaves_nothing(
 
 
 def test_ctrl_c_while_data_are_read_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "load", lambda *args, **kwargs: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("pp_simve.commands.fit.load_data", lambda *args, **kwargs: signal.raise_signal(signal.SIGINT))
     assert run(*SMALL) == 130
     assert list(folder.iterdir()) == []
 
@@ -80,7 +79,7 @@ def test_ctrl_c_while_judging_keeps_the_checkpoint(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(fit, "run_results", lambda *args: signal.raise_signal(signal.SIGINT))
+        patched.setattr("pp_simve.commands.fit.run_results", lambda *args: signal.raise_signal(signal.SIGINT))
         assert run(*SMALL, "--out", "run") == 130
     assert "--resume run" in capsys.readouterr().err
     assert run("--resume", "run") == 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pp_simve.data import load
+from pp_simve.data import load_data
 from pp_simve.evaluation import handwriting
 from pp_simve.evaluation.handwriting import handwriting_style
 
@@ -143,7 +143,7 @@ def sheared(image: Tensor, degrees: float) -> Tensor:
 
 @pytest.mark.parametrize("degrees", [-30.0, 12.0])
 def test_a_shear_of_real_digits_adds_its_tangent(degrees: float) -> None:
-    digits = load("digits").train.images[:12]
+    digits = load_data("digits").train.images[:12]
     padded = torch.nn.functional.pad(digits, (12, 12, 0, 0)).double()
     before = handwriting_style(padded)
     after = handwriting_style(torch.stack([sheared(image, degrees) for image in padded[:, 0]]).unsqueeze(1))
@@ -153,7 +153,7 @@ def test_a_shear_of_real_digits_adds_its_tangent(degrees: float) -> None:
 
 
 def test_bytes_and_floats_agree_and_chunks_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
-    digits = load("digits").train.images[:10]
+    digits = load_data("digits").train.images[:10]
     whole = handwriting_style(digits)
     monkeypatch.setattr(handwriting, "_PIXELS", 3 * 256 + 1)
     for other in (digits, digits.float() / 255):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pp_simve.data import Split, load
+from pp_simve.data import Split, load_data
 from pp_simve.data.splits import copies_note
 from pp_simve.evaluation import Effort, KNNProbe, LinearProbe, RidgeProbe, evaluate_representations
 from pp_simve.inference.augmentations import augmentation_policy
@@ -83,7 +83,7 @@ def test_a_poisoned_test_split_changes_no_probe(probe: type[Any], monkeypatch: p
 
 
 def test_copies_across_splits_are_reported() -> None:
-    data = load("digits")
+    data = load_data("digits")
     assert copies_note(data) is None
     whole = (torch.cat([data.test.images, data.train.images[:3]]), torch.cat([data.test.labels, data.train.labels[:3]]))
     note = copies_note(dataclasses.replace(data, test=Split(*whole, None)))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pp_simve.data import Split, load
+from pp_simve.data import Split, load_data
 from pp_simve.evaluation import attribute_scores, cluster_scores, content_scores, evaluate_representations, suite
 from pp_simve.evaluation.probes.mlp import MLPTraining
 from pp_simve.evaluation.records import (
@@ -212,7 +212,7 @@ def test_a_large_split_is_thinned_at_random() -> None:
 POLICY = augmentation_policy("affine", (1, 16, 16))
 TINY = MLPTraining(hidden=8, decays=(0.0,), learning_rate=1e-2, epochs=3)
 CHEAP = Effort(rows=200, restarts=1, min_views=100, pairs=100, class_mlp=TINY, view_mlp=TINY)
-DIGITS = load("digits")
+DIGITS = load_data("digits")
 
 
 def digits(train: int = 200, test: int = 60) -> tuple[Split, Split, Split]:

@@ -1,0 +1,65 @@
+"""The full suite of evaluators on fitted runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+import pp_simve
+from pp_simve.commands.options import EvaluateConfig
+from pp_simve.evaluation.subject import Effort
+from pp_simve.inference.device import choose_device, device_name
+from pp_simve.inference.tools import write_whole
+from pp_simve.report import write_report
+from pp_simve.run.console import each_run
+from pp_simve.run.folder import RunFolder, load_fitted, load_once, source_commit
+from pp_simve.run.scores import evaluate_run
+from pp_simve.run.tables import print_scores
+from pp_simve.run.trust import announce
+
+FILE = "evaluation.json"
+
+
+def evaluate_runs(config: EvaluateConfig) -> int:
+    """Evaluates one run after the other, whatever happens to those before; the exit code."""
+    console = Console(quiet=config.quiet, highlight=False)
+    device = torch.device(choose_device(config.device))
+    images = load_once()
+    effort = Effort(config.rows, config.restarts, config.fine_tune, config.fid_weights)
+
+    def carry_out(path: Path) -> None:
+        folder = RunFolder(path)
+        if config.trust_parts:
+            announce(path, folder.read_settings(trust_parts=True)[0], console)
+        started = time.perf_counter()
+        fitted = load_fitted(folder, device, images, config.data_root, trust_parts=config.trust_parts)
+        data, method = fitted.data, fitted.settings.method
+        records = evaluate_run(fitted.program, fitted.viewing, data, "full", effort)
+        seconds = time.perf_counter() - started
+        entries = {
+            "version": pp_simve.__version__,
+            "commit": source_commit(),
+            "settings": {
+                "method": method,
+                "data": data.name,
+                "data_fingerprint": data.fingerprint,
+                "images": {name: len(getattr(data, name)) for name in ("train", "validation", "test")},
+                "rows": config.rows,
+                "restarts": config.restarts,
+                "fine_tune": config.fine_tune,
+                "device": device_name(device),
+            },
+            "seconds": seconds,
+            "records": [record.to_json() for record in records],
+        }
+        write_whole(path / FILE, (json.dumps(entries, indent=2, allow_nan=False) + "\n").encode())
+        write_report(folder)
+        console.print(f"{path}: {method} on {data.name}", markup=False, soft_wrap=True, style="bold")
+        print_scores(records, console)
+        console.print(f"evaluated in {seconds:.1f} s, written to {path / FILE}\n", markup=False, soft_wrap=True)
+
+    return each_run(config.runs, "evaluated", carry_out)
