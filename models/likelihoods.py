@@ -45,11 +45,12 @@ class Gaussian(Likelihood):
 
     Args:
         decoder: maps ``(batch, latent)`` to means ``(batch, channel, height, width)``.
-        variance: of every pixel, in squared units of [0, 1].
+        variance: of every pixel, in squared units of [0, 1]. It sets how much detail the ELBO asks for: 0.1 layout and
+            colour, 0.01 (the paper's) texture too. 0.1 was chosen on held-out training images of CIFAR-10.
         learned: makes the variance a parameter that starts there.
     """
 
-    def __init__(self, decoder: nn.Module, variance: float = 0.01, *, learned: bool = False) -> None:
+    def __init__(self, decoder: nn.Module, variance: float = 0.1, *, learned: bool = False) -> None:
         super().__init__()
         if not 0 < variance < float("inf"):
             raise ValueError(f"variance must be positive and finite, got {variance}")
