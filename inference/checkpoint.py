@@ -1,4 +1,4 @@
-"""Checkpoint files: written atomically, read without executing anything they contain."""
+"""Checkpoint files: written atomically with a checksum, read without executing anything they contain."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from pp_simve.inference.sealing import read_sealed, sealed
 from pp_simve.inference.tools import write_whole
 
 
@@ -30,21 +31,21 @@ class CheckpointFile:
         """Replaces the checkpoint; tensors, numbers, strings and containers of them only."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_whole(self.path, buffer.getvalue())
+        write_whole(self.path, sealed(buffer.getbuffer()))
 
     def load(self) -> dict[str, Any]:
         """The last saved state, its tensors on the CPU.
 
         Raises:
-            CheckpointError: the file is missing, truncated or holds something else.
+            CheckpointError: the file is missing, damaged or holds something else.
         """
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            state = torch.load(io.BytesIO(read_sealed(self.path)), map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file can raise any error in torch's reader
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
                 f"{self.path} cannot be read as a checkpoint ({reason}); "
-                "it is missing, truncated or of another program; start a new fit"
+                "it is missing, damaged or of another program; start a new fit"
             ) from None
         if not isinstance(state, dict):
             raise CheckpointError(f"{self.path} holds a {type(state).__name__} and no checkpoint; start a new fit")

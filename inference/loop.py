@@ -165,6 +165,9 @@ class Loop:
                     raise ValueError(f"it has {name} = {state[name]}, this fit has {mine}")
             if len(state["random"]) != self.fabric.world_size:
                 raise ValueError(f"it ran on {len(state['random'])} devices, this fit on {self.fabric.world_size}")
+            ran_on, runs_on = ("cuda" if "cuda" in state["random"][0] else "cpu"), self.fabric.device.type
+            if ran_on != runs_on:
+                raise ValueError(f"it ran on {ran_on}, whose random numbers this fit on {runs_on} cannot go on with")
             self.objective.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
             random = state["random"][self.fabric.global_rank]

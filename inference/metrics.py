@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+LEAST_STEPS = 5
+"""Steps from which on `fit_warnings` tells anything."""
 
 
 class NonFiniteError(FloatingPointError):
@@ -24,6 +28,29 @@ class NonFiniteError(FloatingPointError):
         )
         self.step = step
         self.term = term
+
+
+def fit_warnings(history: Sequence[Mapping[str, float]], lr: float) -> list[str]:
+    """What the losses of a finished fit show to be wrong, a sentence each.
+
+    A fit has diverged where its loss ends higher than it began by more than the size of the first loss: at the initial
+    parameters, nothing is learned yet. Losses that never change have nothing to learn from.
+
+    Args:
+        history: the terms of each step, in order.
+        lr: the learning rate, for the message.
+    """
+    losses = [row["loss"] for row in history if "loss" in row]
+    if len(losses) < LEAST_STEPS:
+        return []
+    first, last = losses[0], statistics.median(losses[-max(1, len(losses) // 20) :])
+    if last - first > max(abs(first), 1.0):
+        return [f"the fit diverged: the loss rose from {first:.4g} to {last:.4g}; lower --lr (it was {lr:g})"]
+    if min(losses) == max(losses):
+        return [
+            f"nothing was learned: the loss is {first + 0.0:.4g} at every step; look at the objective and the batch"
+        ]
+    return []
 
 
 class MetricBuffer:

@@ -106,7 +106,8 @@ class GroupLikelihood(nn.Module, ABC):
             Batch ``(..., view, image)``, event ``(view − 1,)``, and indices of that shape.
 
         Raises:
-            ValueError: a single view, which has no other to be found among candidates; fewer axes than ``width``.
+            ValueError: a single view, which has no other to be found among candidates; in training mode, a single
+                image, whose views have no others to be told from; fewer axes than ``width``.
         """
         views = z.shape[-3]
         if views < 2:
@@ -122,6 +123,11 @@ class GroupLikelihood(nn.Module, ABC):
             embedded = functional.normalize(embedded, dim=-1)
         # Evaluation runs on one process, which would wait for the others forever.
         candidates, first = gathered(embedded, dim=-2) if self.training else (embedded, 0)
+        if self.training and candidates.shape[-2] < 2:
+            raise ValueError(
+                "the group likelihood compares views of different images, so it needs batches of 2 images or more; "
+                "got 1 (--batch-size)"
+            )
         logits, groups = self._compare(embedded, candidates, first)
         return dist.Categorical(logits=logits).to_event(1), groups
 

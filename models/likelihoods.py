@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pp_simve.models.networks import apply_network
+from pp_simve.models.variance import check_variance
 
 IMAGE_DIM = 3
 
@@ -52,8 +53,7 @@ class Gaussian(Likelihood):
 
     def __init__(self, decoder: nn.Module, variance: float = 0.1, *, learned: bool = False) -> None:
         super().__init__()
-        if not 0 < variance < float("inf"):
-            raise ValueError(f"variance must be positive and finite, got {variance}")
+        check_variance("variance", variance)
         self.decoder = decoder
         log_scale = 0.5 * torch.tensor(variance).log()
         if learned:

@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str], program: str = PROGRAM) -> FitConfig:
         # The run's own length would contradict the one given before the two could be compared.
         default = dataclasses.replace(default, epochs=None, steps=None)
     given = parsed(FitConfig, arguments, program, default=default)
-    if different := stored.differences(given):
+    if different := stored.differences(given, moved=True):
         raise ConfigError(
             f"{config.resume} was started with other settings: {', '.join(different)}; leave them out, or start a "
             "new run"

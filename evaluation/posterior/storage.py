@@ -10,11 +10,16 @@ from typing import Any
 import h5netcdf
 import xarray as xr
 
+from pp_simve.inference.sealing import check_file, seal_file
+
 Groups = Mapping[str, xr.Dataset]
 """Datasets by group, for some images along the dimension ``image``; those without it come with the first part."""
 
 FORMAT = "pp_simve posterior 2"
 """The file's attribute ``format``; the number grows when groups, names or dimensions change."""
+
+SEALED = "checksum"
+"""The file's attribute that it has a checksum; files of earlier versions have none."""
 
 CHUNK_BYTES = 2**20
 """Size of an HDF5 chunk, which is read and checked as a whole. It holds all draws of one or more images."""
@@ -46,7 +51,8 @@ def write(path: Path, parts: Iterable[Groups], attributes: Mapping[str, Any]) ->
     """All parts as one netCDF file, with one part in memory at a time; an older file is replaced.
 
     xarray writes the first part, with ``image`` as an unlimited dimension; the others, of no more images, are appended
-    along it. Every chunk has a checksum. The file has a temporary name beside ``path`` until it is complete.
+    along it. Every chunk has a checksum, and so has the file, as HDF5 may not return from damaged metadata. The file
+    has a temporary name beside ``path`` until it is complete.
 
     Raises:
         OSError: the disk is full, the folder is missing or not writable; nothing is left behind.
@@ -55,7 +61,7 @@ def write(path: Path, parts: Iterable[Groups], attributes: Mapping[str, Any]) ->
     iterator = iter(parts)
     try:
         temporary.touch()  # fail before the first part is computed
-        tree = joined([next(iterator)], attributes)
+        tree = joined([next(iterator)], {**attributes, SEALED: "at the end of the file"})
         encoding = {f"/{name}": _encoding(name, group.to_dataset()) for name, group in tree.children.items()}
         unlimited = {f"/{name}": ["image"] for name, group in tree.children.items() if "image" in group.dims}
         tree.to_netcdf(temporary, engine="h5netcdf", encoding=encoding, unlimited_dims=unlimited)
@@ -63,6 +69,7 @@ def write(path: Path, parts: Iterable[Groups], attributes: Mapping[str, Any]) ->
             for part in iterator:
                 for group, dataset in part.items():
                     _append(file.groups[group], dataset)
+        seal_file(temporary)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
@@ -74,7 +81,7 @@ def write(path: Path, parts: Iterable[Groups], attributes: Mapping[str, Any]) ->
 def open_posterior(path: Path | str) -> xr.DataTree:
     """A tree that `posterior` wrote; values are read when they are used. Close it (``tree.close()``) when done.
 
-    ``tree.isel(image=slice(100))`` reads those images only. A damaged chunk raises OSError when it is read.
+    ``tree.isel(image=slice(100))`` reads those images only, after the whole file was compared with its checksum.
 
     Raises:
         PosteriorFileError: no such file, not a posterior of this version, or a damaged one.
@@ -83,6 +90,7 @@ def open_posterior(path: Path | str) -> xr.DataTree:
     if not path.is_file():
         raise PosteriorFileError(f"there is no file {path}; posterior(..., to={str(path)!r}) writes one")
     try:
+        sealed = check_file(path)
         tree = xr.open_datatree(path, engine="h5netcdf")
     except Exception as error:  # a damaged file can fail anywhere in the readers, with any type of error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -91,6 +99,7 @@ def open_posterior(path: Path | str) -> xr.DataTree:
         ) from None
     found = tree.attrs.get("format")
     missing = [group for group in ("posterior", "observed_data", "constant_data") if group not in tree.children]
+    cut = tree.attrs.pop(SEALED, None) is not None and not sealed
     if found is None:
         reason = "is a netCDF file, but not a posterior of pp_simve: it has no attribute format"
     elif found != FORMAT:
@@ -98,8 +107,8 @@ def open_posterior(path: Path | str) -> xr.DataTree:
             f"is of another version: its format is {found!r}, this pp_simve reads {FORMAT!r}; write it again, or open "
             "it with xarray.open_datatree"
         )
-    elif missing:
-        reason = f"lacks {', '.join(missing)}: it is damaged; write it again"
+    elif missing or cut:
+        reason = f"lacks {', '.join(missing) or 'its checksum'}: it is damaged; write it again"
     else:
         return tree
     tree.close()

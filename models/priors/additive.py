@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pp_simve.models.priors.base import ConjugatePrior
 from pp_simve.models.priors.messages import updated
+from pp_simve.models.variance import check_variance
 
 
 class Variance(nn.Module):
@@ -30,8 +31,7 @@ class Variance(nn.Module):
                 f"{name} must be one number or one for each of the {latent_dim} latent axes, "
                 f"got shape {tuple(variance.shape)}"
             )
-        if not (torch.isfinite(variance) & (variance > 0)).all():
-            raise ValueError(f"{name} must be positive and finite, got {value}")
+        check_variance(name, value)
         variance = variance.expand(latent_dim).clone()
         self.log: nn.Parameter | None = nn.Parameter(variance.log()) if learned else None
         if not learned:

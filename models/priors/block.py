@@ -10,6 +10,7 @@ from pp_simve.models.priors.base import ConjugatePrior, QuadraticPrior
 from pp_simve.models.priors.gaussian import GaussianPrior
 from pp_simve.models.priors.messages import joined, log_normal, updated
 from pp_simve.models.priors.standard import StandardPrior
+from pp_simve.models.variance import check_variance
 
 
 class BlockPrior(QuadraticPrior):
@@ -48,8 +49,7 @@ class BlockPrior(QuadraticPrior):
             )
         if content.latent_dim >= latent_dim:
             raise ValueError(f"the content block must leave axes to style, got {content.latent_dim} of {latent_dim}")
-        if not 0 < variance < float("inf"):
-            raise ValueError(f"variance must be positive and finite, got {variance}")
+        check_variance("variance", variance)
         self.block = content
         self.register_buffer("variance", torch.full((latent_dim - content.latent_dim,), float(variance)))
 

@@ -13,6 +13,7 @@ from pp_simve.models.distributed import gathered
 from pp_simve.models.priors.additive import AdditivePrior
 from pp_simve.models.priors.atoms import Atoms
 from pp_simve.models.priors.messages import log_normal, natural_parameters, to_content
+from pp_simve.models.variance import check_variance
 
 
 class PrototypePrior(AdditivePrior):
@@ -87,8 +88,7 @@ class MixturePrior(PrototypePrior):
         learn_style: bool = False,
     ) -> None:
         super().__init__(latent_dim, style_variance, learn_style=learn_style)
-        if not 0 < content_variance < float("inf"):
-            raise ValueError(f"content_variance must be positive and finite, got {content_variance}")
+        check_variance("content_variance", content_variance)
         if isinstance(prototypes, int):
             if prototypes < 1:
                 raise ValueError(f"prototypes must be at least 1, got {prototypes}")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pp_simve.models.priors.base import Prior
+from pp_simve.models.variance import check_variance
 
 
 class StudentTPrior(Prior):
@@ -27,8 +28,7 @@ class StudentTPrior(Prior):
     ) -> None:
         super().__init__(latent_dim)
         for name, value in {"content_variance": content_variance, "style_variance": style_variance}.items():
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name} must be positive and finite, got {value}")
+            check_variance(name, value)
         if not degrees > 2:
             raise ValueError(f"degrees must be above 2, got {degrees}")
         self.degrees = degrees

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -32,9 +31,10 @@ from pp_simve.evaluation.posterior.diagnosis import (
 from pp_simve.evaluation.subject import EVALUATION_SEED
 from pp_simve.inference.device import choose_device, device_name
 from pp_simve.inference.mcmc import ProgressBar
-from pp_simve.inference.tools import unit_range, write_whole
-from pp_simve.report import write_report
+from pp_simve.inference.tools import unit_range
+from pp_simve.report import check_report, write_report
 from pp_simve.run.console import each_run
+from pp_simve.run.files import write_json
 from pp_simve.run.folder import FittedRun, RunFolder, load_fitted, load_once, source_commit
 from pp_simve.run.numbers import plain
 from pp_simve.run.trust import announce
@@ -56,12 +56,17 @@ def diagnose_runs(config: DiagnoseConfig) -> int:
         folder = RunFolder(path)
         if config.trust_parts:
             announce(path, folder.read_settings(trust_parts=True)[0], console)
-        fitted = load_fitted(folder, device, images, config.data_root, trust_parts=config.trust_parts)
-        found = diagnose_run(fitted, config, console)
-        console.print(
-            f"{path}: {fitted.settings.method} on {fitted.data.name}", markup=False, soft_wrap=True, style="bold"
-        )
-        print_diagnostics(found, console)
+        with folder.writing(FILE, POSTERIOR, "report.html"):
+            check_report(folder, FILE)
+            fitted = load_fitted(
+                folder,
+                device,
+                images,
+                config.data_root,
+                source=config.data,
+                trust_parts=config.trust_parts,
+            )
+            diagnose_run(fitted, config, console)
         console.print(f"posterior: {path / POSTERIOR}", markup=False, soft_wrap=True)
         console.print(f"report: {path / 'report.html'}", markup=False, soft_wrap=True)
 
@@ -69,7 +74,10 @@ def diagnose_runs(config: DiagnoseConfig) -> int:
 
 
 def diagnose_run(fitted: FittedRun, config: DiagnoseConfig, console: Console) -> Diagnostics:
-    """Diagnoses a run and writes its posterior.nc, diagnostics.json, figures and report; what diagnostics.json holds.
+    """Diagnoses a run, prints what was found, and writes its posterior.nc, diagnostics.json, figures and report.
+
+    Returns:
+        What diagnostics.json holds.
 
     Raises:
         ConfigError: the run's weights are not finite.
@@ -122,7 +130,10 @@ def diagnose_run(fitted: FittedRun, config: DiagnoseConfig, console: Console) ->
         "seconds": time.perf_counter() - started,
         **diagnostics,
     }
-    write_whole(folder.path / FILE, (json.dumps(entries, indent=2, allow_nan=False) + "\n").encode())
+    title = f"{folder.path}: {fitted.settings.method} on {fitted.data.name}"
+    console.print(title, markup=False, soft_wrap=True, style="bold")
+    print_diagnostics(diagnostics, console)
+    write_json(folder.path / FILE, entries)
     for stale in (folder.path / "figures").glob(f"{FIGURES}*.png"):
         stale.unlink()
     for name, figure in diagnosis.figures().items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -13,9 +12,9 @@ import pp_simve
 from pp_simve.commands.options import EvaluateConfig
 from pp_simve.evaluation.subject import Effort
 from pp_simve.inference.device import choose_device, device_name
-from pp_simve.inference.tools import write_whole
-from pp_simve.report import write_report
+from pp_simve.report import check_report, write_report
 from pp_simve.run.console import each_run
+from pp_simve.run.files import write_json
 from pp_simve.run.folder import RunFolder, load_fitted, load_once, source_commit
 from pp_simve.run.scores import evaluate_run
 from pp_simve.run.tables import print_scores
@@ -35,8 +34,21 @@ def evaluate_runs(config: EvaluateConfig) -> int:
         folder = RunFolder(path)
         if config.trust_parts:
             announce(path, folder.read_settings(trust_parts=True)[0], console)
+        with folder.writing(FILE, "report.html"):
+            check_report(folder, FILE)
+            evaluate_folder(folder)
+
+    def evaluate_folder(folder: RunFolder) -> None:
+        path = folder.path
         started = time.perf_counter()
-        fitted = load_fitted(folder, device, images, config.data_root, trust_parts=config.trust_parts)
+        fitted = load_fitted(
+            folder,
+            device,
+            images,
+            config.data_root,
+            source=config.data,
+            trust_parts=config.trust_parts,
+        )
         data, method = fitted.data, fitted.settings.method
         records = evaluate_run(fitted.program, fitted.viewing, data, "full", effort)
         seconds = time.perf_counter() - started
@@ -56,10 +68,10 @@ def evaluate_runs(config: EvaluateConfig) -> int:
             "seconds": seconds,
             "records": [record.to_json() for record in records],
         }
-        write_whole(path / FILE, (json.dumps(entries, indent=2, allow_nan=False) + "\n").encode())
-        write_report(folder)
         console.print(f"{path}: {method} on {data.name}", markup=False, soft_wrap=True, style="bold")
         print_scores(records, console)
+        write_json(path / FILE, entries)
+        write_report(folder)
         console.print(f"evaluated in {seconds:.1f} s, written to {path / FILE}\n", markup=False, soft_wrap=True)
 
     return each_run(config.runs, "evaluated", carry_out)

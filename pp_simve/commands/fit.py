@@ -16,7 +16,8 @@ from pp_simve.errors import ConfigError
 from pp_simve.evaluation import OnlineProbe
 from pp_simve.evaluation.records import Record, by_name
 from pp_simve.inference import CheckpointError, Progress, Run, WarmupCosine, fit
-from pp_simve.inference.device import choose_device
+from pp_simve.inference.device import DeviceError, choose_device
+from pp_simve.inference.metrics import fit_warnings
 from pp_simve.inference.plan import total_steps
 from pp_simve.inference.schedules import Schedule, constant
 from pp_simve.report import embed_test, write_report
@@ -44,7 +45,15 @@ def run_fit(config: FitConfig) -> int:
     console = Console(quiet=config.quiet or not first_process, highlight=False)
     if config.resume is not None and config.trust_parts:
         announce(config.resume, config, console)
-    choose_device(config.device)  # fails before the data are loaded
+    try:
+        choose_device(config.device)  # fails before the data are loaded
+    except DeviceError as error:
+        if config.resume is None:
+            raise
+        raise ConfigError(
+            f"{config.resume} was fitted on a GPU, and {error.args[0].partition(';')[0]}; resume it where "
+            "there is one, or start a new run"
+        ) from None
     data = load_data(config.data, config.data_root, **reading_options(config))
     for note in data.notes:
         console.print(f"note: {note}", markup=False)
@@ -54,45 +63,49 @@ def run_fit(config: FitConfig) -> int:
     program = build(settings, data.shape)
 
     folder = RunFolder(config.resume or config.out or _new_folder(settings))
-    resume = f"--resume {folder.path}" + (" --trust-parts" if own_parts_of(settings) else "")
-    tracker = _tracker(settings, folder, first_process)
-    steps_done = 0 if config.resume is None else _resumable_steps(folder, data)
-    made: list[Path] = []
-    if config.resume is None and first_process:
-        made = folder.create(settings, data.shape, data.fingerprint)
-    try:
-        console.print(_introduction(settings, data, program, folder), markup=False, soft_wrap=True)
-        tracker.start(settings.to_json(), steps_done)
-        run = _fit(settings, data, program, viewing, folder, tracker, console)
-        if not first_process:
-            return 0
-        if not run.finished:
-            tracker.finish({})
-            console.print(f"stopped at step {run.steps} of {run.total_steps}; go on with")
-            console.print(f"  python -m pp_simve.fit {resume}", markup=False, soft_wrap=True)
-            return STOPPED
-        folder.write_weights(run.objective)
-        results = run_results(run, program, viewing, data, settings)
-        records = [Record.from_json(entries) for entries in results["records"]]
-        folder.write_results(results)
-        tracker.finish(results | {"scores": by_name(records)})
-        for name, figure in run_figures(program, viewing, data, folder.read_metrics()):
-            folder.write_figure(name, figure)
-        write_report(folder, embed_test(program, viewing, data))
-    except BaseException as error:
-        tracker.finish({})  # whose files must be closed before they are discarded
-        if config.resume is None and first_process:
-            folder.discard(made)
-        if isinstance(error, OSError | KeyboardInterrupt):
-            if folder.checkpoint.exists():
-                error.add_note(f"nothing is lost up to the last checkpoint; go on with {resume}")
-            elif config.resume is None:
-                error.add_note(f"there was no checkpoint yet, so nothing is left of {folder.path}")
-        raise
-    print_results(results, records, console)
-    console.print(f"report: {folder.path / 'report.html'}", markup=False, soft_wrap=True)
-    console.print(f"run folder: {folder.path}", markup=False, soft_wrap=True)
-    return 0
+    apart = config.resume is None and config.out is None
+    writing = folder.writing("results.json", "report.html", new=config.resume is None, apart=apart)
+    with writing if first_process else nullcontext(folder) as folder:
+        resume = f"--resume {folder.path}" + (" --trust-parts" if own_parts_of(settings) else "")
+        tracker = _tracker(settings, folder, first_process)
+        steps_done = 0 if config.resume is None else _resumable_steps(folder, data)
+        try:
+            if config.resume is None and first_process:
+                folder.create(settings, data.shape, data.fingerprint)
+            console.print(_introduction(settings, data, program, folder), markup=False, soft_wrap=True)
+            tracker.start(settings.to_json(), steps_done)
+            run = _fit(settings, data, program, viewing, folder, tracker, console)
+            if not first_process:
+                return 0
+            if not run.finished:
+                tracker.finish({})
+                console.print(f"stopped at step {run.steps} of {run.total_steps}; go on with")
+                console.print(f"  python -m pp_simve.fit {resume}", markup=False, soft_wrap=True)
+                return STOPPED
+            folder.write_weights(run.objective)
+            results = run_results(run, program, viewing, data, settings)
+            history = folder.read_metrics()
+            results["warnings"] = fit_warnings(history, settings.lr)
+            records = [Record.from_json(entries) for entries in results["records"]]
+            print_results(results, records, console)
+            folder.write_results(results)
+            tracker.finish(results | {"scores": by_name(records)})
+            for name, figure in run_figures(program, viewing, data, history):
+                folder.write_figure(name, figure)
+            write_report(folder, embed_test(program, viewing, data))
+        except BaseException as error:
+            tracker.finish({})  # whose files must be closed before they are discarded
+            if config.resume is None and first_process:
+                folder.discard()
+            if isinstance(error, OSError | KeyboardInterrupt):
+                if folder.checkpoint.exists():
+                    error.add_note(f"nothing is lost up to the last checkpoint; go on with {resume}")
+                elif config.resume is None:
+                    error.add_note(f"there was no checkpoint yet, so nothing is left of {folder.path}")
+            raise
+        console.print(f"report: {folder.path / 'report.html'}", markup=False, soft_wrap=True)
+        console.print(f"run folder: {folder.path}", markup=False, soft_wrap=True)
+        return 0
 
 
 def _fit(
@@ -157,7 +170,10 @@ def _resumable_steps(folder: RunFolder, data: ImageData) -> int:
     """The steps a run's checkpoint has done; other data are refused."""
     _, fingerprint = folder.read_settings(trust_parts=True)  # `parse` checked it, and nothing is built here
     if fingerprint != data.fingerprint:
-        raise ConfigError(f"the images of {data.name} are not those {folder.path} was started with; start a new run")
+        raise ConfigError(
+            f"the images of {data.name} are not those {folder.path} was started with; say where those are (--data, "
+            "--data-root), or start a new run"
+        )
     steps = folder.checkpoint.load().get("steps") if folder.checkpoint.exists() else 0
     if not isinstance(steps, int):
         raise CheckpointError(f"{folder.checkpoint.path} is of another program; start a new run")

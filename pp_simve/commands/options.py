@@ -20,6 +20,8 @@ class FittedRunOptions:
     """Folders of finished runs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; auto is a GPU where there is one."""
+    data: Text = None
+    """Images of the run, where they have moved: folder:PATH or npz:FILE (default: those of the fit)."""
     data_root: Place = None
     """Folder of the data sets (default: the one of the fit)."""
     trust_parts: Flag = False

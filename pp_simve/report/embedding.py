@@ -20,6 +20,7 @@ from pp_simve.errors import ConfigError
 from pp_simve.evaluation.multimodal import SingleModality
 from pp_simve.evaluation.subject import EVALUATION_SEED
 from pp_simve.inference.data import Images, image_shape
+from pp_simve.inference.sealing import BLANK, SEAL, read_sealed, sealed
 from pp_simve.inference.tools import write_whole
 from pp_simve.run.methods import Program
 from pp_simve.run.viewing import Viewing, is_vector
@@ -93,9 +94,13 @@ class Embedding:
         Raises:
             OSError: the file cannot be written.
         """
-        names = {"classes": json.dumps(list(self.classes)), "modalities": json.dumps(list(self.modalities))}
+        names = {
+            "classes": json.dumps(list(self.classes)),
+            "modalities": json.dumps(list(self.modalities)),
+            SEAL: BLANK,
+        }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
-        write_whole(path, safetensors.torch.save(tensors, names))
+        write_whole(path, sealed(safetensors.torch.save(tensors, names | {SEAL: BLANK})))
 
     @classmethod
     def read(cls, path: Path) -> Embedding:
@@ -106,9 +111,10 @@ class Embedding:
             OSError: it cannot be read.
         """
         try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                names = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            data = read_sealed(path)
+            tensors = safetensors.torch.load(data)
+            # The header, whose size comes first: safe_open takes no path that is not UTF-8, and load gives no names.
+            names = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
             groups: dict[str, dict[str, Tensor]] = {"parameters": {}, "placed": {}}
             for name in [name for name in tensors if "/" in name]:
                 group, _, rest = name.partition("/")

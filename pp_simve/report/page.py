@@ -19,7 +19,7 @@ from pp_simve.inference.tools import write_whole
 from pp_simve.report import scores, words
 from pp_simve.report.embedding import Embedding
 from pp_simve.run import numbers
-from pp_simve.run.config import read_config
+from pp_simve.run.files import read_json
 from pp_simve.run.folder import RunFolder
 
 MAP = "map.safetensors"
@@ -46,21 +46,43 @@ def write_report(folder: RunFolder, embedding: Embedding | None = None) -> Path:
         ConfigError: no run folder, or a file in it is damaged.
         OSError: the page cannot be written.
     """
-    kept = folder.path / MAP
-    settings = read_config(folder.path / "config.json")
     if embedding is not None:
-        embedding.write(kept)
-    elif kept.exists():
-        embedding = Embedding.read(kept)
-    results, evaluation, diagnostics = (
-        _entries(folder.path / f"{name}.json") for name in ("results", "evaluation", "diagnostics")
-    )
-    figures = {path.stem: path.read_bytes() for path in sorted((folder.path / "figures").glob("*.png"))}
+        embedding.write(folder.path / MAP)
+    found = _read(folder)
+    html = page(**found, history=folder.read_metrics())
     path = folder.path / "report.html"
-    html = page(settings, results, folder.read_metrics(), figures, embedding, evaluation, diagnostics)
     # A path of the data may hold bytes that are not UTF-8.
     write_whole(path, html.encode(errors="backslashreplace"))
     return path
+
+
+def check_report(folder: RunFolder, written: str) -> None:
+    """Fails before the work where the report of a run could not be written after it.
+
+    Args:
+        folder: of the run.
+        written: the file that the work replaces, which may be damaged.
+
+    Raises:
+        ConfigError: a file of the run is damaged.
+        OSError: a file cannot be read.
+    """
+    page(**_read(folder, written))
+
+
+def _read(folder: RunFolder, replaced: str = "") -> dict[str, Any]:
+    """What `page` shows of a run folder, without its metrics, and without a file that is to be replaced."""
+    files = [folder.path / f"{name}.json" for name in ("results", "evaluation", "diagnostics")]
+    entries = {path.stem: read_json(path) for path in files if path.exists() and path.name != replaced}
+    kept = folder.path / MAP
+    unused = OF_CHECKS if replaced == "diagnostics.json" else "/"
+    pictures = [path for path in sorted((folder.path / "figures").glob("*.png")) if not path.stem.startswith(unused)]
+    return {
+        "settings": read_json(folder.path / "config.json"),
+        "figures": {path.stem: path.read_bytes() for path in pictures},
+        "embedding": Embedding.read(kept) if kept.exists() else None,
+        **entries,
+    }
 
 
 def page(
@@ -96,7 +118,7 @@ def page(
     # The curves show the loss already.
     shown = {name: file for name, file in (figures or {}).items() if not (name == "loss" and curves)}
     order = [*(name for name in words.FIGURES if name in shown), *(name for name in shown if name not in words.FIGURES)]
-    addresses = {name: _address(shown[name]) for name in order}
+    addresses = {name: _address(name, shown[name]) for name in order}
     of_checks = {name: file for name, file in addresses.items() if name.startswith(OF_CHECKS)}
     checks, other_figures = _checks(diagnostics, of_checks)
     library, script = plots.library(), (FOLDER / "report.js").read_text()
@@ -156,6 +178,8 @@ def _checks(
 
 def _check(check: Mapping[str, Any]) -> dict[str, Any]:
     table = check.get("rows") or {"columns": [], "rows": []}
+    if any(len(row) != len(table["columns"]) for row in table["rows"]):
+        raise ValueError(f"a row of {check['name']} has not the length of the columns")
     if table.get("measures"):
         texts = [numbers.aligned(row) for row in table["rows"]]
     else:
@@ -189,26 +213,20 @@ def _flags(values: Mapping[str, Any], hints: Mapping[str, str] | None = None) ->
     ]
 
 
-def _entries(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None where there is no such file."""
-    if not path.exists():
-        return None
-    try:
-        found = json.loads(path.read_text())
-        if not isinstance(found, dict):
-            raise ValueError("no JSON object")
-    except ValueError as error:
-        raise _damaged(path, error) from error
-    return found
-
-
 def _damaged(file: Path | str, error: Exception) -> ConfigError:
     return ConfigError(f"{file} is damaged ({error}); delete it, or run the command again that wrote it")
 
 
-def _address(picture: bytes, limit: int = FIGURE_BYTES) -> str:
-    """A PNG file as an address that holds it: of at most ``limit`` bytes, by 256 colors, then by fewer pixels."""
-    image = Image.open(io.BytesIO(picture), formats=("PNG",)).convert("RGB")
+def _address(name: str, picture: bytes, limit: int = FIGURE_BYTES) -> str:
+    """A PNG file as an address that holds it: of at most ``limit`` bytes, by 256 colors, then by fewer pixels.
+
+    Raises:
+        ConfigError: it is no PNG file, or a damaged one.
+    """
+    try:
+        image = Image.open(io.BytesIO(picture), formats=("PNG",)).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _damaged(f"figures/{name}.png", error) from error
     while len(picture) > limit and min(image.size) > 1:
         file = io.BytesIO()
         image.quantize(256).save(file, format="PNG", optimize=True)

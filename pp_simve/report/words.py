@@ -162,6 +162,7 @@ COSTS = {
 """Costs in results.json: a name, a unit and what it is."""
 
 SHOWN = (
+    "warnings",
     "content",
     "style",
     "knows",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pp_simve.errors import ConfigError
 from pp_simve.evaluation.records import by_name
 from pp_simve.inference.tools import write_whole
-from pp_simve.run.config import read_config
+from pp_simve.run.files import read_json
 from pp_simve.run.numbers import plain
 from pp_simve.run.scores import read_scores
 from pp_simve.run.tables import UNDEFINED, digits
@@ -91,10 +93,14 @@ def write_table(
                 "commit": ", ".join(sorted(set(frame["commit"]))) or None,
             }
         )
-    text = _markdown(rows, title, notes)
-    write_whole(out / "table.md", text.encode())
+    warned = [f"{path}: {warning}" for paths in runs.values() for path in paths for warning in warnings(path)]
+    text = _markdown(rows, title, notes := [*notes, *warned])
+    write_whole(out / "table.md", text.encode(errors="backslashreplace"))
     # Measures become two columns each, NAME_mean and NAME_sd.
-    write_whole(out / "table.csv", pd.json_normalize(rows, sep="_").convert_dtypes().to_csv(index=False).encode())
+    write_whole(
+        out / "table.csv",
+        pd.json_normalize(rows, sep="_").convert_dtypes().to_csv(index=False).encode(errors="backslashreplace"),
+    )
     whole = {"title": title, "notes": list(notes), "rows": rows}
     write_whole(out / "table.json", (json.dumps(whole, indent=2, allow_nan=False) + "\n").encode())
     return text
@@ -103,22 +109,31 @@ def write_table(
 def evaluation(path: Path) -> dict[str, float]:
     """The scores of a run's evaluation.json by name; none where there is no such file, or one of another version."""
     file = path / "evaluation.json"
-    return by_name(read_scores(file)[1]) if file.exists() and "records" in read_config(file) else {}
+    return by_name(read_scores(file)[1]) if file.exists() and "records" in read_json(file) else {}
+
+
+def warnings(path: Path) -> list[str]:
+    """What is wrong with the fit of a finished run."""
+    found: list[str] = read_json(path / "results.json").get("warnings", [])
+    return found
 
 
 def _entries(path: Path, *, evaluated: bool) -> dict[str, Any]:
     """The columns of a finished run."""
     results, _ = read_scores(path / "results.json")
+    needed = {"views", "modalities", "content", "style", "bound", "is_bound"}
+    if not needed <= results.keys() or (results["is_bound"] and "loss" not in (results["bound"] or {})):
+        raise ConfigError(f"{path / 'results.json'} is damaged (scores or bound are missing); fit again")
     more = evaluation(path) if evaluated else {}
     primary = "content" if any(name.startswith("content/") for name in more) else "z"
     views = results["views"] * max(1, len(results["modalities"]))
     return {
         **{name: results.get(name) for name in (*MEASURES, *CONSTANT)},
         **results["content"],
-        "mean_r2": results["style"]["mean_r2"],
-        "bound": -results["bound"]["loss"] / views if results["is_bound"] else None,
+        "mean_r2": results["style"].get("mean_r2"),
+        "bound": -(results["bound"]["loss"] or math.nan) / max(1, views) if results["is_bound"] else None,
         **{key: more.get(one.name.replace("PRIMARY", primary)) for key, one in MEASURES.items() if one.name},
-        "commit": str(read_config(path / "config.json").get("commit") or "unknown"),
+        "commit": str(read_json(path / "config.json").get("commit") or "unknown"),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -194,6 +193,8 @@ class FitConfig(LoggingOptions, RunOptions, OptimizationOptions, ModelOptions, D
         if self.steps is None:
             chosen["epochs"] = 150.0 if digits else 10.0
         given = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(Settings)}
+        # The run can then be evaluated from another working directory.
+        given |= {"data": _absolute(self.data), "data_root": self.data_root.expanduser().absolute()}
         return Settings(**chosen | {name: value for name, value in given.items() if value is not None})
 
 
@@ -267,10 +268,16 @@ class Settings:
             raise ConfigError(f"settings of another version: {', '.join(sorted(missing))} are missing")
         return cls(**{name: _typed(name, value, known[name]) for name, value in entries.items()})
 
-    def differences(self, other: FitConfig) -> list[str]:
-        """Settings that matter to the numbers of a fit and are not those of ``other``, in words."""
-        stored = self.as_config()
-        ignored = {"data_root", "out", "resume", "probe", "track", "trust_parts", "quiet"}
+    def differences(self, other: FitConfig, *, moved: bool = False) -> list[str]:
+        """Settings that matter to the numbers of a fit and are not those of ``other``, in words.
+
+        Args:
+            other: compared with these.
+            moved: whether the data may be elsewhere; whether they are the same is for their fingerprint to tell.
+        """
+        stored = dataclasses.replace(self.as_config(), data=_absolute(self.data))
+        other = dataclasses.replace(other, data=_absolute(other.data))
+        ignored = {"data_root", "out", "resume", "probe", "track", "trust_parts", "quiet", *(["data"] if moved else [])}
         names = [entry.name for entry in dataclasses.fields(FitConfig) if entry.name not in ignored]
         pairs = {name: (getattr(stored, name), getattr(other, name)) for name in names}
         return [f"{name} is {_shown(a)} there, {_shown(b)} here" for name, (a, b) in pairs.items() if a != b]
@@ -280,23 +287,6 @@ def reading_options(config: FitConfig | Settings) -> dict[str, Any]:
     """Options of `pp_simve.data.load_data` that decide how images are read."""
     names = ("image_size", "resize", "background", "range", "layout", "skip_bad")
     return {name: value for name in names if (value := getattr(config, name))}
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The entries of a config.json.
-
-    Raises:
-        ConfigError: the file is missing or damaged.
-    """
-    try:
-        entries = json.loads(path.read_text())
-        if not isinstance(entries, dict):
-            raise ValueError("no settings in it")
-        return entries
-    except FileNotFoundError:
-        raise ConfigError(f"{path.parent} is no run folder: it has no {path.name}") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); the run folder is damaged") from None
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
@@ -312,6 +302,12 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     if not fits:
         raise ConfigError(f"the setting {name} holds {str(value)[:80]!r}, expected {expected}")
     return kind(value) if isinstance(kind, type) or kind == tuple[str, ...] else value
+
+
+def _absolute(data: str) -> str:
+    """The name of data with an absolute path, where it has one."""
+    kind, _, place = data.partition(":")
+    return f"{kind}:{Path(place).expanduser().absolute()}" if kind in ("folder", "npz") and place else data
 
 
 def _shown(value: object) -> str:

@@ -16,9 +16,11 @@ import tyro
 from rich.console import Console
 
 from pp_simve.errors import ConfigError
+from pp_simve.run.output import lenient_output
 
 STOPPED = 130  # what shells use for "ended by Ctrl-C"
 WRONG_INPUT = 2
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # the last one is not on Windows
 
 C = TypeVar("C")
 
@@ -73,6 +75,11 @@ def _call(arguments: Sequence[str], program: str, description: str | None, *, pa
 
 def exit_code(command: Callable[[], int]) -> int:
     """What a command returns, or the code of the error or of the Ctrl-C that ended it, with a message on stderr."""
+    with lenient_output():
+        return _exit_code(command)
+
+
+def _exit_code(command: Callable[[], int]) -> int:
     try:
         return command()
     except Exception as error:
@@ -121,7 +128,10 @@ def each_run(runs: Iterable[Path], done: str, carry_out: Callable[[Path], None])
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Within it, the first Ctrl-C (or SIGTERM) only makes the returned call return True; the second one interrupts."""
+    """Within it, the first SIGINT (Ctrl-C), SIGTERM or SIGHUP only makes the returned call return True.
+
+    The second one has its usual effect.
+    """
     caught = False
 
     def catch(number: int, frame: FrameType | None) -> None:
@@ -130,7 +140,10 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         for name, handler in before.items():
             signal.signal(name, handler)
 
-    before = {name: signal.signal(name, catch) for name in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    # nohup has SIGHUP ignored, and so it stays.
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, catch) for number in heeded}
     try:
         yield lambda: caught
     finally:

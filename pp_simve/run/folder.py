@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import logging
 import math
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -24,11 +27,19 @@ import pp_simve
 from pp_simve.data import DataShape, ImageData, load_data
 from pp_simve.errors import ConfigError
 from pp_simve.inference.checkpoint import CheckpointFile
+from pp_simve.inference.sealing import BLANK, SEAL, read_sealed, sealed
 from pp_simve.inference.tools import write_whole
-from pp_simve.run.config import Settings, read_config, reading_options
+from pp_simve.run.config import Settings, reading_options
+from pp_simve.run.files import read_json, write_json
+from pp_simve.run.lock import is_own, locked
 from pp_simve.run.methods import Program, build
 from pp_simve.run.trust import check_trusted
 from pp_simve.run.viewing import Viewing
+
+CHECKSUM = "crc32"
+"""Entry of each line of metrics.jsonl."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,31 +48,83 @@ class RunFolder:
 
     config.json, metrics.jsonl (a line a step), model.safetensors, checkpoint.pt, results.json,
     figures/, report.html and what its map is drawn from, map.safetensors; later evaluation.json, diagnostics.json and
-    posterior.nc.
+    posterior.nc. All but the page have checksums, which are verified when they are read.
     """
 
     path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))  # a text will do
 
     @property
     def checkpoint(self) -> CheckpointFile:
         """The state to go on from."""
         return CheckpointFile(self.path / "checkpoint.pt")
 
-    def create(self, settings: Settings, shape: DataShape, fingerprint: str) -> list[Path]:
-        """Makes the folder and writes the settings.
+    @property
+    def started(self) -> bool:
+        """Whether there is anything but what a process left that was killed before it wrote the settings."""
+        if not self.path.is_dir():
+            return self.path.exists()
+        return not all(is_own(path) for path in self.path.iterdir())
 
-        Returns:
-            The folders made for it, innermost first: `discard` takes them away again.
+    @contextmanager
+    def writing(self, *files: str, new: bool = False, apart: bool = False) -> Iterator[RunFolder]:
+        """Context in which this process alone writes to the run.
+
+        Args:
+            files: that will be written, so that they are known to be no folders before anything is computed.
+            new: makes the folder; what is still empty at the end is removed again.
+            apart: numbers a new folder whose name is taken.
+
+        Yields:
+            The run folder, with its number.
 
         Raises:
-            ConfigError: the folder exists and has something in it.
-            OSError: it cannot be made.
+            ConfigError: another process writes to the run; the folder has something in it where it is to be new, has
+                no run where it is not, or cannot be written to.
+            OSError: the folder cannot be made.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise ConfigError(
-                f"{self.path} exists and is not empty; choose another --out, or go on with --resume {self.path}"
-            )
-        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        if not new:
+            self._entries()
+        elif self.started and not apart:
+            raise self._taken()
+        made = [folder for folder in (self.path, *self.path.parents) if new and not folder.exists()]
+        folder = self
+        try:
+            if new:
+                folder = self._made_apart() if apart else self
+                made = [folder.path, *made] if apart else made
+                folder.path.mkdir(parents=True, exist_ok=True)
+            with locked(folder.path):
+                if new and folder.started:
+                    raise self._taken()
+                if taken := [name for name in files if (folder.path / name).is_dir()]:
+                    raise ConfigError(f"{folder.path / taken[0]} is a folder, expected a file; remove it")
+                yield folder
+        finally:
+            for path in made:
+                with suppress(OSError):  # not empty
+                    path.rmdir()
+
+    def _made_apart(self) -> RunFolder:
+        """A folder of this name, or of this name and a number, that no other process made."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            folder = RunFolder(self.path.with_name(f"{self.path.name}-{number}" if number > 1 else self.path.name))
+            try:
+                folder.path.mkdir()
+                return folder
+            except FileExistsError:
+                continue
+        raise AssertionError
+
+    def create(self, settings: Settings, shape: DataShape, fingerprint: str) -> None:
+        """Writes the settings, which makes the folder a run.
+
+        Raises:
+            OSError: they cannot be written.
+        """
         entries = {
             "version": pp_simve.__version__,
             "commit": source_commit(),
@@ -71,25 +134,21 @@ class RunFolder:
             "config": settings.to_json(),
         }
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._write_json("config.json", entries)
+            write_json(self.path / "config.json", entries)
         except BaseException as error:
-            self.discard(made)
             error.add_note(f"the run folder {self.path} was not made")
             raise
-        return made
 
-    def discard(self, made: Iterable[Path]) -> None:
-        """Removes what `create` and the run made, if the run got no further than its settings."""
+    def discard(self) -> None:
+        """Removes all files of a run that got no further than its settings; the folder itself stays."""
         if self.checkpoint.exists():
             return
-        made = list(made)
-        shutil.rmtree(self.path, ignore_errors=True)
-        if self.path not in made:
-            self.path.mkdir(exist_ok=True)  # an empty folder that was there before stays
-        for folder in made:
-            with suppress(OSError):  # gone already, or in use by another run
-                folder.rmdir()
+        for path in self.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
 
     def read_settings(self, *, trust_parts: bool = False) -> tuple[Settings, str]:
         """The run's settings and the fingerprint of its data.
@@ -113,10 +172,10 @@ class RunFolder:
             ConfigError: no run folder, or a damaged one.
         """
         given = self._entries()["data_shape"]
-        try:
-            return DataShape(**given | {"image": tuple(given["image"])})
-        except (TypeError, KeyError) as error:
-            raise ConfigError(f"{self.path / 'config.json'} holds no data_shape ({error})") from None
+        names = [entry.name for entry in dataclasses.fields(DataShape) if entry.name in given]
+        if len(given["image"]) != 3:
+            raise ConfigError(f"{self.path / 'config.json'} is damaged (data_shape.image has not 3 numbers); fit again")
+        return DataShape(**{name: given[name] for name in names} | {"image": tuple(given["image"])})
 
     def read_weights(self) -> dict[str, Tensor]:
         """The parameters and buffers of model, guide and objective, by name.
@@ -126,50 +185,45 @@ class RunFolder:
         """
         weights = self.path / "model.safetensors"
         try:
-            return safetensors.torch.load_file(weights)
+            return safetensors.torch.load(read_sealed(weights))
         except FileNotFoundError:
             raise ConfigError(
                 f"{self.path} is not finished: it has no {weights.name}; go on with --resume {self.path}"
             ) from None
-        except safetensors.SafetensorError as error:
+        except (safetensors.SafetensorError, ValueError) as error:
             raise _damaged(weights, error) from None
 
     def write_weights(self, objective: nn.Module) -> None:
         """Writes the parameters and buffers of model, guide and objective."""
         # Model and guide share their prior: safetensors wants no two names for the same memory.
         state = {name: value.detach().cpu().contiguous().clone() for name, value in objective.state_dict().items()}
-        write_whole(self.path / "model.safetensors", safetensors.torch.save(state))
+        write_whole(self.path / "model.safetensors", sealed(safetensors.torch.save(state, {SEAL: BLANK})))
 
     def append_metrics(self, rows: Iterable[Mapping[str, float]]) -> None:
-        """Adds a line for each step."""
+        """Adds a line for each step, with a checksum of the line without it."""
         with (self.path / "metrics.jsonl").open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.writelines(map(_line, rows))
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """The terms of every step so far.
-
-        Raises:
-            ConfigError: the file is damaged.
-        """
+        """The terms of every step so far, in order, each step once; damaged lines are left out, with a warning."""
         path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return []
-        try:
-            rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-            if not all("step" in row and all(isinstance(value, int | float) for value in row.values()) for row in rows):
-                raise ValueError("expected numbers by name, and the step, on every line")
-        except ValueError as error:
-            raise ConfigError(f"{path} is damaged ({error}); delete it, and the report has no curves") from None
-        return rows
+        *lines, _ = path.read_bytes().split(b"\n") if path.exists() else [b""]  # behind the last one, half a line
+        found = list(map(_row, lines))
+        # Only runs of earlier versions have lines without a checksum.
+        checked = any(one is not None and one.checked for one in found)
+        rows = [one.terms for one in found if one is not None and one.checked >= checked]
+        if damaged := len(lines) - len(rows):
+            _log.warning("note: %s: %d of %d lines are damaged and left out", path, damaged, len(lines))
+        return [row for _, row in sorted({row["step"]: row for row in reversed(rows)}.items())]
 
     def truncate_metrics(self, steps: int) -> None:
         """Forgets steps after the checkpoint's, which a resumed run takes again."""
-        kept = "".join(json.dumps(row) + "\n" for row in self.read_metrics() if row["step"] <= steps)
+        kept = "".join(_line(row) for row in self.read_metrics() if row["step"] <= steps)
         write_whole(self.path / "metrics.jsonl", kept.encode())
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Writes results.json; NaN becomes null, which JSON knows."""
-        self._write_json("results.json", _without_nan(results))
+        write_json(self.path / "results.json", results)
 
     def write_figure(self, name: str, figure: Figure) -> None:
         """Writes figures/NAME.png."""
@@ -180,15 +234,45 @@ class RunFolder:
         write_whole(folder / f"{name}.png", picture.getvalue())
 
     def _entries(self) -> dict[str, Any]:
-        entries = read_config(self.path / "config.json")
-        if missing := {"config", "data_fingerprint", "data_shape"} - set(entries):
+        path = self.path / "config.json"
+        if not path.exists() and self.path.is_dir() and not self.started:
             raise ConfigError(
-                f"{self.path / 'config.json'} lacks {', '.join(sorted(missing))}; the run folder is damaged"
+                f"{self.path} is no run folder: it has no {path.name}; --out {self.path} starts a run there"
             )
+        entries = read_json(path)
+        if missing := {"config", "data_fingerprint", "data_shape"} - set(entries):
+            raise ConfigError(f"{path} lacks {', '.join(sorted(missing))}; the run folder is damaged")
         return entries
 
-    def _write_json(self, name: str, entries: Mapping[str, Any]) -> None:
-        write_whole(self.path / name, (json.dumps(entries, indent=2, allow_nan=False) + "\n").encode())
+    def _taken(self) -> ConfigError:
+        return ConfigError(
+            f"{self.path} exists and is not empty; choose another --out, or go on with --resume {self.path}"
+        )
+
+
+class _Row(NamedTuple):
+    terms: dict[str, float]
+    checked: bool
+
+
+def _line(row: Mapping[str, float]) -> str:
+    return json.dumps({**row, CHECKSUM: zlib.crc32(json.dumps(row).encode())}) + "\n"
+
+
+def _row(line: bytes) -> _Row | None:
+    """The terms of a line of metrics.jsonl; None where it is damaged."""
+    try:
+        row = json.loads(line)
+        checksum = row.pop(CHECKSUM, None)
+        if type(row["step"]) is not int or not all(
+            type(value) in (int, float) and math.isfinite(value) for value in row.values()
+        ):
+            raise ValueError("expected finite numbers by name")
+        if checksum not in (None, zlib.crc32(json.dumps(row).encode())):
+            raise ValueError("checksum")
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        return None
+    return _Row(row, checksum is not None)
 
 
 @dataclass(frozen=True)
@@ -249,6 +333,7 @@ def load_fitted(
     images: Load,
     data_root: Path | None = None,
     *,
+    source: str | None = None,
     trust_parts: bool = False,
 ) -> FittedRun:
     """A finished run with the images it was fitted to.
@@ -257,7 +342,8 @@ def load_fitted(
         folder: of the run.
         device: where to put the program.
         images: loads the data.
-        data_root: where they are, if elsewhere than for the fit.
+        data_root: where data sets are, if elsewhere than for the fit.
+        source: the data, such as ``folder:PATH``, if they have moved.
         trust_parts: as in `load_run`.
 
     Raises:
@@ -267,12 +353,14 @@ def load_fitted(
     """
     settings, fingerprint = folder.read_settings(trust_parts=trust_parts)
     program = load_run(folder.path, trust_parts=trust_parts)
-    data = images(settings.data, data_root or settings.data_root, **reading_options(settings))
+    data = images(source or settings.data, data_root or settings.data_root, **reading_options(settings))
     if data.fingerprint != fingerprint:
         raise ConfigError(
             f"the images of {data.name} are not those {folder.path} was fitted to ({data.fingerprint}, expected "
-            f"{fingerprint}); give back the old ones, or fit again"
+            f"{fingerprint}); say where those are (--data, --data-root), or fit again"
         )
+    if data.shape != folder.read_shape():
+        raise ConfigError(f"{folder.path / 'config.json'} holds the shape of other images than {data.name}; fit again")
     program.objective.to(device)
     return FittedRun(folder, settings, program, data, Viewing.of(settings, data.shape))
 
@@ -296,11 +384,3 @@ def source_commit() -> str | None:
 
 def _damaged(weights: Path, error: Exception) -> ConfigError:
     return ConfigError(f"{weights} cannot be loaded ({str(error).splitlines()[0]}); the run folder is damaged")
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import IO, NamedTuple
 
 from pp_simve.run.console import interruptible, print_error
 
 SECONDS_BETWEEN_LOOKS = 0.05
+
+_PR_SET_PDEATHSIG = 1
+# Loaded here, as between fork and exec as little as possible may happen. Other systems have no such call.
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 class _Running(NamedTuple):
@@ -27,7 +34,8 @@ def carry_out(
 ) -> tuple[bool, list[str]]:
     """Runs commands in processes of their own, which share the cores.
 
-    The first Ctrl-C ends them as it would end each alone, a fit with a checkpoint; a second one kills them.
+    The first Ctrl-C (or SIGTERM, or SIGHUP) ends them as it would end each alone, a fit with a checkpoint; a second one
+    kills them. On Linux they also end so if this process is killed.
 
     Args:
         commands: a program and its arguments by name; SIGINT must end it in order.
@@ -48,9 +56,9 @@ def carry_out(
                     running.append(_start(name, commands[name], threads))
                 if interruption() and not stopped:
                     stopped = True
-                    say("stopping; once more kills the fits that run, and loses what came after their last checkpoints")
                     for one in running:
                         one.process.send_signal(signal.SIGINT)
+                    say("stopping; once more kills the fits that run, and loses what came after their last checkpoints")
                 for one in [one for one in running if one.process.poll() is not None]:
                     running.remove(one)
                     with one.errors as errors:
@@ -81,8 +89,17 @@ def _start(name: str, command: Sequence[str], threads: str) -> _Running:
         stdout=subprocess.DEVNULL,
         stderr=errors,
         start_new_session=True,
+        preexec_fn=partial(_end_with, os.getpid()),
     )
     return _Running(name, process, errors, time.perf_counter())
+
+
+def _end_with(parent: int) -> None:
+    """Has the kernel send this process SIGTERM when its parent ends."""
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended before
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _cores() -> int:

@@ -16,7 +16,8 @@ from pp_simve.evaluation.subject import EVALUATION_SEED, Effort
 from pp_simve.evaluation.suite import Level, evaluate_modalities, evaluate_representations
 from pp_simve.inference import ELBO, Run
 from pp_simve.inference.device import device_name
-from pp_simve.run.config import Settings, read_config
+from pp_simve.run.config import Settings
+from pp_simve.run.files import read_json
 from pp_simve.run.methods import Program
 from pp_simve.run.viewing import Viewing
 
@@ -105,8 +106,8 @@ def read_scores(path: Path) -> tuple[dict[str, Any], list[Record]]:
     Raises:
         ConfigError: the file is missing or damaged, or of a version without score records.
     """
-    entries = read_config(path)
-    if not isinstance(entries.get("records"), list):
+    entries = read_json(path)
+    if "records" not in entries:
         command = "fit" if path.name == "results.json" else "evaluate"
         raise ConfigError(f"{path} has no score records: another version wrote it; {command} again")
     try:

@@ -106,7 +106,7 @@ def print_scores(records: Sequence[Record], console: Console) -> None:
 
 
 def print_results(results: Mapping[str, Any], records: Sequence[Record], console: Console) -> None:
-    """The scores of a results.json, the bound, and what the fit cost."""
+    """The scores of a results.json, the bound, what the fit cost, and what is wrong with it."""
     print_scores(records, console)
     if results["bound"] is not None:
         measure = f"ELBO of {results['views']} views" + (" of each modality" if results["modalities"] else "")
@@ -117,6 +117,8 @@ def print_results(results: Mapping[str, Any], records: Sequence[Record], console
         f"evaluated in {results['seconds_evaluating']:.1f} s",
         soft_wrap=True,
     )
+    for warning in results.get("warnings", []):
+        console.print(f"warning: {warning}", style="red", markup=False, soft_wrap=True)
 
 
 def representation_table(title: str, records: Sequence[Record]) -> Table:

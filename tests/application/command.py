@@ -13,6 +13,7 @@ import pytest
 from pp_simve import fit
 from pp_simve.evaluation import Record
 from pp_simve.inference.loop import Loop
+from pp_simve.run.files import read_json
 
 NETWORKS = ("--encoder", "mlp(hidden=[32])", "--decoder", "mlp(hidden=[32])", "--latent", "8")
 STEPS = 10
@@ -43,7 +44,7 @@ def interrupted_at(monkeypatch: pytest.MonkeyPatch, step: int, times: int = 1) -
 
 def results(path: Path) -> dict[str, Any]:
     """results.json of a run."""
-    entries: dict[str, Any] = json.loads((path / "results.json").read_text())
+    entries: dict[str, Any] = read_json(path / "results.json")
     return entries
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
@@ -11,7 +12,7 @@ import pytest
 import torch
 import torchvision
 
-from .command import SMALL, write_npz
+from .command import SMALL, results, run, write_npz
 from .data_fixtures import write_classes
 
 Refused = Callable[..., str]
@@ -38,6 +39,8 @@ Refused = Callable[..., str]
         ),
         (("--prior", "gaussian(style_variance=-1)"), ("--prior gaussian(style_variance=-1): ", "positive", "-1")),
         (("--likelihood", "gaussian(variance=0)"), ("variance must be positive and finite, got 0",)),
+        (("--prior", "gaussian(style_variance=1e-45)"), ("style_variance must be at least 1e-08, ", "got 1e-45")),
+        (("--method", "simclr", "--batch-size", "1"), ("needs batches of 2 images or more; got 1 (--batch-size)",)),
         (("--encoder", "mlp(hidden=[-1])"), ("--encoder mlp(hidden=[-1]): ", "negative dimension -1")),
         (("--encoder", "mlp(hidden=3)"), ("--encoder mlp(hidden=3): ",)),
         (("--decoder", "residual(width=3", "--latent", "8"), ("cannot be read", "NAME(option=value, ...)")),
@@ -167,3 +170,16 @@ def test_a_fit_that_diverges(refused: Refused, flags: tuple[str, ...], words: tu
     message = refused(*SMALL, *flags)
     for expected in words:
         assert expected in message
+
+
+def test_a_fit_that_ends_in_garbage_says_so(
+    folder: Path, evaluated_quickly: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*SMALL, "--lr", "10", "--schedule", "constant", "--out", "run") == 0
+    (warning,) = results(folder / "run")["warnings"]
+    assert re.match(r"the fit diverged: the loss rose from \d+\.\d to .*; lower --lr \(it was 10\)", warning)
+    assert f"warning: {warning}" in capsys.readouterr().out
+    assert f"<strong>Warning:</strong> {warning}" in (folder / "run" / "report.html").read_text()
+    assert run(*SMALL, "--out", "fine") == 0
+    assert results(folder / "fine")["warnings"] == []
+    assert "warning" not in capsys.readouterr().out

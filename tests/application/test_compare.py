@@ -25,6 +25,7 @@ from pp_simve.evaluation import Record
 from pp_simve.run import processes
 from pp_simve.run.config import FitConfig
 from pp_simve.run.console import parsed
+from pp_simve.run.files import read_json
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.plan import PlannedFit, as_flags, planned
 from pp_simve.run.processes import carry_out
@@ -62,6 +63,7 @@ def finish(arguments: Sequence[str], of: Callable[[PlannedFit], dict[str, Any]])
     """Makes the run folders of a comparison as if its fits had been carried out."""
     config, settings = parse(arguments)
     for fit in planned(settings, config.seeds, config.out):
+        fit.folder.path.mkdir(parents=True)
         fit.folder.create(fit.config, DataShape((1, 16, 16), images=1259), fit.fingerprint)
         fit.folder.write_results(of(fit))
 
@@ -119,7 +121,7 @@ def test_a_table_of_known_scores(folder: Path, capsys: pytest.CaptureFixture[str
         return fit_results(content=content, bound={"loss": losses[fit.config.seed]})
 
     finish(command, of)
-    entries = json.loads((folder / "out" / "simve-2" / "config.json").read_text())
+    entries = read_json(folder / "out" / "simve-2" / "config.json")
     (folder / "out" / "simve-2" / "config.json").write_text(json.dumps(entries | {"commit": "0123abc"}))
     assert run(*command) == 0
     rows = table(folder / "out")
@@ -270,14 +272,14 @@ def test_stored_runs_that_are_not_those_asked_for_or_damaged_are_refused(
         assert f"out/simve-0 was started with other settings: {words}; " in capsys.readouterr().err
     assert run(*command, "--lr", "0.002", "--policy", "affine") == 0  # what was chosen anyway
     file = folder / "out" / "vae-0" / "config.json"
-    entries = json.loads(file.read_text())
+    entries = read_json(file)
     file.write_text(json.dumps(entries | {"data_fingerprint": "older"}))
     assert run(*command) == 2
     assert f"data is digits ({entries['data_fingerprint']}) in simve, but digits (older) in vae" in (
         capsys.readouterr().err
     )
     file.write_text(json.dumps(entries))
-    for text, words in (("{", "cannot be read"), ('{"kinds": {}}', "has no score records: another version wrote it")):
+    for text, words in (("{", "is damaged"), ('{"kinds": {}}', "has no score records: another version wrote it")):
         (folder / "out" / "vae-0" / "results.json").write_text(text)
         assert run(*command) == 2
         assert f"results.json {words}" in capsys.readouterr().err

@@ -82,7 +82,8 @@ def test_what_was_given_is_kept(config: FitConfig, shape: DataShape) -> None:
         given_value = getattr(config, entry.name)
         assert getattr(settings, entry.name) is not None
         if given_value is not None:
-            assert getattr(settings, entry.name) == given_value
+            kept = given_value.absolute() if isinstance(given_value, Path) else given_value
+            assert getattr(settings, entry.name) == kept
     assert (settings.epochs == 0) != (settings.steps == 0)
 
 

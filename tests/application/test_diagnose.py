@@ -17,6 +17,7 @@ import xarray as xr
 
 from pp_simve import diagnose
 from pp_simve.evaluation.posterior import diagnosis, weigh
+from pp_simve.run.files import read_json
 from pp_simve.run.folder import RunFolder, load_run
 
 from .command import SMALL
@@ -36,7 +37,7 @@ def run(*arguments: str) -> int:
 
 def diagnostics(path: Path) -> dict[str, Any]:
     """diagnostics.json of a run."""
-    entries: dict[str, Any] = json.loads((path / "diagnostics.json").read_text())
+    entries: dict[str, Any] = read_json(path / "diagnostics.json")
     return entries
 
 
@@ -108,7 +109,7 @@ def test_the_posterior_is_the_one_that_is_checked(diagnosed: tuple[Path, str]) -
         weight = torch.from_numpy(np.array(tree["sample_stats"]["log_weight"][0]))
         labels = tree["constant_data"]["label"].to_numpy()
         assert tree["constant_data"]["class"].to_numpy().tolist() == list("0123456789")
-        assert json.loads(tree.attrs["configuration"]) == json.loads((path / "config.json").read_text())["config"]
+        assert json.loads(tree.attrs["configuration"]) == read_json(path / "config.json")["config"]
     weights = weigh(weight)
     (khat,) = (check for check in diagnostics(path)["checks"] if check["name"] == "khat")
     assert khat["value"] == 100 * weights.share_above

@@ -25,6 +25,7 @@ from pp_simve.errors import ConfigError
 from pp_simve.evaluation import Effort, suite
 from pp_simve.evaluation.probes.mlp import MLPTraining
 from pp_simve.evaluation.records import FAILED, REPRESENTATIONS, Record, score, select
+from pp_simve.run.files import read_json
 from pp_simve.run.scores import read_scores
 from pp_simve.run.tables import print_scores
 
@@ -260,7 +261,7 @@ def test_a_run_that_cannot_be_evaluated_does_not_stop_the_others(
     damaged = Path(shutil.copytree(fitted, folder / "damaged"))
     (damaged / "model.safetensors").write_bytes(b"")
     other = Path(shutil.copytree(fitted, folder / "other"))
-    entries = json.loads((other / "config.json").read_text())
+    entries = read_json(other / "config.json")
     (other / "config.json").write_text(json.dumps(entries | {"data_fingerprint": "0123"}))
     assert run("missing", "stopped", "damaged", "other", "run", "--device", "cpu") == 2
     captured = capsys.readouterr()
@@ -288,7 +289,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(
     def full(path: Path, data: bytes) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("pp_simve.commands.evaluate.write_whole", full)
+    monkeypatch.setattr("pp_simve.run.files.write_whole", full)
     assert run("run") == 2
     assert "error: No space left on device" in capsys.readouterr().err
     assert (fitted / FILE).read_text() == "old"
@@ -305,7 +306,7 @@ def test_images_are_read_once_for_runs_of_the_same(fitted: Path, monkeypatch: py
     monkeypatch.setattr("pp_simve.run.folder.load_data", counted)
     assert run("run", "run", "--quiet") == 0
     assert run("run", "--data-root", "elsewhere", "--quiet") == 0
-    assert roots == [Path("data"), Path("elsewhere")]
+    assert roots == [Path(read_json(fitted / "config.json")["config"]["data_root"]), Path("elsewhere")]
 
 
 def test_the_effort_reaches_the_evaluators_and_quiet_prints_nothing(
@@ -360,7 +361,7 @@ def test_ctrl_c_ends_it(fitted: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         ("results.json", '{"content": {}, "knows": {}}', "results.json has no score records: another version wrote it"),
         ("evaluation.json", '{"headline": {}}', "has no score records: another version wrote it; evaluate again"),
         ("evaluation.json", '{"records": [{"task": "class"}]}', "is damaged (a score record has the entries"),
-        ("evaluation.json", "{", "cannot be read"),
+        ("evaluation.json", "{", "is damaged"),
     ],
 )
 def test_files_of_other_versions_and_damaged_ones_are_refused(tmp_path: Path, file: str, text: str, words: str) -> None:

@@ -21,6 +21,7 @@ from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.models import Gaussian, StandardPrior
 from pp_simve.run.comparison import write_table
 from pp_simve.run.config import Settings
+from pp_simve.run.files import read_json
 from pp_simve.run.folder import RunFolder, load_run
 
 from .command import SMALL, STEPS, records, results, run, scores, write_npz
@@ -107,7 +108,7 @@ def test_epochs_are_the_same_everywhere(
 
 
 def test_config_names_every_choice(finished_run: Path) -> None:
-    entries = json.loads((finished_run / "config.json").read_text())
+    entries = read_json(finished_run / "config.json")
     assert entries["version"] == "0.1.0"
     assert entries["data_shape"]["image"] == [1, 16, 16]
     assert entries["data_fingerprint"] == load_data("digits").fingerprint

@@ -25,6 +25,7 @@ from pp_simve.evaluation.records import Record
 from pp_simve.report import Embedding, write_report
 from pp_simve.report.page import MAP, page
 from pp_simve.report.plots import TOOLTIP, thinned
+from pp_simve.run.files import read_json
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.numbers import aligned, score
 
@@ -226,15 +227,13 @@ def test_a_run_has_a_page_of_its_own_numbers(finished_run: Path) -> None:
     written = finished_run / "report.html"
     assert written.stat().st_size < 3_000_000
     found = Page(written.read_text())
-    assert len(found.plots) == 1 + len(
-        [key for key in json.loads((finished_run / "metrics.jsonl").read_text().splitlines()[0]) if key != "step"]
-    )
-    results = json.loads((finished_run / "results.json").read_text())
+    assert len(found.plots) == len(RunFolder(finished_run).read_metrics()[0])  # the map, and one for each term
+    results = read_json(finished_run / "results.json")
     assert {row: value for row, ((value, _),) in found.tables["Terms on the test split"].items()} == results["bound"]
     pictures = [base64.b64decode(str(attributes["src"]).partition(",")[2]) for attributes in found.all("img")]
     figures = [path.read_bytes() for path in (finished_run / "figures").glob("*.png") if path.stem != "loss"]
     assert sorted(pictures) == sorted(figures)
-    settings = json.loads((finished_run / "config.json").read_text())
+    settings = read_json(finished_run / "config.json")
     for name, value in settings["config"].items():
         assert f"--{name.replace('_', '-')}" in found.sections["settings"]
         assert value is None or str(value) in found.sections["settings"]

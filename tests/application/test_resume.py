@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pp_simve.run.files import read_json
 from pp_simve.run.folder import RunFolder
 
 from .command import SMALL, STEPS, interrupted_at, results, run, scores
@@ -31,7 +32,7 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 
 def edit_config(path: Path, **changes: object) -> None:
     """Changes entries of config.json; the settings themselves with a leading ``config_``."""
-    entries = json.loads((path / "config.json").read_text())
+    entries = read_json(path / "config.json")
     for name, value in changes.items():
         place = entries["config"] if name.startswith("config_") else entries
         place[name.removeprefix("config_")] = value
@@ -147,7 +148,7 @@ def test_what_is_no_run_is_refused(folder: Path, refused: Refused) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        *((text, "config.json cannot be read") for text in ("", '{"config": {', "[1, 2]", "\0\1")),
+        *((text, "config.json is damaged") for text in ("", '{"config": {', "[1, 2]", "\0\1")),
         ("{}", "config.json lacks config, data_fingerprint, data_shape"),
     ],
 )
@@ -202,7 +203,7 @@ def test_changed_images_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatc
         assert run(*SMALL, "--data", "folder:pictures", "--batch-size", "8", "--out", "run") == 130
     write_image(folder / "pictures" / "a" / "0.png", 99, mode="L", size=(16, 16))
     message = refused("--resume", "run")
-    assert "the images of folder:pictures are not those run was started with" in message
+    assert "pictures are not those run was started with" in message
 
 
 def test_a_disk_full_at_the_start_leaves_nothing(

@@ -15,6 +15,7 @@ from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
 from pp_simve.run import folder as run_folder
 from pp_simve.run.config import FitConfig
+from pp_simve.run.files import read_json
 from pp_simve.run.folder import RunFolder, load_run, source_commit
 
 SETTINGS = FitConfig(steps=3).resolve(DataShape((1, 8, 8)))
@@ -22,7 +23,8 @@ SETTINGS = FitConfig(steps=3).resolve(DataShape((1, 8, 8)))
 
 def created(path: Path) -> RunFolder:
     folder = RunFolder(path)
-    folder.create(SETTINGS, DataShape((1, 8, 8)), "fingerprint")
+    with folder.writing(new=True):
+        folder.create(SETTINGS, DataShape((1, 8, 8)), "fingerprint")
     return folder
 
 
@@ -36,15 +38,18 @@ def test_discard_removes_what_was_made_and_no_more(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     for where in ("a/b/run", "."):
         folder = RunFolder(Path(where))
-        folder.discard(folder.create(SETTINGS, DataShape((1, 8, 8)), "fingerprint"))
+        with folder.writing(new=True):
+            folder.create(SETTINGS, DataShape((1, 8, 8)), "fingerprint")
+            folder.discard()
         assert list(tmp_path.iterdir()) == []
     first, second = RunFolder(tmp_path / "runs" / "one"), RunFolder(tmp_path / "runs" / "two")
-    made = first.create(SETTINGS, DataShape((1, 8, 8)), "fingerprint")
-    assert made == [tmp_path / "runs" / "one", tmp_path / "runs"]
-    made_second = second.create(SETTINGS, DataShape((1, 8, 8)), "fingerprint")
-    second.checkpoint.save({"steps": 1})
-    first.discard(made)
-    second.discard(made_second)  # it has a checkpoint
+    with first.writing(new=True):
+        first.create(SETTINGS, DataShape((1, 8, 8)), "fingerprint")
+        with second.writing(new=True):
+            second.create(SETTINGS, DataShape((1, 8, 8)), "fingerprint")
+            second.checkpoint.save({"steps": 1})
+            second.discard()  # it has a checkpoint
+        first.discard()
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["two"]
     assert second.read_settings()[0] == SETTINGS
 
@@ -59,7 +64,7 @@ def test_half_a_line_is_no_step(tmp_path: Path) -> None:
 def test_nan_becomes_null(tmp_path: Path) -> None:
     folder = created(tmp_path / "run")
     folder.write_results({"content": {"linear": math.nan, "knn": 0.5}, "bound": {"loss": -math.inf}, "note": None})
-    entries = json.loads((folder.path / "results.json").read_text())
+    entries = read_json(folder.path / "results.json")
     assert entries == {"content": {"linear": None, "knn": 0.5}, "bound": {"loss": None}, "note": None}
 
 
@@ -88,7 +93,7 @@ def test_damaged_weights_are_refused(finished_run: Path, tmp_path: Path, damage:
     path = Path(shutil.copytree(finished_run, tmp_path / "run"))
     weights = path / "model.safetensors"
     if damage == "of another program":
-        entries = json.loads((path / "config.json").read_text())
+        entries = read_json(path / "config.json")
         entries["config"]["latent_dim"] = 9
         (path / "config.json").write_text(json.dumps(entries))
     else:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pp_simve.inference import NonFiniteError
-from pp_simve.inference.metrics import MetricBuffer
+from pp_simve.inference.metrics import MetricBuffer, fit_warnings
 
 
 def terms(loss: float, content: float = 0.0) -> dict[str, Tensor]:
@@ -55,3 +55,22 @@ def test_a_bad_loss_alone_is_named_too() -> None:
         buffer.fetch(buffer.rows(), last_step=1)
     assert (caught.value.step, caught.value.term) == (1, "loss")
     assert isinstance(caught.value, FloatingPointError)
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ([550, 1e9, 1e6, 6e4, 5e4, 5e4], "the fit diverged: the loss rose from 550 to 5e+04; lower --lr (it was 10)"),
+        ([-300, -200, 10, 50, 40, 30], "the fit diverged: the loss rose from -300 to 30; "),
+        ([0.0, -0.0, 0.0, 0.0, -0.0], "nothing was learned: the loss is 0 at every step; "),
+        ([550, 1e9, 1e6, 300, 290, 280], None),  # a transient
+        ([550, 540, 530, 520, 900, 530], None),
+        ([-300, -250, -290, -310, -305], None),
+        ([0.1, 0.5, 0.6, 0.7, 0.8], None),  # of such sizes a contrastive loss may be
+        ([550, 1e9], None),  # too short to tell
+    ],
+)
+def test_a_fit_that_went_wrong_is_named(losses: list[float], words: str | None) -> None:
+    found = fit_warnings([{"step": step, "loss": loss} for step, loss in enumerate(losses, 1)], lr=10.0)
+    assert len(found) == (words is not None)
+    assert words is None or words in found[0]
