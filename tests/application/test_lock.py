@@ -137,7 +137,7 @@ def test_a_changed_number_is_a_damaged_line(stopped_run: Path) -> None:
 def test_what_cannot_be_written_is_found_before_the_work(
     fitted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], main: Main, fault: str
 ) -> None:
-    monkeypatch.setattr("pp_simve.run.folder.load", lambda *_, **__: pytest.fail("loaded the data"))
+    monkeypatch.setattr("pp_simve.run.folder.load_data", lambda *_, **__: pytest.fail("loaded the data"))
     if fault == "read-only":
 
         def denied(*_: object) -> int:
