@@ -46,6 +46,7 @@ from pp_simve.evaluation.probes import MLPProbe as MLPProbe
 from pp_simve.evaluation.probes import MLPRegressionProbe as MLPRegressionProbe
 from pp_simve.evaluation.probes import MLPTraining as MLPTraining
 from pp_simve.evaluation.probes import RidgeProbe as RidgeProbe
+from pp_simve.evaluation.probes import WeightedKNNProbe as WeightedKNNProbe
 from pp_simve.evaluation.probes import roc_auc as roc_auc
 from pp_simve.evaluation.reconstruction import reconstruction_scores as reconstruction_scores
 from pp_simve.evaluation.records import Record as Record

@@ -11,6 +11,7 @@ from pp_simve.evaluation.probes.base import balanced_accuracy as balanced_accura
 from pp_simve.evaluation.probes.base import r_squared as r_squared
 from pp_simve.evaluation.probes.base import roc_auc as roc_auc
 from pp_simve.evaluation.probes.knn import KNNProbe as KNNProbe
+from pp_simve.evaluation.probes.knn import WeightedKNNProbe as WeightedKNNProbe
 from pp_simve.evaluation.probes.logistic import AttributeProbe as AttributeProbe
 from pp_simve.evaluation.probes.logistic import LinearProbe as LinearProbe
 from pp_simve.evaluation.probes.mlp import MLPProbe as MLPProbe

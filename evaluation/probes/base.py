@@ -165,10 +165,8 @@ class Probe(ABC, Generic[Score]):
     @torch.no_grad()
     def predict(self, x: Array) -> Tensor:
         """Predictions of each row: classes ``(row,)``, int64, or targets ``(row, target)`` in the features' dtype."""
-        if self._standardize is None:
-            raise RuntimeError(f"{type(self).__name__} has not been fitted: call fit first")
-        x = checked_features(x, "test", width=len(self._standardize.mean))
-        return self._decode(self._outputs(self._standardize(x)), x)
+        x = self._features(x)
+        return self._decode(self._outputs(x), x)
 
     @abstractmethod
     def score(self, x: Array, y: Array) -> Score:
@@ -181,6 +179,12 @@ class Probe(ABC, Generic[Score]):
     @abstractmethod
     def _fit(self, x: Tensor, y: Tensor, validation_x: Tensor, validation_y: Tensor) -> None:
         """Fits and selects; gradients are off."""
+
+    def _features(self, x: Array) -> Tensor:
+        """Checked and standardized features of test rows."""
+        if self._standardize is None:
+            raise RuntimeError(f"{type(self).__name__} has not been fitted: call fit first")
+        return self._standardize(checked_features(x, "test", width=len(self._standardize.mean)))
 
     @abstractmethod
     def _outputs(self, x: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from sklearn.metrics import r2_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from pp_simve.evaluation import KNNProbe, RidgeProbe
+from pp_simve.evaluation import KNNProbe, RidgeProbe, WeightedKNNProbe
 from pp_simve.evaluation.probes import knn
 
 
@@ -38,7 +40,8 @@ def test_chunks_change_nothing(metric: str, monkeypatch: pytest.MonkeyPatch) -> 
     (x, _), (test_x, _) = two_classes(300, seed=3), two_classes(50, seed=4)
     whole = knn.nearest_rows(test_x, x, 9, metric)
     monkeypatch.setattr(knn, "_ENTRIES", 7 * 300)
-    assert torch.equal(knn.nearest_rows(test_x, x, 9, metric), whole)
+    for part, expected in zip(knn.nearest_rows(test_x, x, 9, metric), whole, strict=True):
+        torch.testing.assert_close(part, expected)
 
 
 def test_far_from_the_origin_float32_still_resolves_neighbors() -> None:
@@ -86,6 +89,46 @@ def test_k_is_limited_to_the_train_rows_and_zero_rows_have_a_cosine() -> None:
     x, y = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1, 2])
     probe = KNNProbe(neighbors=[1], metrics=["cosine"]).fit(x, y, x, y)
     assert probe.predict(torch.tensor([[3.0, 0.1], [0.1, 3.0]])).tolist() == [1, 2]
+
+
+def seven_classes(rows: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(7, (rows,), generator=generator)
+    centers = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return centers[y] + torch.randn(rows, 5, generator=generator, dtype=torch.float64), 10 * y - 4
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(20, 0.07), (200, 0.07), (20, 0.5), (500, 0.02)])
+def test_weighted_votes_equal_a_loop(k: int, temperature: float) -> None:
+    (x, y), (test_x, test_y) = seven_classes(300, seed=1), seven_classes(100, seed=2)
+    probe = WeightedKNNProbe(k, temperature).fit(x, y, test_x[:30], test_y[:30])
+    first, hits = [], dict.fromkeys((1, 3, 5, 9), 0)
+    for row, label in zip(test_x, test_y.tolist(), strict=True):
+        cosines = [float(row @ other / (row.norm() * other.norm())) for other in x]
+        votes: dict[int, float] = {}
+        for place in sorted(range(len(x)), key=cosines.__getitem__)[-k:]:
+            votes[int(y[place])] = votes.get(int(y[place]), 0.0) + math.exp(cosines[place] / temperature)
+        ranked = sorted(votes, key=votes.__getitem__, reverse=True)
+        first.append(ranked[0])
+        for count in hits:
+            hits[count] += label in ranked[:count]
+    assert probe.predict(test_x).tolist() == first
+    assert probe.top_accuracies(test_x, test_y, [*hits]) == [found / 100 for found in hits.values()]
+    assert probe.score(test_x, test_y) == hits[1] / 100 < hits[3] / 100
+    assert probe.validation_score == probe.score(test_x[:30], test_y[:30])
+
+
+def test_nearer_neighbors_weigh_more_and_a_class_without_a_vote_is_not_among_the_first() -> None:
+    x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-0.2, 1.0], [-1.0, -1.0]]), torch.tensor([0, 1, 1, 2])
+    row = torch.tensor([[1.0, 0.5]])
+    assert WeightedKNNProbe(3).fit(x, y, x, y).predict(row).tolist() == [0]
+    assert WeightedKNNProbe(3, temperature=100.0).fit(x, y, x, y).predict(row).tolist() == [1]
+    assert WeightedKNNProbe(3).fit(x, y, x, y).top_accuracies(row, torch.tensor([2]), (1, 2, 3)) == [0.0, 0.0, 0.0]
+    for given, message in (((0,), "k must be one or more numbers >= 1"), ((5, 0.0), "temperature must be .* > 0")):
+        with pytest.raises(ValueError, match=message):
+            WeightedKNNProbe(*given)
+    with pytest.raises(RuntimeError, match="WeightedKNNProbe has not been fitted"):
+        WeightedKNNProbe().top_accuracies(x, y)
 
 
 def problem(rows: int, seed: int, noise: float = 0.5) -> tuple[Tensor, Tensor]:

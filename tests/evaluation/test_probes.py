@@ -20,6 +20,7 @@ from pp_simve.evaluation.probes import (
     MLPTraining,
     Probe,
     RidgeProbe,
+    WeightedKNNProbe,
 )
 from pp_simve.evaluation.probes.base import Standardizer
 
@@ -27,6 +28,7 @@ TRAINING = MLPTraining(hidden=16, decays=(1.0, 0.0), learning_rate=0.01, batch_s
 CLASSIFIERS: dict[str, Callable[[], ClassProbe]] = {
     "linear": LinearProbe,
     "knn": KNNProbe,
+    "knn cosine": WeightedKNNProbe,
     "mlp": lambda: MLPProbe(TRAINING),
 }
 REGRESSIONS: dict[str, Callable[[], Probe[Any]]] = {
@@ -106,12 +108,13 @@ def test_units_and_constant_features_change_nothing(name: str) -> None:
     train, validation, test = splits(name)
     expected = PROBES[name]().fit(*train, *validation).predict(test[0])
     # k-NN is not standardized: one unit for all.
-    units = torch.tensor([8.0, 8.0, 8.0, 8.0] if name == "knn" else [1e-6, 1e5, 3.0, 1.0], dtype=torch.float64)
+    units = torch.tensor([8.0, 8.0, 8.0, 8.0] if name.startswith("knn") else [1e-6, 1e5, 3.0, 1.0], dtype=torch.float64)
 
     def moved(x: Tensor) -> Tensor:
         return torch.cat([torch.full((len(x), 2), 0.3).double(), x * units], dim=1)
 
-    if name.startswith("mlp"):  # whose hidden layer is drawn by the number of features
+    # The hidden layer is drawn by the number of features; a constant feature changes a cosine.
+    if name.startswith("mlp") or name == "knn cosine":
         found = PROBES[name]().fit(train[0] * units, train[1], validation[0] * units, validation[1])
         torch.testing.assert_close(found.predict(test[0] * units), expected, rtol=1e-6, atol=1e-6)
         return
