@@ -34,10 +34,10 @@ class Record:
             are in nats, PSNR in dB.
         value: None where it is undefined or was not computed; `note` may say why.
         representation: one of `REPRESENTATIONS`; empty for scores of the whole program.
-        probe: ``linear``, ``mlp``, ``knn``, ``ridge``, ``logistic``, ``circular``, ``clusters_diag``,
-            ``clusters_full``; empty where there is none.
-        target: the view parameter or attribute (``mean`` is the mean over all), the number of labels or views, the axis
-            of z, the direction between modalities (``upper to lower``); or empty.
+        probe: ``linear``, ``mlp``, ``knn``, ``knn_20_cosine``, ``knn_200_cosine``, ``ridge``, ``logistic``,
+            ``circular``, ``clusters_diag``, ``clusters_full``; empty where there is none.
+        target: the view parameter, the group of them or attribute (``mean`` is the mean over all), the number of labels
+            or views, the axis of z, the direction between modalities (``upper to lower``); or empty.
         modality: the modality that the representation was inferred from; empty where there is only one.
         note: why there is no score (``not applicable: ...`` or ``failed: ...``), or how to read it.
     """

@@ -61,7 +61,7 @@ class Effort:
     max_views: int = 60_000
     """Views of a split at most: of a larger one, as many images drawn at random."""
     pairs: int = 4_000
-    """Pairs of views of train at least, as far as `rows` allows."""
+    """Pairs of views of train at least, as far as `rows` allows; one of each image where there are more images."""
     class_mlp: MLPTraining = CLASS_MLP
     view_mlp: MLPTraining = VIEW_MLP
 
@@ -114,10 +114,7 @@ class Subject:
 
         Rows are views, ``(view·image, …)`` of a chunk of images after the other.
         """
-        if not self.policy.names:
-            raise NotApplicableError("the augmentation policy has no parameters")
-        if MEAN in self.policy.names:
-            raise ValueError(f"a view parameter may not be called {MEAN!r}: that is the mean over parameters")
+        self.check_parameters()
         # One stream a split: the views of train do not depend on how many images test has.
         seeds = torch.randint(2**62, (3,), generator=torch.Generator().manual_seed(self.seed)).tolist()
         found = []
@@ -135,17 +132,30 @@ class Subject:
         return found
 
     @cached_property
-    def two_views(self) -> list[list[Features]]:
-        """Representations of two fresh views of few images of train, each taken some times, and of test."""
-        train, test = self.few(self.splits[0].images), self.few(self.splits[2].images)
+    def two_views(self) -> list[tuple[list[Features], dict[str, Tensor]]]:
+        """Representations of two fresh views of few images, and their parameters' difference, of every split.
+
+        The difference is the second view's parameter less the first's. An image gives one pair, of train several where
+        there are fewer images than pairs.
+        """
+        train, validation, test = (self.few(split.images) for split in self.splits)
         times = -(-min(self.effort.pairs, self.effort.rows) // len(train))
         found = []
-        for images, seed in ((train.repeat(times, 1, 1, 1), self.seed + 1), (test, self.seed)):
-            generator = torch.Generator(images.device).manual_seed(seed)
-            drawn = drawn_views(self.policy, images, 2, generator)
-            pairs = [[self._parts(view) for view in views] for views, _ in drawn]
-            found.append([_joined(parts) for parts in zip(*pairs, strict=True)])
+        for place, images in ((1, train.repeat(times, 1, 1, 1)), (2, validation), (0, test)):
+            generator = torch.Generator(images.device).manual_seed(self.seed + place)
+            embedded, differences = [], []
+            for views, drawn in drawn_views(self.policy, images, 2, generator):
+                embedded.append([self._parts(view) for view in views])
+                differences.append({name: second - first for name, (first, second) in drawn.items()})
+            found.append(([_joined(parts) for parts in zip(*embedded, strict=True)], _joined(differences)))
         return found
+
+    def check_parameters(self) -> None:
+        """Raises `NotApplicableError` without view parameters, and ValueError if one has the name of their mean."""
+        if not self.policy.names:
+            raise NotApplicableError("the augmentation policy has no parameters")
+        if MEAN in self.policy.names:
+            raise ValueError(f"a view parameter may not be called {MEAN!r}: that is the mean over parameters")
 
     def few(self, values: Tensor) -> Tensor:
         """The first rows, as many as evaluators of high cost may use; splits are in random order."""

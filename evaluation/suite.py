@@ -22,7 +22,7 @@ from pp_simve.evaluation.generation import sample
 from pp_simve.evaluation.latent_axes import active_units, axis_divergence, axis_variances
 from pp_simve.evaluation.multimodal import ModalitySubject, SingleModality, retrieval_scores, zero_shot_scores
 from pp_simve.evaluation.probes.base import ClassProbe, checked_features
-from pp_simve.evaluation.probes.knn import KNNProbe
+from pp_simve.evaluation.probes.knn import KNNProbe, WeightedKNNProbe
 from pp_simve.evaluation.probes.logistic import LinearProbe
 from pp_simve.evaluation.probes.mlp import MLPProbe, MLPRegressionProbe
 from pp_simve.evaluation.reconstruction import reconstruction_scores
@@ -33,7 +33,7 @@ from pp_simve.evaluation.tasks.classes import few_label_scores, several_view_sco
 from pp_simve.evaluation.tasks.fine_tuning import fine_tuned_scores
 from pp_simve.evaluation.tasks.view_parameters import MEAN as MEAN_R2
 from pp_simve.evaluation.tasks.view_parameters import angle_scores, style_scores
-from pp_simve.inference.augmentations import AugmentationPolicy
+from pp_simve.inference.augmentations import PARAMETER_GROUPS, AugmentationPolicy
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.tools import random_state_kept, unit_range
 from pp_simve.models import SimVE
@@ -158,6 +158,16 @@ def mlp(subject: Subject, name: str) -> Found:
     return _accuracy(MLPProbe(subject.effort.class_mlp), subject.few_labelled(name))
 
 
+def knn_cosine(subject: Subject, name: str, k: int) -> Found:
+    """By `WeightedKNNProbe`; among the five classes of most votes, too, where there are more than five."""
+    train, validation, test = subject.labelled(name)
+    if len(train[0]) < k:
+        raise NotApplicableError(f"there are fewer than {k} train images")
+    probe = WeightedKNNProbe(k).fit(*train, *validation)
+    first, among_five = probe.top_accuracies(*test, counts=(1, 5))
+    return {"accuracy": first} | ({"accuracy@5": among_five} if len(probe.classes) > 5 else {})
+
+
 def few_labels(subject: Subject, name: str) -> Found:
     """By labels a class, as many as every class of train and validation has; of 100 only where some class has them."""
     train, validation, test = subject.labelled(name)
@@ -202,11 +212,22 @@ def fine_tuning(subject: Subject, name: str) -> Found:
 
 
 def view_mlp(subject: Subject, name: str) -> Found:
-    """R² as `style_scores`, by `MLPRegressionProbe` on few views."""
-    train, validation, test = subject.columns(name, subject.views[0][1])
-    fitted = (subject.few(values) for values in (*train, *validation))
-    r2 = MLPRegressionProbe(subject.effort.view_mlp).fit(*fitted).score(*test)
-    return _r2({MEAN_R2: float(r2.nanmean()), **dict(zip(subject.views[0][1], r2.tolist(), strict=True))})
+    """`style_scores` of `MLPRegressionProbe`, fitted on few views."""
+    *fitted, test = subject.parametrised(name)
+    few = [(subject.few(x), {key: subject.few(values) for key, values in y.items()}) for x, y in fitted]
+    return _r2(style_scores(*few, test, probe=MLPRegressionProbe(subject.effort.view_mlp)))
+
+
+def relative_view(subject: Subject, name: str) -> Found:
+    """R² of the differences of two views' parameters, predicted from both, and its mean over `PARAMETER_GROUPS`."""
+    subject.check_parameters()
+    splits = [(torch.cat([view[name] for view in views], dim=1), change) for views, change in subject.two_views]
+    r2 = style_scores(*splits, probe=MLPRegressionProbe(subject.effort.view_mlp))
+    groups = {group: [r2[key] for key in keys if key in r2] for group, keys in PARAMETER_GROUPS.items()}
+    means = {
+        group: float(torch.tensor(found, dtype=torch.float64).nanmean()) for group, found in groups.items() if found
+    }
+    return _r2(means | r2)
 
 
 def view_binary(subject: Subject, name: str) -> Found:
@@ -249,7 +270,7 @@ def infonce(subject: Subject, name: str) -> Found:
     Both are first projected on the leading principal axes of train, no more than one for 20 images: a critic of many
     more axes fits noise, and a projection shares no more than the whole, so the bound holds for the whole.
     """
-    train, test = ([part[name].double() for part in views] for views in subject.two_views)
+    train, _, test = ([part[name].double() for part in views] for views, _ in subject.two_views)
     axes = min(train[0].shape[1], max(1, len(subject.few(subject.splits[0].images)) // IMAGES_AN_AXIS))
     checked_features(train[0], "train")
     # Eigenvalues ascend: the last axes are those along which the views vary most.
@@ -333,6 +354,8 @@ def _information(metric: str, value: Callable[[Subject, str], float], of: Sequen
 EVALUATORS: Sequence[Evaluator] = (
     Evaluator("class", "accuracy", lambda its, of: _accuracy(LinearProbe(), its.labelled(of)), "linear", quick=True),
     Evaluator("class", "accuracy", lambda its, of: _accuracy(KNNProbe(), its.labelled(of)), "knn", quick=True),
+    Evaluator("class", "accuracy", lambda its, of: knn_cosine(its, of, 20), "knn_20_cosine"),
+    Evaluator("class", "accuracy", lambda its, of: knn_cosine(its, of, 200), "knn_200_cosine"),
     Evaluator("class", "accuracy", mlp, "mlp"),
     Evaluator("few_labels", "accuracy", few_labels, "linear"),
     Evaluator("class", "accuracy", lambda its, of: clusters(its, of, "diag"), "clusters_diag"),
@@ -341,6 +364,7 @@ EVALUATORS: Sequence[Evaluator] = (
     Evaluator("fine_tuning", "accuracy", fine_tuning, of=("",)),
     Evaluator("view", "r2", lambda its, of: _r2(style_scores(*its.parametrised(of))), "ridge", quick=True),
     Evaluator("view", "r2", view_mlp, "mlp"),
+    Evaluator("relative_view", "r2", relative_view, "mlp"),
     Evaluator("view", "auc", view_binary, "logistic"),
     Evaluator("view", "r2", view_angles, "circular"),
     Evaluator("attributes", "auc", attributes, "logistic"),
@@ -348,8 +372,8 @@ EVALUATORS: Sequence[Evaluator] = (
     _information("width", lambda its, of: its.clean[2][of].shape[1]),
     _information("active_units", lambda its, of: active_units(its.clean[2][of]), PARTS),
     _information("effective_rank", lambda its, of: information.effective_rank(its.clean[2][of])),
-    _information("alignment", lambda its, of: information.alignment(*(part[of] for part in its.two_views[1]))),
-    _information("uniformity", lambda its, of: information.uniformity(its.two_views[1][0][of])),
+    _information("alignment", lambda its, of: information.alignment(*(part[of] for part in its.two_views[2][0]))),
+    _information("uniformity", lambda its, of: information.uniformity(its.two_views[2][0][0][of])),
     Evaluator("information", "infonce_bound", infonce),
     _information("prior_information", prior_information, ("z",)),
     Evaluator("information", "kl", divergence, of=("z",)),

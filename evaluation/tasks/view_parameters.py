@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.probes import RidgeProbe, r_squared
+from pp_simve.evaluation.probes import RegressionProbe, RidgeProbe, r_squared
 from pp_simve.evaluation.probes.base import checked
 
 Parametrised = tuple[Tensor, Mapping[str, Tensor]]
@@ -18,11 +18,13 @@ MEAN = "mean_r2"
 """Key of the mean over parameters in the scores."""
 
 
-def style_scores(train: Parametrised, validation: Parametrised, test: Parametrised) -> dict[str, float]:
-    """Test R² of ridge regression of every view parameter, fitted on train and selected on validation.
+def style_scores(
+    train: Parametrised, validation: Parametrised, test: Parametrised, *, probe: RegressionProbe | None = None
+) -> dict[str, float]:
+    """Test R² of every view parameter by a probe (default: ridge), fitted on train and selected on validation.
 
-    1: the parameter is a linear function of the features. 0 and below: the features predict no better than the mean of
-    test. Non-linear dependence is not detected, and a parameter of two values (a flip) rarely nears 1.
+    1: the parameter is a function of the features, for ridge a linear one. 0 and below: the features predict no better
+    than the mean of test. A parameter of two values (a flip) rarely nears 1.
 
     Returns:
         ``"mean_r2"``, the mean over the defined parameters, then one entry per parameter. A parameter that is constant
@@ -35,7 +37,7 @@ def style_scores(train: Parametrised, validation: Parametrised, test: Parametris
     if MEAN in names:
         raise ValueError(f"a view parameter may not be called {MEAN!r}: that is the name of the mean over parameters")
     x, y = zip(*_targets(train, validation, test, noun="view parameter"), strict=True)
-    scores = RidgeProbe().fit(x[0], y[0], x[1], y[1]).score(x[2], y[2])
+    scores = (probe or RidgeProbe()).fit(x[0], y[0], x[1], y[1]).score(x[2], y[2])
     return {MEAN: float(scores.nanmean()), **dict(zip(names, scores.tolist(), strict=True))}
 
 

@@ -6,9 +6,10 @@ No data sets, no command lines, no networks.
 from pp_simve.inference.augmentations.base import AugmentationPolicy, Compose, ImageShape, Parameters, draw_views
 from pp_simve.inference.augmentations.color import ColorJitter, RandomGrayscale
 from pp_simve.inference.augmentations.geometric import RandomAffine, RandomFlip, RandomResizedCrop
-from pp_simve.inference.augmentations.policies import POLICIES, augmentation_policy
+from pp_simve.inference.augmentations.policies import PARAMETER_GROUPS, POLICIES, augmentation_policy
 
 __all__ = [
+    "PARAMETER_GROUPS",
     "POLICIES",
     "AugmentationPolicy",
     "ColorJitter",

@@ -58,6 +58,13 @@ POLICIES: dict[str, Callable[[ImageShape], AugmentationPolicy]] = {
 }
 """Named policies: each makes a policy for images of a shape ``(channel, height, width)``."""
 
+PARAMETER_GROUPS: dict[str, tuple[str, ...]] = {
+    "crop": RandomResizedCrop.names,
+    "color": (*ColorJitter.names, *RandomGrayscale.names),
+    "flip": (*RandomFlip("horizontal").names, *RandomFlip("vertical").names),
+}
+"""Parameters that the literature scores by their mean; any other stands for itself."""
+
 
 def augmentation_policy(name: str, image_shape: ImageShape) -> AugmentationPolicy:
     """The policy of that name for images of shape ``(channel, height, width)``.

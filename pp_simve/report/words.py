@@ -28,6 +28,12 @@ TASKS = {
         "than the mean. AUC: 0.5 is chance. Angles: R² of the point on the circle. Limitation: ridge regression finds "
         "linear relations only; the gap to the MLP is what is encoded nonlinearly.",
     ),
+    "relative_view": (
+        "Relative view parameters",
+        "How well an MLP predicts the difference of two views' parameters from the representations of both. R²: 1 is "
+        "exact, 0 or below is no better than the mean; crop, color and flip are means over their parameters. "
+        "Limitation: published values are of other ranges of the parameters and larger MLPs.",
+    ),
     "attributes": (
         "Attributes",
         "Logistic regression of each binary attribute. Chance is 50 % balanced accuracy and an AUC of 0.5; attributes "
@@ -87,6 +93,8 @@ PROBES = {
     "linear": "linear probe",
     "mlp": "MLP",
     "knn": "k-NN",
+    "knn_20_cosine": "k-NN, k = 20, weighted by cosine",
+    "knn_200_cosine": "k-NN, k = 200, weighted by cosine",
     "ridge": "ridge regression",
     "logistic": "logistic regression",
     "circular": "regression on the circle",
@@ -99,6 +107,7 @@ METRICS = {
     "mean_r2": ("mean R²", "over the view parameters; 1 is exact, 0 is no better than the mean"),
     "linear": ("linear probe", "accuracy on test images"),
     "knn": ("k-NN", "accuracy of the nearest training images"),
+    "accuracy@5": ("top-5 accuracy", "the class is among the five with most votes"),
     "auc": ("AUC", ""),
     "nmi": ("NMI", ""),
     "ari": ("ARI", ""),

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pp_simve.errors import ConfigError
-from pp_simve.evaluation.records import by_name
+from pp_simve.evaluation.records import MEAN, by_name
+from pp_simve.inference.augmentations import PARAMETER_GROUPS
 from pp_simve.inference.tools import write_whole
 from pp_simve.run.files import read_json
 from pp_simve.run.numbers import plain
@@ -31,9 +32,15 @@ MEASURES = {
     "mean_r2": Measure("views, mean R²"),
     "bound": Measure("bound, nats a view", 2),
     "class_mlp": Measure("class, MLP", name="PRIMARY/class/mlp/accuracy"),
+    "class_20nn": Measure("backbone: class, 20-NN", name="backbone/class/knn_20_cosine/accuracy"),
+    "class_200nn": Measure("backbone: class, 200-NN", name="backbone/class/knn_200_cosine/accuracy"),
     "class_10_labels": Measure("class, 10 labels", name="PRIMARY/few_labels/linear/10/accuracy"),
     "clusters": Measure("clusters", name="PRIMARY/class/clusters_full/accuracy"),
     "views_mlp_r2": Measure("views, MLP R²", name="z/view/mlp/mean/r2"),
+    **{
+        f"relative_{of}_r2": Measure(f"backbone: relative {of}, R²", name=f"backbone/relative_view/mlp/{of}/r2")
+        for of in (MEAN, *PARAMETER_GROUPS)
+    },
     "views_auc": Measure("views, AUC", name="z/view/logistic/mean/auc"),
     "attributes_auc": Measure("attributes, AUC", name="z/attributes/logistic/mean/auc"),
     "handwriting_r2": Measure("handwriting, R²", name="z/handwriting/ridge/mean/r2"),

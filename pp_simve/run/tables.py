@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pp_simve.evaluation.records import MEAN, REPRESENTATIONS, Record, score, select
+from pp_simve.inference.augmentations import PARAMETER_GROUPS
 
 UNDEFINED = "–"
 
@@ -23,6 +24,7 @@ class Measure(NamedTuple):
         digits: behind the point; None for fractions that are shown in percent.
         sd, chance: the metric of the standard deviation, and of the score by chance; empty for none.
         mean_only: whether only the mean over the targets is shown.
+        hidden: targets that are not shown.
     """
 
     words: str
@@ -33,6 +35,7 @@ class Measure(NamedTuple):
     sd: str = ""
     chance: str = ""
     mean_only: bool = False
+    hidden: Sequence[str] = ()
 
     def of(self, records: Iterable[Record]) -> list[Record]:
         """The records of the measure."""
@@ -48,6 +51,11 @@ MEASURES = (
     Measure("class, linear probe", "class", "accuracy", "linear"),
     Measure("class, MLP probe", "class", "accuracy", "mlp"),
     Measure("class, k-NN", "class", "accuracy", "knn"),
+    *(
+        Measure(f"class, {k}-NN, cosine{of}", "class", metric, f"knn_{k}_cosine")
+        for k in (20, 200)
+        for of, metric in (("", "accuracy"), (", top 5", "accuracy@5"))
+    ),
     Measure("class, {} labels each", "few_labels", "accuracy", "linear", sd="sd"),
     Measure("class, content of {} views", "several_views", "accuracy", "linear"),
     *(
@@ -57,6 +65,7 @@ MEASURES = (
     ),
     Measure("view, {}, R², ridge", "view", "r2", "ridge", 3),
     Measure("view, {}, R², MLP", "view", "r2", "mlp", 3),
+    Measure("relative, {}, R², MLP", "relative_view", "r2", "mlp", 3, hidden=sum(PARAMETER_GROUPS.values(), ())),
     Measure("view, {}, AUC", "view", "auc", "logistic", 3),
     Measure("view, {}, R² of angle", "view", "r2", "circular", 3),
     Measure("attributes, {}, AUC", "attributes", "auc", "logistic", 3, mean_only=True),
@@ -179,7 +188,7 @@ def _rows(measures: Iterable[Measure], records: Sequence[Record]) -> Iterator[tu
     """Each measure and target, the mean over targets at the end: its words, and all records of the target."""
     for measure in measures:
         for target in sorted(dict.fromkeys(record.target for record in measure.of(records)), key=MEAN.__eq__):
-            if target == MEAN or not measure.mean_only:
+            if target == MEAN or not (measure.mean_only or target in measure.hidden):
                 words = measure.words.format(target).replace(" 1 labels", " 1 label").replace(" 1 views", " 1 view")
                 yield measure, words, select(records, target=target)
 

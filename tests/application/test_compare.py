@@ -173,6 +173,12 @@ def test_evaluations_add_columns_and_are_made_where_they_are_missing(
         found = [
             Record("class", "accuracy", clusters[path.name], "content", "clusters_full"),
             Record("class", "accuracy", 0.125, "z", "clusters_full"),
+            Record("class", "accuracy", 0.375, "backbone", "knn_200_cosine"),
+            *(
+                Record("relative_view", "r2", 0.5, name, "mlp", of)
+                for of in ("mean", "crop")
+                for name in ("backbone", "z")
+            ),
             Record("information", "effective_rank", 4.0, "z"),
             Record("view", "auc", None, "z", "logistic", note="not applicable: no view parameter is binary"),
         ]
@@ -188,8 +194,11 @@ def test_evaluations_add_columns_and_are_made_where_they_are_missing(
     assert rows["vae"]["clusters"] == {"mean": None, "sd": None}
     text = (folder / "out" / "table.md").read_text()
     head = next(line for line in text.splitlines() if line.startswith("|"))
-    shown = [words in head for words in ("clusters", "rank of z", "views, AUC", "bits/dim")]
-    assert shown == [True, True, False, False]
+    published = ("backbone: class, 200-NN", "backbone: relative mean, R²", "backbone: relative crop, R²")
+    shown = [
+        words in head for words in ("clusters", "rank of z", *published, "relative color", "views, AUC", "bits/dim")
+    ]
+    assert shown == [True] * 5 + [False] * 3
     assert "0.625 ± 0.177" in text
     assert "- out/vae-1 was not evaluated" in text
     asked.clear()

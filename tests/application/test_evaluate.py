@@ -385,6 +385,9 @@ def test_a_table_shows_what_is_defined() -> None:
         Record("class", "accuracy", 0.5, "z", "linear"),
         Record("class", "accuracy", None, "content", "linear", note="failed: <it>"),
         Record("class", "accuracy", None, "z", "mlp", note="failed: <it>"),
+        Record("class", "accuracy", 0.875, "z", "knn_20_cosine"),
+        Record("class", "accuracy@5", 0.9375, "z", "knn_20_cosine"),
+        *(Record("relative_view", "r2", 0.5, "z", "mlp", of) for of in ("crop", "scale", "crop_top", "mean")),
         Record("few_labels", "accuracy", 0.25, "z", "linear", "1"),
         Record("few_labels", "sd", 0.125, "z", "linear", "1"),
         Record("attributes", "auc", 0.75, "z", "logistic", "mean"),
@@ -396,9 +399,11 @@ def test_a_table_shows_what_is_defined() -> None:
     print_scores(given, Console(file=text, width=80))
     rows = {" ".join(line.split()) for line in text.getvalue().splitlines()}
     assert "class, linear probe 50.0 % –" in rows
+    assert {"class, 20-NN, cosine 87.5 % –", "class, 20-NN, cosine, top 5 93.8 % –"} < rows
+    assert {f"relative, {of}, R², MLP 0.500 –" for of in ("crop", "scale", "mean")} < rows
     assert "class, 1 label each 25.0 ± 12.5 –" in rows
     assert "attributes, mean, AUC 0.750 –" in rows
     assert "uniformity 0.000 –" in rows
     assert "reconstruction, MSE 1,234.5000" in rows
-    assert not any("MLP" in row or "Smiling" in row for row in rows)
+    assert not any("class, MLP" in row or "crop_top" in row or "Smiling" in row for row in rows)
     assert "class linear of content; class mlp of z: failed: <it>" in rows

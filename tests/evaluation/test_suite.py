@@ -207,6 +207,47 @@ def test_a_large_split_is_thinned_at_random() -> None:
     assert kept.max() > 150
 
 
+class Marked(Tint):
+    """Writes three of its parameters on the last row of pixels, and not ``crop_left``."""
+
+    names = ("crop_top", "crop_left", "horizontal_flip", "blur")
+
+    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+        images = images.clone()
+        images[:, 0, 2] = torch.stack([parameters[name] for name in self.names if name != "crop_left"], dim=1)
+        return images
+
+
+def test_differences_of_two_views_parameters_and_their_groups() -> None:
+    given = Subject(PixelGuide(CLASS_PIXELS, TINT_PIXELS), None, Marked(), SPLITS, seed=0)
+    content, z = (suite.relative_view(given, name) for name in ("content", "z"))
+    held, absent = ({target: scores["r2"] for target, scores in found.items()} for found in (content, z))
+    assert set(held) == set(absent) == {"mean", "crop", "flip", *Marked.names}
+    assert min(held[name] for name in ("crop_top", "horizontal_flip", "blur")) > 0.98
+    assert max(abs(value) for value in (*absent.values(), held["crop_left"])) < 0.03
+    assert held["crop"] == pytest.approx((held["crop_top"] + held["crop_left"]) / 2)
+    assert held["flip"] == pytest.approx(held["horizontal_flip"])
+    assert held["mean"] == pytest.approx(sum(held[name] for name in Marked.names) / 4)
+    for policy, error in ((Still(), NotApplicableError), (type("Named", (Still,), {"names": ("mean",)})(), ValueError)):
+        with pytest.raises(error, match="parameter"):
+            suite.relative_view(dataclasses.replace(given, policy=policy), "z")
+
+
+def test_pairs_of_views_of_each_split_are_of_its_images_and_its_stream() -> None:
+    same, other = pictures(100, 1), pictures(37, 4)
+    effort = Effort(pairs=100)
+    first, second = (
+        Subject(PixelGuide(), None, Marked(), (same, same, test), effort=effort).two_views for test in (same, other)
+    )
+    assert len({tuple(change["blur"].tolist()) for _, change in first}) == 3
+    for ((one, two), change), ((again, _), _) in zip(first[:2], second[:2], strict=True):
+        assert torch.equal(one["z"], again["z"])
+        torch.testing.assert_close(two["z"][:, 2] - one["z"][:, 2], change["blur"])
+    for (views, _), split in zip(second, (same, same, other), strict=True):
+        for view in views:
+            torch.testing.assert_close(view["content"], unit_range(split.images).flatten(1)[:, CLASS_PIXELS])
+
+
 # The full level, on an untrained pair of digits.
 
 POLICY = augmentation_policy("affine", (1, 16, 16))
@@ -272,6 +313,8 @@ def test_every_evaluator_answers(full: Full, whole: list[Record]) -> None:
     information = ["width", "effective_rank", "alignment", "uniformity", "active_units", "prior_information"]
     assert found >= {
         *(("class", probe, "accuracy", "") for probe in ("linear", "mlp", "knn", "clusters_diag", "clusters_full")),
+        *(("class", f"knn_{k}_cosine", metric, "") for k in (20, 200) for metric in ("accuracy", "accuracy@5")),
+        *(("relative_view", "mlp", "r2", target) for target in parameters),
         *(("class", "clusters_full", metric, "") for metric in ("nmi", "ari", "converged")),
         *(("few_labels", "linear", metric, n) for metric in ("accuracy", "sd", "short_classes") for n in ("1", "10")),
         *(("view", probe, "r2", target) for probe in ("ridge", "mlp") for target in parameters),
@@ -297,7 +340,7 @@ def test_spaces_are_those_of_the_test_images(pair: Pair, whole: list[Record]) ->
     """Against the papers' formulas, written out."""
     train, _, test = digits()
     of_train, of_test = (pair[1].embed_batches(split.images).as_dict() for split in (train, test))
-    views = subject_of(pair).two_views[1]
+    views = subject_of(pair).two_views[2][0]
     for name in ("z", "content"):
         of_space = {one.metric: one.value for one in select(whole, representation=name, task="information")}
         values = of_test[name].double()
@@ -370,7 +413,7 @@ def test_information_of_features_wider_than_there_are_images(pair: Pair, shared:
         return [{"wide": content + torch.randn(200, 300, generator=generator)} for _ in range(2)]
 
     given = subject_of(pair)
-    given.__dict__["two_views"] = [views(), views()]
+    given.__dict__["two_views"] = [(views(), {}) for _ in range(3)]
     found = suite.infonce(given, "wide")
     # ρ = 100/101 in each shared axis; 2 · 1.96 nats are below, but not far below, the ceiling of log 200 = 5.3.
     expected = -shared / 2 * math.log(1 - (100 / 101) ** 2)
@@ -386,7 +429,8 @@ def test_what_costs_much_is_bounded(pair: Pair, monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(train[0], given.labelled("z")[0][0][:40])
     for rows, pairs in ((40, 40), (10_000, 300)):
         more = subject_of(pair, digits(train=300), effort=dataclasses.replace(CHEAP, rows=rows))
-        assert [len(part["z"]) for part in more.two_views[0]] == [pairs, pairs]
+        found = [[len(part["z"]) for part in views] for views, _ in more.two_views]
+        assert found == [[pairs] * 2, *[[min(rows, 60)] * 2] * 2]
     monkeypatch.setattr(suite, "WIDEST_FULL", 7)
     with pytest.raises(NotApplicableError, match="take minutes; the limit is"):
         suite.clusters(given, "z", "full")
@@ -396,10 +440,10 @@ def test_two_views_are_of_the_same_image(pair: Pair, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("pp_simve.evaluation.tasks.classes._VIEWS_IN_MEMORY", 14)
     splits = digits(test=40)
     clean = pair[1].embed_batches(splits[2].images).as_dict()
-    for part in subject_of(pair, splits, policy=Still()).two_views[1]:
+    for part in subject_of(pair, splits, policy=Still()).two_views[2][0]:
         for name, values in part.items():
             torch.testing.assert_close(values, clean[name], rtol=1e-4, atol=1e-5)
-    first, second = subject_of(pair, splits).two_views[1]
+    first, second = subject_of(pair, splits).two_views[2][0]
     assert not torch.equal(first["z"], second["z"])
 
 
@@ -429,7 +473,8 @@ def changed_posterior(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def test_one_class_fails_alone(full: Full) -> None:
     records = full([dataclasses.replace(split, labels=torch.full((len(split),), 3)) for split in digits()])
-    of_class = {("class", probe) for probe in ("linear", "mlp", "knn", "clusters_diag", "clusters_full")}
+    probes = ("linear", "mlp", "knn", "knn_20_cosine", "knn_200_cosine", "clusters_diag", "clusters_full")
+    of_class = {("class", probe) for probe in probes}
     expected = of_class | {("few_labels", "linear"), ("several_views", "linear")}
     assert failures(records, FAILED) == failures(records, "only class 3") == expected
     assert failures(records, "scores of both the class and the view") == {("disentanglement", "mean")}
@@ -478,6 +523,7 @@ def test_fewer_images_than_clusters_and_no_model(full: Full) -> None:
     records = full((few, validation, test), representations=("z",), model=None)
     assert failures(records, "clusters cannot be fitted to 6 rows") == {("class", "clusters_diag")}
     assert failures(records, "there are 6 rows for 10 clusters") == {("class", "clusters_full")}
+    assert failures(records, "there are fewer than 20 train images") == {("class", "knn_20_cosine")}
     assert {one.target for one in select(records, task="few_labels")} == {"1"}
     assert all(0 < score(records, task="class", probe=probe) <= 1 for probe in ("linear", "mlp", "knn"))
     without = {("information", "prior_information"), ("information", "kl"), ("generation", "mse")}
