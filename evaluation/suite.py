@@ -215,7 +215,7 @@ def view_mlp(subject: Subject, name: str) -> Found:
     """`style_scores` of `MLPRegressionProbe`, fitted on few views."""
     *fitted, test = subject.parametrised(name)
     few = [(subject.few(x), {key: subject.few(values) for key, values in y.items()}) for x, y in fitted]
-    return _r2(style_scores(*few, test, probe=MLPRegressionProbe(subject.effort.view_mlp)))
+    return _r2(style_scores(*[*few, test], probe=MLPRegressionProbe(subject.effort.view_mlp)))
 
 
 def relative_view(subject: Subject, name: str) -> Found:
