@@ -22,7 +22,8 @@ def disentanglement_scores(
     that predict nothing: look at the four, not at the mean alone.
 
     Args:
-        classes, views: accuracy of the class, and mean R² of the view parameters, from each of z, content and style.
+        classes: accuracy of the class from each of z, content and style.
+        views: mean R² of the view parameters from each.
         chance: accuracy of always predicting the commonest class, in [0, 1).
 
     Returns:

@@ -32,7 +32,7 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         image_shape: ``(channel, height, width)`` of images given as rows; by default that of the images in ``fit``, and
             for rows in ``fit`` itself ``(feature, 1, 1)``.
 
-    Example:
+    Examples:
         >>> from sklearn.linear_model import LogisticRegression
         >>> from sklearn.pipeline import make_pipeline
         >>> from pp_simve.inference import AmortizedGuide, MLPEncoder

@@ -113,7 +113,9 @@ def evaluate_modalities(
     Args:
         policies: draw the views of each modality.
         splits: train, validation and test of each modality, of the same things.
-        guide, level, options: as of `evaluate_representations`.
+        guide: with an encoder per modality.
+        level: as for `evaluate_representations`.
+        options: as for `evaluate_representations`.
     """
     records = []
     for name, policy in policies.items():

@@ -15,8 +15,10 @@ class Progress:
     """What a monitor is called with each time metrics are fetched.
 
     Attributes:
-        step, total_steps: steps done and planned; counted from 1.
-        epoch, epochs: epochs done (a fraction) and planned.
+        step: steps done, counted from 1.
+        total_steps: steps planned.
+        epoch: epochs done (a fraction).
+        epochs: epochs planned.
         rows: terms of the steps since the last call, per image in nats, each with its ``step``.
         images_per_second: of all devices, since the last call; a view counts as an image.
         seconds_left: at that speed.
@@ -36,11 +38,14 @@ class Run:
     """A fitted pair and the record of its fit.
 
     Attributes:
-        model, guide, objective: fitted in place, in evaluation mode.
+        model: fitted in place, in evaluation mode.
+        guide: likewise.
+        objective: likewise.
         policy: the policy that drew the views; by modality where they are of several.
         views: of each image in a batch; where they are of several modalities, of each modality.
         history: the terms of each step (of this process, where a fit was resumed).
-        steps, total_steps: done and planned; fewer done than planned means the fit was stopped.
+        steps: steps done; fewer than planned means the fit was stopped.
+        total_steps: steps planned.
         epochs: done; an epoch is as many steps as there are whole batches of the images.
         seconds_per_epoch: wall-clock, mean over the epochs done, data and views included.
         peak_memory_mb: see `peak_memory_mb`.

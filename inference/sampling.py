@@ -79,6 +79,15 @@ def draw(model: nn.Module, guide: Guide, views: ViewsLike, draws: int, *, seed: 
     Raises:
         ValueError: ``draws`` below 1.
         ProgramError: with Pyro's validation on, for programs that do not match.
+
+    Examples:
+        >>> from pp_simve import AmortizedGuide, Bernoulli, GaussianPrior, MLPDecoder, MLPEncoder, SimVE
+        >>> prior = GaussianPrior(8)
+        >>> model = SimVE(prior, Bernoulli(MLPDecoder(8, (1, 16, 16))))
+        >>> guide = AmortizedGuide(MLPEncoder((1, 16, 16)), prior)
+        >>> drawn = draw(model, guide, torch.rand(2, 3, 1, 16, 16), draws=10, seed=0)
+        >>> drawn.content.shape, drawn.log_weight.shape  # (draw, image, latent), (draw, image)
+        (torch.Size([10, 3, 8]), torch.Size([10, 3]))
     """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")

@@ -58,7 +58,8 @@ class Linear(Schedule):
     """Linear from ``start`` to ``end``, and ``end`` from then on (warm-up of β: Bowman et al. 2016).
 
     Args:
-        start, end: the values.
+        start: first value.
+        end: last value.
         until: fraction of all steps at which ``end`` is reached, in (0, 1].
     """
 
@@ -80,7 +81,8 @@ class Geometric(Schedule):
     """Geometric from ``start`` to ``end``, by equal ratios, which suits scales that go towards zero.
 
     Args:
-        start, end: the values, positive.
+        start: first value, positive.
+        end: last value, positive.
         until: fraction of all steps at which ``end`` is reached, in (0, 1].
     """
 
@@ -104,7 +106,8 @@ class Cyclic(Schedule):
     """Cyclical: ``cycles`` times linear from ``start`` to ``end``, then ``end`` for the rest (Fu et al. 2019).
 
     Args:
-        start, end: the values.
+        start: first value.
+        end: last value.
         cycles: number of cycles over the fit.
         rise: fraction of a cycle in which it rises, in (0, 1].
     """

@@ -58,7 +58,8 @@ def fit(
     """Stochastic variational inference: fits model and guide to views of images, in place.
 
     Args:
-        model, guide: Pyro programs over the same sites, see `SimVE` and `Guide`.
+        model: the generative program, see `SimVE`.
+        guide: the variational program over the same sites, see `Guide`.
         images: uint8, shape ``(image, channel, height, width)``, all kept on the device. Where views are of several
             modalities, one such tensor per modality, all of the same things in the same order (vectors as images of
             one pixel).
@@ -69,7 +70,8 @@ def fit(
         views: views of each image in a batch (J), by default 2; where they are of several modalities, of each
             modality, and 1.
         batch_size: images a step, over all devices; an incomplete last batch of an epoch is dropped.
-        epochs, steps: length of the fit; give one of them (default: 10 epochs).
+        epochs: length of the fit in passes over the images (default: 10), or
+        steps: in steps.
         lr: Adam's learning rate.
         schedule: its factor as a function of (step, total steps).
         seed: determines batches, views and samples; the global random state is left as it was.
@@ -89,6 +91,19 @@ def fit(
         NonFiniteError: a term became NaN or infinite.
         CheckpointError: the checkpoint is damaged or of another fit.
         OSError: the checkpoint could not be written.
+
+    Examples:
+        >>> import torch
+        >>> from pp_simve import AmortizedGuide, Bernoulli, GaussianPrior, MLPDecoder, MLPEncoder, SimVE, load_data
+        >>> images = load_data("digits").train.images  # uint8 (image, channel, height, width)
+        >>> prior = GaussianPrior(8)
+        >>> model = SimVE(prior, Bernoulli(MLPDecoder(8, (1, 16, 16))))
+        >>> guide = AmortizedGuide(MLPEncoder((1, 16, 16)), prior)
+        >>> run = fit(model, guide, images, steps=2, device="cpu")
+        >>> run.steps, [*run.history[-1]]
+        (2, ['step', 'loss', 'content', 'style', 'reconstruction', 'entropy'])
+        >>> guide.embed_batches(images[:5]).content.shape
+        torch.Size([5, 8])
     """
     original_first = bool(getattr(objective, "original_first", False))
     views = views if views is not None else 1 if isinstance(images, Mapping) else 2

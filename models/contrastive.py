@@ -152,6 +152,12 @@ class NTXent(GroupLikelihood):
     """NT-Xent (SimCLR, Chen et al. 2020): candidates are all other views of the batch, 2B − 1 with two views.
 
     With more than two, the further views of the image itself are left out.
+
+    Examples:
+        >>> z = torch.eye(3).expand(2, 3, 3)  # (view, image, latent): both views of an image are equal
+        >>> group, positives = NTXent(temperature=0.1)(z)
+        >>> bool((group.log_prob(positives) > -0.001).all())
+        True
     """
 
     def _compare(self, z: Tensor, candidates: Tensor, first: int) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ class Views:
     Raises:
         ValueError: no modality, or modalities of different numbers of images.
 
-    Example:
+    Examples:
         >>> views = Views.of({"image": torch.rand(2, 5, 1, 8, 8), "label": torch.rand(1, 5, 10, 1, 1)})
         >>> views.n_views, views.n_images
         (3, 5)

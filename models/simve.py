@@ -33,6 +33,13 @@ class SimVE(PyroModule):
         prior: over content and style.
         likelihood: of an image given z, or one per modality; None where pixels are not modelled.
         group: likelihood of the group given z; None where it is not observed.
+
+    Examples:
+        >>> import torch
+        >>> from pp_simve import Bernoulli, GaussianPrior, MLPDecoder
+        >>> model = SimVE(GaussianPrior(8), Bernoulli(MLPDecoder(8, (1, 16, 16))))
+        >>> model.generate(images=3, views=2).shape  # (view, image, channel, height, width)
+        torch.Size([2, 3, 1, 16, 16])
     """
 
     def __init__(

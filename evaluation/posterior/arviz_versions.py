@@ -53,7 +53,7 @@ def for_arviz(tree: xr.DataTree) -> Any:
     0.23 compares prior and posterior only where their dimensions are the same, so there the prior is repeated for each
     image (as a view, which takes no memory).
 
-    Example:
+    Examples:
         >>> arviz().plot_forest(for_arviz(tree), var_names=["content"])  # doctest: +SKIP
     """
     if takes_trees():

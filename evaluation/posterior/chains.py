@@ -26,7 +26,7 @@ def stack_chains(trees: Sequence[xr.DataTree]) -> xr.DataTree:
     Raises:
         ValueError: fewer than two trees, equal seeds, or trees that differ in what they must share.
 
-    Example:
+    Examples:
         >>> both = stack_chains([posterior(run, images, seed=seed) for seed, run in enumerate(runs)])  # doctest: +SKIP
         >>> summary(both, group="log_likelihood")["r_hat"].max()  # doctest: +SKIP
     """

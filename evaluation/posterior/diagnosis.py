@@ -136,8 +136,10 @@ def diagnose(
     """Draws posteriors of some images and runs all checks on them.
 
     Args:
-        model, guide: fitted, on one device.
-        images, policy: as in `posterior`.
+        model: fitted.
+        guide: fitted, on the same device.
+        images: as in `posterior`.
+        policy: as in `posterior`.
         draws: of the guide, of each image.
         simulations: images simulated from the model for calibration.
         seed: of views and draws.
@@ -146,7 +148,7 @@ def diagnose(
         announce: called with the name of each check; the check runs in the context that it returns.
         of_posterior: views, labels, classes, to, configuration and commit; errors are those of `posterior`, too.
 
-    Example:
+    Examples:
         >>> diagnosis = diagnose(model, guide, images[:64], policy)  # doctest: +SKIP
         >>> {check["name"]: check["alarm"] for check in diagnosis.checks}  # doctest: +SKIP
     """

@@ -104,7 +104,7 @@ def posterior(
         TypeError: the model is no `SimVE`.
         OSError: the file could not be written.
 
-    Example:
+    Examples:
         >>> tree = posterior(run, images[:64], draws=500, to="posterior.nc")  # doctest: +SKIP
         >>> tree["posterior"]["content"].mean(("chain", "draw"))  # doctest: +SKIP
     """

@@ -50,7 +50,9 @@ def angle_scores(
     validation, predicts both coordinates; its û need not lie on the circle.
 
     Args:
-        train, validation, test: features of shape ``(row, feature)``, and angles by name, each of shape ``(row,)``.
+        train: features of shape ``(row, feature)``, and angles by name, each of shape ``(row,)``.
+        validation: likewise.
+        test: likewise.
         periods: in the units of the angles; 360 by default. A bar that looks the same after half a turn has 180.
 
     Returns:

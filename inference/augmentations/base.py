@@ -26,7 +26,7 @@ class AugmentationPolicy(ABC):
     Two methods and a tuple of names make a policy. Neither method may read a value back from the device (``.item()``,
     ``bool(tensor)``, ``.tolist()``): that would stall the accelerator in every batch.
 
-    Example:
+    Examples:
         >>> class Dim(AugmentationPolicy):
         ...     names = ("dimming",)
         ...

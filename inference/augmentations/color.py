@@ -27,7 +27,9 @@ class ColorJitter(AugmentationPolicy):
     unchanged), ``hue`` is a shift in turns (0: unchanged). An image that is not jittered has exactly these values.
 
     Args:
-        brightness, contrast, saturation: a strength s draws a factor from [max(0, 1 - s), 1 + s].
+        brightness: a strength s draws a factor from [max(0, 1 - s), 1 + s].
+        contrast: likewise.
+        saturation: likewise.
         hue: a strength s <= 0.5 draws a shift from [-s, s] turns.
         probability: of an image to be jittered at all.
     """

@@ -49,6 +49,14 @@ class AmortizedGuide(GaussianGuide):
 
     z is an auxiliary site. Since log p(z, content) − log p(content | z) = log p(z) whatever the content, drawing
     content costs no variance: the bound is the collapsed one (Bizeul et al., TMLR 2024, ELBO_SSL).
+
+    Examples:
+        >>> import torch
+        >>> from pp_simve import GaussianPrior, MLPEncoder
+        >>> guide = AmortizedGuide(MLPEncoder((1, 16, 16)), GaussianPrior(8))
+        >>> found = guide.posterior(torch.rand(2, 3, 1, 16, 16))  # (view, image, channel, height, width)
+        >>> found.content.shape, found.style.shape
+        (torch.Size([3, 8]), torch.Size([2, 3, 8]))
     """
 
 

@@ -46,6 +46,13 @@ class StructuredGuide(Guide):
         projection: widths of hidden layers between backbone and potentials, none by default; see `EncoderHead`.
         messages: the prior whose messages are passed. Default: the model's, where it is a `ConjugatePrior`; otherwise a
             learned `GaussianPrior` that belongs to the guide.
+
+    Examples:
+        >>> import torch
+        >>> from pp_simve import MLPEncoder, StudentTPrior
+        >>> guide = StructuredGuide(MLPEncoder((1, 16, 16)), StudentTPrior(8))  # any prior of continuous content
+        >>> guide.posterior(torch.rand(2, 3, 1, 16, 16)).content.shape
+        torch.Size([3, 8])
     """
 
     def __init__(

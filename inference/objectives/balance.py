@@ -41,6 +41,14 @@ class Balanced(nn.Module):
     Raises:
         ValueError: a negative ratio.
         ProgramError: when called where there is nothing to balance: no pixels, no group, or a frozen backbone.
+
+    Examples:
+        >>> from pp_simve import AmortizedGuide, Bernoulli, ELBO, GaussianPrior, MLPDecoder, MLPEncoder, NTXent, SimVE
+        >>> prior = GaussianPrior(8)
+        >>> model = SimVE(prior, Bernoulli(MLPDecoder(8, (1, 16, 16))), NTXent())
+        >>> bridge = ELBO(model, AmortizedGuide(MLPEncoder((1, 16, 16)), prior), alpha=Balanced(ratio=0.3))
+        >>> [*bridge(torch.rand(2, 3, 1, 16, 16))]
+        ['loss', 'content', 'style', 'reconstruction', 'group', 'entropy', 'alpha', 'cosine']
     """
 
     def __init__(self, ratio: float | Schedule = 0.3) -> None:

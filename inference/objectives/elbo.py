@@ -55,6 +55,17 @@ class ELBO(Objective):
 
     Raises:
         ValueError: a weight or number out of range; ``backbone`` for a guide that has not exactly one encoder.
+
+    Examples:
+        >>> import torch
+        >>> from pp_simve import AmortizedGuide, Bernoulli, GaussianPrior, MLPDecoder, MLPEncoder, SimVE
+        >>> prior = GaussianPrior(8)
+        >>> model = SimVE(prior, Bernoulli(MLPDecoder(8, (1, 16, 16))))
+        >>> guide = AmortizedGuide(MLPEncoder((1, 16, 16)), prior)
+        >>> terms = ELBO(model, guide, beta=0.5)(torch.rand(2, 3, 1, 16, 16))
+        >>> [*terms]
+        ['loss', 'content', 'style', 'reconstruction', 'entropy']
+        >>> terms["loss"].backward()
     """
 
     def __init__(

@@ -119,7 +119,8 @@ class VICRegEntropy(EntropyEstimate):
     averages them: half the ``variance``.
 
     Args:
-        variance, covariance: weights μ and ν.
+        variance: weight μ.
+        covariance: weight ν.
     """
 
     def __init__(self, variance: float = 25.0, covariance: float = 1.0) -> None:

@@ -27,6 +27,11 @@ class BlockPrior(QuadraticPrior):
 
     Raises:
         ValueError: a content block as wide as z or wider, or a prior that is no `ConjugatePrior`.
+
+    Examples:
+        >>> prior = BlockPrior(6, content=2)  # two content axes, four style axes
+        >>> prior.content_axes()
+        tensor([ True,  True, False, False, False, False])
     """
 
     def __init__(

@@ -25,6 +25,14 @@ class GaussianPrior(AdditivePrior, QuadraticPrior):
         style_variance: one number, or one per axis.
         learn_content: learns the content variance of each axis, from the given start.
         learn_style: learns the style variance of each axis, from the given start.
+
+    Examples:
+        >>> prior = GaussianPrior(4, style_variance=0.25)
+        >>> z = torch.ones(2, 5, 4)  # (view, image, latent)
+        >>> prior.content_posterior(z).mean[0, 0]  # two views at 1, shrunk towards 0: 2/Σ / (1/τ² + 2/Σ)
+        tensor([0.8889, 0.8889, 0.8889, 0.8889])
+        >>> prior.log_marginal(z).shape  # log p(z_1, z_2) of each image
+        torch.Size([5])
     """
 
     def __init__(

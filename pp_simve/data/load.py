@@ -35,19 +35,29 @@ def load_data(
 ) -> ImageData:
     """Load images by name, one of `DATA_NAMES`, as uint8 tensors in train, validation and test splits.
 
-    root:        folder of downloaded data, default ./data. Where it holds `<name>/{train,test}/<class>/*`, that image
-                 folder is read in place of torchvision's files.
-    seed:        of the splits. Keep it when training seeds change, so that all see the same test images.
-    image_size:  side in pixels to resize to, or "HEIGHTxWIDTH"; default as the images are (digits: 16, CelebA: 64).
-    resize:      squash, crop (the largest central part) or pad; default squash (CelebA: crop).
-    background:  color behind transparent pixels of files, and of padding.
-    range:       "MIN,MAX", values of black and white; "16bit": 0 to 65,535 above 8 bits; default by the type of file
-                 or array.
-    layout:      of arrays, "chw" or "hwc" where both are possible, or the shape of flattened images, such as "28x28".
-    skip_bad:    leave out files that cannot be decoded, and name them in `notes`.
-    cache:       folder for decoded image files, default $PP_SIMVE_CACHE or the user's cache folder.
+    Args:
+        name: of the data set; ``folder:PATH`` and ``npz:FILE`` read your own.
+        root: folder of downloaded data, default ./data. Where it holds ``<name>/{train,test}/<class>/*``, that image
+            folder is read in place of torchvision's files.
+        seed: of the splits. Keep it when training seeds change, so that all have the same test images.
+        image_size: side in pixels to resize to, or "HEIGHTxWIDTH"; default as stored (digits: 16, CelebA: 64).
+        resize: squash, crop (the largest central part) or pad; default squash (CelebA: crop).
+        background: color behind transparent pixels of files, and of padding.
+        range: "MIN,MAX", values of black and white; "16bit": 0 to 65,535 above 8 bits; default by the type of file
+            or array.
+        layout: of arrays, "chw" or "hwc" where both are possible, or the shape of flattened images, such as "28x28".
+        skip_bad: leave out files that cannot be decoded, and list them in `notes`.
+        cache: folder for decoded image files, default $PP_SIMVE_CACHE or the user's cache folder.
 
-    Raises DataError where the data are missing or cannot be used.
+    Raises:
+        DataError: the data are missing or cannot be used.
+
+    Examples:
+        >>> digits = load_data("digits")
+        >>> digits.train.images.shape, digits.train.images.dtype
+        (torch.Size([1259, 1, 16, 16]), torch.uint8)
+        >>> [len(split) for split in (digits.train, digits.validation, digits.test)]
+        [1259, 179, 359]
     """
     reading = Reading.of(image_size, resize, background, range, layout, skip_bad)
     root = Path("data") if root is None else Path(root).expanduser()
