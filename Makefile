@@ -7,7 +7,7 @@ ARGS ?=
 PYTHON312 ?= python3.12
 ARVIZ1_TESTS = $(shell grep -rlE 'evaluation\.diagnostics|pp_simve\.diagnose' tests)
 
-.PHONY: fit test test-arviz1 lint bench clean
+.PHONY: fit test test-arviz1 lint docs bench clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -30,16 +30,29 @@ test: .venv/installed  ## run the tests; ARGS="-k guide" for some
 test-arviz1: .venv-arviz1/installed  ## the tests of the diagnostics once more, under ArviZ 1.x; PYTHON312=PATH names a Python
 	.venv-arviz1/bin/python -m pytest -n auto $(ARVIZ1_TESTS) $(ARGS)
 
+# What mypy and the API reference read: neither can follow the editable layout.
+define installed_wheel
+rm -rf build
+$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/site build/wheel/*.whl
+endef
+
 lint: .venv/installed  ## ruff, and mypy on an installed wheel (it cannot follow the editable layout)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/site build/wheel/*.whl
+	$(installed_wheel)
 	cd build/site && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml -p pp_simve
+
+.venv/docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
+docs: .venv/docs  ## build the site into site/, its tutorials executed; ARGS="--site-dir DIR"; TUTORIALS=false to skip them
+	$(installed_wheel)
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m mkdocs build --strict $(ARGS)
 
 bench: .venv/installed  ## speed, as ratios measured side by side
 	$(BIN)/python benchmarks/throughput.py $(ARGS)
 
 clean:  ## remove what the other targets made, runs apart
-	rm -rf .venv .venv-arviz1 build *.egg-info
+	rm -rf .venv .venv-arviz1 build site *.egg-info

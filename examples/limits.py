@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Callable
 
+# --8<-- [start:imports]
 import torch
 from matplotlib import pyplot
 from torch import Tensor, nn
@@ -13,12 +14,15 @@ from pp_simve.inference import ELBO, AmortizedGuide, DeltaGuide, Guide, MLPEncod
 from pp_simve.inference.augmentations import augmentation_policy, draw_views
 from pp_simve.models import Bernoulli, FlatPrior, GaussianPrior, InfoNCE, MLPDecoder, SimVE
 
+# --8<-- [end:imports]
+
 LATENT = 16
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--draws", type=int, default=20, help="of the guide, averaged")
 parser.add_argument("--figure", help="write a picture there")
 arguments = parser.parse_args()
 
+# --8<-- [start:setup]
 digits = load_data("digits")
 torch.manual_seed(0)
 encoder = MLPEncoder(digits.image_shape, hidden=(128,)).double()
@@ -27,8 +31,10 @@ policy = augmentation_policy("affine", digits.image_shape)
 views, _ = draw_views(policy, digits.train.images[:128], 2, generator=torch.Generator().manual_seed(0))
 views = views.double()
 group = InfoNCE(temperature=0.2)
+# --8<-- [end:setup]
 
 
+# --8<-- [start:functions]
 def same_means(guide: Guide, of: DeltaGuide) -> Guide:
     """The guide with the other's map from features to z."""
     with torch.no_grad():
@@ -45,11 +51,17 @@ def measured(objective: nn.Module, seed: int = 0) -> tuple[Tensor, Tensor]:
     return loss.detach(), torch.cat([gradient.flatten() for gradient in gradients])
 
 
+# --8<-- [end:functions]
+
+
+# --8<-- [start:infonce]
 flat, gaussian = FlatPrior(LATENT), GaussianPrior(LATENT)
 delta = DeltaGuide(encoder, flat).double()
 infonce, its_gradient = measured(ELBO(SimVE(flat, group=group), delta, beta=0.0))
+# --8<-- [end:infonce]
 
 
+# --8<-- [start:scale]
 def against_scale(scale: float) -> tuple[float, float]:
     """Distance of the contrastive program with a noisy guide."""
     guide = same_means(AmortizedGuide(encoder, flat, scale=scale), delta)
@@ -59,6 +71,10 @@ def against_scale(scale: float) -> tuple[float, float]:
     return float(losses.mean() / infonce), float(gradients.mean() / its_gradient.norm())
 
 
+# --8<-- [end:scale]
+
+
+# --8<-- [start:alpha]
 def against_alpha(alpha: float) -> tuple[float, float]:
     """Distance of the bridge, pixels and all, divided by alpha; the guide's scale is 1 / alpha."""
     guide = same_means(AmortizedGuide(encoder, gaussian, scale=1 / alpha), delta)
@@ -66,6 +82,9 @@ def against_alpha(alpha: float) -> tuple[float, float]:
     return float((loss / alpha - infonce).abs() / infonce), float(
         (gradient / alpha - its_gradient).norm() / its_gradient.norm()
     )
+
+
+# --8<-- [end:alpha]
 
 
 def shown(name: str, values: list[float], distance: Callable[[float], tuple[float, float]], axes: pyplot.Axes) -> None:

@@ -1,4 +1,4 @@
-"""A guide of one's own: views vote on content, style follows. Of the prior it asks nothing but densities."""
+"""A user-defined guide: content from a product of the views' Gaussians, style given content. Works with any prior."""
 
 import argparse
 
@@ -14,7 +14,8 @@ from pp_simve.inference.augmentations import augmentation_policy
 from pp_simve.models import Bernoulli, MLPDecoder, Prior, SimVE, StudentTPrior, apply_network
 from pp_simve.testing import GuideSuite
 
-START = -3.5  # of raw scales: softplus of it is 0.03, quieter than an untrained network's means
+# --8<-- [start:guide]
+START = -3.5  # of raw scales: softplus gives 0.03, less than the spread of an untrained network's means
 
 
 class VotingGuide(Guide):
@@ -59,9 +60,16 @@ def normal(outputs: Tensor) -> dist.Independent:
     return dist.Normal(mean, torch.nn.functional.softplus(raw_scale) + 1e-4).to_event(1)
 
 
+# --8<-- [end:guide]
+
+
+# --8<-- [start:test]
 class TestVotingGuide(GuideSuite):
     def make(self, encoder: nn.Module, prior: Prior) -> VotingGuide:
         return VotingGuide(encoder, prior)
+
+
+# --8<-- [end:test]
 
 
 if __name__ == "__main__":

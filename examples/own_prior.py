@@ -1,4 +1,4 @@
-"""A prior of one's own: content in soft clusters. `python examples/own_prior.py` fits it, `pytest` on it tests it."""
+"""A user-defined prior: content in soft clusters. `python examples/own_prior.py` fits it, `pytest` on it tests it."""
 
 import argparse
 
@@ -16,13 +16,14 @@ from pp_simve.testing import PriorSuite
 LATENT = 32
 
 
+# --8<-- [start:prior]
 class ClusterPrior(ExactPrior):
     """content ~ 1/K Σ_k N(mean_k, within), style ~ N(0, style_variance), z = content + style; the means are learned."""
 
     def __init__(self, latent_dim: int, clusters: int = 10, within: float = 0.1, style_variance: float = 0.15) -> None:
         super().__init__(latent_dim)
         self.within, self.style_variance = within, style_variance
-        # They start close together: far apart, one cluster would take all images and the others never move.
+        # They start close together; far apart, one cluster takes all images and the others get no gradient.
         self.means = nn.Parameter(0.1 * torch.randn(clusters, latent_dim))
 
     def content(self) -> dist.MixtureSameFamily:
@@ -38,7 +39,7 @@ class ClusterPrior(ExactPrior):
         return z - content
 
     def content_posterior(self, z: Tensor) -> dist.MixtureSameFamily:
-        """The views' mean says all: it is N(content, noise). Each cluster is updated by it, then weighed by it."""
+        """The views' mean is sufficient, N(content, noise): it updates each cluster, and weights it by its evidence."""
         mean, noise = z.mean(-3, keepdim=True).unsqueeze(-2), self.style_variance / z.shape[-3]
         weights = dist.Normal(self.means, (self.within + noise) ** 0.5).log_prob(mean).sum(-1)
         total = 1 / self.within + 1 / noise
@@ -55,9 +56,16 @@ class ClusterPrior(ExactPrior):
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), dist.Normal(means, variance**0.5).to_event(1))
 
 
+# --8<-- [end:prior]
+
+
+# --8<-- [start:test]
 class TestClusterPrior(PriorSuite):
     def make(self, latent_dim: int) -> ClusterPrior:
         return ClusterPrior(latent_dim, clusters=3)
+
+
+# --8<-- [end:test]
 
 
 if __name__ == "__main__":

@@ -40,9 +40,16 @@ def test_example_runs(script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 PAGES = [
     "README.md",
-    *(f"docs/{page}.md" for page in ("guide", "limits", "priors_and_guides", "diagnostics", "results")),
+    *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")),
 ]
 COMMANDS = {"fit": fit, "evaluate": evaluate, "compare": compare, "diagnose": diagnose}
+
+
+def test_the_readme_and_the_first_page_have_the_same_code() -> None:
+    """The first page runs it when the site is built, for fewer epochs."""
+    code = re.search(r"(?s)```python\n(.*?)```", (ROOT / "README.md").read_text())
+    assert code
+    assert code[1].replace("epochs=150", "epochs=20") in (ROOT / "docs/index.md").read_text()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -7,7 +7,9 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -183,17 +185,23 @@ def test_parts_are_listed_with_their_options(
     assert re.search(rf"[ ,]{kind}[,.]", capsys.readouterr().out)
 
 
-def documented() -> dict[str, list[str]]:
-    """The pages whose code has a public name, by name."""
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    code = {page: " ".join(re.findall(r"(?s)```.*?```|`[^`]+`|(?m:^    .*$)", page.read_text())) for page in pages}
-    return {
-        name: [str(page.relative_to(ROOT)) for page, text in code.items() if re.search(rf"\b{name}\b", text)]
-        for name in pp_simve.__all__
-    }
+PACKAGES = ("models", "inference", "evaluation", "evaluation.posterior", "data", "testing")
 
 
-def test_every_public_name_is_documented() -> None:
-    table = documented()
-    print("\n".join(f"{name:24} {', '.join(pages)}" for name, pages in table.items()))
-    assert [name for name, pages in table.items() if not pages] == []
+def public(package: ModuleType) -> list[str]:
+    """What a package exports: its `__all__`, or what its `__init__.py` imports."""
+    found = [name for name, value in vars(package).items() if name[0] != "_" and not isinstance(value, ModuleType)]
+    return getattr(package, "__all__", found)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_of_a_package_is_in_the_reference(package: str) -> None:
+    page = (ROOT / "docs/reference" / f"{package.rpartition('.')[2]}.md").read_text()
+    entries = {line.rpartition(".")[2] for line in page.splitlines() if line.startswith("::: pp_simve.")}
+    assert entries.issuperset(public(import_module(f"pp_simve.{package}")))
+
+
+def test_every_public_name_is_in_the_table_of_the_reference() -> None:
+    table = (ROOT / "docs/reference/index.md").read_text()
+    linked = set(re.findall(r"\[`(\w+)`\][\[(]", table))  # a broken link fails the build of the site
+    assert linked == set(pp_simve.__all__)
