@@ -47,7 +47,7 @@ lint: .venv/installed  ## ruff, and mypy on an installed wheel (it cannot follow
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	touch $@
 
-docs: .venv/docs  ## build the site into site/, its tutorials executed; ARGS="--site-dir DIR"; TUTORIALS=false to skip them
+docs: .venv/docs  ## build the site into site/; its tutorials run
 	$(installed_wheel)
 	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m mkdocs build --strict $(ARGS)
 

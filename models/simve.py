@@ -17,7 +17,7 @@ from pp_simve.models.priors import Prior
 
 
 class SimVE(PyroModule):
-    """p(content) Π_j p(style_j | content) p(x_j | z_j), z_j = compose(content, style_j).
+    """SimVE, the generative program: p(content) Π_j p(style_j | content) p(x_j | z_j), z_j = compose(content, style_j).
 
     The model of "A Probabilistic Model behind Self-Supervised Learning" (Bizeul, Schölkopf, Allen, TMLR 2024). It is a
     plain Pyro program with sites ``content``, ``style``, ``z`` (deterministic) and ``x`` (observed) in the plates
@@ -31,7 +31,7 @@ class SimVE(PyroModule):
 
     Args:
         prior: over content and style.
-        likelihood: of an image given z, or one per modality; None where pixels are not modelled.
+        likelihood: of an image given z, or one per modality; None where pixels are not modeled.
         group: likelihood of the group given z; None where it is not observed.
 
     Examples:
@@ -79,7 +79,7 @@ class SimVE(PyroModule):
         """The likelihood of views of a modality; without modalities, the only one.
 
         Raises:
-            ValueError: pixels are not modelled, or not those of that modality.
+            ValueError: pixels are not modeled, or not those of that modality.
         """
         if self.likelihood is None:
             raise ValueError("a SimVE without a likelihood has no images to generate or decode")
@@ -105,7 +105,7 @@ class SimVE(PyroModule):
 
         Raises:
             NotImplementedError: the prior on content is improper (`FlatPrior`).
-            ValueError: pixels are not modelled.
+            ValueError: pixels are not modeled.
         """
         likelihood = self.likelihood_of(modality)
         content = self.prior.content().sample((1, images))

@@ -38,6 +38,23 @@ def test_example_runs(script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "content" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("page", ["digits", "own_parts", "limits", "posterior"])
+def test_tutorial_runs(page: str) -> None:
+    """The code that runs when the site is built, each fit shortened to one epoch."""
+
+    def section(snippet: re.Match[str]) -> str:
+        path, name = snippet.groups()
+        marked = re.search(rf"(?s)\[start:{name}\]\n(.*?)\n *# --8<-- \[end:{name}\]", (ROOT / path).read_text())
+        assert marked, f"{path} has no section {name}"
+        return marked[1]
+
+    text = (ROOT / f"docs/tutorials/{page}.md").read_text()
+    blocks = re.findall(r"(?s)```python exec[^\n]*\n(.*?)```", text)
+    code = re.sub(r'--8<-- "(.+?):(\w+)"', section, "\n".join(blocks))
+    shorter = re.sub("(draws|steps|simulations)=[0-9]{2,}", r"\1=40", re.sub("epochs=[0-9]+", "epochs=1", code))
+    exec(compile(shorter, page, "exec"), {"__name__": page})
+
+
 PAGES = [
     "README.md",
     *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")),
