@@ -11,11 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import validate_data
+from torch import Tensor
 
 from pp_simve.evaluation.probes.base import checked_grid
 from pp_simve.evaluation.records import REPRESENTATIONS
 from pp_simve.inference.guides.base import Guide
-from pp_simve.inference.tools import unit_range
+from pp_simve.inference.images import as_images
+from pp_simve.inference.tools import evaluation_mode
 
 
 class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -75,13 +77,10 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         shape: tuple[int, ...] | None = getattr(self, "image_shape_", self.image_shape)
         dims = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
         if dims > 2:
-            images = np.asarray(X)
-            if dims != 4 or images.shape[1:] != tuple(shape or images.shape[1:]):
-                wanted = shape or ("channel", "height", "width")
-                raise ValueError(
-                    f"images must have shape (image, {', '.join(map(str, wanted))}), got {images.shape}; give gray "
-                    "images without a channel as X[:, None]"
-                )
+            images = as_images(X if isinstance(X, Tensor) else np.asarray(X)).cpu().numpy()
+            if images.shape[1:] != tuple(shape or images.shape[1:]):
+                wanted = ", ".join(map(str, shape or ()))
+                raise ValueError(f"images must have shape (image, {wanted}), got {images.shape}")
             shape, X = images.shape[1:], images.reshape(len(images), -1)
         rows: NDArray[Any] = validate_data(self, X, reset=reset)
         shape = tuple(shape or (rows.shape[1], 1, 1))
@@ -99,19 +98,18 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 "their largest possible value, or give uint8 in 0..255",
                 stacklevel=3,
             )
-        like = next(self.guide.parameters(), torch.empty(0))
+        rows = torch.from_numpy(
+            np.require(images if images.dtype == np.uint8 else images.astype(float), requirements="CW")
+        )
         try:
-            features = []
-            for batch in np.split(images, range(self.batch_size, len(images), self.batch_size)):
-                embedded = self.guide.embed_batches(unit_range(torch.tensor(batch)).to(like), self.batch_size)
-                features.append(embedded.as_dict()[self.representation].float().cpu().numpy())
-        except (RuntimeError, ValueError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise ValueError(
-                f"the guide cannot embed images of shape {images.shape[1:]} ({str(error).splitlines()[0]}); give the "
-                "images as (image, channel, height, width), or set image_shape=(channel, height, width)"
-            ) from error
+            # `embed` instead of `embed_batches`, which refuses the tables outside [0, 1] that were warned of.
+            with torch.no_grad(), evaluation_mode(self.guide):
+                parts = [
+                    self.guide.embed(batch).as_dict()[self.representation] for batch in rows.split(self.batch_size)
+                ]
+        except ValueError as error:
+            raise ValueError(f"{error}. For rows set image_shape=(channel, height, width)") from error
+        features = [part.float().cpu().numpy() for part in parts]
         if not features[0].shape[1]:
             raise ValueError(f"{self.representation} has no width under the guide's prior; choose another")
         return np.concatenate(features)

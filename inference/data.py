@@ -16,13 +16,19 @@ from pp_simve.inference.augmentations import (
     ImageShape,
     Parameters,
     augmentation_policy,
+    default_policy,
     draw_views,
 )
+from pp_simve.inference.images import ImagesError, ImagesWithPolicy, PlainImages, as_images
 from pp_simve.inference.plan import FitError
 from pp_simve.inference.tools import unit_range
 from pp_simve.models import PlainViews
 
 Pixels = Tensor | np.ndarray[Any, Any]
+FitImages = PlainImages | ImagesWithPolicy | Mapping[str, PlainImages]
+"""What `fit` takes: images, images with their default policy, or images by modality."""
+FitPolicy = AugmentationPolicy | str | Mapping[str, AugmentationPolicy | str] | None
+"""How `fit` draws views: a policy, its name, or one of them for each modality."""
 
 
 class Source(Protocol):
@@ -113,6 +119,11 @@ class MultimodalImages:
         return {modality: part.policy for modality, part in self.modalities.items() if part.policy is not None}
 
     @property
+    def images(self) -> dict[str, Tensor]:
+        """The images by modality."""
+        return {modality: part.images for modality, part in self.modalities.items()}
+
+    @property
     def device(self) -> torch.device:
         return next(iter(self.modalities.values())).device
 
@@ -124,8 +135,8 @@ class MultimodalImages:
 
 
 def training_source(
-    images: Pixels | Mapping[str, Pixels],
-    policy: AugmentationPolicy | Mapping[str, AugmentationPolicy] | None,
+    images: FitImages,
+    policy: FitPolicy,
     views: int,
     *,
     original_first: bool = False,
@@ -144,18 +155,20 @@ def training_source(
     if not isinstance(images, Mapping):
         if isinstance(policy, Mapping):
             raise FitError(f"policies by modality ({', '.join(policy)}) need images by modality")
-        data = _checked_images(images)
-        drawing = policy or augmentation_policy("crop" if data.shape[1] == 1 else "crop+colour", image_shape(data))
-        return Images(data, drawing, views, original_first)
+        data = _to_fit(images.images if isinstance(images, ImagesWithPolicy) else images)
+        shape = image_shape(data)
+        default = images.default_policy if isinstance(images, ImagesWithPolicy) else default_policy(shape)
+        return Images(data, _policy(default if policy is None else policy, shape), views, original_first)
     if policy is not None and (not isinstance(policy, Mapping) or set(policy) - set(images)):
         raise FitError(
             f"images are by modality ({', '.join(images)}), so the policy must be, too: {{modality: policy}}"
         )
     modalities = {}
     for modality, pixels in images.items():
-        data = _checked_images(pixels)
-        drawing = (policy or {}).get(modality) or Compose([], image_shape(data))
-        modalities[modality] = Images(data, drawing, views)
+        data = _to_fit(pixels, f"images of {modality}")
+        shape = image_shape(data)
+        drawing = (policy or {}).get(modality)
+        modalities[modality] = Images(data, Compose([], shape) if drawing is None else _policy(drawing, shape), views)
     counts = {modality: len(part) for modality, part in modalities.items()}
     if len(set(counts.values())) != 1:
         raise FitError(f"images of every modality must be of the same things, got numbers of images {counts}")
@@ -168,11 +181,16 @@ def image_shape(images: Tensor) -> ImageShape:
     return channels, height, width
 
 
-def _checked_images(images: Pixels) -> Tensor:
-    data = torch.as_tensor(images)
-    if data.dtype != torch.uint8 or data.ndim != 4:
-        raise FitError(
-            "images must be uint8 of shape (image, channel, height, width), "
-            f"got {data.dtype} of shape {tuple(data.shape)}"
-        )
-    return data
+def _policy(policy: AugmentationPolicy | str, shape: ImageShape) -> AugmentationPolicy:
+    try:
+        return augmentation_policy(policy, shape) if isinstance(policy, str) else policy
+    except ValueError as error:
+        raise FitError(str(error)) from None
+
+
+def _to_fit(images: PlainImages, where: str = "images") -> Tensor:
+    """uint8, or float of the default type, at least one."""
+    data = as_images(images, where)
+    if not len(data):
+        raise ImagesError(f"there are no {where} to fit, got shape {tuple(data.shape)}")
+    return data if data.dtype == torch.uint8 else data.to(torch.get_default_dtype())

@@ -25,6 +25,7 @@ class MLPEncoder(nn.Sequential):
             layers += [nn.Linear(width, units), nn.ReLU()]
             width = units
         super().__init__(*layers)
+        self.image_shape = image_shape
         self.features = width
 
 
@@ -60,6 +61,7 @@ class ResidualEncoder(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], width: int = 32) -> None:
         super().__init__()
+        self.image_shape = image_shape
         channels, height, side = image_shape
         smaller = min(height, side)
         self.stem = nn.Sequential(
@@ -96,6 +98,7 @@ class ResNet18Encoder(nn.Module):
         from torchvision.models import resnet18  # here, because it takes as long to import as torch itself
 
         super().__init__()
+        self.image_shape = image_shape
         channels, height, side = image_shape
         network = resnet18(weights=None)
         network.fc = nn.Identity()

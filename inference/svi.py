@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
-from pp_simve.inference.augmentations import AugmentationPolicy
 from pp_simve.inference.checkpoint import CheckpointError, CheckpointFile
-from pp_simve.inference.data import Pixels, training_source
+from pp_simve.inference.data import FitImages, FitPolicy, Images, MultimodalImages, training_source
 from pp_simve.inference.device import (
     DeviceName,
     Precision,
@@ -21,6 +21,7 @@ from pp_simve.inference.device import (
     peak_memory_mb,
 )
 from pp_simve.inference.guides import Guide
+from pp_simve.inference.images import ImagesError, describes_shapes, mismatch
 from pp_simve.inference.loop import Loop, Observer
 from pp_simve.inference.metrics import NonFiniteError
 from pp_simve.inference.objectives import ELBO
@@ -34,10 +35,10 @@ from pp_simve.models import network_precision
 def fit(
     model: nn.Module,
     guide: Guide,
-    images: Pixels | Mapping[str, Pixels],
+    images: FitImages,
     *,
     objective: nn.Module | None = None,
-    policy: AugmentationPolicy | Mapping[str, AugmentationPolicy] | None = None,
+    policy: FitPolicy = None,
     views: int | None = None,
     batch_size: int = 128,
     epochs: float | None = None,
@@ -60,13 +61,16 @@ def fit(
     Args:
         model: the generative program, see `SimVE`.
         guide: the variational program over the same sites, see `Guide`.
-        images: uint8, shape ``(image, channel, height, width)``, all kept on the device. Where views are of several
-            modalities, one such tensor per modality, all of the same things in the same order (vectors as images of
-            one pixel).
+        images: tensor or array, uint8 in 0..255 or float in [0, 1], shape ``(image, channel, height, width)``; a torch
+            ``Dataset`` of images of one size, whose labels are not used; or what `load_data` returns, of which train is
+            fitted. Where views are of several modalities, one tensor, array or data set per modality, all of the same
+            things in the same order (vectors as images of one pixel). All are kept on the device: streams, worker
+            processes and files larger than memory are not supported.
         objective: see `Objective`; any module from views to named terms with ``loss`` among them will do. Default
             ``ELBO(model, guide)``.
-        policy: draws the views; default ``crop`` for grey images, ``crop+colour`` for RGB. Where views are of several
-            modalities, one per modality, by default the identity.
+        policy: draws the views, or its name in ``POLICIES``. The default is that of the shell for what `load_data`
+            returns (``affine`` for the digits), otherwise ``crop+colour`` for RGB images and ``crop`` for others, both
+            with flips. Where views are of several modalities, one per modality, by default the identity.
         views: views of each image in a batch (J), by default 2; where they are of several modalities, of each
             modality, and 1.
         batch_size: images a step, over all devices; an incomplete last batch of an epoch is dropped.
@@ -86,7 +90,8 @@ def fit(
         checkpoint_seconds: least time between checkpoints, which are written at the end of epochs and of the fit.
 
     Raises:
-        FitError: arguments out of range, a batch larger than the data.
+        FitError: images or arguments out of range, a batch larger than the data, images of another shape than the
+            programs are built for, inference mode.
         ProgramError: model and guide that do not match.
         NonFiniteError: a term became NaN or infinite.
         CheckpointError: the checkpoint is damaged or of another fit.
@@ -105,6 +110,8 @@ def fit(
         >>> guide.embed_batches(images[:5]).content.shape
         torch.Size([5, 8])
     """
+    if torch.is_inference_mode_enabled():
+        raise FitError("fit needs gradients, which torch.inference_mode() rules out; call it outside of that context")
     original_first = bool(getattr(objective, "original_first", False))
     views = views if views is not None else 1 if isinstance(images, Mapping) else 2
     source = training_source(images, policy, views, original_first=original_first)
@@ -137,6 +144,7 @@ def fit(
     if devices > 1:
         leave_processes_at_exit()
     with (
+        torch.enable_grad(),
         random_state_kept(fabric.device),
         network_precision(network_dtype(precision, fabric.device)),
         _checkpoint_named(checkpoint),
@@ -148,7 +156,8 @@ def fit(
         fetched_steps = loop.steps
         stop = False
         while loop.steps < plan.total_steps and not stop:
-            loop.step()
+            with _shape_named(source, guide):
+                loop.step()
             end = loop.steps == plan.total_steps
             fetching = loop.buffer.full or end
             # Several processes must stop at the same step, so they communicate only where they fetch anyway.
@@ -206,6 +215,17 @@ def _resume(loop: Loop, checkpoint: CheckpointFile | None) -> float:
     except ValueError as error:
         raise CheckpointError(f"{checkpoint.path} is of another fit: {error}") from None
     return float(state["seconds"])
+
+
+@contextmanager
+def _shape_named(source: Images | MultimodalImages, guide: Guide) -> Iterator[None]:
+    """Names the images' shape, and that of the encoder, where a step fails because tensors do not match."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not describes_shapes(error):
+            raise
+        raise ImagesError(mismatch("model and guide failed on", source.images, guide, error)) from error
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 
 def unit_range(images: Tensor) -> Tensor:
-    """uint8 images as float32 in [0, 1]; float images as they are."""
-    return images.float().div_(255) if images.dtype == torch.uint8 else images
+    """uint8 images as floats of the default type in [0, 1]; float images as they are."""
+    return images.to(torch.get_default_dtype()).div_(255) if images.dtype == torch.uint8 else images
 
 
 @contextmanager

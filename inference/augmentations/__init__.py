@@ -6,7 +6,13 @@ No data sets, no command lines, no networks.
 from pp_simve.inference.augmentations.base import AugmentationPolicy, Compose, ImageShape, Parameters, draw_views
 from pp_simve.inference.augmentations.color import ColorJitter, RandomGrayscale
 from pp_simve.inference.augmentations.geometric import RandomAffine, RandomFlip, RandomResizedCrop
-from pp_simve.inference.augmentations.policies import PARAMETER_GROUPS, POLICIES, augmentation_policy
+from pp_simve.inference.augmentations.policies import (
+    PARAMETER_GROUPS,
+    POLICIES,
+    augmentation_policy,
+    default_policy,
+)
+from pp_simve.inference.augmentations.transforms import FromTransforms
 
 __all__ = [
     "PARAMETER_GROUPS",
@@ -14,6 +20,7 @@ __all__ = [
     "AugmentationPolicy",
     "ColorJitter",
     "Compose",
+    "FromTransforms",
     "ImageShape",
     "Parameters",
     "RandomAffine",
@@ -21,5 +28,6 @@ __all__ = [
     "RandomGrayscale",
     "RandomResizedCrop",
     "augmentation_policy",
+    "default_policy",
     "draw_views",
 ]

@@ -12,6 +12,9 @@ from torch import Tensor
 Parameters = dict[str, Tensor]
 """Augmentation parameters by name, each float32 of shape ``(n,)``; flips and grayscale are 0 or 1."""
 
+HIDDEN = "_"
+"""Parameters whose name starts so are passed from ``sample`` to ``apply`` and not recorded."""
+
 ImageShape = tuple[int, int, int]
 """``(channel, height, width)``."""
 
@@ -51,7 +54,7 @@ class AugmentationPolicy(ABC):
 
     @abstractmethod
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
-        """Views of ``images``, float in [0, 1] of shape ``(n, channel, height, width)``; the same shape.
+        """Views of ``images``, float in [0, 1] of shape ``(n, channel, height, width)``; the same shape and range.
 
         A view must depend on its own image and parameters alone, so that a batch can be split anywhere. ``images`` must
         not be changed.
@@ -107,8 +110,8 @@ def draw_views(
         generator: the only source of randomness, on the images' device.
 
     Returns:
-        float32 views of shape ``(view, image, channel, height, width)`` and, for each of ``policy.names``, float32
-        parameters of shape ``(view, image)``.
+        Views of torch's default type (float32) and shape ``(view, image, channel, height, width)`` and, for each of
+        ``policy.names``, float32 parameters of shape ``(view, image)``.
 
     Raises:
         ValueError: for ``views`` below 1, a generator on another device, images of another shape or type than the
@@ -133,13 +136,14 @@ def draw_views(
     batch = len(images)
     count = views * batch
     flat = policy.sample(count, generator=generator)
-    shapes = {name: tuple(value.shape) for name, value in flat.items()}
+    shapes = {name: tuple(value.shape) for name, value in flat.items() if not name.startswith(HIDDEN)}
     if shapes != dict.fromkeys(policy.names, (count,)):
         raise ValueError(
             f"{type(policy).__name__}.sample({count}) must return {', '.join(policy.names) or 'nothing'}, "
             f"each of shape ({count},), got {shapes}"
         )
     parameters = {name: flat[name].float().view(views, batch) for name in policy.names}
+    of_views = parameters | {name: flat[name].view(views, batch) for name in flat.keys() - parameters.keys()}
 
     if images.device.type != "cpu":
         repeated = pixels.expand(views, *pixels.shape).reshape(count, *pixels.shape[1:])
@@ -151,7 +155,7 @@ def draw_views(
         for start in range(0, batch, part):
             here = slice(start, start + part)
             drawn[view, here] = _apply(
-                policy, pixels[here], {key: value[view, here] for key, value in parameters.items()}
+                policy, pixels[here], {key: value[view, here] for key, value in of_views.items()}
             )
     return drawn, parameters
 
@@ -162,7 +166,7 @@ def _apply(policy: AugmentationPolicy, images: Tensor, parameters: Parameters) -
         raise ValueError(
             f"{type(policy).__name__}.apply must keep the shape {tuple(images.shape)}, got {tuple(drawn.shape)}"
         )
-    return drawn.float()
+    return drawn.to(torch.get_default_dtype())
 
 
 def uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:

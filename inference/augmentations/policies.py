@@ -78,3 +78,8 @@ def augmentation_policy(name: str, image_shape: ImageShape) -> AugmentationPolic
         raise ValueError(f"unknown view policy {name!r}{hint} Known: {', '.join(POLICIES)}")
     check_image_shape(image_shape)
     return POLICIES[name](image_shape)
+
+
+def default_policy(image_shape: ImageShape) -> str:
+    """The name of the policy for photographs of this shape: ``crop+colour`` for RGB images, otherwise ``crop``."""
+    return "crop+colour" if image_shape[0] == 3 else "crop"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from pp_simve.inference.images import ImagesError, PlainImages, as_images, describes_shapes, mismatch
 from pp_simve.inference.tools import evaluation_mode, unit_range
 from pp_simve.models import PlainViews
 from pp_simve.models.modalities import map_modalities
@@ -18,7 +18,7 @@ from pp_simve.models.modalities import map_modalities
 Features = Tensor | dict[str, Tensor]
 """Backbone features, ``(..., image, feature)``; by modality where views are of several, widths may differ."""
 
-ImagesLike = Tensor | Mapping[str, Tensor]
+ImagesLike = PlainImages | Mapping[str, PlainImages]
 """One view of each image, ``(image, channel, height, width)``; ``{modality: images}`` where there are several."""
 
 
@@ -92,37 +92,58 @@ class Guide(PyroModule):
         """Posterior means given one view of each image.
 
         Args:
-            images: shape ``(image, channel, height, width)``; where views are of several modalities, ``{modality:
-                images}``.
+            images: tensor or array of shape ``(image, channel, height, width)``, uint8 in 0..255 or float in [0, 1];
+                where views are of several modalities, ``{modality: images}``. The range of a tensor's values is not
+                checked, because that would read from its device; `embed_batches` does.
 
         Raises:
-            ValueError: images of more modalities than one; take `posterior`.
+            ValueError: images that are no such, that the encoder does not take, or of more modalities than one, for
+                which there is `posterior`.
         """
-        if isinstance(images, Mapping) and len(images) != 1:
+        checked = _checked(images, values=False)
+        if isinstance(checked, dict) and len(checked) != 1:
             raise ValueError(
-                f"embed takes one view of each image, got modalities {', '.join(images)}; use posterior(views)"
+                f"embed takes one view of each image, got modalities {', '.join(checked)}; use posterior(views)"
             )
-        return self.posterior(map_modalities(lambda batch: batch.unsqueeze(0), images)).squeeze_view()
+        like = next(self.parameters(), None)
+        views = map_modalities(lambda batch: _unit_view(batch, like), checked)
+        try:
+            return self.posterior(views).squeeze_view()
+        except RuntimeError as error:
+            if not describes_shapes(error):
+                raise
+            raise ImagesError(mismatch(f"{type(self).__name__} cannot embed", checked, self, error)) from error
 
     @torch.no_grad()
     def embed_batches(self, images: ImagesLike, batch_size: int = 512) -> Representation:
         """`embed` in evaluation mode, without gradients, a batch at a time.
 
         Args:
-            images: as `embed`, float in [0, 1] or uint8 in 0..255.
+            images: as `embed`, or a torch ``Dataset`` of images; all on one device, or in main memory.
             batch_size: images a forward pass.
+
+        Raises:
+            ValueError: as `embed`; values outside [0, 1].
         """
+        checked = _checked(images, values=True)
         with evaluation_mode(self):
-            parts = [self.embed(chunk).as_dict() for chunk in _chunks(images, batch_size)]
+            parts = [self.embed(chunk).as_dict() for chunk in _chunks(checked, batch_size)]
         return Representation(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
-def _chunks(images: ImagesLike, size: int) -> Iterator[ImagesLike]:
-    """Float images, ``size`` at a time."""
+def _checked(images: ImagesLike, *, values: bool) -> Tensor | dict[str, Tensor]:
+    if isinstance(images, Mapping):
+        return {modality: as_images(of, f"images of {modality}", values=values) for modality, of in images.items()}
+    return as_images(images, values=values)
+
+
+def _unit_view(images: Tensor, like: Tensor | None) -> Tensor:
+    """Images as one view in [0, 1], of the type and on the device of a parameter."""
+    return unit_range(images)[None] if like is None else unit_range(images.to(like.device)).to(like.dtype)[None]
+
+
+def _chunks(images: Tensor | dict[str, Tensor], size: int) -> Iterator[ImagesLike]:
+    """Images, ``size`` at a time."""
     n_images = len(images if isinstance(images, Tensor) else next(iter(images.values())))
     for start in range(0, max(1, n_images), size):
-        yield map_modalities(partial(_part, start=start, size=size), images)
-
-
-def _part(batch: Tensor, start: int, size: int) -> Tensor:
-    return unit_range(batch[start : start + size])
+        yield map_modalities(lambda batch, start=start: batch[start : start + size], images)

@@ -10,6 +10,8 @@ from typing import Self
 
 from torch import Tensor
 
+from pp_simve.inference.augmentations import policies
+
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are not UTF-8, line separators
 
 
@@ -107,6 +109,11 @@ class DataShape:
     attributes: int = 0
 
 
+def default_policy(name: str, image_shape: ImageShape) -> str:
+    """The name of the augmentation policy that data of this name and shape are fitted with unless another is chosen."""
+    return "affine" if name == "digits" else policies.default_policy(image_shape)
+
+
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """A data set in memory. `notes` holds what a person should be told about how it was loaded."""
@@ -124,6 +131,16 @@ class ImageData:
         """(channel, height, width) of every image."""
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
+
+    @property
+    def images(self) -> Tensor:
+        """The images that are fitted: those of train."""
+        return self.train.images
+
+    @property
+    def default_policy(self) -> str:
+        """The name of the augmentation policy that they are fitted with unless another is chosen."""
+        return default_policy(self.name, self.image_shape)
 
     @property
     def shape(self) -> DataShape:

@@ -168,6 +168,8 @@ class FitConfig(LoggingOptions, RunOptions, OptimizationOptions, ModelOptions, D
 
     def resolve(self, shape: DataShape) -> Settings:
         """Makes the choices that were left open, for data of this shape."""
+        from pp_simve.data.types import default_policy  # here, because help needs no torch
+
         channels, height, width = shape.image
         digits = self.data == "digits"
         grey = channels == 1
@@ -183,7 +185,7 @@ class FitConfig(LoggingOptions, RunOptions, OptimizationOptions, ModelOptions, D
             else "mlp",
             "likelihood": "bernoulli" if grey else "gaussian",
             "latent_dim": 32 if grey else 64,
-            "policy": "affine" if digits else "crop" if grey else "crop+colour",
+            "policy": default_policy(self.data, shape.image),
             "batch_size": 128,
             "lr": 2e-3 if digits else 1e-3,
         }
