@@ -1,5 +1,6 @@
 """q: sources of views, encoders, guides, objectives and the training loop. No data sets, no command lines."""
 
+from pp_simve.inference.augmentations import FromTransforms
 from pp_simve.inference.checkpoint import CheckpointError, CheckpointFile
 from pp_simve.inference.device import DeviceError
 from pp_simve.inference.encoders import MLPEncoder, ResidualEncoder, ResNet18Encoder
@@ -59,6 +60,7 @@ __all__ = [
     "EntropyEstimate",
     "FitError",
     "FlowGuide",
+    "FromTransforms",
     "GaussianEntropy",
     "Geometric",
     "Guide",

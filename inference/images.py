@@ -124,8 +124,8 @@ def _stacked(dataset: Dataset[Any], where: str) -> Tensor:
             stacked = image.new_empty(count, *image.shape)
         elif (image.shape, image.dtype) != (stacked.shape[1:], stacked.dtype):
             raise ImagesError(
-                f"item {place} of {where} is {image.dtype} of shape {tuple(image.shape)}, but item 0 is {stacked.dtype} "
-                f"of shape {tuple(stacked.shape[1:])}; give all one size and mode, for example by "
+                f"item {place} of {where} is {image.dtype} of shape {tuple(image.shape)}, but item 0 is "
+                f"{stacked.dtype} of shape {tuple(stacked.shape[1:])}; give all one size and mode, for example by "
                 "torchvision.transforms.v2.Resize((height, width)) in the data set's transform"
             )
         stacked[place] = image

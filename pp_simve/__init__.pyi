@@ -24,6 +24,7 @@ from pp_simve.inference import DecoderFreeELBO as DecoderFreeELBO
 from pp_simve.inference import DeltaGuide as DeltaGuide
 from pp_simve.inference import DenoisingELBO as DenoisingELBO
 from pp_simve.inference import FlowGuide as FlowGuide
+from pp_simve.inference import FromTransforms as FromTransforms
 from pp_simve.inference import Guide as Guide
 from pp_simve.inference import InstanceDiscrimination as InstanceDiscrimination
 from pp_simve.inference import MLPEncoder as MLPEncoder

@@ -53,6 +53,8 @@ class FromTransforms(AugmentationPolicy):
         return {self._seed: torch.randint(2**62, (count,), generator=generator, device=generator.device)}
 
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+        if not len(images):
+            return images
         seeds = parameters[self._seed].tolist()
         with random_state_kept(images.device):
             if self.batched:
@@ -67,9 +69,8 @@ class FromTransforms(AugmentationPolicy):
     def _checked(self, view: object, image: Tensor) -> Tensor:
         expected = f"transform must return a float tensor in [0, 1] of shape {tuple(image.shape)}"
         if not isinstance(view, Tensor) or not view.is_floating_point():
-            raise ValueError(
-                f"{expected}, got {getattr(view, 'dtype', type(view).__name__)}; end it with the type of its input"
-            )
+            found = view.dtype if isinstance(view, Tensor) else type(view).__name__
+            raise ValueError(f"{expected}, got {found}; end it with v2.ToDtype(torch.float32, scale=True)")
         if view.shape != image.shape:
             raise ValueError(f"{expected}, got {tuple(view.shape)}; end it with v2.Resize({tuple(image.shape[-2:])})")
         low, high = (float(bound) for bound in view.aminmax())

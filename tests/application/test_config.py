@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pp_simve.data import DataShape
+from pp_simve.data import DataShape, load_data
 from pp_simve.errors import ConfigError
+from pp_simve.inference.augmentations import augmentation_policy
+from pp_simve.inference.data import training_source
 from pp_simve.run.config import FitConfig, Settings
 
 texts = st.text(min_size=1, max_size=20)
@@ -118,6 +121,17 @@ SHORT = {"epochs": 10, "lr": 1e-3, "batch_size": 128}
 def test_choices_by_the_data(shape: tuple[int, int, int], typed: dict[str, Any], expected: dict[str, Any]) -> None:
     settings = dataclasses.asdict(FitConfig(**{"data": "mnist"} | typed).resolve(DataShape(shape)))
     assert {name: settings[name] for name in expected} == expected
+
+
+def test_the_default_policy_in_python_is_that_of_the_shell() -> None:
+    digits = load_data("digits")
+    names = [FitConfig(data=data).resolve(digits.shape).policy for data in ("digits", "mnist")]
+    assert names == ["affine", "crop"]
+    for images, name in zip((digits, digits.train.images), names, strict=True):
+        source = training_source(images, None, 2)
+        assert source.policy == augmentation_policy(name, digits.image_shape)
+        assert torch.equal(source.images, digits.train.images)
+        assert training_source(images, name, 2).policy == source.policy, "by name"
 
 
 def test_clip_takes_attributes_where_there_are_any() -> None:

@@ -174,12 +174,14 @@ REFUSED: list[tuple[Embedding, Any, str]] = [
     (Embedding(unshared_guide(), "content"), pixels(), "content has no width under the guide's prior; choose another"),
     (Embedding(Moments(), image_shape=(3, 4, 4)), pixels(), r"shape \(image, 3, 4, 4\), got \(10, 1, 8, 8\)"),
     (Embedding(Moments(), image_shape=(3, 4, 4)), ROWS, r"rows have 64 numbers, but image_shape=\(3, 4, 4\) means 48"),
-    (Embedding(Moments()), pixels()[:, 0], r"got \(10, 8, 8\); give gray images without a channel as X\[:, None\]"),
+    (Embedding(Moments()), pixels()[:, 0], r"got \(10, 8, 8\); .* the channel to gray images, images\[:, None\]"),
+    (Embedding(Moments()), pixels().astype(float), r"float in \[0, 1\], got values in \[0, 255\]; .* images / 255"),
+    (Embedding(Moments()), pixels().astype(int), r"got int64; convert them: images.astype\(np.uint8\)"),
     (Embedding(Moments()), np.full((2, 3), np.nan), "Input X contains NaN"),
     (
         Embedding(small_guide(ResidualEncoder(SHAPE, width=2))),
         ROWS,
-        r"cannot embed images of shape \(64, 1, 1\) .*or set image_shape=\(channel, height, width\)",
+        r"cannot embed images of shape \(64, 1, 1\) .*For rows set image_shape=\(channel, height, width\)",
     ),
 ]
 
@@ -191,7 +193,7 @@ def test_refuses(embedding: Embedding, images: Any, message: str, call: str) -> 
         getattr(clone(embedding), call)(images)
 
 
-@pytest.mark.parametrize("images", [pixels().astype(float), -np.ones((2, *SHAPE)), pixels().astype(int)])
-def test_numbers_outside_the_unit_range_are_warned_of(images: np.ndarray[Any, Any]) -> None:
+@pytest.mark.parametrize("images", [ROWS.astype(float), -np.ones((2, 64)), ROWS.astype(int)])
+def test_rows_outside_the_unit_range_are_warned_of(images: np.ndarray[Any, Any]) -> None:
     with pytest.warns(UserWarning, match=r"images are in \[.*\], expected \[0, 1\]; divide them by their largest"):
         Embedding(Moments()).transform(images)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
@@ -17,6 +18,7 @@ from pp_simve.inference.augmentations import (
     AugmentationPolicy,
     ColorJitter,
     Compose,
+    FromTransforms,
     RandomAffine,
     RandomFlip,
     RandomGrayscale,
@@ -372,3 +374,66 @@ def test_a_range_of_one_number_fixes_a_parameter_and_takes_it_off_the_targets() 
     image = torch.rand(1, 1, 8, 8)
     turned = policy.apply(image, policy.sample(1, generator=torch.Generator()))
     torch.testing.assert_close(turned, image.rot90(-1, (-2, -1)), atol=1e-5, rtol=0)
+
+
+PIPELINE = v2.Compose([v2.RandomResizedCrop(32, antialias=True), v2.RandomHorizontalFlip(), v2.ColorJitter(0.4, 0.4)])
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        FromTransforms(PIPELINE),
+        FromTransforms(lambda images: images * torch.rand(len(images), 1, 1, 1), batched=True),
+        Compose([Dim(), FromTransforms(PIPELINE)], RGB),
+    ],
+    ids=["per image", "batched", "composed"],
+)
+def test_transforms_draw_from_the_policys_generator(policy: AugmentationPolicy) -> None:
+    images, before = photographs(6, RGB), torch.get_rng_state()
+    original = images.clone()
+    first, again, other = (draw_views(policy, images, 2, generator=generator(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first[0], again[0])
+    assert set(first[1]) == set(policy.names)  # the seeds are not recorded
+    assert not torch.equal(first[0], other[0])
+    assert first[0].shape == (2, 6, *RGB)
+    assert not torch.equal(first[0][0], first[0][1]), "each view is drawn anew"
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(images, original)
+    assert draw_views(policy, images[:0], 2, generator=generator())[0].shape == (2, 0, *RGB)
+    assert policy.apply(images[:0], policy.sample(0, generator=generator())).shape == (0, *RGB)
+
+
+def test_two_pipelines_of_a_composition_have_seeds_of_their_own() -> None:
+    def noise(image: Tensor) -> Tensor:
+        return image + torch.rand(image.shape) / 4
+
+    both = Compose([FromTransforms(noise), FromTransforms(noise)], GREY)
+    views, _ = draw_views(both, torch.zeros(3, *GREY), 1, generator=generator())
+    alone, _ = draw_views(both.transforms[0], torch.zeros(3, *GREY), 1, generator=generator())
+    assert not torch.allclose(views, 2 * alone)
+
+
+def test_a_pipeline_of_transforms_may_be_cut_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = draw_views(FromTransforms(PIPELINE), photographs(7, RGB), 2, generator=generator())
+    monkeypatch.setattr(base, "CPU_PART", 1)
+    parts, _ = draw_views(FromTransforms(PIPELINE), photographs(7, RGB), 2, generator=generator())
+    assert torch.equal(whole, parts)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (v2.Normalize([0.5], [0.1]), r"got values in \[-5, 5\]; leave out Normalize"),
+        (v2.Resize((9, 8)), r"of shape \(.*1, 28, 28\), got \(.*1, 9, 8\); end it with v2.Resize\(\(28, 28\)\)"),
+        (v2.ToDtype(torch.uint8, scale=True), "got torch.uint8; end it with v2.ToDtype"),
+        (lambda image: image.numpy(), "got ndarray; end it with"),
+    ],
+)
+def test_transforms_that_return_something_else_are_named(
+    transform: Callable[[Tensor], Any], message: str, batched: bool
+) -> None:
+    images = torch.stack([torch.zeros(GREY), torch.ones(GREY)])
+    images[0, 0, 0] = 1
+    with pytest.raises(ValueError, match=message):
+        draw_views(FromTransforms(transform, batched), images, 1, generator=generator())

@@ -314,8 +314,8 @@ def test_a_step_over_several_modalities_reads_nothing_back(guide: Callable[..., 
             "must be of the same things, got numbers of images {'picture': 40, 'attributes': 39}",
         ),
         (
-            {"images": {"picture": noise("picture"), "attributes": torch.rand(40, 5, 1, 1)}},
-            r"images must be uint8 .* got torch.float32 of shape \(40, 5, 1, 1\)",
+            {"images": {"picture": noise("picture"), "attributes": noise("attributes").long()}},
+            r"images of attributes must be uint8 .* got int64; convert them: images.to\(torch.uint8\)",
         ),
         ({"batch_size": 41}, "batch_size is 41, but there are only 40 images to fit"),
         (

@@ -84,7 +84,9 @@ def test_embedding_batches_runs_in_evaluation_mode_and_puts_the_old_mode_back(tr
 
 def test_embedding_batches_puts_the_old_mode_back_after_an_error() -> None:
     guide = AmortizedGuide(NormEncoder(), FlatPrior(LATENT))
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    with pytest.raises(
+        ValueError, match=r"cannot embed images of shape \(1, 5, 5\) \(.*cannot be multiplied.*\)\. Build"
+    ):
         guide.embed_batches(torch.rand(4, 1, 5, 5))
     assert guide.training
 
