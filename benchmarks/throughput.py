@@ -42,6 +42,7 @@ from pp_simve.inference.augmentations import augmentation_policy, draw_views
 from pp_simve.inference.data import Images
 from pp_simve.inference.device import choose_device, network_dtype
 from pp_simve.inference.loop import Loop
+from pp_simve.inference.optimizers import Adam
 from pp_simve.inference.plan import Plan
 from pp_simve.inference.schedules import constant
 from pp_simve.models import Bernoulli, Gaussian, GaussianPrior, MLPDecoder, ResidualDecoder, SimVE, network_precision
@@ -253,7 +254,7 @@ class Library(Pipeline):
         plan = Plan(
             batch_size=IMAGES,
             total_steps=1,  # only schedules look at it
-            lr=LR,
+            optimizer=Adam(LR),
             schedule=constant,
             seed=0,
             fetch_every=FETCH_EVERY,

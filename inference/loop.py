@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from pp_simve.inference.data import Source
 from pp_simve.inference.metrics import MetricBuffer
-from pp_simve.inference.plan import Plan
+from pp_simve.inference.plan import FitError, Plan
 from pp_simve.inference.schedules import annealed_parts
 from pp_simve.inference.tools import random_state_kept
 from pp_simve.models import PlainViews
@@ -23,9 +25,13 @@ if TYPE_CHECKING:  # only `fit` needs it, and it takes as long to import as torc
 # its step and term, are fetched.
 VALIDATED_STEPS = 1
 
+FORMER = {"optimizer_type": "Adam", "clip_norm": None, "accumulate": 1, "ema": None}
+"""Settings of fits whose checkpoints do not hold these."""
+
 Observer = Callable[[PlainViews, Tensor], Mapping[str, Tensor]]
-"""Observer of a fit: called after each step with its views and the images' places in the data, ``(image,)``, returns
-finite scalars by name, the same names each time, which are kept with the objective's terms.
+"""Observer of a fit: called after each step with its views and the images' places in the data, ``(image,)``, once for
+each batch of the step, returns finite scalars by name, the same names each time, which are kept with the objective's
+terms.
 
 It is called without gradients, on each process with that process's share of the batch, and the global random state is
 restored afterwards, so a random observer needs its own generator. It must leave parameters and buffers as they are and
@@ -56,9 +62,15 @@ class Loop:
         self.objective = objective
         self.annealed = annealed_parts(objective)
         self.indexed = bool(getattr(objective, "indexed", False))
-        self.parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(self.parameters, lr=plan.lr, fused=True)
+        optimizer = plan.optimizer([parameter for parameter in objective.parameters() if parameter.requires_grad])
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise FitError(f"optimizer must return a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        self.optimizer_type = type(optimizer).__name__
+        self.rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self.parameters: list[nn.Parameter] = [one for group in optimizer.param_groups for one in group["params"]]
         self.module, self.optimizer = fabric.setup(objective, optimizer)
+        # The exponential moving average of the parameters, in their order; it starts with those after the first step.
+        self.average = [] if plan.ema is None else [parameter.detach().clone() for parameter in self.parameters]
         self.source = source.to(fabric.device)
 
         # Views are random by process, the order of images is the same for all: each process takes its share of it.
@@ -73,8 +85,8 @@ class Loop:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches in the data."""
-        return len(self.source) // self.plan.batch_size
+        """Steps of full batches in the data."""
+        return len(self.source) // self.plan.images
 
     def step(self) -> None:
         """One gradient step."""
@@ -82,27 +94,54 @@ class Loop:
         position = self.steps % self.steps_per_epoch
         if position == 0:
             self.order = torch.randperm(len(self.source), generator=self.shuffler, device=self.fabric.device)
-        batch = self.order[position * plan.batch_size : (position + 1) * plan.batch_size]
-        share = batch[self.fabric.global_rank :: self.fabric.world_size]
-        for group in self.optimizer.param_groups:
-            group["lr"] = plan.lr * plan.schedule(self.steps, plan.total_steps)
+        batches = self.order[position * plan.images : (position + 1) * plan.images].split(plan.batch_size)
+        factor = plan.schedule(self.steps, plan.total_steps)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
         for part in self.annealed:
             part.move(self.steps, plan.total_steps)
         with pyro.validation_enabled(self._validated < VALIDATED_STEPS):
-            views = self.source.draw(share, self.generator)
-            terms = self.module(views, share) if self.indexed else self.module(views)
-            self.fabric.backward(terms["loss"])
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            found, observed = [], []
+            for left, batch in zip(reversed(range(plan.accumulate)), batches, strict=True):
+                share = batch[self.fabric.global_rank :: self.fabric.world_size]
+                views = self.source.draw(share, self.generator)
+                with self.fabric.no_backward_sync(self.module, enabled=left > 0):
+                    terms = self.module(views, share) if self.indexed else self.module(views)
+                    loss = terms["loss"]
+                    self.fabric.backward(loss if plan.accumulate == 1 else loss / plan.accumulate)
+                found.append(terms)
+                if self.observer is not None:
+                    observed.append((views, share))
+            self._update()
+            terms = _mean(found)
             if self.observer is not None:
                 with torch.no_grad(), random_state_kept(self.fabric.device):
-                    seen = self.observer(views, share)
+                    seen = _mean([self.observer(*batch) for batch in observed])
                 if both := terms.keys() & seen.keys():
                     raise ValueError(f"observer and objective both have a term {', '.join(sorted(both))}; rename one")
                 terms = {**terms, **seen}
             self.buffer.add(terms)
         self._validated += 1
         self.steps += 1
+
+    def _update(self) -> None:
+        """Moves the parameters by their gradients, and the average of the parameters."""
+        if self.plan.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.plan.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.plan.ema is not None:
+            with torch.no_grad():
+                torch._foreach_lerp_(self.average, list(self.parameters), 1 - self.plan.ema if self.steps else 1.0)
+
+    def finish(self) -> None:
+        """Leaves the objective as it is evaluated: averaged weights, last values of schedules, evaluation mode."""
+        if self.average:
+            with torch.no_grad():
+                torch._foreach_copy_(list(self.parameters), self.average)
+        for part in self.annealed:
+            part.finish()
+        self.objective.eval()
 
     def fetch(self) -> list[dict[str, float]]:
         """The terms of the steps since the last call, averaged over processes.
@@ -135,6 +174,7 @@ class Loop:
         return {
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
             "random": randoms,
             "order": self.order,
             "steps": self.steps,
@@ -149,8 +189,12 @@ class Loop:
             "views": self.source.n_views,
             "batch_size": plan.batch_size,
             "total_steps": plan.total_steps,
-            "lr": plan.lr,
+            "optimizer_type": self.optimizer_type,
+            "lr": self.rates[0] if len(set(self.rates)) == 1 else self.rates,
             "seed": plan.seed,
+            "clip_norm": plan.clip_norm,
+            "accumulate": plan.accumulate,
+            "ema": plan.ema,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -159,6 +203,7 @@ class Loop:
         Raises:
             ValueError: it is of another fit.
         """
+        state = FORMER | state
         try:
             for name, mine in self._settings().items():
                 if state[name] != mine:
@@ -170,6 +215,8 @@ class Loop:
                 raise ValueError(f"it ran on {ran_on}, whose random numbers this fit on {runs_on} cannot go on with")
             self.objective.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
+            for mine, stored in zip(self.average, state["average"] if self.average else [], strict=True):
+                mine.copy_(stored)
             random = state["random"][self.fabric.global_rank]
             torch.set_rng_state(random["global"])
             self.generator.set_state(random["views"])
@@ -182,3 +229,23 @@ class Loop:
             raise ValueError(f"it has no entry {error}") from None
         except (TypeError, RuntimeError) as error:
             raise ValueError(str(error).splitlines()[0]) from None
+
+
+def keep_frozen(*modules: nn.Module) -> None:
+    """Puts norm and dropout layers of frozen parts, whose parameters are all without gradient, into evaluation mode.
+
+    Only these layers: priors and group likelihoods need the training mode for what they compute over processes.
+    """
+    for part in (part for module in modules for part in module.modules()):
+        parameters = list(part.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            for layer in part.modules():
+                if isinstance(layer, _NormBase | _DropoutNd):
+                    layer.eval()
+
+
+def _mean(rows: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """Terms of a step: the mean over its batches."""
+    if len(rows) == 1:
+        return rows[0]
+    return {name: torch.stack([row[name].detach() for row in rows]).mean(0) for name in rows[0]}

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from pp_simve.inference.schedules import Schedule
+from torch.optim import Optimizer
+
+from pp_simve.inference.optimizers import Adam
+from pp_simve.inference.schedules import SCHEDULES
 
 
 class FitError(ValueError):
@@ -18,10 +23,18 @@ class Plan:
 
     batch_size: int
     total_steps: int
-    lr: float
-    schedule: Schedule
+    optimizer: Callable[[Any], Optimizer]
+    schedule: Callable[[int, int], float]
     seed: int
     fetch_every: int
+    clip_norm: float | None = None
+    accumulate: int = 1
+    ema: float | None = None
+
+    @property
+    def images(self) -> int:
+        """Images a step."""
+        return self.batch_size * self.accumulate
 
 
 def checked_plan(
@@ -30,8 +43,12 @@ def checked_plan(
     batch_size: int,
     epochs: float | None,
     steps: int | None,
-    lr: float,
-    schedule: Schedule,
+    lr: float | None,
+    optimizer: Callable[[Any], Optimizer] | None,
+    schedule: Callable[[int, int], float] | str,
+    clip_norm: float | None,
+    accumulate: int,
+    ema: float | None,
     seed: int,
     devices: int,
     fetch_every: int,
@@ -41,18 +58,32 @@ def checked_plan(
     Raises:
         FitError: an argument out of range, or a batch larger than the data.
     """
-    for name, value in {"batch_size": batch_size, "devices": devices, "fetch_every": fetch_every}.items():
-        if value < 1:
-            raise FitError(f"{name} must be at least 1, got {value}")
-    if not 0 < lr < math.inf:
-        raise FitError(f"lr must be positive and finite, got {lr}")
+    counts = {"batch_size": batch_size, "devices": devices, "fetch_every": fetch_every, "accumulate": accumulate}
+    for name, count in counts.items():
+        if count < 1:
+            raise FitError(f"{name} must be at least 1, got {count}")
+    for name, value in {"lr": lr, "clip_norm": clip_norm}.items():
+        if value is not None and not 0 < value < math.inf:
+            raise FitError(f"{name} must be positive and finite, got {value}")
+    if ema is not None and not 0 < ema < 1:
+        raise FitError(f"ema is the share of the average that a step keeps, in (0, 1), got {ema}")
+    if lr is not None and optimizer is not None:
+        raise FitError(f"give lr or optimizer, not both: an optimizer has its own learning rate (lr is {lr})")
+    if isinstance(schedule, str):
+        if schedule not in SCHEDULES:
+            raise FitError(f"schedule is a function of (step, total), or one of {list(SCHEDULES)}, got {schedule!r}")
+        schedule = SCHEDULES[schedule]()
     if batch_size > n_images:
         raise FitError(
             f"batch_size is {batch_size}, but there are only {n_images} images to fit; choose at most {n_images}"
         )
+    if batch_size * accumulate > n_images:
+        raise FitError(f"accumulate {accumulate} batches of {batch_size} are more than the {n_images} images to fit")
     if batch_size % devices:
         raise FitError(f"batch_size {batch_size} must be a multiple of devices ({devices})")
-    return Plan(batch_size, total_steps(epochs, steps, n_images // batch_size), lr, schedule, seed, fetch_every)
+    total = total_steps(epochs, steps, n_images // (batch_size * accumulate))
+    optimizer = optimizer or Adam(1e-3 if lr is None else lr)
+    return Plan(batch_size, total, optimizer, schedule, seed, fetch_every, clip_norm, accumulate, ema)
 
 
 def total_steps(epochs: float | None, steps: int | None, steps_per_epoch: int) -> int:

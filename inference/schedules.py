@@ -131,6 +131,16 @@ class Cyclic(Schedule):
         return self.start + min(1.0, within / self.rise) * (self.end - self.start)
 
 
+SCHEDULES: dict[str, type[Schedule]] = {
+    "constant": Constant,
+    "cosine": WarmupCosine,
+    "linear": Linear,
+    "geometric": Geometric,
+    "cyclic": Cyclic,
+}
+"""Schedules by name."""
+
+
 class Annealed(nn.Module):
     """A number for each step of a fit, constant or by a schedule; call it for its present value.
 

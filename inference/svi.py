@@ -6,9 +6,11 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from pp_simve.inference.checkpoint import CheckpointError, CheckpointFile
 from pp_simve.inference.data import FitImages, FitPolicy, Images, MultimodalImages, training_source
@@ -22,12 +24,11 @@ from pp_simve.inference.device import (
 )
 from pp_simve.inference.guides import Guide
 from pp_simve.inference.images import ImagesError, describes_shapes, mismatch
-from pp_simve.inference.loop import Loop, Observer
+from pp_simve.inference.loop import Loop, Observer, keep_frozen
 from pp_simve.inference.metrics import NonFiniteError
 from pp_simve.inference.objectives import ELBO
 from pp_simve.inference.plan import FitError, checked_plan
 from pp_simve.inference.progress import Progress, Run
-from pp_simve.inference.schedules import Schedule, constant
 from pp_simve.inference.tools import random_state_kept
 from pp_simve.models import network_precision
 
@@ -43,8 +44,12 @@ def fit(
     batch_size: int = 128,
     epochs: float | None = None,
     steps: int | None = None,
-    lr: float = 1e-3,
-    schedule: Schedule = constant,
+    lr: float | None = None,
+    optimizer: Callable[[Any], Optimizer] | None = None,
+    schedule: Callable[[int, int], float] | str = "constant",
+    clip_norm: float | None = None,
+    accumulate: int = 1,
+    ema: float | None = None,
     seed: int = 0,
     device: DeviceName = "auto",
     devices: int = 1,
@@ -73,11 +78,22 @@ def fit(
             with flips. Where views are of several modalities, one per modality, by default the identity.
         views: views of each image in a batch (J), by default 2; where they are of several modalities, of each
             modality, and 1.
-        batch_size: images a step, over all devices; an incomplete last batch of an epoch is dropped.
+        batch_size: images a batch, over all devices; an incomplete last batch of an epoch is dropped.
         epochs: length of the fit in passes over the images (default: 10), or
         steps: in steps.
-        lr: Adam's learning rate.
-        schedule: its factor as a function of (step, total steps).
+        lr: Adam's learning rate, by default 1e-3.
+        optimizer: function from the list of parameters that require gradients to an optimizer, in place of Adam:
+            ``lambda parameters: torch.optim.AdamW(parameters, lr=1e-3)``, or one of `pp_simve.inference.optimizers`.
+            Frozen parameters stay as they are, and so do the batch-norm statistics of modules without others.
+        schedule: factor of the learning rate of each parameter group, as a function of (step, total steps), or the
+            name of one: ``constant``, ``cosine``, ``linear``, ``geometric``, ``cyclic``.
+        clip_norm: largest norm of the gradient of all parameters together; longer gradients are scaled down to it.
+        accumulate: batches a step, whose gradients and terms are averaged. Contrastive terms and batch norms see each
+            batch alone, and so do updates that an objective makes at each batch (BYOL's copy of the guide).
+        ema: fraction that the exponential moving average of the parameters keeps of itself at each step, such as
+            0.999; it starts with the parameters after the first step. At the end model, guide and objective hold the
+            average; the parameters themselves are in the checkpoint. Buffers, such as batch-norm statistics, are the
+            last ones.
         seed: determines batches, views and samples; the global random state is left as it was.
         device: ``auto``, ``cpu`` or ``cuda``.
         devices: processes, each with its share of every batch.
@@ -127,7 +143,11 @@ def fit(
         epochs=epochs,
         steps=steps,
         lr=lr,
+        optimizer=optimizer,
         schedule=schedule,
+        clip_norm=clip_norm,
+        accumulate=accumulate,
+        ema=ema,
         seed=seed,
         devices=devices,
         fetch_every=fetch_every,
@@ -150,6 +170,7 @@ def fit(
         _checkpoint_named(checkpoint),
     ):
         loop = Loop(fabric, objective if objective is not None else ELBO(model, guide), source, plan, observer)
+        keep_frozen(model, guide)
         seconds_before = _resume(loop, checkpoint)
         history: list[dict[str, float]] = []
         started = fetched_at = saved_at = time.perf_counter()
@@ -182,9 +203,7 @@ def fit(
                 if fabric.is_global_zero:
                     checkpoint.save(state)
                 saved_at = time.perf_counter()
-    for part in loop.annealed:
-        part.finish()
-    loop.objective.eval()
+    loop.finish()
     seconds = seconds_before + time.perf_counter() - started
     drawing = source.policy
     assert drawing is not None
@@ -252,6 +271,6 @@ def _progress(loop: Loop, rows: list[dict[str, float]], speed: float) -> Progres
         epoch=loop.steps / loop.steps_per_epoch,
         epochs=plan.total_steps / loop.steps_per_epoch,
         rows=rows,
-        images_per_second=speed * plan.batch_size * loop.source.n_views,
+        images_per_second=speed * plan.images * loop.source.n_views,
         seconds_left=(plan.total_steps - loop.steps) / speed,
     )

@@ -19,6 +19,7 @@ from pp_simve.inference import ELBO, AmortizedGuide, DeltaGuide, Guide, PointGui
 from pp_simve.inference.augmentations import AugmentationPolicy, augmentation_policy
 from pp_simve.inference.data import Images, Source
 from pp_simve.inference.loop import VALIDATED_STEPS, Loop
+from pp_simve.inference.optimizers import Adam
 from pp_simve.inference.plan import Plan
 from pp_simve.models import Bernoulli, FlatPrior, Gaussian, GaussianPrior, Prior, SimVE, StandardPrior, ViewsLike
 from pp_simve.testing.objective import ObjectiveSuite, read_backs
@@ -195,7 +196,7 @@ def stop_after(steps: int) -> Callable[[], bool]:
 
 def make_loop(objective: nn.Module, images: Tensor | Source, policy: str = "affine") -> Loop:
     """A loop of batches of 8 images, two views each, metrics never fetched."""
-    plan = Plan(batch_size=8, total_steps=100, lr=1e-3, schedule=WarmupCosine(), seed=0, fetch_every=100)
+    plan = Plan(batch_size=8, total_steps=100, optimizer=Adam(1e-3), schedule=WarmupCosine(), seed=0, fetch_every=100)
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
     if isinstance(images, Tensor):
         channels, height, width = images.shape[1:]

@@ -74,6 +74,10 @@ def record(name, run):
 still = Compose([RandomFlip(probability=0.0)], shape)
 model, guide = build(learned=False)
 record("pull", fit(model, guide, images, objective=Pull(guide), policy=still, devices=devices, **settings))
+model, guide = build(learned=False)
+halves = {"batch_size": 8, "accumulate": 2, "clip_norm": 0.1, "ema": 0.5}
+common = {"objective": Pull(guide), "policy": still, "devices": devices}
+record("accumulated", fit(model, guide, images, **common, **settings | halves))
 
 if devices > 1:
     reports = []
@@ -126,7 +130,7 @@ def assert_equal_states(first: dict[str, Any], second: dict[str, Any]) -> None:
     assert all(torch.equal(value, second["state"][name]) for name, value in first["state"].items())
 
 
-@pytest.mark.parametrize("fit", ["pull", "whole", "stopped", "resumed"])
+@pytest.mark.parametrize("fit", ["pull", "accumulated", "whole", "stopped", "resumed"])
 def test_both_processes_end_with_the_same_parameters_and_history(ranks: list[dict[str, Any]], fit: str) -> None:
     first, second = (rank[fit] for rank in ranks)
     assert_equal_states(first, second)
@@ -162,8 +166,9 @@ def test_two_processes_take_the_steps_of_one_on_the_same_batches(
     script.write_text(SCRIPT)
     monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path), "1"])
     runpy.run_path(str(script))
-    one, two = torch.load(tmp_path / "rank0.pt", weights_only=True)["pull"], ranks[0]["pull"]
-    for row, other in zip(one["history"], two["history"], strict=True):
-        assert other["loss"] == pytest.approx(row["loss"], rel=1e-5)
-    for name, value in one["state"].items():
-        torch.testing.assert_close(two["state"][name], value, rtol=1e-4, atol=1e-5)
+    for fit in ("pull", "accumulated"):
+        one, two = torch.load(tmp_path / "rank0.pt", weights_only=True)[fit], ranks[0][fit]
+        for row, other in zip(one["history"], two["history"], strict=True):
+            assert other["loss"] == pytest.approx(row["loss"], rel=1e-5)
+        for name, value in one["state"].items():
+            torch.testing.assert_close(two["state"][name], value, rtol=1e-4, atol=1e-5)
