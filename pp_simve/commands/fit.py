@@ -15,11 +15,12 @@ from pp_simve.data import ImageData, load_data
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import OnlineProbe
 from pp_simve.evaluation.records import Record, by_name
-from pp_simve.inference import CheckpointError, Progress, Run, WarmupCosine, fit
+from pp_simve.inference import CheckpointError, Progress, Run, fit
 from pp_simve.inference.device import DeviceError, choose_device
 from pp_simve.inference.metrics import fit_warnings
+from pp_simve.inference.optimizers import OptimizerFactory
 from pp_simve.inference.plan import total_steps
-from pp_simve.inference.schedules import Schedule, constant
+from pp_simve.inference.schedules import Schedule
 from pp_simve.report import embed_test, write_report
 from pp_simve.run.config import FitConfig, Settings, reading_options
 from pp_simve.run.console import STOPPED, interruptible
@@ -27,15 +28,13 @@ from pp_simve.run.figures import run_figures
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.methods import Program, build
 from pp_simve.run.numbers import plain
-from pp_simve.run.parts import make_part
+from pp_simve.run.parts import OPTIMIZERS, SCHEDULES, make_part
 from pp_simve.run.progress import watched
 from pp_simve.run.scores import run_results
 from pp_simve.run.tables import print_results
 from pp_simve.run.tracking import TRACKERS, JSONLines, Several, Tracker
 from pp_simve.run.trust import announce, own_parts_of
 from pp_simve.run.viewing import Viewing
-
-SCHEDULES: dict[str, Schedule] = {"cosine": WarmupCosine(), "constant": constant}
 
 
 def run_fit(config: FitConfig) -> int:
@@ -61,6 +60,8 @@ def run_fit(config: FitConfig) -> int:
     viewing = Viewing.of(settings, data.shape)
     torch.manual_seed(settings.seed)
     program = build(settings, data.shape)
+    optimizer = make_part("optimizer", settings.optimizer, OPTIMIZERS, OptimizerFactory, settings.lr)
+    schedule = make_part("schedule", settings.schedule, SCHEDULES, Schedule)
 
     folder = RunFolder(config.resume or config.out or _new_folder(settings))
     apart = config.resume is None and config.out is None
@@ -74,7 +75,7 @@ def run_fit(config: FitConfig) -> int:
                 folder.create(settings, data.shape, data.fingerprint)
             console.print(_introduction(settings, data, program, folder), markup=False, soft_wrap=True)
             tracker.start(settings.to_json(), steps_done)
-            run = _fit(settings, data, program, viewing, folder, tracker, console)
+            run = _fit(settings, data, program, optimizer, schedule, viewing, folder, tracker, console)
             if not first_process:
                 return 0
             if not run.finished:
@@ -112,6 +113,8 @@ def _fit(
     settings: Settings,
     data: ImageData,
     program: Program,
+    optimizer: OptimizerFactory,
+    schedule: Schedule,
     viewing: Viewing,
     folder: RunFolder,
     tracker: Tracker,
@@ -134,8 +137,11 @@ def _fit(
             batch_size=settings.batch_size,
             epochs=settings.epochs or None,
             steps=settings.steps or None,
-            lr=settings.lr,
-            schedule=SCHEDULES[settings.schedule],
+            optimizer=optimizer,
+            schedule=schedule,
+            clip_norm=settings.clip_norm or None,
+            accumulate=settings.accumulate,
+            ema=settings.ema or None,
             seed=settings.seed,
             device=settings.device,
             devices=settings.devices,
@@ -192,7 +198,7 @@ def _introduction(settings: Settings, data: ImageData, program: Program, folder:
     sizes = f"{len(data.train.images):,} / {len(data.validation.images):,} / {len(data.test.images):,}"
     channels, height, width = data.image_shape
     kinds = f" each of {settings.modalities}" if settings.modalities else ""
-    steps_per_epoch = max(1, len(data.train) // settings.batch_size)
+    steps_per_epoch = max(1, len(data.train) // (settings.batch_size * settings.accumulate))
     steps = total_steps(settings.epochs or None, settings.steps or None, steps_per_epoch)
     return (
         f"{settings.method} on {data.name}: {sizes} train / validation / test images, {channels}x{height}x{width}, "

@@ -93,7 +93,7 @@ class PartsConfig:
     ] = ()
     (
         "Kinds of part (default: all): method, prior, guide, likelihood, group, encoder, decoder, objective, policy, "
-        "modalities, track, schedule, entropy, weight."
+        "modalities, track, optimizer, schedule, entropy, weight."
     )
 
 

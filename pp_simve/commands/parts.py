@@ -31,12 +31,13 @@ KINDS: Mapping[str, tuple[Mapping[str, Callable[..., Any]], int]] = {
     "policy": (POLICIES, 1),
     "modalities": (MODALITIES, 0),
     "track": (TRACKERS, 1),
+    "optimizer": (parts.OPTIMIZERS, 1),
     "schedule": (parts.SCHEDULES, 0),
     "entropy": (parts.ENTROPIES, 0),
     "weight": (parts.WEIGHTS, 0),
 }
 """Parts by name, and the number of arguments that each is given before its options."""
-OPTIONS_ONLY = ("schedule", "entropy", "weight")
+OPTIONS_ONLY = ("entropy", "weight")
 """Kinds that are options of other parts."""
 
 

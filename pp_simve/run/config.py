@@ -29,7 +29,7 @@ Texts = Annotated[
 
 NAMING_PARTS = (
     *("prior", "guide", "objective", "likelihood", "group", "encoder", "decoder", "modalities", "policy"),
-    "track",
+    *("optimizer", "schedule", "track"),
 )
 """Settings whose texts name parts, which may be a user's own ``package.module:Class``."""
 
@@ -99,7 +99,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class OptimizationOptions:
-    """Objective, and stochastic gradient steps with Adam."""
+    """Objective, and stochastic gradient steps."""
 
     objective: Text = None
     (
@@ -111,11 +111,23 @@ class OptimizationOptions:
     steps: Count = None
     """Gradient steps, instead of epochs."""
     batch_size: Count = None
-    """Images a step, over all devices; an incomplete last batch of an epoch is dropped (default: 128)."""
+    """Images a batch, over all devices; an incomplete last batch of an epoch is dropped (default: 128)."""
+    optimizer: Text = None
+    """Optimizer: adam (default), "adamw(weight_decay=0.05)", "sgd(momentum=0.9)"; norms and biases do not decay."""
     lr: Number = None
     """Learning rate (default: 0.002 for digits, else 0.001)."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate schedule; cosine warms up over the first 5 % of the steps and decays to 0."""
+    schedule: Text = None
+    (
+        "Factor of the learning rate: cosine (default) warms up over the first 5 % of the steps and decays to 0; "
+        'constant, geometric, cyclic, "linear(start=1, end=0.1)".'
+    )
+    clip_norm: Number = None
+    """Largest norm of the gradient of all parameters together (default: none)."""
+    accumulate: Count = None
+    """Batches a step, whose gradients are averaged (default: 1)."""
+    ema: Number = None
+    """Moving average of the parameters: the fraction it keeps at each step, such as 0.999. It is what is evaluated and
+    saved (default: none)."""
 
 
 @dataclass(frozen=True)
@@ -155,14 +167,16 @@ class FitConfig(LoggingOptions, RunOptions, OptimizationOptions, ModelOptions, D
     """Settings of a fit as typed. Those that are None are chosen by `resolve`, from the method and the data."""
 
     def __post_init__(self) -> None:
-        for name in ("views", "devices", "batch_size", "steps", "latent_dim", "image_size"):
+        for name in ("views", "devices", "batch_size", "steps", "accumulate", "latent_dim", "image_size"):
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-        for name in ("lr", "epochs"):
+        for name in ("lr", "epochs", "clip_norm"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ConfigError(f"--{name} must be a positive number, got {value}")
+                raise ConfigError(f"--{name.replace('_', '-')} must be a positive number, got {value}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ConfigError(f"--ema must be a number between 0 and 1, got {self.ema}")
         if self.epochs is not None and self.steps is not None:
             raise ConfigError("give --epochs or --steps, not both")
 
@@ -204,8 +218,8 @@ class FitConfig(LoggingOptions, RunOptions, OptimizationOptions, ModelOptions, D
 class Settings:
     """Settings with every choice made, as config.json holds them; each is described in `FitConfig`.
 
-    An empty text, or 0, means: the method's part, no group, modalities or probe, images of their own size, and the
-    length given by the other one of ``epochs`` and ``steps``.
+    An empty text, or 0, means: the method's part, no group, modalities or probe, images of their own size, no clipping
+    or moving average, and the length given by the other one of ``epochs`` and ``steps``.
     """
 
     data: str
@@ -231,8 +245,12 @@ class Settings:
     batch_size: int
     epochs: float = 0.0
     steps: int = 0
+    optimizer: str = "adam"
     lr: float
-    schedule: Literal["cosine", "constant"]
+    schedule: str = "cosine"
+    clip_norm: float = 0.0
+    accumulate: int = 1
+    ema: float = 0.0
     seed: int
     device: Literal["auto", "cpu", "cuda"]
     devices: int
@@ -246,7 +264,7 @@ class Settings:
     def as_config(self) -> FitConfig:
         """The command line's settings that resolve to these, for data of any shape."""
         pairs = [(entry, getattr(self, entry.name)) for entry in dataclasses.fields(self)]
-        return FitConfig(**{entry.name: value for entry, value in pairs if value != entry.default})
+        return FitConfig(**{entry.name: value for entry, value in pairs if value or value != entry.default})
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, by name."""

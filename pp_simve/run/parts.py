@@ -18,6 +18,7 @@ from torch import nn
 
 from pp_simve import inference, models
 from pp_simve.errors import ConfigError, nearest, unknown_name
+from pp_simve.inference import optimizers, schedules
 
 T = TypeVar("T")
 Named = Mapping[str, Callable[..., T]]
@@ -59,12 +60,13 @@ ENCODERS: Named[nn.Module] = {
     "resnet18": inference.ResNet18Encoder,
 }
 DECODERS: Named[nn.Module] = {"mlp": models.MLPDecoder, "residual": models.ResidualDecoder}
-# Options may be parts themselves, built from their options alone.
-SCHEDULES: Named[inference.Schedule] = {
-    "linear": inference.Linear,
-    "geometric": inference.Geometric,
-    "cyclic": inference.Cyclic,
+OPTIMIZERS: Named[optimizers.OptimizerFactory] = {
+    "adam": optimizers.Adam,
+    "adamw": optimizers.AdamW,
+    "sgd": optimizers.SGD,
 }
+# Options may be parts themselves, built from their options alone.
+SCHEDULES: Named[inference.Schedule] = schedules.SCHEDULES
 ENTROPIES: Named[inference.EntropyEstimate] = {
     "kernel": inference.KernelEntropy,
     "logdet": inference.GaussianEntropy,

@@ -72,7 +72,7 @@ def run_results(run: Run, program: Program, viewing: Viewing, data: ImageData, c
         "peak_memory_mb": run.peak_memory_mb,
         "epochs": run.epochs,
         "steps": run.steps,
-        "batch_size": config.batch_size,
+        "batch_size": config.batch_size * config.accumulate,
         "views": config.views,
         "modalities": viewing.names,
         "parameters": sum(parameter.numel() for parameter in program.objective.parameters()),

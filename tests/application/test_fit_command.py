@@ -151,6 +151,10 @@ def test_another_seed_gives_another_run_and_quiet_prints_nothing(
         ("--likelihood", "gaussian(variance=0.05, learned=True)", "--precision", "bf16"),
         ("--encoder", "mlp(hidden=[24, 16])", "--decoder", "mlp(hidden=[16])", "--policy", "paper"),
         ("--schedule", "constant", "--lr", "1e-4", "--image-size", "8"),
+        (
+            *("--optimizer", "adamw(weight_decay=0.05)", "--schedule", "linear(start=1, end=0.1)"),
+            *("--clip-norm", "1", "--accumulate", "2", "--ema", "0.9"),
+        ),
     ],
     ids=" ".join,
 )

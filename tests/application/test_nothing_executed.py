@@ -195,6 +195,8 @@ KNOWN = {
     "decoder": "mlp",
     "modalities": "halves",
     "policy": "affine",
+    "optimizer": "adam",
+    "schedule": "cosine",
     "track": "tensorboard",
 }
 
