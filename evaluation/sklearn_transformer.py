@@ -99,7 +99,7 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 stacklevel=3,
             )
         rows = torch.from_numpy(
-            np.require(images if images.dtype == np.uint8 else images.astype(float), requirements="CW")
+            np.require(images if images.dtype == np.uint8 else images.astype(float), requirements=["C", "W"])
         )
         try:
             # `embed` instead of `embed_batches`, which refuses the tables outside [0, 1] that were warned of.

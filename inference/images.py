@@ -50,15 +50,13 @@ def as_images(data: PlainImages, where: str = "images", *, values: bool = True) 
     Raises:
         ImagesError: another type, shape, layout or range.
     """
-    if isinstance(data, TensorDataset):
-        data = data.tensors[0]
-    elif isinstance(data, Dataset):
-        data = _stacked(data, where)
+    if isinstance(data, Dataset):
+        data = data.tensors[0] if isinstance(data, TensorDataset) else _stacked(data, where)
     array = isinstance(data, np.ndarray)
-    images = _from_array(data, where) if isinstance(data, np.ndarray) else data
+    images: Any = _from_array(data, where) if isinstance(data, np.ndarray) else data
     if not isinstance(images, Tensor):
-        mend = {DataLoader: "give its dataset, loader.dataset", list: f"stack them: torch.stack({where})"}
-        hint = next((f"; {text}" for kind, text in mend.items() if isinstance(images, kind)), "")
+        hints = {DataLoader: "give its dataset, loader.dataset", list: f"stack them: torch.stack({where})"}
+        hint = next((f"; {text}" for kind, text in hints.items() if isinstance(images, kind)), "")
         raise ImagesError(f"{where} must be a tensor, an array or a torch Dataset, got {_a(images)}{hint}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         _wrong_type(images.dtype, where, array=array)

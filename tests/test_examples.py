@@ -66,7 +66,7 @@ def test_the_readme_and_the_first_page_have_the_same_code() -> None:
     """The first page runs it when the site is built, for fewer epochs."""
     code = re.search(r"(?s)```python\n(.*?)```", (ROOT / "README.md").read_text())
     assert code
-    assert code[1].replace("epochs=150", "epochs=20") in (ROOT / "docs/index.md").read_text()
+    assert code[1].replace("epochs=150", "epochs=5") in (ROOT / "docs/index.md").read_text()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import ClassVar
 
 import torch
@@ -146,4 +147,4 @@ def _chunks(images: Tensor | dict[str, Tensor], size: int) -> Iterator[ImagesLik
     """Images, ``size`` at a time."""
     n_images = len(images if isinstance(images, Tensor) else next(iter(images.values())))
     for start in range(0, max(1, n_images), size):
-        yield map_modalities(lambda batch, start=start: batch[start : start + size], images)
+        yield map_modalities(itemgetter(slice(start, start + size)), images)

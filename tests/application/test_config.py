@@ -92,6 +92,12 @@ def test_what_was_given_is_kept(config: FitConfig, shape: DataShape) -> None:
     assert (settings.epochs == 0) != (settings.steps == 0)
 
 
+def test_defaults_typed_again_are_no_difference() -> None:
+    stored = FitConfig().resolve(DataShape((1, 16, 16)))
+    typed = dataclasses.replace(stored.as_config(), optimizer="adam", schedule="cosine", accumulate=1)
+    assert stored.differences(typed) == []
+
+
 MLP, RESIDUAL = {"encoder": "mlp", "decoder": "mlp"}, {"encoder": "residual", "decoder": "residual"}
 SHORT = {"epochs": 10, "lr": 1e-3, "batch_size": 128}
 

@@ -181,7 +181,7 @@ REFUSED: list[tuple[Embedding, Any, str]] = [
     (
         Embedding(small_guide(ResidualEncoder(SHAPE, width=2))),
         ROWS,
-        r"cannot embed images of shape \(64, 1, 1\) .*For rows set image_shape=\(channel, height, width\)",
+        r"cannot embed images of shape \(64, 1, 1\).*For rows set image_shape=\(channel, height, width\)",
     ),
 ]
 
