@@ -34,7 +34,7 @@ class ImagesWithPolicy(Protocol):
     def default_policy(self) -> str: ...
 
 
-def as_images(data: PlainImages, where: str = "images", *, values: bool = True) -> Tensor:
+def as_images(data: object, where: str = "images", *, values: bool = True) -> Tensor:
     """Images as one tensor, uint8 or float in [0, 1], ``(image, channel, height, width)``.
 
     Arrays share their memory with the tensor where they can: read-only ones (such as ``np.memmap``), those not
@@ -43,7 +43,7 @@ def as_images(data: PlainImages, where: str = "images", *, values: bool = True) 
     are not supported.
 
     Args:
-        data: the images.
+        data: `PlainImages`.
         where: their name in errors.
         values: whether the values of a tensor are checked, which reads from its device; those of arrays always are.
 
@@ -53,10 +53,10 @@ def as_images(data: PlainImages, where: str = "images", *, values: bool = True) 
     if isinstance(data, Dataset):
         data = data.tensors[0] if isinstance(data, TensorDataset) else _stacked(data, where)
     array = isinstance(data, np.ndarray)
-    images: Any = _from_array(data, where) if isinstance(data, np.ndarray) else data
+    images = _from_array(data, where) if isinstance(data, np.ndarray) else data
     if not isinstance(images, Tensor):
-        hints = {DataLoader: "give its dataset, loader.dataset", list: f"stack them: torch.stack({where})"}
-        hint = next((f"; {text}" for kind, text in hints.items() if isinstance(images, kind)), "")
+        mends = {DataLoader: "give its dataset, loader.dataset", list: f"stack them: torch.stack({where})"}
+        hint = next((f"; {text}" for kind, text in mends.items() if isinstance(images, kind)), "")
         raise ImagesError(f"{where} must be a tensor, an array or a torch Dataset, got {_a(images)}{hint}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         _wrong_type(images.dtype, where, array=array)

@@ -69,6 +69,15 @@ def test_scores_find_the_factors_that_are_there(kept: str) -> None:
         assert r2 > 0.999 if "style" in kept else -0.05 < r2 < 0.05
 
 
+def as_pixels(x: Tensor) -> Tensor:
+    """Numbers of a few standard deviations as values in [0, 1]."""
+    return x / 32 + 0.5
+
+
+def from_pixels(x: Tensor) -> Tensor:
+    return (x - 0.5) * 32
+
+
 class Styled(AugmentationPolicy):
     """Images are content and style, rotated; a view has a style of its own in place of its image's."""
 
@@ -79,20 +88,21 @@ class Styled(AugmentationPolicy):
 
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
         style = torch.stack([parameters[name] for name in self.names], dim=1)
-        own = images.flatten(1) @ MIXING[CLASSES:].T
-        return (images.flatten(1) + (style - own) @ MIXING[CLASSES:]).view(images.shape)
+        x = from_pixels(images.flatten(1))
+        own = x @ MIXING[CLASSES:].T
+        return as_pixels(x + (style - own) @ MIXING[CLASSES:]).view(images.shape)
 
 
 class Unmixing(Guide):
     """The exact posterior of the factors: the mixing undone."""
 
     def posterior(self, views: Tensor) -> Representation:
-        z = views.flatten(2) @ MIXING.T
+        z = from_pixels(views.flatten(2)) @ MIXING.T
         return Representation(views.flatten(2), z, z[..., :CLASSES].mean(dim=0), z[..., CLASSES:])
 
 
 def test_the_matrix_of_a_guide_that_undoes_the_mixing_is_the_truth() -> None:
-    mixed = [torch.cat([part.content, part.style], dim=1) @ MIXING for part in SPLITS]
+    mixed = [as_pixels(torch.cat([part.content, part.style], dim=1) @ MIXING) for part in SPLITS]
     splits = [Split(x.view(-1, 1, 1, WIDTH), part.labels, None) for x, part in zip(mixed, SPLITS, strict=True)]
     records = evaluate_representations(Unmixing(), Styled(), *splits, seed=0)
     for name in REPRESENTATIONS:

@@ -292,7 +292,7 @@ def test_the_content_of_an_amortized_guide_weighs_the_views_of_all_modalities_al
 @pytest.mark.parametrize("modality", SHAPES)
 def test_images_of_one_modality_are_embedded(modality: str, modalities: dict[str, Linear]) -> None:
     _, guide = amortized_pair(modalities)
-    batch = draw_views(modalities, {modality: 1}, images=7)[modality]
+    batch = draw_views(modalities, {modality: 1}, images=7)[modality].sigmoid()
     expected = guide.posterior({modality: batch})
     assert isinstance(expected.backbone, dict)
     images, means = {modality: batch[0]}, {"backbone": expected.backbone[modality][0], "content": expected.content}
@@ -326,7 +326,7 @@ def test_views_that_a_guide_cannot_read_are_refused(guide: str, modalities: dict
     make: Any = GUIDES[guide]
     made = make(tanh_encoders(), make_prior()).double()
     views = draw_views(modalities, COUNTS["one of each"])
-    images = {modality: batch[0] for modality, batch in views.items()}
+    images = {modality: batch[0].sigmoid() for modality, batch in views.items()}
     for embed in (made.embed, made.embed_batches):
         with pytest.raises(ValueError, match=r"one view of each image, got modalities picture, attributes; use post"):
             embed(images)
