@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pp_simve import compare
-from pp_simve.run.plan import folder_name
+from pp_simve.run.comparison_plan import folder_name
 
 SETTINGS: dict[str, list[str]] = {
     "untrained": ["--steps", "1", "--lr", "1e-9"],

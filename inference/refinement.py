@@ -19,7 +19,7 @@ from pp_simve.inference.objectives import ELBO
 from pp_simve.inference.sampling import draw
 from pp_simve.inference.tools import frozen, random_state_kept
 from pp_simve.models import ConjugatePrior, ExactPrior, PlainViews, Prior, SimVE, Views, ViewsLike
-from pp_simve.models.modalities import map_modalities
+from pp_simve.models.views import map_modalities
 
 START_DRAWS = 1000
 """Of a guide whose z is not Gaussian, for the moments of z."""

@@ -3,7 +3,6 @@
 from pp_simve.models.contrastive import GroupLikelihood, InfoNCE, NTXent
 from pp_simve.models.decoders import MLPDecoder, ResidualDecoder
 from pp_simve.models.likelihoods import Bernoulli, Gaussian, Likelihood
-from pp_simve.models.modalities import PlainViews, Views, ViewsLike
 from pp_simve.models.networks import apply_network, network_precision
 from pp_simve.models.priors import (
     AdditivePrior,
@@ -21,6 +20,7 @@ from pp_simve.models.priors import (
     StudentTPrior,
 )
 from pp_simve.models.simve import SimVE
+from pp_simve.models.views import PlainViews, Views, ViewsLike
 
 __all__ = [
     "AdditivePrior",

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from pp_simve.models.contrastive import GroupLikelihood
 from pp_simve.models.likelihoods import Likelihood
-from pp_simve.models.modalities import Views, ViewsLike, modality_modules
 from pp_simve.models.priors import Prior
+from pp_simve.models.views import Views, ViewsLike, modality_modules
 
 
 class SimVE(PyroModule):

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
 
     def run() -> int:
         config, settings = parse(given, program)
-        from pp_simve.commands.compare import run_comparison
+        from pp_simve.commands.run_compare import run_comparison
 
         return run_comparison(config, settings, given)
 

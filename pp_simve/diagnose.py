@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m pp_si
 
     def run() -> int:
         config = parsed(DiagnoseConfig, given, program, description=__doc__)
-        from pp_simve.commands.diagnose import diagnose_runs
+        from pp_simve.commands.run_diagnose import diagnose_runs
 
         return diagnose_runs(config)
 

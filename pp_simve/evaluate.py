@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m pp_si
 
     def run() -> int:
         config = parsed(EvaluateConfig, given, program, description=__doc__)
-        from pp_simve.commands.evaluate import evaluate_runs
+        from pp_simve.commands.run_evaluate import evaluate_runs
 
         return evaluate_runs(config)
 

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
 
     def run() -> int:
         config = parse(given, program)
-        from pp_simve.commands.fit import run_fit
+        from pp_simve.commands.run_fit import run_fit
 
         return run_fit(config)
 

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m pp_si
 
     def run() -> int:
         config = parsed(PartsConfig, given, program, description=__doc__)
-        from pp_simve.commands.parts import list_parts
+        from pp_simve.commands.list_parts import list_parts
 
         return list_parts(config)
 

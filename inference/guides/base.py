@@ -14,7 +14,7 @@ from torch import Tensor
 from pp_simve.inference.images import ImagesError, PlainImages, as_images, describes_shapes, mismatch
 from pp_simve.inference.tools import evaluation_mode, unit_range
 from pp_simve.models import PlainViews
-from pp_simve.models.modalities import map_modalities
+from pp_simve.models.views import map_modalities
 
 Features = Tensor | dict[str, Tensor]
 """Backbone features, ``(..., image, feature)``; by modality where views are of several, widths may differ."""

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from pp_simve.inference.guides.base import Features
 from pp_simve.models import Views, ViewsLike, apply_network
-from pp_simve.models.modalities import modality_modules
 from pp_simve.models.networks import normed_layers
+from pp_simve.models.views import modality_modules
 
 IMAGE_DIM = 3
 Encoder = nn.Module | Mapping[str, nn.Module]

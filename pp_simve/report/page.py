@@ -16,7 +16,7 @@ from PIL import Image
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation.posterior.check import FIGURES as OF_CHECKS
 from pp_simve.inference.tools import write_whole
-from pp_simve.report import scores, words
+from pp_simve.report import score_tables, words
 from pp_simve.report.embedding import Embedding
 from pp_simve.run import numbers
 from pp_simve.run.files import read_json
@@ -107,8 +107,8 @@ def page(
     """
     from pp_simve.report import plots
 
-    found = scores.read_records(evaluation, "evaluation.json") or []
-    quick = scores.read_records(results, "results.json")
+    found = score_tables.read_records(evaluation, "evaluation.json") or []
+    quick = score_tables.read_records(results, "results.json")
     full = {record.task for record in found}
     found += [record for record in quick or [] if record.task not in full]
     drawn = plots.map_of(embedding) if embedding is not None else None
@@ -136,8 +136,8 @@ def page(
         settings=settings,
         config=settings.get("config", {}),
         results=results,
-        tiles=scores.tiles(results or {}, found),
-        tasks=scores.by_task(found),
+        tiles=score_tables.tiles(results or {}, found),
+        tasks=score_tables.by_task(found),
         without_records=found == [] and (results is not None or evaluation is not None),
         map=drawn,
         embedded=embedding is not None,

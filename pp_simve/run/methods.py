@@ -47,7 +47,17 @@ from pp_simve.models import (
     StandardPrior,
 )
 from pp_simve.run.config import Settings
-from pp_simve.run.parts import DECODERS, ENCODERS, GROUPS, GUIDES, LIKELIHOODS, OBJECTIVES, PRIORS, Named, make_part
+from pp_simve.run.named_parts import (
+    DECODERS,
+    ENCODERS,
+    GROUPS,
+    GUIDES,
+    LIKELIHOODS,
+    OBJECTIVES,
+    PRIORS,
+    Named,
+    make_part,
+)
 from pp_simve.run.viewing import by_modality, is_vector, shapes_of
 
 T = TypeVar("T")

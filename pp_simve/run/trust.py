@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pp_simve.errors import ConfigError
 from pp_simve.run.config import NAMING_PARTS, FitConfig, Settings
-from pp_simve.run.parts import own_parts
+from pp_simve.run.named_parts import own_parts
 
 
 def own_parts_of(config: FitConfig | Settings, typed: FitConfig | None = None) -> list[str]:

@@ -13,7 +13,7 @@ from pp_simve.data.modalities import MODALITIES, Modalities
 from pp_simve.inference.augmentations import POLICIES, AugmentationPolicy, Compose
 from pp_simve.inference.data import Images, MultimodalImages, training_source
 from pp_simve.run.config import Settings
-from pp_simve.run.parts import make_part
+from pp_simve.run.named_parts import make_part
 
 S = TypeVar("S")
 T = TypeVar("T")

@@ -23,11 +23,11 @@ from pp_simve.compare import parse
 from pp_simve.data import DataShape
 from pp_simve.evaluation import Record
 from pp_simve.run import processes
+from pp_simve.run.comparison_plan import PlannedFit, as_flags, planned
 from pp_simve.run.config import FitConfig
 from pp_simve.run.console import parsed
 from pp_simve.run.files import read_json
 from pp_simve.run.folder import RunFolder
-from pp_simve.run.plan import PlannedFit, as_flags, planned
 from pp_simve.run.processes import carry_out
 
 from .command import SMALL, results, scores, write_npz
@@ -185,7 +185,7 @@ def test_evaluations_add_columns_and_are_made_where_they_are_missing(
         (path / "evaluation.json").write_text(json.dumps({"records": [one.to_json() for one in found]}))
         return 0
 
-    monkeypatch.setattr("pp_simve.commands.compare.evaluate_runs", evaluated)
+    monkeypatch.setattr("pp_simve.commands.run_compare.evaluate_runs", evaluated)
     (folder / "out" / "vae-0" / "evaluation.json").write_text('{"knows": {}}')  # of another version
     assert run(*command, "--evaluate") == 2
     assert asked == ["simve-0", "simve-1", "vae-0", "vae-1"]

@@ -53,7 +53,7 @@ def fitted(finished_run: Path, folder: Path) -> Path:
 
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pp_simve.commands.evaluate.Effort", CHEAP)
+    monkeypatch.setattr("pp_simve.commands.run_evaluate.Effort", CHEAP)
     monkeypatch.setattr("pp_simve.run.scores.QUICK", CHEAP())
 
 
@@ -67,7 +67,7 @@ def nothing(monkeypatch: pytest.MonkeyPatch) -> list[Effort]:
         efforts.append(effort)
         return []
 
-    monkeypatch.setattr("pp_simve.commands.evaluate.evaluate_run", evaluated)
+    monkeypatch.setattr("pp_simve.commands.run_evaluate.evaluate_run", evaluated)
     return efforts
 
 
@@ -86,7 +86,7 @@ def evaluated(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> E
     torch.manual_seed(1234)  # whatever was drawn before must not matter
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patched.setattr("pp_simve.commands.evaluate.Effort", partial(Effort, class_mlp=TINY, view_mlp=TINY))
+        patched.setattr("pp_simve.commands.run_evaluate.Effort", partial(Effort, class_mlp=TINY, view_mlp=TINY))
         patched.chdir(path.parent)
         assert run("run", "--rows", "150", "--fine-tune", "2") == 0
     return Evaluated(path, *read_scores(path / FILE), out.getvalue(), err.getvalue())
@@ -345,7 +345,7 @@ def test_wrong_flags(
 
 def test_ctrl_c_ends_it(fitted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(
-        "pp_simve.commands.evaluate.evaluate_run", lambda *arguments: signal.raise_signal(signal.SIGINT)
+        "pp_simve.commands.run_evaluate.evaluate_run", lambda *arguments: signal.raise_signal(signal.SIGINT)
     )
     assert run("run") == 130
     assert capsys.readouterr().err == "stopped\n"

@@ -15,10 +15,10 @@ import pytest
 
 import pp_simve
 from pp_simve.__main__ import main
-from pp_simve.commands.parts import KINDS
+from pp_simve.commands.list_parts import KINDS
 from pp_simve.run.config import FitConfig
 from pp_simve.run.console import parsed
-from pp_simve.run.parts import NESTED
+from pp_simve.run.named_parts import NESTED
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("fit", "evaluate", "diagnose", "compare")

@@ -56,7 +56,7 @@ def test_data_that_have_moved_are_named(of_images: Path, refused: Refused, monke
     assert run("--resume", "run", "--data", "npz:moved.npz", "--quiet") == 0
     assert diagnose.main(["run", "--data", "npz:moved.npz", *FEW]) == 0
     assert diagnose.main(["run", "--data", "npz:other.npz", *FEW]) == 2
-    monkeypatch.setattr("pp_simve.commands.evaluate.evaluate_run", lambda *_: [])
+    monkeypatch.setattr("pp_simve.commands.run_evaluate.evaluate_run", lambda *_: [])
     assert evaluate.main(["run", "--data", "npz:moved.npz", "--quiet"]) == 0
 
 

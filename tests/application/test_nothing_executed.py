@@ -293,7 +293,7 @@ def test_a_comparison_trusts_what_was_typed_and_no_more(
         commands.extend(given.values())
         return False, []
 
-    monkeypatch.setattr("pp_simve.commands.compare.carry_out", carry_out)
+    monkeypatch.setattr("pp_simve.commands.run_compare.carry_out", carry_out)
     (folder / "out").mkdir()
     stored = Path(shutil.move(stopped_run, folder / "out" / "simve-0"))
     command = (compare.main, "--methods", "simve", "--seeds", "1", "--out", "out", *SMALL)

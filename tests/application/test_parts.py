@@ -25,7 +25,17 @@ from pp_simve.models import (
 from pp_simve.run.config import FitConfig
 from pp_simve.run.folder import RunFolder, load_run
 from pp_simve.run.methods import Program, build
-from pp_simve.run.parts import DECODERS, ENCODERS, GROUPS, GUIDES, LIKELIHOODS, OBJECTIVES, PRIORS, RENAMED, make_part
+from pp_simve.run.named_parts import (
+    DECODERS,
+    ENCODERS,
+    GROUPS,
+    GUIDES,
+    LIKELIHOODS,
+    OBJECTIVES,
+    PRIORS,
+    RENAMED,
+    make_part,
+)
 
 from .command import SMALL, run
 

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from pp_simve.inference import Progress
-from pp_simve.run import progress as module
-from pp_simve.run.progress import watched
+from pp_simve.run import progress_bar as module
+from pp_simve.run.progress_bar import watched
 
 
 def told(step: int, **terms: float) -> Progress:

@@ -71,7 +71,9 @@ def test_ctrl_c_twice_stops_at_once_and_leaves_nothing(
 
 
 def test_ctrl_c_while_data_are_read_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pp_simve.commands.fit.load_data", lambda *args, **kwargs: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(
+        "pp_simve.commands.run_fit.load_data", lambda *args, **kwargs: signal.raise_signal(signal.SIGINT)
+    )
     assert run(*SMALL) == 130
     assert list(folder.iterdir()) == []
 
@@ -80,7 +82,7 @@ def test_ctrl_c_while_judging_keeps_the_checkpoint(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("pp_simve.commands.fit.run_results", lambda *args: signal.raise_signal(signal.SIGINT))
+        patched.setattr("pp_simve.commands.run_fit.run_results", lambda *args: signal.raise_signal(signal.SIGINT))
         assert run(*SMALL, "--out", "run") == 130
     assert "--resume run" in capsys.readouterr().err
     assert run("--resume", "run") == 0

@@ -16,7 +16,7 @@ import pytest
 
 from pp_simve.errors import ConfigError
 from pp_simve.run.folder import RunFolder
-from pp_simve.run.parts import make_part
+from pp_simve.run.named_parts import make_part
 from pp_simve.run.tracking import TRACKERS, JSONLines, Row, Several, TensorBoard, Tracker, WandB
 
 CONFIG = {"data": "digits", "lr": 0.1 + 0.2, "track": ["wandb"]}

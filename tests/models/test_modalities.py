@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pp_simve.models import Bernoulli, Gaussian, GaussianPrior, MLPDecoder, SimVE, Views, ViewsLike
-from pp_simve.models.modalities import modality_modules
+from pp_simve.models.views import modality_modules
 
 LATENT, IMAGES = 3, 4
 SHAPES = {"picture": (1, 2, 3), "attributes": (5, 1, 1)}

@@ -15,7 +15,7 @@ from pp_simve.commands.options import PartsConfig
 from pp_simve.data.modalities import MODALITIES
 from pp_simve.errors import ConfigError, unknown_name
 from pp_simve.inference.augmentations import POLICIES
-from pp_simve.run import parts
+from pp_simve.run import named_parts as parts
 from pp_simve.run.methods import METHODS
 from pp_simve.run.tracking import TRACKERS
 

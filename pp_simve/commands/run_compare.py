@@ -8,13 +8,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pp_simve.commands.evaluate import evaluate_runs
 from pp_simve.commands.options import CompareConfig, EvaluateConfig
+from pp_simve.commands.run_evaluate import evaluate_runs
 from pp_simve.errors import ConfigError
 from pp_simve.run.comparison import evaluation, write_table
+from pp_simve.run.comparison_plan import caption, differences, planned
 from pp_simve.run.config import FitConfig
 from pp_simve.run.console import STOPPED, WRONG_INPUT
-from pp_simve.run.plan import caption, differences, planned
 from pp_simve.run.processes import carry_out
 
 

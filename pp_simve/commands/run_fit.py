@@ -27,9 +27,9 @@ from pp_simve.run.console import STOPPED, interruptible
 from pp_simve.run.figures import run_figures
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.methods import Program, build
+from pp_simve.run.named_parts import OPTIMIZERS, SCHEDULES, make_part
 from pp_simve.run.numbers import plain
-from pp_simve.run.parts import OPTIMIZERS, SCHEDULES, make_part
-from pp_simve.run.progress import watched
+from pp_simve.run.progress_bar import watched
 from pp_simve.run.scores import run_results
 from pp_simve.run.tables import print_results
 from pp_simve.run.tracking import TRACKERS, JSONLines, Several, Tracker
