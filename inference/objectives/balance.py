@@ -70,8 +70,19 @@ class Balanced(nn.Module):
         of_bound, of_group = self.norms
         return of_group * (self.ratio() or 1.0) / of_bound.clamp(min=torch.finfo(self.norms.dtype).tiny)
 
+    def due(self) -> bool:
+        """Counts a step; whether its gradients are to be measured."""
+        if not (self.training and torch.is_grad_enabled()):
+            return False
+        self.calls += 1
+        return self._averaging() or self.ratio() == 0
+
+    def _averaging(self) -> bool:
+        """Whether the step that was counted last moves the averages."""
+        return self.calls <= EVERY or self.calls % EVERY == 1
+
     def measure(self, bound: Tensor | None, group: Tensor | None, features: Sequence[Tensor]) -> Tensor | None:
-        """Updates the norms where a measurement is due.
+        """Measures the gradients of a step that is `due`.
 
         Args:
             bound: the ELBO without the group's term, a scalar.
@@ -82,13 +93,6 @@ class Balanced(nn.Module):
             At ratio 0, what to add to the bound: a scalar of value 0 whose gradient at the features is minus the
             bound's. None otherwise.
         """
-        if not (self.training and torch.is_grad_enabled()):
-            return None
-        without_bound = self.ratio() == 0
-        due = self.calls < EVERY or self.calls % EVERY == 0
-        self.calls += 1
-        if not (due or without_bound):
-            return None
         if bound is None or group is None:
             missing = "pixels" if bound is None else "group"
             raise ProgramError(
@@ -101,13 +105,13 @@ class Balanced(nn.Module):
                 "encoder is frozen or passes no `Backbone`; give alpha as a number"
             )
         of_bound, of_group = _gradients(bound, features), _gradients(group, features)
-        if due:
+        if self._averaging():
             products = (of_bound, of_bound), (of_group, of_group), (of_bound, of_group)
             sums = summed(torch.stack([_product(*pair) for pair in products]))
             norms = sums[:2].sqrt()
             self.norms.lerp_(norms.to(self.norms.dtype), 1 - DECAY)
             self.cosine.copy_(sums[2] / norms.prod().clamp(min=torch.finfo(norms.dtype).tiny))
-        if not without_bound:
+        if self.ratio() != 0:
             return None
         line = _product(features, of_bound)
         return line.detach() - line

@@ -133,23 +133,25 @@ class ELBO(Objective):
             of_group, groups = self.backbone(features[0])
             # Particles share their features.
             values.append((BACKBONE_GROUP, self.particles * of_group.log_prob(groups).sum()))
-        if isinstance(self.alpha, Balanced):
+        balanced = self.alpha if isinstance(self.alpha, Balanced) else None
+        if balanced is not None and balanced.due():
             bound = [value if term == RECONSTRUCTION else beta * value for term, value in values if term not in GROUPS]
             of_groups = [value for term, value in values if term in GROUPS]
             pixels = any(term == RECONSTRUCTION for term, _ in values)
-            cancelling = self.alpha.measure(
+            cancelling = balanced.measure(
                 reduce(torch.add, bound) if pixels else None,
                 reduce(torch.add, of_groups) if of_groups else None,
                 features,
             )
             if cancelling is not None:
                 values.append((RECONSTRUCTION, cancelling))
-            shrunk: float | Tensor = self.alpha()
-            weights = dict.fromkeys(GROUPS, 1.0) | {RECONSTRUCTION: shrunk}
-            others = beta * shrunk
-        else:
-            weights = dict.fromkeys(GROUPS, self.alpha()) | {RECONSTRUCTION: 1.0}
-            others = beta
+        logged: dict[str, Tensor] = {}
+        if balanced is None:
+            weights, others = dict.fromkeys(GROUPS, self.alpha()) | {RECONSTRUCTION: 1.0}, beta
+        else:  # all is divided by α
+            inverse = balanced()
+            weights, others = dict.fromkeys(GROUPS, 1.0) | {RECONSTRUCTION: inverse}, beta * inverse
+            logged = {"alpha": 1 / inverse, "cosine": balanced.cosine.clone()}
         terms: dict[str, Tensor] = {}
         weighted: list[Tensor] = []
         for term, value in values:
@@ -162,9 +164,7 @@ class ELBO(Objective):
         if scale != 1 or self.particles > 1:
             loss = loss * scale / self.particles
             terms = {name: value * scale / self.particles for name, value in terms.items()}
-        if isinstance(self.alpha, Balanced):
-            terms |= {"alpha": 1 / self.alpha(), "cosine": self.alpha.cosine.clone()}
-        return {"loss": loss, **terms}
+        return {"loss": loss, **terms, **logged}
 
 
 def checked_weight(name: str, weight: float | Schedule) -> Annealed:
