@@ -75,9 +75,7 @@ class GroupLikelihood(nn.Module, ABC):
         Raises:
             ValueError: fewer axes than those compared, or a head that was built for another width.
         """
-        if self.width is not None and self.width > width:
-            raise ValueError(f"the group likelihood is of the first {self.width} axes of z, which has {width}")
-        inputs = self.width or width
+        inputs = self._compared(width)
         if self.head is not None:
             first = self.head[0]
             assert isinstance(first, nn.Linear)
@@ -112,9 +110,7 @@ class GroupLikelihood(nn.Module, ABC):
         views = z.shape[-3]
         if views < 2:
             raise ValueError("the group likelihood compares views of an image, so it needs 2 views or more; got 1")
-        if self.width is not None and self.width > z.shape[-1]:
-            raise ValueError(f"the group likelihood is of the first {self.width} axes of z, which has {z.shape[-1]}")
-        embedded = z if self.width is None else z[..., : self.width]
+        embedded = z[..., : self._compared(z.shape[-1])]
         if self.projection:
             if self.head is None:
                 raise ValueError("the projection head is built by connect(width of z), which SimVE(group=...) calls")
@@ -130,6 +126,12 @@ class GroupLikelihood(nn.Module, ABC):
             )
         logits, groups = self._compare(embedded, candidates, first)
         return dist.Categorical(logits=logits).to_event(1), groups
+
+    def _compared(self, axes: int) -> int:
+        """The number of axes compared, of those of z; raises ValueError where z has fewer."""
+        if self.width is not None and self.width > axes:
+            raise ValueError(f"the group likelihood is of the first {self.width} axes of z, which has {axes}")
+        return self.width or axes
 
     @abstractmethod
     def _compare(self, z: Tensor, candidates: Tensor, first: int) -> tuple[Tensor, Tensor]:
