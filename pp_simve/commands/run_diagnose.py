@@ -16,6 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import pp_simve
+from pp_simve.commands.opened import opened_run
 from pp_simve.commands.options import DiagnoseConfig
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation.posterior.check import FIGURES, Diagnostics
@@ -32,12 +33,11 @@ from pp_simve.evaluation.subject import EVALUATION_SEED
 from pp_simve.inference.device import choose_device, device_name
 from pp_simve.inference.mcmc import ProgressBar
 from pp_simve.inference.tools import unit_range
-from pp_simve.report import check_report, write_report
+from pp_simve.report import write_report
 from pp_simve.run.console import each_run
 from pp_simve.run.files import write_json
-from pp_simve.run.folder import FittedRun, RunFolder, load_fitted, load_once, source_commit
+from pp_simve.run.folder import FittedRun, load_once, source_commit
 from pp_simve.run.numbers import plain
-from pp_simve.run.trust import announce
 from pp_simve.run.viewing import by_modality
 
 FILE = "diagnostics.json"
@@ -53,19 +53,7 @@ def diagnose_runs(config: DiagnoseConfig) -> int:
     images = load_once()
 
     def carry_out(path: Path) -> None:
-        folder = RunFolder(path)
-        if config.trust_parts:
-            announce(path, folder.read_settings(trust_parts=True)[0], console)
-        with folder.writing(FILE, POSTERIOR, "report.html"):
-            check_report(folder, FILE)
-            fitted = load_fitted(
-                folder,
-                device,
-                images,
-                config.data_root,
-                source=config.data,
-                trust_parts=config.trust_parts,
-            )
+        with opened_run(path, config, device, images, console, FILE, POSTERIOR) as fitted:
             diagnose_run(fitted, config, console)
         console.print(f"posterior: {path / POSTERIOR}", markup=False, soft_wrap=True)
         console.print(f"report: {path / 'report.html'}", markup=False, soft_wrap=True)

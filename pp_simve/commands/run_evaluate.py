@@ -9,16 +9,16 @@ import torch
 from rich.console import Console
 
 import pp_simve
+from pp_simve.commands.opened import opened_run
 from pp_simve.commands.options import EvaluateConfig
 from pp_simve.evaluation.subject import Effort
 from pp_simve.inference.device import choose_device, device_name
-from pp_simve.report import check_report, write_report
+from pp_simve.report import write_report
 from pp_simve.run.console import each_run
 from pp_simve.run.files import write_json
-from pp_simve.run.folder import RunFolder, load_fitted, load_once, source_commit
+from pp_simve.run.folder import FittedRun, load_once, source_commit
 from pp_simve.run.scores import evaluate_run
 from pp_simve.run.tables import print_scores
-from pp_simve.run.trust import announce
 
 FILE = "evaluation.json"
 
@@ -31,24 +31,12 @@ def evaluate_runs(config: EvaluateConfig) -> int:
     effort = Effort(config.rows, config.restarts, config.fine_tune, config.fid_weights)
 
     def carry_out(path: Path) -> None:
-        folder = RunFolder(path)
-        if config.trust_parts:
-            announce(path, folder.read_settings(trust_parts=True)[0], console)
-        with folder.writing(FILE, "report.html"):
-            check_report(folder, FILE)
-            evaluate_folder(folder)
-
-    def evaluate_folder(folder: RunFolder) -> None:
-        path = folder.path
         started = time.perf_counter()
-        fitted = load_fitted(
-            folder,
-            device,
-            images,
-            config.data_root,
-            source=config.data,
-            trust_parts=config.trust_parts,
-        )
+        with opened_run(path, config, device, images, console, FILE) as fitted:
+            evaluate_fitted(fitted, started)
+
+    def evaluate_fitted(fitted: FittedRun, started: float) -> None:
+        path = fitted.folder.path
         data, method = fitted.data, fitted.settings.method
         records = evaluate_run(fitted.program, fitted.viewing, data, "full", effort)
         seconds = time.perf_counter() - started
@@ -71,7 +59,7 @@ def evaluate_runs(config: EvaluateConfig) -> int:
         console.print(f"{path}: {method} on {data.name}", markup=False, soft_wrap=True, style="bold")
         print_scores(records, console)
         write_json(path / FILE, entries)
-        write_report(folder)
+        write_report(fitted.folder)
         console.print(f"evaluated in {seconds:.1f} s, written to {path / FILE}\n", markup=False, soft_wrap=True)
 
     return each_run(config.runs, "evaluated", carry_out)

@@ -1,0 +1,50 @@
+"""A finished run, opened by a command that reads it and adds files to its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from pp_simve.commands.options import FittedRunOptions
+from pp_simve.report import check_report
+from pp_simve.run.folder import FittedRun, Load, RunFolder, load_fitted
+from pp_simve.run.trust import announce
+
+
+@contextmanager
+def opened_run(
+    path: Path,
+    options: FittedRunOptions,
+    device: torch.device,
+    images: Load,
+    console: Console,
+    file: str,
+    *others: str,
+) -> Iterator[FittedRun]:
+    """Context with a run and its images, whose folder no other process writes to.
+
+    Args:
+        path: of the run.
+        options: of the command.
+        device: where to put the program.
+        images: loads the data.
+        console: is told what is imported for the run.
+        file: that the command writes, and the page shows.
+        others: further files that the command writes.
+
+    Raises:
+        ConfigError: the folder cannot be written to, or the run or its page cannot be read.
+        DataError: the images cannot be used.
+    """
+    folder = RunFolder(path)
+    if options.trust_parts:
+        announce(path, folder.read_settings(trust_parts=True)[0], console)
+    with folder.writing(file, *others, "report.html"):
+        check_report(folder, file)
+        yield load_fitted(
+            folder, device, images, options.data_root, source=options.data, trust_parts=options.trust_parts
+        )
