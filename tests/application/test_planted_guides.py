@@ -126,7 +126,7 @@ def latent_of(normal_class: type[dist.Normal], self: Right, features: Tensor) ->
 
 
 def numpy_noise(self: Right, features: Tensor) -> Tensor:
-    return mean(self, features) + float(0.01 * np.random.standard_normal())  # noqa: NPY002
+    return mean(self, features) + float(0.01 * np.random.standard_normal())  # noqa: NPY002 (the planted fault is noise outside of torch)
 
 
 def shifted_by_a_pyro_parameter(self: Right, features: Tensor) -> Tensor:
@@ -338,7 +338,7 @@ def part_stopped(self: RightObjective, views: Tensor) -> Terms:
 
 
 def numpy_weight(self: RightObjective, views: Tensor) -> Terms:
-    return {"loss": right(self, views)["loss"] * float(1 + 0.01 * np.random.standard_normal())}  # noqa: NPY002
+    return {"loss": right(self, views)["loss"] * float(1 + 0.01 * np.random.standard_normal())}  # noqa: NPY002 (the planted fault is noise outside of torch)
 
 
 def infinite_for_one_view(self: RightObjective, views: Tensor) -> Terms:
