@@ -34,9 +34,10 @@ class Adam(_Checked):
 
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, self.lr, self.betas, fused=True)
+        return torch.optim.Adam(parameters, self.lr, self.betas, self.eps, fused=True)
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ class AdamW(_Checked):
     lr: float
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(decay_groups(parameters, self.weight_decay), self.lr, self.betas, fused=True)
+        return torch.optim.AdamW(decay_groups(parameters, self.weight_decay), self.lr, self.betas, self.eps, fused=True)
 
 
 @dataclass(frozen=True)

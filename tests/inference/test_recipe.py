@@ -181,6 +181,15 @@ def test_frozen_parts_stay_frozen_with_their_batch_statistics() -> None:
     assert torch.equal(encoder(images), features)  # without dropout
 
 
+@pytest.mark.parametrize("make", [Adam(0.1, eps=0.5), AdamW(0.1, weight_decay=0.0, eps=0.5)])
+def test_the_constant_in_the_denominator_shortens_the_first_step(make: Callable[[Any], torch.optim.Optimizer]) -> None:
+    parameter = nn.Parameter(torch.zeros(1, 1))
+    optimizer = make([parameter])
+    parameter.grad = torch.full((1, 1), 2.0)
+    optimizer.step()
+    assert parameter.item() == pytest.approx(-0.1 * 2.0 / (2.0 + 0.5))  # m / (sqrt(v) + eps), biases corrected
+
+
 @pytest.mark.parametrize("make", [Adam(0.1), AdamW(0.1, weight_decay=0.3), SGD(0.1, momentum=0.9, weight_decay=0.3)])
 def test_named_optimizers_decay_neither_norms_nor_biases(make: Callable[[Any], torch.optim.Optimizer]) -> None:
     layers = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
