@@ -4,10 +4,15 @@
     python benchmarks/content_and_style.py cifar10 --root DIR --seeds 0 1 2          # DIR/cifar10/{train,test}/CLASS/*
     python benchmarks/content_and_style.py cifar10 --root DIR --only 'ratio 0.1'     # a point of the frontier
     python benchmarks/content_and_style.py cifar10 --root DIR --table                # of what is finished
+    python benchmarks/content_and_style.py cifar10 --frontier docs/frontier.png      # the same, as a figure
+    python benchmarks/content_and_style.py celeba --root DIR --seeds 0 1 2 --only bridge SimCLR VAE SimVE
+    python benchmarks/content_and_style.py paper --root DIR --seeds 0 1 2 --only VAE SimVE 'SimVE, flat'
 
-15,000 training images, drawn once. Settings are chosen on training images alone (``--tune``: 12,800 to fit, 4,000
-others to score). Same encoder, views, steps and learning rates for all; contrastive methods have the projection head
-that their authors use. A fit takes one thread; finished ones are not repeated.
+15,000 training images, drawn once; of CelebA all there are, with the attributes' areas under the curve by
+`pp_simve.evaluate`. ``paper``: Fashion-MNIST with the networks, views, batches and learning rate of the paper's
+released code. Settings are chosen on training images alone (``--tune``: 12,800 to fit, 4,000 others to score). Same
+encoder, views, steps and learning rates for all; contrastive methods have the projection head that their authors use.
+A fit takes one thread; finished ones are not repeated.
 """
 
 import argparse
@@ -18,17 +23,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
+RESIDUAL = ["--encoder", "residual(width=16)", "--decoder", "residual(width=16)"]
 COMMON = {
     "fashionmnist": ["--epochs", "50"],
-    "cifar10": ["--epochs", "20", "--encoder", "residual(width=16)", "--decoder", "residual(width=16)"],
+    "cifar10": ["--epochs", "20", *RESIDUAL],
+    "celeba": ["--epochs", "60", "--batch-size", "64", *RESIDUAL],
+    "paper": [
+        *("--epochs", "50", "--batch-size", "64", "--policy", "paper", "--latent-dim", "10"),
+        *("--optimizer", "adam(eps=1e-4)", "--lr", "8e-5", "--schedule", "constant"),
+    ],
 }
-TUNE = {"fashionmnist": ["--steps", "2000"], "cifar10": ["--steps", "800", *COMMON["cifar10"][2:]]}
-WITH_PIXELS = {"fashionmnist": [], "cifar10": ["--likelihood", "gaussian(variance=0.1)"]}
+TUNE = {"fashionmnist": ["--steps", "2000"], "cifar10": ["--steps", "800", *RESIDUAL]}
+COLOR = ["--likelihood", "gaussian(variance=0.1)"]
+WITH_PIXELS = {"fashionmnist": [], "cifar10": COLOR, "celeba": COLOR, "paper": []}
 HEAD = ["--guide", "delta(projection=[256])"]
 DECODERS = ("VAE", "SimVE", "SimVE, structured", "bridge")
+RATIOS = (0, 0.03, 0.1, 1, 3)
+"""Of the frontier, beside the bridge's own of 0.3."""
 ROWS: dict[str, list[str]] = {
     "bridge": ["--method", "bridge"],
     "SimCLR": ["--method", "simclr", *HEAD],
@@ -36,12 +51,16 @@ ROWS: dict[str, list[str]] = {
     "SimVE": ["--method", "simve"],
     "VICReg": ["--method", "vicreg", *HEAD],
     "SimVE, structured": ["--method", "simve", "--guide", "structured"],
+    "SimVE, flat": ["--method", "simve", "--prior", "flat"],
+    "SimVE, J = 4": ["--method", "simve", "--views", "4"],
+    "SimVE, flat, J = 4": ["--method", "simve", "--prior", "flat", "--views", "4"],
+    "VAE, J = 4": ["--method", "vae", "--views", "4"],
     **{
         f"ratio {ratio}": [
             *("--method", "bridge", "--objective"),
             f"elbo(alpha=balanced(ratio={ratio}), backbone=ntxent(projection=[256]))",
         ]
-        for ratio in (0, 0.03, 0.1, 1, 3)
+        for ratio in RATIOS
     },
     **{
         f"{name}, variance {variance}": ["--method", name.lower(), "--likelihood", f"gaussian(variance={variance})"]
@@ -59,17 +78,29 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS)[:6], metavar="ROW")
     parser.add_argument("--tune", action="store_true", help="fit and score training images alone")
     parser.add_argument("--table", action="store_true", help="fit nothing")
+    parser.add_argument("--frontier", type=Path, metavar="FILE", help="fit nothing; draw content against style")
     parser.add_argument("--out", type=Path, default=Path("runs/content_and_style"))
     given = parser.parse_args()
     out = given.out / (given.data + ("-tune" if given.tune else ""))
     out.mkdir(parents=True, exist_ok=True)
+    if not given.table and not given.frontier:
+        source = read_from(given.data, given.root, given.tune, out)
+        for seed in given.seeds:
+            for row in given.only:
+                fitted(row, seed, given.data, source, out, TUNE if given.tune else COMMON)
+    if given.frontier:
+        frontier(out, given.frontier)
+    print(table(out))
+
+
+def read_from(data: str, root: Path, tune: bool, out: Path) -> list[str]:
+    """The flags that name the images."""
+    if data == "celeba":
+        return ["--data", data, "--data-root", str(root)]
     images = out.parent / f"{out.name}.npz"
     if not images.exists():
-        np.savez(images, **subset(given.data, given.root, given.tune))
-    for seed in given.seeds:
-        for row in () if given.table else given.only:
-            fitted(row, seed, given.data, images, out, TUNE if given.tune else COMMON)
-    print(table(out))
+        np.savez(images, **subset(data, root, tune))
+    return ["--data", f"npz:{images}"]
 
 
 def subset(data: str, root: Path, tune: bool) -> dict[str, np.ndarray]:
@@ -99,39 +130,94 @@ def cifar10(root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 WHAT = ("images", "labels")
-READERS = {"fashionmnist": fashionmnist, "cifar10": cifar10}
+READERS = {"fashionmnist": fashionmnist, "cifar10": cifar10, "paper": fashionmnist}
 
 
-def fitted(row: str, seed: int, data: str, images: Path, out: Path, common: dict[str, list[str]]) -> None:
+def fitted(row: str, seed: int, data: str, source: list[str], out: Path, common: dict[str, list[str]]) -> None:
     folder = out / f"{row.replace(' ', '-').replace(',', '')}_{seed}"
-    if (folder / "results.json").exists():
-        return
+    if not (folder / "results.json").exists():
+        fit(row, seed, data, source, folder, common)
+    if data == "celeba" and not (folder / "evaluation.json").exists():
+        run("pp_simve.evaluate", [str(folder)])
+
+
+def fit(row: str, seed: int, data: str, source: list[str], folder: Path, common: dict[str, list[str]]) -> None:
     pixels = WITH_PIXELS[data] if row in DECODERS or row.startswith("ratio") else []
     goes_on = [f"--resume={folder}"] if (folder / "config.json").exists() else None
-    flags = goes_on or ["--data", f"npz:{images}", "--seed", str(seed), "--out", str(folder), *common[data], *pixels]
-    command = [sys.executable, "-m", "pp_simve.fit", "--quiet", *flags, *([] if goes_on else ROWS[row])]
-    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    flags = goes_on or [*source, "--seed", str(seed), "--out", str(folder), *common[data], *pixels, *ROWS[row]]
+    run("pp_simve.fit", ["--quiet", *flags])
+
+
+def run(module: str, flags: list[str]) -> None:
+    subprocess.run([sys.executable, "-m", module, *flags], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def scores(folder: Path) -> dict[str, float]:
+    """Class, mean R² and mean area under the attributes' curves of a finished fit, by column."""
+    records = [
+        record
+        for name in ("results.json", "evaluation.json")
+        if (folder / name).exists()
+        for record in json.loads((folder / name).read_text())["records"]
+    ]
+    found: dict[str, float] = {}
+    for part in ("backbone", "z"):
+        for task, probe, metric, target, column in MEASURES:
+            for record in records:
+                asked = (part, task, probe, metric, target)
+                if asked == tuple(record[key] for key in ("representation", "task", "probe", "metric", "target")):
+                    found.setdefault(f"{part}: {column}", record["value"])
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    return found | {"α": last.get("alpha", float("nan"))}
+
+
+MEASURES = (
+    ("class", "linear", "accuracy", "", "linear"),
+    ("class", "knn", "accuracy", "", "k-NN"),
+    ("view", "ridge", "r2", "mean", "R²"),
+    ("attributes", "logistic", "auc", "mean", "AUC"),
+)
+
+
+def finished(out: Path) -> dict[str, list[dict[str, float]]]:
+    """The scores of each row's seeds."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for file in sorted(out.glob("*/results.json")):
+        found.setdefault(file.parent.name.rsplit("_", 1)[0], []).append(scores(file.parent))
+    return found
 
 
 def table(out: Path) -> str:
     """Markdown: a row a setting, mean ± sd over its seeds."""
-    found: dict[str, list[dict[str, float]]] = {}
-    for file in sorted(out.glob("*/results.json")):
-        results = json.loads(file.read_text())
-        scores = {}
-        for part in ("backbone", "z"):
-            for record in results["records"]:
-                if record["representation"] == part and record["target"] in ("", "mean"):
-                    scores[f"{part}: {record['probe'] if record['task'] == 'class' else 'R²'}"] = record["value"]
-        last = json.loads((file.parent / "metrics.jsonl").read_text().splitlines()[-1])
-        scores["α"] = last.get("alpha", float("nan"))
-        found.setdefault(file.parent.name.rsplit("_", 1)[0], []).append(scores)
+    found = finished(out)
     columns = list(next(iter(found.values()))[0]) if found else []
     lines = [f"| | seeds | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 2)}"]
     for name, runs in sorted(found.items()):
-        cells = [spread([run[column] for run in runs]) for column in columns]
+        cells = [spread([run.get(column, float("nan")) for run in runs]) for column in columns]
         lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def frontier(out: Path, file: Path) -> None:
+    """Content against style: the bridge's ratios as a curve, from the seed that all have, other methods as points."""
+    found = {name: runs[0] for name, runs in finished(out).items()}
+    curve = {
+        ratio: found[name] for ratio in RATIOS if (name := "bridge" if ratio == 0.3 else f"ratio-{ratio}") in found
+    }
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    for axes, part, content in zip(panels, ("backbone", "z"), ("linear", "k-NN"), strict=True):
+        across, up = f"{part}: {content}", f"{part}: R²"
+        axes.plot(
+            [at[across] for at in curve.values()], [at[up] for at in curve.values()], "o-", label="bridge, by ratio"
+        )
+        for ratio, at in curve.items():
+            axes.annotate(f"{ratio:g}", (at[across], at[up]), xytext=(5, 5), textcoords="offset points")
+        for name in ("VAE", "SimVE", "SimVE-structured", "SimCLR", "VICReg"):
+            if name in found:
+                axes.plot(found[name][across], found[name][up], "s", label=name.replace("-", ", "))
+        axes.set(xlabel=f"class, {content}, accuracy", ylabel="view parameters, mean R²", title=part)
+    panels[0].legend()
+    figure.savefig(file, dpi=120)
 
 
 def spread(values: list[float]) -> str:
