@@ -7,16 +7,16 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pp_simve.models.contrastive import GroupLikelihood
 from pp_simve.models.likelihoods import Likelihood
 from pp_simve.models.priors import Prior
+from pp_simve.models.pyro_program import PyroProgram
 from pp_simve.models.views import Views, ViewsLike, modality_modules
 
 
-class SimVE(PyroModule):
+class SimVE(PyroProgram):
     """SimVE, the generative program: p(content) Π_j p(style_j | content) p(x_j | z_j), z_j = compose(content, style_j).
 
     The model of "A Probabilistic Model behind Self-Supervised Learning" (Bizeul, Schölkopf, Allen, TMLR 2024). It is a

@@ -8,12 +8,12 @@ from operator import itemgetter
 from typing import ClassVar
 
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pp_simve.inference.images import ImagesError, PlainImages, as_images, describes_shapes, mismatch
 from pp_simve.inference.tools import evaluation_mode, unit_range
 from pp_simve.models import PlainViews
+from pp_simve.models.pyro_program import PyroProgram
 from pp_simve.models.views import map_modalities
 
 Features = Tensor | dict[str, Tensor]
@@ -61,7 +61,7 @@ class Representation:
         return {"backbone": self.backbone, "z": self.z, "content": self.content, "style": self.style}
 
 
-class Guide(PyroModule):
+class Guide(PyroProgram):
     """q(content, style | views), the guide of the SimVE program.
 
     A guide is called with ``views`` of shape ``(view, image, channel, height, width)``, or by modality, and samples the

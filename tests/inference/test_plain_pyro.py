@@ -55,6 +55,25 @@ def test_training_under_pyro_lowers_the_loss_and_moves_every_parameter(
     assert set(stored) <= set(pyro.get_param_store().keys())
 
 
+def test_the_second_pair_of_a_session_is_warned_of_the_parameters_of_the_first() -> None:
+    """Without `clear_param_store` SVI would optimize those of the first, and the second would never learn."""
+    views = draw_views(2)
+    first, second = make_pair("gaussian learned"), make_pair("gaussian learned")
+    try:
+        train(first, views, 2, local=False, lr=5e-2)
+        train(first, views, 1, local=False, lr=5e-2)
+        with pytest.warns(UserWarning, match="of another model or guide.*call pyro.clear_param_store"):
+            second.model(views)
+        with torch.no_grad():
+            second.guide(views)  # draws, no training: none
+        with pytest.warns(UserWarning, match="instead of those of this AmortizedGuide"):
+            second.guide(views)
+        pyro.clear_param_store()
+        train(make_pair("gaussian learned"), views, 1, local=False, lr=5e-2)
+    finally:
+        pyro.clear_param_store()
+
+
 def test_pyro_and_our_objective_take_the_same_steps(parameter_setting: bool) -> None:
     first, second = make_pair("gaussian learned"), make_pair("gaussian learned")
     second.both().load_state_dict(first.both().state_dict())
