@@ -110,7 +110,9 @@ class CompareConfig:
     jobs: int = 1
     """Fits at a time; they share the cores, so that seconds an epoch no longer compare."""
     out: Path = Path("runs/compare")
-    """Folder of the run folders and of table.md, table.csv and table.json."""
+    """Folder of the run folders and of table.md, .tex, .csv and .json, and runs.csv (a row a run)."""
+    format: Literal["md", "csv", "latex", "json"] = "md"
+    """Format of the table that is printed; with others than md, progress goes to standard error."""
     mixed: Flag = False
     """Tabulate runs although their images, views, policies or encoders differ."""
     evaluate: Flag = False

@@ -20,7 +20,8 @@ from pp_simve.run.processes import carry_out
 
 def run_comparison(config: CompareConfig, settings: Mapping[str, FitConfig], given: Sequence[str]) -> int:
     """Fits what is missing, and writes the table; the exit code."""
-    console = Console(quiet=config.quiet, highlight=False)
+    # A table for another program is all that goes to standard output.
+    console = Console(quiet=config.quiet, highlight=False, stderr=config.format != "md")
 
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
@@ -55,6 +56,11 @@ def run_comparison(config: CompareConfig, settings: Mapping[str, FitConfig], giv
             if evaluate_runs(options):
                 failures.append(f"{path} was not evaluated")
     notes = [*(f"not alike: {entry}" for entry in differing), *failures]
-    text = write_table(config.out, runs, caption(fits, differing), notes, evaluated=config.evaluate)
-    say(f"\n{text}\nwritten to {config.out / 'table.md'}, .csv and .json")
+    texts = write_table(config.out, runs, caption(fits, differing), notes, evaluated=config.evaluate)
+    if config.format != "md":
+        print(texts[config.format], end="")
+    say(
+        (f"\n{texts['md']}\n" if config.format == "md" else "")
+        + f"written to {config.out / 'table.md'}, .tex, .csv and .json"
+    )
     return WRONG_INPUT if failures else 0

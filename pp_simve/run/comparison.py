@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation.records import MEAN, by_name
@@ -16,6 +16,14 @@ from pp_simve.run.files import read_json
 from pp_simve.run.numbers import plain
 from pp_simve.run.scores import read_scores
 from pp_simve.run.tables import UNDEFINED, digits
+
+if TYPE_CHECKING:  # takes half a second to import
+    import pandas as pd
+
+Format = Literal["md", "csv", "latex", "json"]
+SUFFIXES = {"latex": "tex"}
+Moments = dict[str, float | None]
+"""``mean`` and ``sd``."""
 
 
 class Measure(NamedTuple):
@@ -54,14 +62,50 @@ MEASURES = {
 }
 """What varies with the seed. Those with a name are of evaluation.json, and shown where some row has one; PRIMARY stands
 for content, or z where there is none."""
+COSTS = ("seconds_per_epoch", "peak_memory_mb")
 CONSTANT = {"representation": "class from", "epochs": "epochs", "batch_size": "batch", "parameters": "parameters"}
 """Headings of what does not."""
 
 
+def run_scores(runs: Mapping[str, Sequence[Path | str]], *, evaluated: bool = True) -> pd.DataFrame:
+    """Scores of finished run folders: a pandas ``DataFrame`` with a row a run and a column a measure.
+
+    Args:
+        runs: run folders by label, such as the method's name.
+        evaluated: whether to add the scores of `pp_simve.evaluate`, of runs that have them.
+
+    Returns:
+        Columns ``label``, ``seed`` and ``run`` (the folder), then those of `pp_simve.compare`'s table.csv: scores as
+        fractions, NaN where one is undefined.
+
+    Raises:
+        ConfigError: a folder that is no finished run, or a damaged file.
+    """
+    import pandas as pd
+
+    entries = [
+        {"label": label, **_entries(Path(path), evaluated=evaluated)} for label, paths in runs.items() for path in paths
+    ]
+    columns = ["label", "seed", "run", *MEASURES, *CONSTANT, "commit"]
+    return pd.DataFrame(entries, columns=columns).astype(dict.fromkeys(MEASURES, float))
+
+
+def differences(scores: pd.DataFrame, measures: Sequence[str]) -> dict[str, dict[str, Moments]]:
+    """Mean and standard deviation over seeds of each label's difference from the first, where they share two seeds.
+
+    A difference of two fits with one seed has less spread than either of them where the seed decides much of both
+    (order of the images, weights at the start).
+    """
+    labels = scores["label"].drop_duplicates().tolist()
+    by_seed = {label: scores[scores["label"] == label].set_index("seed")[list(measures)] for label in labels}
+    found = {label: (by_seed[label] - by_seed[labels[0]]).dropna(how="all") for label in labels[1:]}
+    return {label: _moments(of_label) for label, of_label in found.items() if len(of_label) > 1}
+
+
 def write_table(
     out: Path, runs: Mapping[str, Sequence[Path]], title: str, notes: Sequence[str], *, evaluated: bool = False
-) -> str:
-    """Writes table.md, table.csv and table.json of finished run folders by label; the text of table.md.
+) -> dict[Format, str]:
+    """Writes table.md, .tex, .csv and .json of finished run folders, and runs.csv with a row a run; the texts.
 
     The bound is None for what is no bound. A measure that is undefined for one seed is undefined.
 
@@ -74,43 +118,50 @@ def write_table(
     """
     import pandas as pd
 
-    frames = {}
-    for label, paths in runs.items():
-        entries = [_entries(path, evaluated=evaluated) for path in paths]
-        frame = pd.DataFrame(entries, columns=[*MEASURES, *CONSTANT, "commit"])
-        frames[label] = frame.astype(dict.fromkeys(MEASURES, float))
-    moments = {label: frame[list(MEASURES)].agg(["mean", "std"], skipna=False) for label, frame in frames.items()}
-    shown = [
-        name
-        for name, measure in MEASURES.items()
-        if not measure.name
-        or any(of_label.loc["mean", name] == of_label.loc["mean", name] for of_label in moments.values())
-    ]
-    rows = []
-    for label, frame in frames.items():
+    scores = run_scores(runs, evaluated=evaluated)
+    shown = [name for name, measure in MEASURES.items() if not measure.name or scores[name].notna().any()]
+    rows: list[dict[str, Any]] = []
+    for label in runs:
+        frame = scores[scores["label"] == label]
         same = {name: _same(frame[name].drop_duplicates().tolist()) for name in CONSTANT}
-        mean, sd = moments[label].astype(object).where(moments[label].notna(), None).to_dict("records")
         rows.append(
             {
                 "label": label,
                 "representation": same.pop("representation"),
-                **{name: {"mean": mean[name], "sd": sd[name]} for name in shown},
+                **_moments(frame[shown]),
                 **same,
                 "seeds": len(frame),
                 "commit": ", ".join(sorted(set(frame["commit"]))) or None,
             }
         )
-    warned = [f"{path}: {warning}" for paths in runs.values() for path in paths for warning in warnings(path)]
-    text = _markdown(rows, title, notes := [*notes, *warned])
-    write_whole(out / "table.md", text.encode(errors="backslashreplace"))
-    # Measures become two columns each, NAME_mean and NAME_sd.
+    compared = differences(scores, [name for name in shown if name not in COSTS])
+    notes = [*notes, *(f"{path}: {warning}" for path in scores["run"] for warning in warnings(Path(path)))]
+    cells, headings = _cells(rows)
+    apart, of_apart = _cells([{"label": label, **moments} for label, moments in compared.items()])
+    tables = [pd.DataFrame(cells, columns=headings)]
+    if compared:
+        tables.append(pd.DataFrame(apart, columns=[f"minus {rows[0]['label']}, seed by seed", *of_apart[1:]]))
+    whole = {"title": title, "notes": notes, "rows": rows, "differences": compared}
+    texts: dict[Format, str] = {
+        "md": _markdown(tables, title, notes),
+        "latex": "\n".join(_latex(table) for table in tables),
+        # Measures become two columns each, NAME_mean and NAME_sd.
+        "csv": pd.json_normalize(rows, sep="_").convert_dtypes().to_csv(index=False),
+        "json": json.dumps(whole, indent=2, allow_nan=False) + "\n",
+    }
+    for form, text in texts.items():
+        write_whole(out / f"table.{SUFFIXES.get(form, form)}", text.encode(errors="backslashreplace"))
     write_whole(
-        out / "table.csv",
-        pd.json_normalize(rows, sep="_").convert_dtypes().to_csv(index=False).encode(errors="backslashreplace"),
+        out / "runs.csv", scores[["label", "seed", "run", *shown, *CONSTANT, "commit"]].to_csv(index=False).encode()
     )
-    whole = {"title": title, "notes": list(notes), "rows": rows}
-    write_whole(out / "table.json", (json.dumps(whole, indent=2, allow_nan=False) + "\n").encode())
-    return text
+    return texts
+
+
+def _moments(scores: pd.DataFrame) -> dict[str, Moments]:
+    """Mean and standard deviation of each column; None where one of its values is undefined, or the only one."""
+    moments = scores.agg(["mean", "std"], skipna=False).astype(object)
+    mean, sd = moments.where(moments.notna(), None).to_dict("records")
+    return {name: {"mean": mean[name], "sd": sd[name]} for name in scores.columns}
 
 
 def evaluation(path: Path) -> dict[str, float]:
@@ -134,13 +185,16 @@ def _entries(path: Path, *, evaluated: bool) -> dict[str, Any]:
     more = evaluation(path) if evaluated else {}
     primary = "content" if any(name.startswith("content/") for name in more) else "z"
     views = results["views"] * max(1, len(results["modalities"]))
+    config = read_json(path / "config.json")
     return {
+        "run": str(path),
+        "seed": config["config"]["seed"],
         **{name: results.get(name) for name in (*MEASURES, *CONSTANT)},
         **results["content"],
         "mean_r2": results["style"].get("mean_r2"),
         "bound": -(results["bound"]["loss"] or math.nan) / max(1, views) if results["is_bound"] else None,
         **{key: more.get(one.name.replace("PRIMARY", primary)) for key, one in MEASURES.items() if one.name},
-        "commit": str(read_json(path / "config.json").get("commit") or "unknown"),
+        "commit": str(config.get("commit") or "unknown"),
     }
 
 
@@ -149,19 +203,33 @@ def _same(values: Sequence[Any]) -> Any:
     return values[0] if len(values) == 1 else ", ".join(map(str, values)) or None
 
 
-def _markdown(rows: Sequence[Mapping[str, Any]], title: str, notes: Sequence[str]) -> str:
-    """The table as text with aligned columns, between its title and its notes."""
+def _cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[list[str]], list[str]]:
+    """Rows as texts, and the columns' headings."""
     headings = {name: measure.heading for name, measure in MEASURES.items()} | CONSTANT | {"label": ""}
-    cells = [[headings.get(name, name) for name in rows[0]]]
-    cells += [[_shown(name, value) for name, value in row.items()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in cells]
-    lines.insert(1, f"|{'|'.join('-' * (width + 2) for width in widths)}|")
-    return "\n".join([title, "", *lines, *(["", *(f"- {note}" for note in notes)] if notes else [])]) + "\n"
+    cells = [[_shown(name, value) for name, value in row.items()] for row in rows]
+    return cells, [headings.get(name, name) for row in rows[:1] for name in row]
+
+
+def _markdown(tables: Sequence[pd.DataFrame], title: str, notes: Sequence[str]) -> str:
+    """Tables with aligned columns, between their title and notes."""
+    parts = [title]
+    for table in tables:
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in (list(table.columns), *table.values.tolist())]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        rows = [f"| {' | '.join(cell.ljust(of) for cell, of in zip(row, widths, strict=True))} |" for row in cells]
+        rows.insert(1, f"|{'|'.join('-' * (width + 2) for width in widths)}|")
+        parts.append("\n".join(rows))
+    return "\n\n".join([*parts, *(["\n".join(f"- {note}" for note in notes)] if notes else [])]) + "\n"
+
+
+def _latex(table: pd.DataFrame) -> str:
+    """A booktabs table."""
+    style = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
+    return str(style.to_latex(hrules=True)).replace("±", r"$\pm$").replace("²", "$^2$").replace("≥", r"$\geq$")
 
 
 def _shown(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         mean, sd = (digits(value[part], MEASURES[name].digits) for part in ("mean", "sd"))
         return mean if sd == UNDEFINED else f"{mean} ± {sd}"
-    return plain(value).replace("|", "\\|")
+    return plain(value)

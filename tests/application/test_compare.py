@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -23,6 +24,7 @@ from pp_simve.compare import parse
 from pp_simve.data import DataShape
 from pp_simve.evaluation import Record
 from pp_simve.run import processes
+from pp_simve.run.comparison import run_scores
 from pp_simve.run.comparison_plan import PlannedFit, as_flags, planned
 from pp_simve.run.config import FitConfig
 from pp_simve.run.console import parsed
@@ -153,6 +155,53 @@ def test_a_table_of_known_scores(folder: Path, capsys: pytest.CaptureFixture[str
     assert lines[3][5] == "–"
     assert text.startswith("digits (images ")
     assert text in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_fits")
+def test_differences_are_taken_seed_by_seed(folder: Path) -> None:
+    """Three seeds whose level varies by much, and whose differences by little."""
+    levels, gains = [0.5, 0.7, 0.9], [0.02, 0.03, 0.01]
+
+    def of(fit: PlannedFit) -> dict[str, Any]:
+        linear = levels[fit.config.seed] + (gains[fit.config.seed] if fit.label == "simclr" else 0)
+        return fit_results(content={"linear": linear, "knn": 0.5, "representation": "content"}, is_bound=False)
+
+    command = ("--methods", "vae,simclr", "--out", "out", *SMALL, "--quiet")
+    finish(command, of)
+    assert run(*command) == 0
+    compared = json.loads((folder / "out" / "table.json").read_text())["differences"]
+    assert list(compared) == ["simclr"]
+    assert compared["simclr"]["linear"] == {"mean": pytest.approx(0.02), "sd": pytest.approx(0.01)}
+    assert compared["simclr"]["bound"] == {"mean": None, "sd": None}
+    assert "seconds_per_epoch" not in compared["simclr"]
+    text = (folder / "out" / "table.md").read_text()
+    assert re.search(r"\| minus vae, seed by seed +\| class, linear .*\n.*\n\| simclr +\| 0.020 ± 0.010 ", text)
+    rows = run_scores({label: sorted((folder / "out").glob(f"{label}-?")) for label in ("vae", "simclr")})
+    assert rows["linear"].tolist() == pytest.approx([*levels, 0.52, 0.73, 0.91])
+    assert rows["seed"].tolist() == [0, 1, 2, 0, 1, 2]
+    written = pandas.read_csv(folder / "out" / "runs.csv")
+    assert written["linear"].tolist() == rows["linear"].tolist()
+    assert written["run"].tolist() == [
+        str(Path("out") / f"{label}-{s}") for label in ("vae", "simclr") for s in range(3)
+    ]
+    assert run(*command, "--seeds", "1") == 0  # one difference has no spread
+    assert json.loads((folder / "out" / "table.json").read_text())["differences"] == {}
+
+
+@pytest.mark.usefixtures("no_fits")
+@pytest.mark.parametrize(("form", "suffix"), [("csv", "csv"), ("latex", "tex"), ("json", "json")])
+def test_only_the_table_goes_to_standard_output(
+    folder: Path, capsys: pytest.CaptureFixture[str], form: str, suffix: str
+) -> None:
+    command = ("--row", "a_b & c%: --method vae", "--seeds", "2", "--out", "out", *SMALL)
+    finish(command, lambda fit: fit_results())
+    assert run(*command, "--format", form) == 0
+    printed = capsys.readouterr()
+    assert printed.out == (folder / "out" / f"table.{suffix}").read_text()
+    assert "2 of 2 fits are finished already" in printed.err
+    if form == "latex":
+        assert r"a\_b \& c\% & content & 0.500 $\pm$ 0.000" in printed.out
+        assert r"mean R$^2$" in printed.out
 
 
 @pytest.mark.usefixtures("no_fits")
