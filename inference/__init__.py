@@ -38,6 +38,7 @@ from pp_simve.inference.plan import FitError
 from pp_simve.inference.progress import Progress, Run
 from pp_simve.inference.sampling import Draws, draw
 from pp_simve.inference.schedules import Cyclic, Geometric, Linear, Schedule, WarmupCosine
+from pp_simve.inference.streams import MappedImages
 from pp_simve.inference.svi import fit
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "KernelEntropy",
     "Linear",
     "MLPEncoder",
+    "MappedImages",
     "NonFiniteError",
     "Objective",
     "Observer",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,28 +32,47 @@ FitPolicy = AugmentationPolicy | str | Mapping[str, AugmentationPolicy | str] | 
 """How `fit` draws views: a policy, its name, or one of them for each modality."""
 
 
-class Source(Protocol):
-    """Images by their place in the data, as batches of views."""
+class Source(ABC):
+    """Images by their place in the data, as batches of views; the base is of those that any place can be drawn from."""
 
+    n_views: int
+    """Views of each image in a batch, of all modalities together."""
+    policy: AugmentationPolicy | Any | None
+    """What draws the views; by modality where there are several. None where they are taken as they are."""
+    images: Tensor | Any
+    """Images, by modality where there are several; of a stream, a batch of them."""
+
+    @abstractmethod
     def __len__(self) -> int: ...
 
     @property
-    def n_views(self) -> int:
-        """Views of each image in a batch, of all modalities together."""
-
-    @property
+    @abstractmethod
     def device(self) -> torch.device:
         """Device of the images."""
 
+    @abstractmethod
     def to(self, device: torch.device) -> Source:
         """The same source on a device."""
 
+    @abstractmethod
     def draw(self, index: Tensor, generator: torch.Generator) -> PlainViews:
         """Views of the images at those places, float32 in [0, 1], without reading from the device."""
 
+    def order(self, generator: torch.Generator) -> Tensor:
+        """The places of an epoch's images, in the order in which they are drawn."""
+        return torch.randperm(len(self), generator=generator, device=self.device)
+
+    def state(self) -> Any:
+        """What `restore` needs to go on with the next batch, beside the order."""
+        return None
+
+    def restore(self, state: Any) -> None:
+        """Goes on after a `state`."""
+        return
+
 
 @dataclass(frozen=True)
-class Images:
+class Images(Source):
     """Images of one modality, with the policy that draws their views.
 
     Attributes:
@@ -94,14 +114,21 @@ class Images:
     def draw_with_parameters(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Parameters]:
         """As `draw`, with the parameters of the views that the policy drew, each ``(view, image)``."""
         chosen = self.images[..., index, :, :, :]
-        if self.policy is None:
-            return unit_range(chosen if chosen.ndim == 5 else chosen[None]), {}
-        views, parameters = draw_views(self.policy, chosen, self.n_views - self.original_first, generator=generator)
-        return torch.cat([unit_range(chosen)[None], views]) if self.original_first else views, parameters
+        return views_of(chosen, self.policy, self.n_views, self.original_first, generator)
+
+
+def views_of(
+    images: Tensor, policy: AugmentationPolicy | None, n_views: int, original_first: bool, generator: torch.Generator
+) -> tuple[Tensor, Parameters]:
+    """Views of a batch, ``(view, image, channel, height, width)``, and their parameters; see `Images`."""
+    if policy is None:
+        return unit_range(images if images.ndim == 5 else images[None]), {}
+    views, parameters = draw_views(policy, images, n_views - original_first, generator=generator)
+    return torch.cat([unit_range(images)[None], views]) if original_first else views, parameters
 
 
 @dataclass(frozen=True)
-class MultimodalImages:
+class MultimodalImages(Source):
     """Images of several modalities of the same things, `Images` each."""
 
     modalities: Mapping[str, Images]
@@ -110,16 +137,16 @@ class MultimodalImages:
         return len(next(iter(self.modalities.values())))
 
     @property
-    def n_views(self) -> int:
+    def n_views(self) -> int:  # type: ignore[override]  # attributes of other sources
         return sum(part.n_views for part in self.modalities.values())
 
     @property
-    def policy(self) -> dict[str, AugmentationPolicy]:
+    def policy(self) -> dict[str, AugmentationPolicy]:  # type: ignore[override]
         """The policies that draw views."""
         return {modality: part.policy for modality, part in self.modalities.items() if part.policy is not None}
 
     @property
-    def images(self) -> dict[str, Tensor]:
+    def images(self) -> dict[str, Tensor]:  # type: ignore[override]
         """The images by modality."""
         return {modality: part.images for modality, part in self.modalities.items()}
 
@@ -158,7 +185,7 @@ def training_source(
         data = _to_fit(images.images if isinstance(images, ImagesWithPolicy) else images)
         shape = image_shape(data)
         default = images.default_policy if isinstance(images, ImagesWithPolicy) else default_policy(shape)
-        return Images(data, _policy(default if policy is None else policy, shape), views, original_first)
+        return Images(data, named_policy(default if policy is None else policy, shape), views, original_first)
     if policy is not None and (not isinstance(policy, Mapping) or set(policy) - set(images)):
         raise FitError(
             f"images are by modality ({', '.join(images)}), so the policy must be, too: {{modality: policy}}"
@@ -168,7 +195,9 @@ def training_source(
         data = _to_fit(pixels, f"images of {modality}")
         shape = image_shape(data)
         drawing = (policy or {}).get(modality)
-        modalities[modality] = Images(data, Compose([], shape) if drawing is None else _policy(drawing, shape), views)
+        modalities[modality] = Images(
+            data, Compose([], shape) if drawing is None else named_policy(drawing, shape), views
+        )
     counts = {modality: len(part) for modality, part in modalities.items()}
     if len(set(counts.values())) != 1:
         raise FitError(f"images of every modality must be of the same things, got numbers of images {counts}")
@@ -181,7 +210,12 @@ def image_shape(images: Tensor) -> ImageShape:
     return channels, height, width
 
 
-def _policy(policy: AugmentationPolicy | str, shape: ImageShape) -> AugmentationPolicy:
+def named_policy(policy: AugmentationPolicy | str, shape: ImageShape) -> AugmentationPolicy:
+    """A policy, or the one of that name.
+
+    Raises:
+        FitError: there is none of that name, or not for images of this shape.
+    """
     try:
         return augmentation_policy(policy, shape) if isinstance(policy, str) else policy
     except ValueError as error:

@@ -39,8 +39,7 @@ def as_images(data: object, where: str = "images", *, values: bool = True) -> Te
 
     Arrays share their memory with the tensor where they can: read-only ones (such as ``np.memmap``), those not
     contiguous and the items of a data set are copied into main memory. Of items that are tuples the first entry is the
-    image. A data set is read once, so its own random transforms are drawn once. Streams and files larger than memory
-    are not supported.
+    image. A data set is read once, so its own random transforms are drawn once.
 
     Args:
         data: `PlainImages`.
@@ -112,7 +111,8 @@ def _from_array(data: np.ndarray[Any, Any], where: str) -> Tensor:
 def _stacked(dataset: Dataset[Any], where: str) -> Tensor:
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise ImagesError(
-            f"{where} must have a length, {type(dataset).__name__} has none; stack its images into a tensor"
+            f"{where} must have a length, {type(dataset).__name__} has none; fit it as a stream, "
+            "DataLoader(dataset, batch_size), with steps, or stack its images into a tensor"
         )
     stacked, count = torch.empty(0), len(dataset)
     for place in range(count):

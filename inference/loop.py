@@ -93,7 +93,7 @@ class Loop:
         plan = self.plan
         position = self.steps % self.steps_per_epoch
         if position == 0:
-            self.order = torch.randperm(len(self.source), generator=self.shuffler, device=self.fabric.device)
+            self.order = self.source.order(self.shuffler)
         batches = self.order[position * plan.images : (position + 1) * plan.images].split(plan.batch_size)
         factor = plan.schedule(self.steps, plan.total_steps)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
@@ -177,6 +177,7 @@ class Loop:
             "average": self.average,
             "random": randoms,
             "order": self.order,
+            "source": self.source.state(),
             "steps": self.steps,
             **self._settings(),
         }
@@ -217,6 +218,7 @@ class Loop:
             self.optimizer.load_state_dict(state["optimizer"])
             for mine, stored in zip(self.average, state["average"] if self.average else [], strict=True):
                 mine.copy_(stored)
+            self.source.restore(state.get("source"))  # before the random state, as it may draw from it
             random = state["random"][self.fabric.global_rank]
             torch.set_rng_state(random["global"])
             self.generator.set_state(random["views"])

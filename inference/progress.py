@@ -41,7 +41,7 @@ class Run:
         model: fitted in place, in evaluation mode.
         guide: likewise.
         objective: likewise.
-        policy: the policy that drew the views; by modality where they are of several.
+        policy: the policy that drew the views; by modality where they are of several, None where they were ready made.
         views: of each image in a batch; where they are of several modalities, of each modality.
         history: the terms of each step (of this process, where a fit was resumed).
         steps: steps done; fewer than planned means the fit was stopped.
@@ -54,7 +54,7 @@ class Run:
     model: nn.Module
     guide: Guide
     objective: nn.Module
-    policy: AugmentationPolicy | dict[str, AugmentationPolicy]
+    policy: AugmentationPolicy | dict[str, AugmentationPolicy] | None
     views: int
     history: list[dict[str, float]] = field(repr=False)
     steps: int

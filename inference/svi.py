@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from pp_simve.inference.checkpoint import CheckpointError, CheckpointFile
-from pp_simve.inference.data import FitImages, FitPolicy, Images, MultimodalImages, training_source
+from pp_simve.inference.data import FitImages, FitPolicy, Source, training_source
 from pp_simve.inference.device import (
     DeviceName,
     Precision,
@@ -29,8 +29,11 @@ from pp_simve.inference.metrics import NonFiniteError
 from pp_simve.inference.objectives import ELBO
 from pp_simve.inference.plan import FitError, checked_plan
 from pp_simve.inference.progress import Progress, Run
+from pp_simve.inference.streams import Stream, as_batches
 from pp_simve.inference.tools import random_state_kept
 from pp_simve.models import network_precision
+
+BATCH_SIZE = 128
 
 
 def fit(
@@ -41,7 +44,7 @@ def fit(
     objective: nn.Module | None = None,
     policy: FitPolicy = None,
     views: int | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     epochs: float | None = None,
     steps: int | None = None,
     lr: float | None = None,
@@ -69,8 +72,9 @@ def fit(
         images: tensor or array, uint8 in 0..255 or float in [0, 1], shape ``(image, channel, height, width)``; a torch
             ``Dataset`` of images of one size, whose labels are not used; or what `load_data` returns, of which train is
             fitted. Where views are of several modalities, one tensor, array or data set per modality, all of the same
-            things in the same order (vectors as images of one pixel). All are kept on the device: streams, worker
-            processes and files larger than memory are not supported.
+            things in the same order (vectors as images of one pixel). All these are kept on the device. Or an
+            ``np.memmap`` larger than half of the memory, which is left in its file, or a `DataLoader` or another
+            iterable, whose batches are taken as they come: see `MappedImages` and `Stream`.
         objective: see `Objective`; any module from views to named terms with ``loss`` among them will do. Default
             ``ELBO(model, guide)``.
         policy: draws the views, or its name in ``POLICIES``. The default is that of the shell for what `load_data`
@@ -78,7 +82,8 @@ def fit(
             with flips. Where views are of several modalities, one per modality, by default the identity.
         views: views of each image in a batch (J), by default 2; where they are of several modalities, of each
             modality, and 1.
-        batch_size: images a batch, over all devices; an incomplete last batch of an epoch is dropped.
+        batch_size: images a batch, over all devices, by default 128, or those of a stream; an incomplete last batch of
+            an epoch is dropped.
         epochs: length of the fit in passes over the images (default: 10), or
         steps: in steps.
         lr: Adam's learning rate, by default 1e-3.
@@ -129,8 +134,17 @@ def fit(
     if torch.is_inference_mode_enabled():
         raise FitError("fit needs gradients, which torch.inference_mode() rules out; call it outside of that context")
     original_first = bool(getattr(objective, "original_first", False))
-    views = views if views is not None else 1 if isinstance(images, Mapping) else 2
-    source = training_source(images, policy, views, original_first=original_first)
+    batches = as_batches(images, batch_size or BATCH_SIZE)
+    if batches is None:
+        views = views if views is not None else 1 if isinstance(images, Mapping) else 2
+        source: Source = training_source(images, policy, views, original_first=original_first)
+        batch_size = batch_size or BATCH_SIZE
+    else:
+        if isinstance(policy, Mapping):
+            raise FitError(f"policies by modality ({', '.join(policy)}) need images by modality, got a stream")
+        stream = Stream.of(batches, policy, views, original_first=original_first, seed=seed)
+        _check_stream(stream, objective, observer, batch_size, steps)
+        source, views, batch_size = stream, stream.n_views, stream.batch_size
     for part in (objective, observer):
         known = getattr(part, "known_images", None)
         if known is not None and len(source) > known:
@@ -205,13 +219,11 @@ def fit(
                 saved_at = time.perf_counter()
     loop.finish()
     seconds = seconds_before + time.perf_counter() - started
-    drawing = source.policy
-    assert drawing is not None
     return Run(
         model=model,
         guide=guide,
         objective=loop.objective,
-        policy=drawing,
+        policy=source.policy,
         views=views,
         history=history,
         steps=loop.steps,
@@ -220,6 +232,22 @@ def fit(
         seconds_per_epoch=seconds / max(loop.steps, 1) * loop.steps_per_epoch,
         peak_memory_mb=peak_memory_mb(fabric.device),
     )
+
+
+def _check_stream(
+    stream: Stream, objective: nn.Module | None, observer: Observer | None, batch_size: int | None, steps: int | None
+) -> None:
+    """Refuses what needs to know all images, or their number."""
+    if batch_size not in (None, stream.batch_size):
+        raise FitError(f"batch_size is {batch_size}, but the stream gives batches of {stream.batch_size}; leave it out")
+    if stream.length is None and steps is None:
+        raise FitError("the stream has no length, so there are no epochs; give steps")
+    for part in (objective, observer):
+        if getattr(part, "indexed", False) or hasattr(part, "known_images"):
+            raise FitError(
+                f"{type(part).__name__} knows images by their place in the data, which they do not have in a stream; "
+                "give a tensor, an array or a Dataset"
+            )
 
 
 def _resume(loop: Loop, checkpoint: CheckpointFile | None) -> float:
@@ -237,7 +265,7 @@ def _resume(loop: Loop, checkpoint: CheckpointFile | None) -> float:
 
 
 @contextmanager
-def _shape_named(source: Images | MultimodalImages, guide: Guide) -> Iterator[None]:
+def _shape_named(source: Source, guide: Guide) -> Iterator[None]:
     """Names the images' shape, and that of the encoder, where a step fails because tensors do not match."""
     try:
         yield

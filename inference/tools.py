@@ -1,14 +1,16 @@
-"""Small tools: pixel range, modes and gradients of modules, random state, whole files."""
+"""Small tools: pixel range, modes and gradients of modules, random state, whole files, memory at hand."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def unit_range(images: Tensor) -> Tensor:
@@ -68,3 +70,13 @@ def write_whole(path: Path, data: bytes | bytearray) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def memory_at_hand() -> int | None:
+    """Bytes of memory of this machine, or of the container where that has less; None where the system does not say."""
+    found = []
+    with suppress(AttributeError, OSError, ValueError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError):
+        found.append(int(CONTAINER_LIMIT.read_text()))
+    return min(found, default=None)

@@ -16,9 +16,10 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from pp_simve.data.collection import Collection
-from pp_simve.data.memory import MEMORY_SHARE, check_memory, memory_at_hand
+from pp_simve.data.memory import MEMORY_SHARE, check_memory
 from pp_simve.data.pixels import Pixels, Reading, Size, to_uint8
 from pp_simve.data.types import DataError, count_of
+from pp_simve.inference.tools import memory_at_hand
 
 CHUNK = 128  # files per task, at most: tiny images decode faster than a thread hand-over
 CHUNK_BYTES = 2**25  # pixels per task, at most

@@ -124,7 +124,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "list": (list(BYTES), r"got an object of type list; stack them: torch.stack\(images\)"),
     "loader": (DataLoader(Items(list(BYTES))), "type DataLoader; give its dataset, loader.dataset"),
     "text": ("images.npy", "must be a tensor, an array or a torch Dataset, got an object of type str"),
-    "stream": (Stream(), "must have a length, Stream has none; stack its images into a tensor"),
+    "stream": (Stream(), "must have a length, Stream has none; fit it as a stream, DataLoader"),
     "sizes": (Items([*BYTES, BYTES[0, :, :4]]), r"item 20 of images is torch.uint8 .*\(3, 4, 5\), but item 0 .*Resize"),
     "modes": (Items([*pictures(), *pictures(BYTES[:, :1])]), r"item 20 .* shape \(1, 6, 5\), but item 0"),
     "palette": (Items([image.convert("P") for image in pictures()]), r"item 0 of images has mode P.*convert\('RGB'\)"),

@@ -1,0 +1,248 @@
+"""Streams of batches: a `DataLoader`, or any iterable of image or view batches, as a source of views."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pp_simve.inference.augmentations import AugmentationPolicy, default_policy
+from pp_simve.inference.data import Source, image_shape, named_policy, views_of
+from pp_simve.inference.images import ImagesError, ImagesWithPolicy, as_images
+from pp_simve.inference.plan import FitError
+from pp_simve.inference.tools import memory_at_hand
+
+MEMORY_SHARE = 0.5
+"""Of the memory, above which a file is not read into it."""
+ENDLESS_EPOCH = 1000
+"""Batches of an epoch where the stream has no length."""
+
+
+class MappedImages(Dataset[Tensor]):
+    """Images of a file that is larger than memory: a data set that reads a batch at a time from an ``np.memmap``.
+
+    `fit` takes a memmap larger than half of the machine's memory this way; give it ``MappedImages(memmap)`` to leave a
+    smaller one where it is. Pages that were read are released, so that they do not count as this process's memory; the
+    system keeps them cached while there is room.
+
+    Args:
+        images: uint8 or float in [0, 1], shape ``(image, channel, height, width)``.
+    """
+
+    def __init__(self, images: np.memmap[Any, Any]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, index: Sequence[int]) -> list[Tensor]:
+        batch = torch.from_numpy(np.asarray(self.images[list(index)]))  # a copy
+        if isinstance(mapping := getattr(self.images, "_mmap", None), mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapping.madvise(mmap.MADV_DONTNEED)
+        return list(batch)
+
+    def loader(self, batch_size: int) -> DataLoader[Tensor]:
+        """Batches in random order, read by a process beside this one."""
+        return DataLoader(
+            self,
+            batch_size,
+            shuffle=True,
+            drop_last=True,
+            num_workers=1,
+            prefetch_factor=8,
+            persistent_workers=True,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+@dataclass
+class Stream(Source):
+    """Source of views whose batches come from an iterable, in its order.
+
+    The first batch says how large a batch is and what it holds: images, ``(image, channel, height, width)``; or views,
+    ``(view, image, channel, height, width)`` or as many tensors of images. Of tuples with something else behind
+    (labels, names) the first entry is taken. Smaller batches, such as the last one of a pass, are left out. At the end
+    the iterable is iterated again; what its own random draws depend on is torch's global state.
+
+    Each of several processes reads all batches and takes its share of each.
+
+    Args:
+        batches: iterable that can be iterated again, such as a `DataLoader`, or an endless iterator.
+        policy: draws the views of images, or its name; the default is that of `fit`. Views are taken as they are.
+        views: of each image; None for two, or as many as a batch of views holds.
+        original_first: whether the first view is the image itself.
+        seed: of the iterable's random order.
+
+    Raises:
+        FitError: an empty stream, a policy or another number of views where views are given.
+        ImagesError: batches that are no images.
+    """
+
+    batches: Iterable[Any]
+    policy: AugmentationPolicy | None
+    n_views: int
+    original_first: bool
+    seed: int
+    batch_size: int
+    length: int | None
+    images: Tensor
+    _device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    _passes: int = 0
+    _drawn: int = 0
+    _iterator: Iterator[Any] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        batches: Iterable[Any],
+        policy: AugmentationPolicy | str | None,
+        views: int | None,
+        *,
+        original_first: bool,
+        seed: int,
+    ) -> Stream:
+        one_shot = isinstance(batches, Iterator)
+        iterator = iter(batches)
+        first = next(iterator, None)
+        if first is None:
+            raise FitError("the stream is empty: it gave no batch")
+        batch = _tensor(first)
+        ready = batch.ndim == 5
+        if ready and (policy is not None or views not in (None, len(batch)) or original_first):
+            raise FitError(
+                f"the stream gives {len(batch)} views of each image, ready made: leave out policy and views, and "
+                "objectives that need the original image, or give a stream of images"
+            )
+        shape = image_shape(batch)
+        drawing = None if ready else named_policy(default_policy(shape) if policy is None else policy, shape)
+        return cls(
+            batches=chain([first], iterator) if one_shot else batches,
+            policy=drawing,
+            n_views=len(batch) if ready else 2 if views is None else views,
+            original_first=original_first,
+            seed=seed,
+            batch_size=batch.shape[-4],
+            length=_full_batches(batches),
+            images=batch,
+        )
+
+    def __len__(self) -> int:
+        return self.batch_size * (ENDLESS_EPOCH if self.length is None else self.length)
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def to(self, device: torch.device) -> Stream:
+        self._device = device
+        return self
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        return torch.arange(len(self), device=self.device)  # theirs is the order
+
+    def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        chosen = self._next().to(self.device, non_blocking=True)
+        if len(index) < self.batch_size:  # this process's share
+            chosen = chosen[..., index % self.batch_size, :, :, :]
+        return views_of(chosen, self.policy, self.n_views, self.original_first, generator)[0]
+
+    def state(self) -> tuple[int, int]:
+        """Passes begun, and batches drawn in the last one."""
+        return self._passes, self._drawn
+
+    def restore(self, state: tuple[int, int]) -> None:
+        """Goes to a `state` by reading and dropping the batches of that pass."""
+        passes, drawn = state
+        if passes:
+            self._passes = passes - 1
+            self._begin(skipped=drawn)
+
+    def _next(self) -> Tensor:
+        while True:
+            if self._iterator is None:
+                self._begin()
+            assert self._iterator is not None
+            for item in self._iterator:
+                self._drawn += 1
+                batch = _tensor(item)
+                if batch.shape == self.images.shape:
+                    return batch
+                if batch.shape[-4] >= self.batch_size or batch.shape[-3:] != self.images.shape[-3:]:
+                    raise ImagesError(
+                        f"batch {self._drawn} of the stream has shape {tuple(batch.shape)}, the first had "
+                        f"{tuple(self.images.shape)}; all but the last must be alike"
+                    )
+            if isinstance(self.batches, Iterator):
+                raise FitError(
+                    f"the stream ended after {self._drawn} batches and cannot be iterated again; give a DataLoader, or "
+                    "another iterable whose __iter__ starts anew"
+                )
+            self._iterator = None
+
+    def _begin(self, skipped: int = 0) -> None:
+        """Starts a pass whose random order depends on its number alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed * 1000 + self._passes)
+            iterator = iter(self.batches)
+            first = list(islice(iterator, 1))  # a DataLoader draws its order with its first batch, or before
+            for _ in islice(iterator, max(0, skipped - 1)):
+                pass
+        self._iterator = iterator if skipped else chain(first, iterator)
+        self._passes, self._drawn = self._passes + 1, skipped
+
+
+def as_batches(images: object, batch_size: int) -> Iterable[Any] | None:
+    """What `fit` takes as a stream of batches: loaders, other iterables, and files too large to be read into memory.
+
+    Args:
+        images: anything.
+        batch_size: of files; streams have their own.
+    """
+    if isinstance(images, np.memmap) and images.nbytes > MEMORY_SHARE * (memory_at_hand() or images.nbytes):
+        images = MappedImages(images)
+    if isinstance(images, MappedImages):
+        return images.loader(min(batch_size, len(images)))
+    in_memory = (Tensor, np.ndarray, Dataset, Mapping, list, tuple, str, ImagesWithPolicy)
+    return images if isinstance(images, Iterable) and not isinstance(images, in_memory) else None
+
+
+def _full_batches(batches: object) -> int | None:
+    if (
+        isinstance(batches, DataLoader)
+        and not batches.drop_last
+        and batches.batch_size
+        and isinstance(batches.dataset, Sized)
+    ):
+        return len(batches.dataset) // batches.batch_size
+    try:
+        return len(batches)  # type: ignore[arg-type]  # a DataLoader of an IterableDataset has a __len__ that raises
+    except TypeError:
+        return None
+
+
+def _tensor(item: object) -> Tensor:
+    """Images, or views, of what a stream gave."""
+    where = "the batches of the stream"
+    if isinstance(item, Sequence) and not isinstance(item, str) and item:
+        parts = [torch.as_tensor(part) for part in item if isinstance(part, Tensor | np.ndarray)]
+        several = len(parts) == len(item) > 1 and all(part.ndim == 4 and part.shape == parts[0].shape for part in parts)
+        return torch.stack([_checked(part, where) for part in parts]) if several else _tensor(item[0])
+    if isinstance(item, Tensor | np.ndarray) and item.ndim == 5:
+        views = torch.as_tensor(item)
+        return _checked(views.flatten(0, 1), where).unflatten(0, views.shape[:2])
+    return _checked(item, where)
+
+
+def _checked(images: object, where: str) -> Tensor:
+    # A look at the values of a tensor would wait for the device.
+    return as_images(images, where, values=not isinstance(images, Tensor) or images.device.type == "cpu")
