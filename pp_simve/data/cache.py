@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from pp_simve.data.collection import Collection
 from pp_simve.data.types import tensor_digest
 
-FORMAT = "2"  # changes with what is decoded or how it is stored
+FORMAT = "3"  # changes with what is decoded or how it is stored
 TENSORS = ("images", "part", "labels", "attributes")
-WORDS = ("classes", "attribute_names", "notes")
+WORDS = ("classes", "attribute_names", "notes", "files")
 
 
 class _Unusable(Exception):

@@ -72,6 +72,7 @@ def list_celeba(name: str, root: Path) -> Listing:
         attributes=values,
         attribute_names=attribute_names,
         notes=tuple(notes),
+        root=folder,
     )
 
 

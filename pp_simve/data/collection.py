@@ -17,6 +17,7 @@ class Collection:
     part:        int64 (image,), one of UNDIVIDED, TRAIN, VALIDATION, TEST
     labels:      int64 (image,), -1 of images without a label, or None
     attributes:  bool (image, attribute) or None
+    files:       relative paths of the images; none of images that are no files
     """
 
     images: Tensor
@@ -26,3 +27,4 @@ class Collection:
     classes: tuple[str, ...] = ()
     attribute_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from pp_simve.data.collection import Collection
 from pp_simve.data.memory import MEMORY_SHARE, check_memory
 from pp_simve.data.pixels import Pixels, Reading, Size, to_uint8
-from pp_simve.data.types import DataError, count_of
+from pp_simve.data.types import DataError, count_of, printable
 from pp_simve.inference.tools import memory_at_hand
 
 CHUNK = 128  # files per task, at most: tiny images decode faster than a thread hand-over
@@ -43,7 +44,7 @@ REMARKS = {
 class Listing:
     """Image files before any is opened: their paths, and an entry each in the tensors, which are as in `Collection`.
 
-    fingerprint changes with the state of any file.
+    fingerprint changes with the state of any file; names of files are relative to root.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Listing:
     attributes: Tensor | None = None
     attribute_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    root: Path = Path()
 
 
 def read_listing(listing: Listing, reading: Reading) -> Collection:
@@ -110,6 +112,7 @@ def read_listing(listing: Listing, reading: Reading) -> Collection:
         classes=listing.classes,
         attribute_names=listing.attribute_names,
         notes=tuple(notes),
+        files=tuple(printable(os.path.relpath(paths[position], listing.root)) for position in kept),
     )
 
 

@@ -9,7 +9,6 @@ import torch
 
 from pp_simve.data.collection import TEST, TRAIN, UNDIVIDED, VALIDATION
 from pp_simve.data.decode import Listing
-from pp_simve.data.splits import check_divisible
 from pp_simve.data.types import SHOWN, DataError, class_name, class_order, count_of
 
 # Of the formats in `decode.FORMATS`.
@@ -72,8 +71,8 @@ def list_folder(name: str, path: Path) -> Listing:
     classes = class_order(order) if labeled else ()
     place = {label: position for position, label in enumerate(classes)}
     labels = torch.tensor([place[row[1]] for row in rows]) if labeled else None
-    check_divisible(name, part, labels, classes)
-    return Listing(name, tuple(row[0] for row in rows), part, labels, classes, digest.hexdigest(), notes=tuple(notes))
+    paths = tuple(row[0] for row in rows)
+    return Listing(name, paths, part, labels, classes, digest.hexdigest(), notes=tuple(notes), root=path)
 
 
 def image_files(folder: Path, passed: Counter[str] | None = None) -> list[str]:

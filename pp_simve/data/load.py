@@ -1,22 +1,29 @@
 """One call for every source of images."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
 
 from pp_simve.data.arrays import read_digits, read_npz
 from pp_simve.data.cache import cached, default_folder
 from pp_simve.data.celeba import CELEBA_SIZE, list_celeba
-from pp_simve.data.collection import Collection
+from pp_simve.data.collection import UNDIVIDED, Collection
 from pp_simve.data.decode import Listing, read_listing
 from pp_simve.data.folders import has_given_splits, list_folder
 from pp_simve.data.official import OFFICIAL, read_official
 from pp_simve.data.pixels import Reading, Size
-from pp_simve.data.splits import copies_note, divide
+from pp_simve.data.splits import check_divisible, copies_note, divide
 from pp_simve.data.types import DataError, ImageData, printable
 from pp_simve.errors import unknown_name
 
 DATA_NAMES = ("digits", *OFFICIAL, "celeba", "folder:PATH", "npz:FILE")
+SplitName = Literal["train", "validation", "test", "all"]
+Check = Callable[[str, Tensor, Tensor | None, tuple[str, ...]], None]
 FAINT = 0.1  # of the grey levels, below which images are probably of fewer bits than they are stored in
 
 
@@ -60,19 +67,58 @@ def load_data(
         [1259, 179, 359]
     """
     reading = Reading.of(image_size, resize, background, range, layout, skip_bad)
-    root = Path("data") if root is None else Path(root).expanduser()
-    cache = default_folder() if cache is None else Path(cache).expanduser()
-    try:
-        collection = _collect(name, root, reading, cache)
-    except OSError as error:
-        raise DataError(
-            f"{name}: {error.filename or root} cannot be read ({error.strerror or error}). "
-            "Check that it is there, and that you may read it."
-        ) from error
+    collection = _read(name, root, reading, cache, check=check_divisible)
     data = divide(printable(name), collection, seed)
     # Known data sets are taken as they are; in one's own, copies across splits are a mistake worth knowing.
     own = (_faint_note(collection), copies_note(data)) if ":" in name else ()
     return replace(data, notes=tuple(printable(note) for note in (*data.notes, *own) if note is not None))
+
+
+def load_images(
+    source: str | Path | Sequence[str | Path],
+    root: Path | None = None,
+    *,
+    split: SplitName = "all",
+    cache: Path | None = None,
+    **reading: Any,
+) -> tuple[Collection, Tensor]:
+    """Images that need not be enough to fit, such as one file, in the order of their source.
+
+    Args:
+        source: one of `DATA_NAMES`; the path of a folder, an npz file or an image; or paths of images.
+        root: as in `load_data`.
+        split: that `load_data` makes of them; all by default.
+        cache: as in `load_data`.
+        reading: ``image_size`` and the further options of `load_data`.
+
+    Returns:
+        All images, and the positions of those of the split.
+
+    Raises:
+        DataError: as `load_data`; images that cannot be divided only where a split is asked for.
+    """
+    name, of = _source(source), Reading.of(**reading)
+    if isinstance(name, str):
+        collection = _read(name, root, of, cache)
+    else:
+        listing = Listing("files", name, torch.full((len(name),), UNDIVIDED), None, (), "")
+        collection = read_listing(listing, of)
+    if split == "all":
+        return collection, torch.arange(len(collection.images))
+    index = getattr(divide(str(name), collection, 0), split).index
+    return collection, index
+
+
+def _source(source: str | Path | Sequence[str | Path]) -> str | tuple[str, ...]:
+    """The name of data, or paths of image files."""
+    if not isinstance(source, str | Path):
+        if not source:
+            raise DataError("no image files were given.")
+        return tuple(map(str, source))
+    path = Path(source).expanduser()
+    if isinstance(source, str) and (source in DATA_NAMES or ":" in source or not path.exists()):
+        return source
+    return f"folder:{path}" if path.is_dir() else f"npz:{path}" if path.suffix == ".npz" else (str(path),)
 
 
 def _faint_note(collection: Collection) -> str | None:
@@ -86,8 +132,23 @@ def _faint_note(collection: Collection) -> str | None:
     )
 
 
-def _collect(name: str, root: Path, reading: Reading, cache: Path | None) -> Collection:
+def _read(
+    name: str, root: Path | None, reading: Reading, cache: Path | None, check: Check = lambda *_: None
+) -> Collection:
+    root = Path("data") if root is None else Path(root).expanduser()
+    cache = default_folder() if cache is None else Path(cache).expanduser()
+    try:
+        return _collect(name, root, reading, cache, check)
+    except OSError as error:
+        raise DataError(
+            f"{name}: {error.filename or root} cannot be read ({error.strerror or error}). "
+            "Check that it is there, and that you may read it."
+        ) from error
+
+
+def _collect(name: str, root: Path, reading: Reading, cache: Path | None, check: Check) -> Collection:
     def from_files(listing: Listing, path: Path, reading: Reading = reading) -> Collection:
+        check(name, listing.part, listing.labels, listing.classes)  # before files are decoded
         source = {"name": name, "path": path.resolve(), "reading": reading}
         collection = cached(cache, source, listing.fingerprint, partial(read_listing, listing, reading))
         return replace(collection, notes=(*listing.notes, *collection.notes))

@@ -47,6 +47,7 @@ def divide(name: str, collection: Collection, seed: int) -> ImageData:
             images=collection.images[index],
             labels=None if labels is None else labels[index],
             attributes=None if collection.attributes is None else collection.attributes[index],
+            index=index,
         )
 
     return ImageData(

@@ -73,11 +73,13 @@ class Split:
     labels:      int64 (image,), positions in `ImageData.classes`, -1 of training images without a label; None where the
                  data have no labels
     attributes:  bool (image, attribute); None where the data have no attributes
+    index:       int64 (image,), positions in the source, where the images come from one
     """
 
     images: Tensor
     labels: Tensor | None
     attributes: Tensor | None
+    index: Tensor | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -87,8 +89,8 @@ class Split:
         if self.labels is None or not bool((self.labels < 0).any()):
             return self
         kept = self.labels >= 0
-        attributes = None if self.attributes is None else self.attributes[kept]
-        return replace(self, images=self.images[kept], labels=self.labels[kept], attributes=attributes)
+        attributes, index = (None if part is None else part[kept] for part in (self.attributes, self.index))
+        return replace(self, images=self.images[kept], labels=self.labels[kept], attributes=attributes, index=index)
 
 
 ImageShape = tuple[int, int, int]

@@ -41,8 +41,8 @@ _EXPECTED: dict[Any, str] = {
 
 
 @dataclass(frozen=True)
-class DataOptions:
-    """Images, and the views of each."""
+class SourceOptions:
+    """Where the images are."""
 
     data: str = "digits"
     (
@@ -51,6 +51,12 @@ class DataOptions:
     )
     data_root: Path = Path("data")
     """Folder of the data sets; missing ones are downloaded through torchvision."""
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How images are read."""
+
     image_size: Size = None
     """Side to resize images to, in pixels, or HEIGHTxWIDTH (default: as they are; celeba 64)."""
     resize: Literal["auto", "squash", "crop", "pad"] = "auto"
@@ -63,6 +69,12 @@ class DataOptions:
     """Layout of arrays: chw or hwc where both are possible, or the shape of flattened images, such as 28x28."""
     skip_bad: Flag = False
     """Skip images that cannot be decoded instead of stopping."""
+
+
+@dataclass(frozen=True)
+class DataOptions(ReadingOptions, SourceOptions):
+    """Images, and the views of each."""
+
     views: Count = None
     """Views of each image in a batch (default: 2; with modalities, 1 of each)."""
     policy: Text = None
@@ -303,7 +315,7 @@ class Settings:
         return [f"{name} is {_shown(a)} there, {_shown(b)} here" for name, (a, b) in pairs.items() if a != b]
 
 
-def reading_options(config: FitConfig | Settings) -> dict[str, Any]:
+def reading_options(config: ReadingOptions | Settings) -> dict[str, Any]:
     """Options of `pp_simve.data.load_data` that decide how images are read."""
     names = ("image_size", "resize", "background", "range", "layout", "skip_bad")
     return {name: value for name in names if (value := getattr(config, name))}
