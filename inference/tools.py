@@ -54,7 +54,7 @@ def random_state_kept(device: torch.device) -> Iterator[None]:
         yield
 
 
-def write_whole(path: Path, data: bytes | bytearray) -> None:
+def write_whole(path: Path, data: bytes | bytearray | memoryview) -> None:
     """Writes a file under a temporary name beside ``path`` and renames it, so that no half file ever has the name.
 
     Raises:

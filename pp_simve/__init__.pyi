@@ -2,6 +2,7 @@
 from pp_simve import compare as compare
 from pp_simve import data as data
 from pp_simve import diagnose as diagnose
+from pp_simve import embed as embed
 from pp_simve import evaluate as evaluate
 from pp_simve import evaluation as evaluation
 from pp_simve import fit as fit

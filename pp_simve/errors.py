@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
 
 
 class ConfigError(Exception):
@@ -11,6 +13,18 @@ class ConfigError(Exception):
 
     Not a ValueError: tyro would catch it while it builds the settings, and print a message of its own.
     """
+
+
+def optional_module(name: str, extra: str, use: str) -> Any:
+    """A module of an optional dependency.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ConfigError(f"{use} needs {name} ({error}): pip install 'pp_simve[{extra}]'") from None
 
 
 def unknown_name(kind: str, given: str, valid: Iterable[str], also: str = "") -> str:

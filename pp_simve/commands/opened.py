@@ -9,10 +9,23 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from pp_simve.commands.options import FittedRunOptions
+from pp_simve.commands.options import FittedRunOptions, OneRunOptions
+from pp_simve.inference.device import choose_device
 from pp_simve.report import check_report
-from pp_simve.run.folder import FittedRun, Load, RunFolder, load_fitted
+from pp_simve.run.folder import FittedRun, Load, RunFolder, load_fitted, load_run
+from pp_simve.run.loaded import LoadedRun
 from pp_simve.run.trust import announce
+
+
+def one_run(options: OneRunOptions, console: Console) -> LoadedRun:
+    """The fitted program of the run, on the device; the console is told what is imported for it."""
+    assert options.run is not None  # the options refuse it
+    if options.trust_parts:
+        announce(options.run, RunFolder(options.run).read_settings(trust_parts=True)[0], console)
+    device = torch.device(choose_device(options.device))
+    run = load_run(options.run, trust_parts=options.trust_parts)
+    run.objective.to(device)
+    return run
 
 
 @contextmanager

@@ -1,15 +1,15 @@
-"""Options of `evaluate`, `diagnose`, `compare` and `parts`; those of a fit are `pp_simve.run.config.FitConfig`."""
+"""Options of the commands that read runs, and of `parts`; those of a fit are `pp_simve.run.config.FitConfig`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from pp_simve.errors import ConfigError
-from pp_simve.run.config import Count, Flag, Place, Text
+from pp_simve.run.config import Count, Flag, Place, ReadingOptions, Text, reading_options
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,77 @@ class FittedRunOptions:
     def __post_init__(self) -> None:
         if not self.runs:
             raise ConfigError("no runs were given; give the folders of one or more finished runs")
+
+
+@dataclass(frozen=True)
+class OneRunOptions(ReadingOptions):
+    """A finished run, and images that are read as those of its fit unless flags say otherwise."""
+
+    run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = None
+    """Folder of a finished run."""
+    data: Text = None
+    """Images: folder:PATH, npz:FILE, the path of an image, or the name of data (default: those of the fit)."""
+    data_root: Place = None
+    """Folder of the data sets (default: the one of the fit)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device; auto is a GPU where there is one."""
+    trust_parts: Flag = False
+    """Import the package.module:Class parts that the settings of the run name. Only for runs that you trust."""
+    quiet: Flag = False
+    """Print errors only."""
+
+    def __post_init__(self) -> None:
+        if self.run is None:
+            raise ConfigError("no run was given; give the folder of a finished run")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Options of `load_images` that were given."""
+        given = reading_options(self).items()
+        root = {} if self.data_root is None else {"root": self.data_root}
+        return root | {name: value for name, value in given if value != getattr(ReadingOptions, name)}
+
+
+@dataclass(frozen=True)
+class EmbedConfig(OneRunOptions):
+    """Options of `pp_simve.embed`."""
+
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("features.npz")
+    """File to write: .npz (an array for each of --what), .npy (of one) or .parquet (a column for each feature)."""
+    what: str = "content"
+    """Features, separated by commas: content, style, z, backbone."""
+    views: int = 1
+    (
+        "1: images as they are. More: augmented views of each, as the fit drew them; content is inferred from all of "
+        "them together, the others are means over the views."
+    )
+    draws: int = 0
+    """Draws of the guide of each image, for standard deviations of the approximate posterior."""
+    split: Literal["all", "train", "validation", "test"] = "all"
+    """Images of a split, as a fit divides the data."""
+    batch_size: int = 512
+    """Views a forward pass; memory grows with it."""
+    seed: int = 0
+    """Random seed of views and draws."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out.suffix not in (".npz", ".npy", ".parquet"):
+            raise ConfigError(f"--out {self.out} must end in .npz, .npy or .parquet")
+        if self.out.suffix == ".npy" and (len(self.names) > 1 or self.draws):
+            raise ConfigError(f"--out {self.out} holds one array: give one of --what and no --draws, or a .npz file")
+        check_place(self.out)
+
+    @property
+    def names(self) -> list[str]:
+        """The features."""
+        return [name.strip() for name in self.what.split(",")]
+
+
+def check_place(out: Path) -> None:
+    """Refuses a file that could not be written, before anything is computed."""
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out {out} {'is a folder' if out.is_dir() else 'is in no folder that exists'}")
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from pp_simve.inference.sealing import BLANK, SEAL, read_sealed, sealed
 from pp_simve.inference.tools import write_whole
 from pp_simve.run.config import Settings, reading_options
 from pp_simve.run.files import read_json, write_json
+from pp_simve.run.loaded import LoadedRun
 from pp_simve.run.lock import is_own, locked
 from pp_simve.run.methods import Program, build
 from pp_simve.run.trust import check_trusted
@@ -304,7 +305,7 @@ def load_once() -> Load:
     return lru_cache(maxsize=1)(load_data)
 
 
-def load_run(path: Path | str, *, trust_parts: bool = False) -> Program:
+def load_run(path: Path | str, *, trust_parts: bool = False) -> LoadedRun:
     """The fitted model, guide and objective of a run, in evaluation mode, on the CPU.
 
     Args:
@@ -317,14 +318,15 @@ def load_run(path: Path | str, *, trust_parts: bool = False) -> Program:
     """
     folder = RunFolder(Path(path))
     settings, _ = folder.read_settings(trust_parts=trust_parts)
-    program = build(settings, folder.read_shape())
+    shape = folder.read_shape()
+    program = build(settings, shape)
     state = folder.read_weights()
     try:
         program.objective.load_state_dict(state)
     except RuntimeError as error:
         raise _damaged(folder.path / "model.safetensors", error) from None
     program.objective.eval()
-    return program
+    return LoadedRun(program.model, program.guide, program.objective, folder.path, settings, shape)
 
 
 def load_fitted(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from pp_simve.inference import Progress
@@ -51,6 +51,21 @@ def watched(console: Console) -> Iterator[Callable[[Progress], None]]:
             console.print(f"epoch {_epoch(progress)}  {_terms(progress)}", highlight=False, soft_wrap=True)
 
     yield line
+
+
+@contextmanager
+def counted(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A monitor that is called with what is done and the whole: a bar in a terminal, nothing elsewhere."""
+    with Bar(
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, count: bar.update(task, completed=done, total=count)
 
 
 def _epoch(progress: Progress) -> str:

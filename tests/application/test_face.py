@@ -21,7 +21,7 @@ from pp_simve.run.console import parsed
 from pp_simve.run.named_parts import NESTED
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("fit", "evaluate", "diagnose", "compare")
+COMMANDS = ("fit", "evaluate", "diagnose", "compare", "embed")
 HEAVY = ("torch", "matplotlib", "sklearn", "xarray", "arviz", "torchvision", "lightning_fabric")
 RUN = """
 import runpy, sys

@@ -27,7 +27,7 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image
 
-from pp_simve import compare, diagnose, evaluate, fit
+from pp_simve import compare, diagnose, embed, evaluate, fit
 from pp_simve.data import DataError, load_data
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation.posterior.storage import PosteriorFileError, open_posterior
@@ -227,7 +227,12 @@ def test_parts_of_a_stored_run_are_not_imported(
     words = (
         f"names classes that would be imported: {name}. Importing a module runs its code; if you trust these, add --t"
     )
-    for command in ((evaluate.main, fitted), (diagnose.main, fitted), (fit.main, "--resume", stopped_run)):
+    for command in (
+        (evaluate.main, fitted),
+        (diagnose.main, fitted),
+        (fit.main, "--resume", stopped_run),
+        (embed.main, fitted, "--out", "f.npz"),
+    ):
         refuses(words, *command)
     for read in (
         lambda: load_run(fitted),
