@@ -1,7 +1,7 @@
 """SimVE as Pyro model/guide pairs: the names that a script needs, each imported when it is first used.
 
 ``__init__.pyi`` lists the names and the module of each, for type checkers, editors and this module alike. `fit`,
-`evaluate`, `diagnose`, `compare` and `embed` are the commands, as modules; the function that fits is
+`evaluate`, `diagnose`, `compare`, `embed` and `export` are the commands, as modules; the function that fits is
 `pp_simve.inference.fit`.
 """
 

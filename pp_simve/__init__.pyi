@@ -5,6 +5,7 @@ from pp_simve import diagnose as diagnose
 from pp_simve import embed as embed
 from pp_simve import evaluate as evaluate
 from pp_simve import evaluation as evaluation
+from pp_simve import export as export
 from pp_simve import fit as fit
 from pp_simve import inference as inference
 from pp_simve import models as models

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import pp_simve
-from pp_simve import compare, diagnose, embed, evaluate, fit, parts
+from pp_simve import compare, diagnose, embed, evaluate, export, fit, parts
 from pp_simve.errors import ConfigError, unknown_name
 from pp_simve.run.console import exit_code
 
@@ -16,6 +16,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str], str], int]] = {
     "diagnose": diagnose.main,
     "compare": compare.main,
     "embed": embed.main,
+    "export": export.main,
     "parts": parts.main,
 }
 

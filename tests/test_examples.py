@@ -10,7 +10,7 @@ from pathlib import Path
 import pyro
 import pytest
 
-from pp_simve import compare, diagnose, embed, evaluate, fit
+from pp_simve import compare, diagnose, embed, evaluate, export, fit
 
 ROOT = Path(__file__).parent.parent
 SHORT = {
@@ -59,7 +59,14 @@ PAGES = [
     "README.md",
     *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")),
 ]
-COMMANDS = {"fit": fit, "evaluate": evaluate, "compare": compare, "diagnose": diagnose, "embed": embed}
+COMMANDS = {
+    "fit": fit,
+    "evaluate": evaluate,
+    "compare": compare,
+    "diagnose": diagnose,
+    "embed": embed,
+    "export": export,
+}
 
 
 def test_the_readme_and_the_first_page_have_the_same_code() -> None:

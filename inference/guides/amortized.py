@@ -37,6 +37,11 @@ class GaussianGuide(ZFirstGuide):
         super().__init__(exact(prior, self))
         self.recognition = Recognition(encoder, prior.latent_dim, features, scale, projection)
 
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder as it was given, fitted; one for each modality where there are several."""
+        return self.recognition.encoder_head.encoder
+
     def features(self, views: ViewsLike) -> Features:
         return self.recognition.features(views)
 

@@ -44,6 +44,11 @@ class DeltaGuide(ZFirstGuide):
         self.encoder_head = encoder_head(encoder, prior.latent_dim, features, projection)
         self.unit_norm = unit_norm
 
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder as it was given, fitted; one for each modality where there are several."""
+        return self.encoder_head.encoder
+
     def features(self, views: ViewsLike) -> Features:
         return self.encoder_head.features(views)
 

@@ -112,6 +112,11 @@ class ModalityHeads(nn.Module):
         # In the views' order and not that of the encoders: the program divides z among the modalities in it.
         return {str(modality): self._of(str(modality)).features(batch) for modality, batch in views.items()}
 
+    @property
+    def encoder(self) -> dict[str, nn.Module]:
+        """The encoders by modality."""
+        return {modality: self._of(modality).encoder for modality in self.modalities}
+
     def heads(self) -> list[nn.Linear]:
         """The linear layers, one per modality."""
         return [self._of(modality).head for modality in self.modalities]

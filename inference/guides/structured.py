@@ -80,6 +80,11 @@ class StructuredGuide(Guide):
         self.messages = messages
         self.recognition = Recognition(encoder, prior.latent_dim, features, scale, projection)
 
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder as it was given, fitted; one for each modality where there are several."""
+        return self.recognition.encoder_head.encoder
+
     def potentials(self, features: Features) -> tuple[Tensor, Tensor]:
         """Location and precision of each view's potential, shape ``(..., view, image, latent)`` each."""
         q = self.recognition.latent(features)

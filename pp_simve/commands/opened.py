@@ -17,14 +17,14 @@ from pp_simve.run.loaded import LoadedRun
 from pp_simve.run.trust import announce
 
 
-def one_run(options: OneRunOptions, console: Console) -> LoadedRun:
-    """The fitted program of the run, on the device; the console is told what is imported for it."""
+def one_run(options: OneRunOptions, console: Console, device: str = "cpu") -> LoadedRun:
+    """The fitted program of the run; the console is told what is imported for it."""
     assert options.run is not None  # the options refuse it
     if options.trust_parts:
         announce(options.run, RunFolder(options.run).read_settings(trust_parts=True)[0], console)
-    device = torch.device(choose_device(options.device))
+    chosen = torch.device(choose_device(device))
     run = load_run(options.run, trust_parts=options.trust_parts)
-    run.objective.to(device)
+    run.objective.to(chosen)
     return run
 
 

@@ -44,8 +44,6 @@ class OneRunOptions(ReadingOptions):
     """Images: folder:PATH, npz:FILE, the path of an image, or the name of data (default: those of the fit)."""
     data_root: Place = None
     """Folder of the data sets (default: the one of the fit)."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device; auto is a GPU where there is one."""
     trust_parts: Flag = False
     """Import the package.module:Class parts that the settings of the run name. Only for runs that you trust."""
     quiet: Flag = False
@@ -80,6 +78,8 @@ class EmbedConfig(OneRunOptions):
     """Draws of the guide of each image, for standard deviations of the approximate posterior."""
     split: Literal["all", "train", "validation", "test"] = "all"
     """Images of a split, as a fit divides the data."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device; auto is a GPU where there is one."""
     batch_size: int = 512
     """Views a forward pass; memory grows with it."""
     seed: int = 0
@@ -97,6 +97,37 @@ class EmbedConfig(OneRunOptions):
     def names(self) -> list[str]:
         """The features."""
         return [name.strip() for name in self.what.split(",")]
+
+
+@dataclass(frozen=True)
+class ExportConfig(OneRunOptions):
+    """Options of `pp_simve.export`."""
+
+    to: Literal["onnx", "pt2", "safetensors"] = "onnx"
+    """Format: onnx (needs pp_simve[export]), pt2 (torch.export), or safetensors (weights of the encoder alone)."""
+    what: Text = None
+    """Outputs of onnx and pt2, separated by commas: backbone, content, z, style (default: backbone,content)."""
+    out: Place = None
+    """File to write (default: model.onnx, model.pt2 or encoder.safetensors in the run folder)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.to == "safetensors" and self.what is not None:
+            raise ConfigError(
+                "--to safetensors writes the weights of the encoder, whose output is the backbone: leave out --what"
+            )
+        check_place(self.place)
+
+    @property
+    def place(self) -> Path:
+        """The file to write."""
+        name = "encoder" if self.to == "safetensors" else "model"
+        return self.out or Path(str(self.run)) / f"{name}.{self.to}"
+
+    @property
+    def names(self) -> list[str]:
+        """The outputs."""
+        return [name.strip() for name in (self.what or "backbone,content").split(",")]
 
 
 def check_place(out: Path) -> None:

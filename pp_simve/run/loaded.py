@@ -119,6 +119,22 @@ class LoadedRun(Program):
             progress(stop, source.count)
         return source.about | {name: np.concatenate(of_name) for name, of_name in parts.items()}
 
+    def first(self, images: Source, most: int, **reading: Any) -> Tensor:
+        """The first images, at most so many, float in [0, 1] as encoders take them; arguments as of `embed`.
+
+        Raises:
+            ConfigError: there are none, or views are of several modalities.
+        """
+        source = self._source(images, "all", reading)
+        if self._viewing.names:
+            raise ConfigError(f"the run is of several modalities ({', '.join(self._viewing.names)}), expected one")
+        if not source.count:
+            raise ConfigError("there are no images")
+        device = next(self.objective.parameters()).device
+        views = self._viewed(source.batch(0, min(most, source.count)), 1, device, torch.Generator(device))
+        assert isinstance(views, Tensor)
+        return views[0]
+
     def _checked(self, what: Sequence[str], views: int, draws: int, batch_size: int) -> list[str]:
         """Names of the features, with those of their standard deviations."""
         if unknown := [name for name in what if name not in REPRESENTATIONS]:

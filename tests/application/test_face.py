@@ -21,7 +21,8 @@ from pp_simve.run.console import parsed
 from pp_simve.run.named_parts import NESTED
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("fit", "evaluate", "diagnose", "compare", "embed")
+COMMANDS = ("fit", "evaluate", "diagnose", "compare", "embed", "export")
+CHOICE = {"export": "--to"}
 HEAVY = ("torch", "matplotlib", "sklearn", "xarray", "arviz", "torchvision", "lightning_fabric")
 RUN = """
 import runpy, sys
@@ -76,6 +77,8 @@ def test_imports_are_light(script: str, expected: set[str]) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_help_and_wrong_flags_need_no_torch(command: str, arguments: list[str], code: int, words: str) -> None:
+    choice = CHOICE.get(command, "--device")
+    arguments, words = ([choice if one == "--device" else one for one in arguments], words.replace("--device", choice))
     imported, ended = loaded(RUN, f"pp_simve.{command}", *arguments)
     assert imported == set()
     assert f"code {code}" in ended.stdout
