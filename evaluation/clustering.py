@@ -15,7 +15,14 @@ from sklearn.metrics.cluster import contingency_matrix
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from pp_simve.evaluation.probes.base import Standardizer, checked, checked_features, checked_grid, checked_labels
+from pp_simve.evaluation.probes.base import (
+    Array,
+    Standardizer,
+    checked,
+    checked_features,
+    checked_grid,
+    checked_labels,
+)
 
 Covariance = Literal["full", "diag"]
 
@@ -145,7 +152,7 @@ def cluster_scores(
     }
 
 
-def hungarian_accuracy(labels: Tensor, clusters: Tensor) -> float:
+def hungarian_accuracy(labels: Array, clusters: Array) -> float:
     """Fraction of rows whose cluster matches their class, in the best one-to-one matching of clusters and classes.
 
     Both are integers of any values, shape ``(row,)``. Where their numbers differ, rows of unmatched clusters or classes
@@ -154,6 +161,7 @@ def hungarian_accuracy(labels: Tensor, clusters: Tensor) -> float:
     Raises:
         ValueError: a shape or dtype is wrong, the lengths differ, or there are no rows.
     """
-    checked(clusters, "clusters", len(checked(labels, "labels", "row", dtype="integers")), dtype="integers")
+    labels = checked(labels, "labels", "row", dtype="integers")
+    clusters = checked(clusters, "clusters", len(labels), dtype="integers")
     together = contingency_matrix(labels.cpu().numpy(), clusters.cpu().numpy())
     return float(together[linear_sum_assignment(together, maximize=True)].sum() / len(labels))

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.probes.base import checked_features
+from pp_simve.evaluation.probes.base import Array, checked_features
 
 INCEPTION_WEIGHTS = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -17,7 +17,7 @@ INCEPTION_WEIGHTS = (
 
 
 @torch.no_grad()
-def frechet_distance(first: Tensor, second: Tensor) -> float:
+def frechet_distance(first: Array, second: Array) -> float:
     """Squared Fréchet (2-Wasserstein) distance between Gaussians fitted to two sets of features; FID for Inception's.
 
     ``|μ_a − μ_b|² + tr(S_a + S_b − 2 (S_a S_b)^½)``, with the unbiased covariances S, in squared units of the features
@@ -31,7 +31,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     # With triangular factors Rᵀ R = S, the last trace is the sum of the singular values of R_a R_bᵀ, which is accurate
     # for singular S, too.
     first = checked_features(first, "first")
-    second = checked_features(second.to(first.device), "second", width=first.shape[1])
+    second = checked_features(second, "second", width=first.shape[1]).to(first.device)
     (first_mean, first_factor), (second_mean, second_factor) = _mean_and_factor(first), _mean_and_factor(second)
     between = (first_mean - second_mean).square().sum()
     spread = first_factor.square().sum() + second_factor.square().sum()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.probes.base import checked, checked_features, unit_rows
+from pp_simve.evaluation.probes.base import Array, checked, checked_features, unit_rows
 
 Critic = Callable[[Tensor, Tensor], Tensor]
 """From features of the first and second view, ``(a, feature)`` and ``(b, feature)``, to scores ``(a, b)``, high where
@@ -20,7 +20,7 @@ _BLOCK = 2**23
 
 
 @torch.no_grad()
-def effective_rank(features: Tensor) -> float:
+def effective_rank(features: Array) -> float:
     """RankMe: the effective number of directions of features ``(row, feature)``, from 1 to min(row, feature).
 
     ``exp(−Σ_k p_k log p_k)`` with ``p_k = σ_k / Σ_l σ_l + 10⁻⁷`` over the min(row, feature) singular values σ of the
@@ -39,7 +39,7 @@ def effective_rank(features: Tensor) -> float:
 
 
 @torch.no_grad()
-def alignment(first: Tensor, second: Tensor) -> float:
+def alignment(first: Array, second: Array) -> float:
     """Mean squared distance of two views of an image on the unit sphere: 0 if equal, 2 if unrelated, at most 4.
 
     Wang and Isola, "Understanding contrastive representation learning through alignment and uniformity on the
@@ -51,7 +51,7 @@ def alignment(first: Tensor, second: Tensor) -> float:
 
 
 @torch.no_grad()
-def uniformity(features: Tensor, t: float = 2.0) -> float:
+def uniformity(features: Array, t: float = 2.0) -> float:
     """Log of the mean of ``exp(−t ‖x − y‖²)`` over all pairs of rows on the unit sphere; lower is more uniform.
 
     From 0, all rows in one direction, to about ``log 0F1(; feature/2; t²) − 2 t`` for many evenly spread rows, which
@@ -73,7 +73,7 @@ def uniformity(features: Tensor, t: float = 2.0) -> float:
 
 
 @torch.no_grad()
-def infonce_bound(scores: Tensor) -> dict[str, float]:
+def infonce_bound(scores: Array) -> dict[str, float]:
     """InfoNCE lower bound on the mutual information of two views, from a critic's scores of K × K pairs.
 
     ``log K − mean_i [ logsumexp_j scores_ij − scores_ii ]``: at most the information in expectation over K independent
@@ -84,12 +84,12 @@ def infonce_bound(scores: Tensor) -> dict[str, float]:
     ``"ceiling"``, which is log K, in nats; raises `ValueError` for scores that are not square, floating point or
     finite.
     """
-    rows = checked(scores, "scores", "K", len(scores) or "K", dtype="floating point")
+    rows = checked(scores, "scores", "K", len(torch.as_tensor(scores)) or "K", dtype="floating point")
     return mutual_information(rows, rows, lambda chunk, _: chunk)
 
 
 @torch.no_grad()
-def mutual_information(first: Tensor, second: Tensor, critic: Critic) -> dict[str, float]:
+def mutual_information(first: Array, second: Array, critic: Critic) -> dict[str, float]:
     """`infonce_bound` of features ``(row, feature)`` with all rows as candidates, scored block by block.
 
     Row i of both is one image, and images are independent. A critic with fitted parameters must have been fitted to
@@ -188,18 +188,18 @@ class CanonicalCritic:
 
 
 @torch.no_grad()
-def gaussian_information(content_variance: Tensor, style_variance: Tensor) -> float:
+def gaussian_information(content_variance: Array, style_variance: Array) -> float:
     """Mutual information in nats of two views' latents under the additive Gaussian prior, as of `GaussianCritic`.
 
     ``−½ Σ log(1 − ρ²)`` over the axes, with ``ρ = τ² / (τ² + Σ)`` the correlation of the two.
     """
-    critic = GaussianCritic(content_variance, style_variance)
+    critic = GaussianCritic(torch.as_tensor(content_variance), torch.as_tensor(style_variance))
     # −½ log(1 − ρ²) = ½ log(1 + r² / (1 + 2 r)) with r = τ²/Σ: exact however near 0 or 1 ρ is.
     ratio = critic.content_variance.double() / critic.style_variance.double()
     return float((ratio * (ratio / (1 + 2 * ratio))).log1p().sum() / 2)
 
 
-def _pairs(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+def _pairs(first: Array, second: Array) -> tuple[Tensor, Tensor]:
     first = checked_features(first, "first")
     second = checked(second, "second features", *first.shape, dtype="floating point")
     return first, second.to(first.dtype)

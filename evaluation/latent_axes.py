@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from pp_simve.evaluation.probes.base import checked, checked_features
+from pp_simve.evaluation.probes.base import Array, checked, checked_features
 from pp_simve.evaluation.records import NotApplicableError
 from pp_simve.inference import Guide, draw
 from pp_simve.inference.tools import unit_range
@@ -16,7 +16,7 @@ from pp_simve.models import Prior, SimVE
 
 
 @torch.no_grad()
-def active_units(means: Tensor, threshold: float = 0.01) -> int:
+def active_units(means: Array, threshold: float = 0.01) -> int:
     """Number of latent axes whose posterior mean has a variance over images above ``threshold``; others are collapsed.
 
     Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders" (2016, arXiv 1509.00519), whose 0.01 is meant

@@ -10,7 +10,15 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.probes.base import accuracy, checked, checked_features, checked_grid, checked_labels, unit_rows
+from pp_simve.evaluation.probes.base import (
+    Array,
+    accuracy,
+    checked,
+    checked_features,
+    checked_grid,
+    checked_labels,
+    unit_rows,
+)
 from pp_simve.evaluation.records import Record
 from pp_simve.evaluation.subject import LabelledImages, labels_of
 from pp_simve.evaluation.tasks.classes import Labelled, content_of
@@ -86,7 +94,7 @@ class ModalitySubject:
         return [(content_of_modalities(self.guide, images), y) for images, y in zip(whole, self.labels, strict=True)]
 
 
-def retrieval_scores(queries: Tensor, gallery: Tensor, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+def retrieval_scores(queries: Array, gallery: Array, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
     """Cross-modal retrieval: recall at k and median rank of the right gallery row, by cosine similarity.
 
     Row i of both modalities, ``(row, feature)``, is the same thing. Ties with the right row are broken at random, and
@@ -122,7 +130,7 @@ def retrieval_scores(queries: Tensor, gallery: Tensor, ks: Sequence[int] = (1, 5
     return scores
 
 
-def zero_shot_scores(queries: Tensor, labels: Tensor, prompts: Tensor, prompt_labels: Tensor) -> dict[str, float]:
+def zero_shot_scores(queries: Array, labels: Array, prompts: Array, prompt_labels: Array) -> dict[str, float]:
     """Accuracy of `zero_shot_predictions` against the classes ``(query,)``, each of which must have a prompt.
 
     Returns:
@@ -133,10 +141,11 @@ def zero_shot_scores(queries: Tensor, labels: Tensor, prompts: Tensor, prompt_la
     Raises:
         ValueError: as `zero_shot_predictions`, or for query labels that no prompt has.
     """
+    queries = checked_features(queries, "query")
     labels = checked_labels(labels, queries, "query")
     predicted = zero_shot_predictions(queries, prompts, prompt_labels)
     classes, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
-    if undescribed := classes[~torch.isin(classes, prompt_labels.to(classes))].tolist():
+    if undescribed := classes[~torch.isin(classes, torch.as_tensor(prompt_labels).to(classes))].tolist():
         raise ValueError(f"no prompt describes the query labels {undescribed}: give each class at least one prompt")
     hits = counts.new_zeros(len(classes)).index_add(0, index, (predicted == labels).long())
     return {
@@ -147,7 +156,7 @@ def zero_shot_scores(queries: Tensor, labels: Tensor, prompts: Tensor, prompt_la
     }
 
 
-def zero_shot_predictions(queries: Tensor, prompts: Tensor, prompt_labels: Tensor) -> Tensor:
+def zero_shot_predictions(queries: Array, prompts: Array, prompt_labels: Array) -> Tensor:
     """Class of each query: the one of largest cosine to the mean of the unit-normalized prompts of the class.
 
     Prompts describe the classes in the other modality (prompt ensembling in the space of embeddings: Radford et al.
