@@ -13,6 +13,7 @@ from pp_simve.commands.options import FittedRunOptions, OneRunOptions
 from pp_simve.inference.device import choose_device
 from pp_simve.report import check_report
 from pp_simve.run.folder import FittedRun, Load, RunFolder, load_fitted, load_run
+from pp_simve.run.hub import run_path
 from pp_simve.run.loaded import LoadedRun
 from pp_simve.run.trust import announce
 
@@ -20,10 +21,10 @@ from pp_simve.run.trust import announce
 def one_run(options: OneRunOptions, console: Console, device: str = "cpu") -> LoadedRun:
     """The fitted program of the run; the console is told what is imported for it."""
     assert options.run is not None  # the options refuse it
+    chosen, path = torch.device(choose_device(device)), run_path(options.run)
     if options.trust_parts:
-        announce(options.run, RunFolder(options.run).read_settings(trust_parts=True)[0], console)
-    chosen = torch.device(choose_device(device))
-    run = load_run(options.run, trust_parts=options.trust_parts)
+        announce(path, RunFolder(path).read_settings(trust_parts=True)[0], console)
+    run = load_run(path, trust_parts=options.trust_parts)
     run.objective.to(chosen)
     return run
 

@@ -39,7 +39,7 @@ class OneRunOptions(ReadingOptions):
     """A finished run, and images that are read as those of its fit unless flags say otherwise."""
 
     run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = None
-    """Folder of a finished run."""
+    """Folder of a finished run, or hub:OWNER/NAME."""
     data: Text = None
     """Images: folder:PATH, npz:FILE, the path of an image, or the name of data (default: those of the fit)."""
     data_root: Place = None

@@ -31,6 +31,7 @@ from pp_simve.inference.sealing import BLANK, SEAL, read_sealed, sealed
 from pp_simve.inference.tools import write_whole
 from pp_simve.run.config import Settings, reading_options
 from pp_simve.run.files import read_json, write_json
+from pp_simve.run.hub import run_path
 from pp_simve.run.loaded import LoadedRun
 from pp_simve.run.lock import is_own, locked
 from pp_simve.run.methods import Program, build
@@ -309,14 +310,14 @@ def load_run(path: Path | str, *, trust_parts: bool = False) -> LoadedRun:
     """The fitted model, guide and objective of a run, in evaluation mode, on the CPU.
 
     Args:
-        path: of the run folder.
+        path: of the run folder, or ``hub:OWNER/NAME[@REVISION]``, a run on the Hugging Face Hub.
         trust_parts: allows the import of parts of a user's own (``package.module:Class``) that the settings name.
 
     Raises:
         ConfigError: the run has no weights yet, or they are damaged or do not fit its settings; parts that are not
-            trusted.
+            trusted; a run that cannot be downloaded.
     """
-    folder = RunFolder(Path(path))
+    folder = RunFolder(run_path(path))
     settings, _ = folder.read_settings(trust_parts=trust_parts)
     shape = folder.read_shape()
     program = build(settings, shape)

@@ -23,6 +23,7 @@ from pp_simve.inference.guides.base import ImagesLike
 from pp_simve.inference.images import ImagesError, as_images
 from pp_simve.inference.tools import unit_range
 from pp_simve.run.config import Settings, reading_options
+from pp_simve.run.hub import push_run
 from pp_simve.run.methods import Program
 from pp_simve.run.viewing import Viewing, shapes_of
 
@@ -118,6 +119,10 @@ class LoadedRun(Program):
                 of_name.append(values.float().cpu().numpy())
             progress(stop, source.count)
         return source.about | {name: np.concatenate(of_name) for name, of_name in parts.items()}
+
+    def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
+        """Uploads the run to the Hugging Face Hub; ``load_run("hub:OWNER/NAME")`` reads it. As `push_run`."""
+        return push_run(self.path, repository, private=private, token=token)
 
     def first(self, images: Source, most: int, **reading: Any) -> Tensor:
         """The first images, at most so many, float in [0, 1] as encoders take them; arguments as of `embed`.
