@@ -51,7 +51,7 @@ def write_features(path: Path, found: Mapping[str, NDArray[Any]]) -> None:
         (features,) = (values for values in found.values() if values.ndim == 2)
         np.save(file, features)
     elif path.suffix == ".npz":
-        np.savez(file, **found)  # type: ignore[arg-type]  # numpy's stub takes them for its own flags
+        np.savez(file, **found)  # type: ignore[arg-type]  # the stub takes them for allow_pickle
     else:
         table = {
             f"{name}_{place}" if values.ndim == 2 else name: column

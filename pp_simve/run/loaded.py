@@ -91,7 +91,7 @@ class LoadedRun(Program):
 
         Returns:
             An entry float32 ``(image, feature)`` for each of ``what``. For names and paths also ``index``, the position
-            in the source; ``file``, where there are files; ``label``, the name of the class, where there are any.
+            in the source; ``path``, relative, where there are files; ``label``, the name of the class, where there are any.
 
         Raises:
             ConfigError: an argument that is not possible, or a representation that the program does not have.
@@ -183,7 +183,7 @@ class LoadedRun(Program):
             read, rows = load_images(images, split=split, **options)
             about["index"] = rows.numpy()
             if read.files:
-                about["file"] = np.array(read.files)[rows]
+                about["path"] = np.array(read.files)[rows]
             if read.labels is not None:
                 about["label"] = np.array([*read.classes, ""])[read.labels[rows]]  # -1, the last, is of no class
             pixels, attributes, notes = read.images, read.attributes, read.notes

@@ -96,8 +96,8 @@ def test_sources(folder: Path, source: str) -> None:
     np.testing.assert_allclose(found["content"], fitted.guide.embed_batches(images).content, atol=1e-6)
     if source in ("name", "path of a folder", "text path"):
         assert found["label"].tolist() == ["cat", "cat", "dog"]
-        assert found["file"].tolist() == ["cat/0000.png", "cat/0001.png", "dog/0000.png"]
-        np.testing.assert_array_equal(fitted.embed(SOURCES[source](images, folder))["file"], found["file"])  # cached
+        assert found["path"].tolist() == ["cat/0000.png", "cat/0001.png", "dog/0000.png"]
+        np.testing.assert_array_equal(fitted.embed(SOURCES[source](images, folder))["path"], found["path"])  # cached
     assert fitted.embed(files[1])["content"].shape == (1, 4)
 
 
