@@ -29,14 +29,12 @@ def view_features(
     """
     with evaluation_mode(guide):
         posterior = guide.posterior(views)
-    backbone = posterior.backbone
-    if not isinstance(backbone, Tensor):
-        backbone = next(iter(backbone.values())) if len(backbone) == 1 else None
+    backbones = [posterior.backbone] if isinstance(posterior.backbone, Tensor) else [*posterior.backbone.values()]
     found = {
         "content": posterior.content,
         "z": posterior.z.mean(0),
         "style": posterior.style.mean(0),
-        "backbone": None if backbone is None else backbone.mean(0),
+        "backbone": backbones[0].mean(0) if len(backbones) == 1 else None,
     }
     if draws:
         drawn = draw(without_groups(model), guide, views, draws, seed=seed)

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from pp_simve.commands.options import FittedRunOptions, OneRunOptions
-from pp_simve.inference.device import choose_device
+from pp_simve.inference.device import DeviceName, choose_device
 from pp_simve.report import check_report
 from pp_simve.run.folder import FittedRun, Load, RunFolder, load_fitted, load_run
 from pp_simve.run.hub import run_path
@@ -18,7 +18,7 @@ from pp_simve.run.loaded import LoadedRun
 from pp_simve.run.trust import announce
 
 
-def one_run(options: OneRunOptions, console: Console, device: str = "cpu") -> LoadedRun:
+def one_run(options: OneRunOptions, console: Console, device: DeviceName = "cpu") -> LoadedRun:
     """The fitted program of the run; the console is told what is imported for it."""
     assert options.run is not None  # the options refuse it
     chosen, path = torch.device(choose_device(device)), run_path(options.run)
@@ -38,6 +38,7 @@ def opened_run(
     console: Console,
     file: str,
     *others: str,
+    on: str | None = None,
 ) -> Iterator[FittedRun]:
     """Context with a run and its images, whose folder no other process writes to.
 
@@ -49,6 +50,7 @@ def opened_run(
         console: is told what is imported for the run.
         file: that the command writes, and the page shows.
         others: further files that the command writes.
+        on: other data than those of the fit.
 
     Raises:
         ConfigError: the folder cannot be written to, or the run or its page cannot be read.
@@ -60,5 +62,5 @@ def opened_run(
     with folder.writing(file, *others, "report.html"):
         check_report(folder, file)
         yield load_fitted(
-            folder, device, images, options.data_root, source=options.data, trust_parts=options.trust_parts
+            folder, device, images, options.data_root, source=options.data, on=on, trust_parts=options.trust_parts
         )

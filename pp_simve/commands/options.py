@@ -140,6 +140,11 @@ def check_place(out: Path) -> None:
 class EvaluateConfig(FittedRunOptions):
     """Options of `pp_simve.evaluate`."""
 
+    on: Text = None
+    (
+        "Other data to evaluate on, such as folder:PATH, whose images are resized to those of the fit; probes are "
+        "fitted on its train images (default: the data of the fit)."
+    )
     rows: int = 10_000
     """Most images (and views) of a split for costly evaluators: MLP probes, clusters, information, FID, ..."""
     restarts: int = 3
@@ -155,6 +160,8 @@ class EvaluateConfig(FittedRunOptions):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if self.on is not None and self.data is not None:
+            raise ConfigError("give --data, where the images of the fit are, or --on, other images; not both")
         if self.fid_weights is not None and not self.fid_weights.is_file():
             raise ConfigError(f"--fid-weights {self.fid_weights} is no file")
 

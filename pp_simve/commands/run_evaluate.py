@@ -21,18 +21,20 @@ from pp_simve.run.scores import evaluate_run
 from pp_simve.run.tables import print_scores
 
 FILE = "evaluation.json"
+TRANSFER = "transfer.json"
+"""Of an evaluation on other data than those of the fit."""
 
 
 def evaluate_runs(config: EvaluateConfig) -> int:
     """Evaluates one run after the other, whatever happens to those before; the exit code."""
     console = Console(quiet=config.quiet, highlight=False)
     device = torch.device(choose_device(config.device))
-    images = load_once()
+    images, file = load_once(), TRANSFER if config.on else FILE
     effort = Effort(config.rows, config.restarts, config.fine_tune, config.fid_weights)
 
     def carry_out(path: Path) -> None:
         started = time.perf_counter()
-        with opened_run(path, config, device, images, console, FILE) as fitted:
+        with opened_run(path, config, device, images, console, file, on=config.on) as fitted:
             evaluate_fitted(fitted, started)
 
     def evaluate_fitted(fitted: FittedRun, started: float) -> None:
@@ -58,8 +60,8 @@ def evaluate_runs(config: EvaluateConfig) -> int:
         }
         console.print(f"{path}: {method} on {data.name}", markup=False, soft_wrap=True, style="bold")
         print_scores(records, console)
-        write_json(path / FILE, entries)
+        write_json(path / file, entries)
         write_report(fitted.folder)
-        console.print(f"evaluated in {seconds:.1f} s, written to {path / FILE}\n", markup=False, soft_wrap=True)
+        console.print(f"evaluated in {seconds:.1f} s, written to {path / file}\n", markup=False, soft_wrap=True)
 
     return each_run(config.runs, "evaluated", carry_out)

@@ -114,6 +114,7 @@ CONTENTS: Mapping[str, Any] = {
     "config.json": Config,
     "results.json": Results,
     "evaluation.json": Evaluation,
+    "transfer.json": Evaluation,
     "diagnostics.json": Diagnostics,
 }
 """Types of the entries by file name. Entries that are not listed are kept as they are: of a later version."""

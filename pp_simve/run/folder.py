@@ -32,7 +32,7 @@ from pp_simve.inference.tools import write_whole
 from pp_simve.run.config import Settings, reading_options
 from pp_simve.run.files import read_json, write_json
 from pp_simve.run.hub import run_path
-from pp_simve.run.loaded import LoadedRun
+from pp_simve.run.loaded import LoadedRun, fitting
 from pp_simve.run.lock import is_own, locked
 from pp_simve.run.methods import Program, build
 from pp_simve.run.trust import check_trusted
@@ -337,9 +337,10 @@ def load_fitted(
     data_root: Path | None = None,
     *,
     source: str | None = None,
+    on: str | None = None,
     trust_parts: bool = False,
 ) -> FittedRun:
-    """A finished run with the images it was fitted to.
+    """A finished run with the images it was fitted to, or with others.
 
     Args:
         folder: of the run.
@@ -347,6 +348,7 @@ def load_fitted(
         images: loads the data.
         data_root: where data sets are, if elsewhere than for the fit.
         source: the data, such as ``folder:PATH``, if they have moved.
+        on: other data than those of the fit; their images are resized to its.
         trust_parts: as in `load_run`.
 
     Raises:
@@ -356,14 +358,20 @@ def load_fitted(
     """
     settings, fingerprint = folder.read_settings(trust_parts=trust_parts)
     program = load_run(folder.path, trust_parts=trust_parts)
-    data = images(source or settings.data, data_root or settings.data_root, **reading_options(settings))
-    if data.fingerprint != fingerprint:
-        raise ConfigError(
-            f"the images of {data.name} are not those {folder.path} was fitted to ({data.fingerprint}, expected "
-            f"{fingerprint}); say where those are (--data, --data-root), or fit again"
-        )
-    if data.shape != folder.read_shape():
-        raise ConfigError(f"{folder.path / 'config.json'} holds the shape of other images than {data.name}; fit again")
+    options, root = reading_options(settings), data_root or settings.data_root
+    if on is not None:
+        side = "x".join(map(str, program.shape.image[1:]))
+        data = fitting(images(on, root, **options | {"image_size": side}), program.shape.image)
+    else:
+        data = images(source or settings.data, root, **options)
+        if data.fingerprint != fingerprint:
+            raise ConfigError(
+                f"the images of {data.name} are not those {folder.path} was fitted to ({data.fingerprint}, expected "
+                f"{fingerprint}); say where those are (--data, --data-root), or fit again"
+            )
+        if data.shape != program.shape:
+            config = folder.path / "config.json"
+            raise ConfigError(f"{config} holds the shape of other images than {data.name}; fit again")
     program.objective.to(device)
     return FittedRun(folder, settings, program, data, Viewing.of(settings, data.shape))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from pp_simve.data import DataShape, ImageShape, Split
+from pp_simve.data import DataShape, ImageData, ImageShape, Split
 from pp_simve.data.load import SplitName, load_images
 from pp_simve.errors import ConfigError, unknown_name
 from pp_simve.inference.augmentations import draw_views
@@ -34,11 +34,11 @@ Source = ImagesLike | str | Path | Sequence[str | Path]
 
 
 class _Images(NamedTuple):
-    count: int
+    n_images: int
     batch: Callable[[int, int], Tensor | dict[str, Tensor]]
     """Images from one position up to another."""
     about: dict[str, NDArray[Any]]
-    """An entry for each image: its file, position in the source, label."""
+    """Of names and paths, an entry for each image: its path, position in the source, label."""
     notes: tuple[str, ...] = ()
 
 
@@ -91,7 +91,8 @@ class LoadedRun(Program):
 
         Returns:
             An entry float32 ``(image, feature)`` for each of ``what``. For names and paths also ``index``, the position
-            in the source; ``path``, relative, where there are files; ``label``, the name of the class, where there are any.
+            in the source; ``path``, relative, where there are files; ``label``, the name of the class, where
+            there are any.
 
         Raises:
             ConfigError: an argument that is not possible, or a representation that the program does not have.
@@ -102,14 +103,14 @@ class LoadedRun(Program):
         source = self._source(images, split, reading)
         for note in source.notes:
             notes(note)
-        if not source.count:
+        if not source.n_images:
             raise ConfigError("there are no images to embed")
         device = next(self.objective.parameters()).device
         generator = torch.Generator(device).manual_seed(seed)
         size = max(1, batch_size // views)
         parts: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
-        for start in range(0, source.count, size):
-            stop = min(start + size, source.count)
+        for start in range(0, source.n_images, size):
+            stop = min(start + size, source.n_images)
             batch = self._viewed(source.batch(start, stop), views, device, generator)
             found = view_features(self.model, self.guide, batch, draws=draws, seed=seed + start)
             for name, of_name in parts.items():
@@ -117,7 +118,7 @@ class LoadedRun(Program):
                 if values is None or not values.shape[-1]:
                     raise ConfigError(_absent(name, values, self))
                 of_name.append(values.float().cpu().numpy())
-            progress(stop, source.count)
+            progress(stop, source.n_images)
         return source.about | {name: np.concatenate(of_name) for name, of_name in parts.items()}
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
@@ -133,10 +134,10 @@ class LoadedRun(Program):
         source = self._source(images, "all", reading)
         if self._viewing.names:
             raise ConfigError(f"the run is of several modalities ({', '.join(self._viewing.names)}), expected one")
-        if not source.count:
+        if not source.n_images:
             raise ConfigError("there are no images")
         device = next(self.objective.parameters()).device
-        views = self._viewed(source.batch(0, min(most, source.count)), 1, device, torch.Generator(device))
+        views = self._viewed(source.batch(0, min(most, source.n_images)), 1, device, torch.Generator(device))
         assert isinstance(views, Tensor)
         return views[0]
 
@@ -169,12 +170,10 @@ class LoadedRun(Program):
         notes: tuple[str, ...] = ()
         if isinstance(images, Mapping):
             parts = {name: as_images(part, f"images of {name}") for name, part in images.items()}
-            if len({len(part) for part in parts.values()}) != 1:
-                raise ImagesError(
-                    f"modalities must be of the same images, got { ({k: len(v) for k, v in parts.items()}) }"
-                )
-            count = len(next(iter(parts.values())))
-            return _Images(count, lambda a, b: {name: part[a:b] for name, part in parts.items()}, about)
+            counts = {name: len(part) for name, part in parts.items()}
+            if len(set(counts.values())) != 1:
+                raise ImagesError(f"modalities must be of the same images, got numbers of images {counts}")
+            return _Images(min(counts.values()), lambda a, b: {name: part[a:b] for name, part in parts.items()}, about)
         if isinstance(images, Dataset) and hasattr(images, "__len__") and not isinstance(images, TensorDataset):
             dataset = images
             return _Images(len(images), lambda a, b: self._parts(as_images(Subset(dataset, range(a, b)))), about)
@@ -206,11 +205,12 @@ class LoadedRun(Program):
         self, images: Tensor | dict[str, Tensor], views: int, device: torch.device, generator: torch.Generator
     ) -> Tensor | dict[str, Tensor]:
         shapes, policies = shapes_of(self.settings, self.shape), self._viewing.policy
+        known = dict[str | None, ImageShape](shapes.items() if isinstance(shapes, dict) else [(None, shapes)])
 
         def viewed(part: Tensor, modality: str | None = None) -> Tensor:
-            known = shapes if isinstance(shapes, dict) else {None: shapes}
             if modality not in known:
-                raise ImagesError(f"images are of {modality or 'no modality'}, expected {', '.join(map(str, known))}")
+                expected = ", ".join(self._viewing.names) or "images as one tensor"
+                raise ImagesError(f"there are images of {modality or 'no modality'}, expected {expected}")
             part = _fitting(part, known[modality]).to(device)
             if views == 1:
                 return unit_range(part)[None]
@@ -222,7 +222,7 @@ class LoadedRun(Program):
         return {modality: viewed(part, modality) for modality, part in images.items()}
 
 
-def _are_files(images: object) -> bool:
+def _are_files(images: object) -> TypeGuard[str | Path | Sequence[str | Path]]:
     first = images[0] if isinstance(images, list | tuple) and images else images
     return isinstance(first, str | Path)
 
@@ -244,6 +244,13 @@ def _fitting(images: Tensor, shape: ImageShape) -> Tensor:
     else:
         mend = "convert them to grayscale" if shape[0] == 1 else f"give them {shape[0]} channels"
     raise ImagesError(f"images are of shape {given} (channel, height, width), those of the fit of {shape}; {mend}")
+
+
+def fitting(data: ImageData, shape: ImageShape) -> ImageData:
+    """Data whose images are of the shape of the fit's, as `LoadedRun.embed` takes them."""
+    parts = (data.train, data.validation, data.test)
+    train, validation, test = (replace(split, images=_fitting(split.images, shape)) for split in parts)
+    return replace(data, train=train, validation=validation, test=test)
 
 
 def _absent(name: str, values: Tensor | None, run: LoadedRun) -> str:

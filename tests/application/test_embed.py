@@ -141,7 +141,7 @@ def test_modalities() -> None:
     assert fitted.embed({"upper": halves["upper"]}, "backbone")["backbone"].shape == (5, 8)
     with pytest.raises(ConfigError, match="a backbone for each modality"):
         fitted.embed(images, "backbone")
-    with pytest.raises(ImagesError, match="images are of left, expected upper, lower"):
+    with pytest.raises(ImagesError, match="images of left, expected upper, lower"):
         fitted.embed({"left": halves["upper"]})
 
 
@@ -154,6 +154,13 @@ def test_modalities() -> None:
         ([], {}, ImagesError, "must be a tensor, an array or a torch Dataset, got an object of type list"),
         ("nowhere", {}, DataError, "unknown data 'nowhere'"),
         (Path("nowhere.png"), {}, DataError, "nowhere.png"),
+        ({"upper": torch.rand(2, 1, 6, 6)}, {}, ImagesError, "images of upper, expected images as one tensor"),
+        (
+            {"a": torch.rand(2, 1, 6, 6), "b": torch.rand(3, 1, 6, 6)},
+            {},
+            ImagesError,
+            "numbers of images {'a': 2, 'b': 3}",
+        ),
         (torch.rand(2, 1, 6, 6), {"what": "contents"}, ConfigError, "did you mean 'content'"),
         (torch.rand(2, 1, 6, 6), {"what": ()}, ConfigError, "what must be at least 1"),
         (torch.rand(2, 1, 6, 6), {"views": 0}, ConfigError, "views must be at least 1, got 0"),

@@ -31,6 +31,7 @@ from pp_simve.run.tables import print_scores
 
 from .command import SMALL, records, results, write_npz
 from .command import run as run_fit
+from .data_fixtures import write_classes
 
 FILE = "evaluation.json"
 TINY = MLPTraining(hidden=8, decays=(0.0,), learning_rate=1e-2, epochs=3)
@@ -255,6 +256,26 @@ def test_views_of_several_modalities(
     assert "zero shot accuracy of content: failed: one class only" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize("on", ["npz:large.npz", "folder:photos"])
+def test_other_data_than_those_of_the_fit(
+    fitted: Path, folder: Path, capsys: pytest.CaptureFixture[str], on: str
+) -> None:
+    write_npz(folder / "large.npz", (80, 30, 30))
+    write_classes(folder / "photos", {"cat": 40, "dog": 40}, mode="L")
+    assert run(str(fitted), "--on", on) == 0, capsys.readouterr().err
+    entries, found = read_scores(fitted / "transfer.json")
+    assert entries["settings"]["data"] == on
+    assert entries["settings"]["images"] == {"train": 56, "validation": 8, "test": 16}
+    assert score(found, task="class", probe="linear", representation="content") is not None
+    few = select(found, task="few_labels", representation="content", metric="accuracy")
+    assert {one.target for one in few if one.value is not None} == {"1", "10"}
+    assert not (fitted / FILE).exists()
+    write_classes(folder / "color", {"cat": 10, "dog": 10})
+    assert run(str(fitted), "--on", "folder:color") == 2
+    assert "convert them to grayscale" in capsys.readouterr().err
+
+
 def test_a_run_that_cannot_be_evaluated_does_not_stop_the_others(
     stopped_run: Path, fitted: Path, folder: Path, nothing: list[Effort], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -323,6 +344,7 @@ def test_the_effort_reaches_the_evaluators_and_quiet_prints_nothing(
         ((), "runs"),
         (("run", "--restarts", "0"), "--restarts must be at least 1, got 0"),
         (("run", "--fine-tune", "0"), "--fine-tune must be at least 1, got 0"),
+        (("run", "--on", "digits", "--data", "digits"), "give --data, where the images of the fit are, or --on"),
         (("run", "--fid-weights", "missing.pth"), "--fid-weights missing.pth is no file"),
         (("run", "--colour", "red"), "--colour"),
         (("run", "--device", "cuda"), "no CUDA device"),
