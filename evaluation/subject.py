@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,6 +65,14 @@ class Effort:
     class_mlp: MLPTraining = CLASS_MLP
     view_mlp: MLPTraining = VIEW_MLP
 
+    def views_of(self, images: int) -> int:
+        """Views of each image of a split of so many."""
+        return max(1, min(math.ceil(self.min_views / images), self.max_views // images))
+
+    def at_most(self, views: int) -> Effort:
+        """The same without several views of an image beyond so many views of a split."""
+        return replace(self, min_views=min(self.min_views, views), pairs=min(self.pairs, views))
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -123,9 +131,8 @@ class Subject:
             generator = torch.Generator(images.device).manual_seed(seed)
             if len(images) > most:
                 images = images[torch.randperm(len(images), generator=generator, device=images.device)[:most]]
-            count = max(1, min(math.ceil(self.effort.min_views / len(images)), most // len(images)))
             embedded, parameters = [], []
-            for views, drawn in drawn_views(self.policy, images, count, generator):
+            for views, drawn in drawn_views(self.policy, images, self.effort.views_of(len(images)), generator):
                 embedded.append(self._parts(views.flatten(0, 1)))
                 parameters.append({name: values.flatten() for name, values in drawn.items()})
             found.append((_joined(embedded), _joined(parameters)))

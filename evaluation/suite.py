@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -59,6 +60,9 @@ WIDEST_FULL = 128
 Found = Mapping[str, Any]
 """Scores by metric, or by target and metric: a float, None where it is undefined, or a pair of it and a note."""
 
+Announce = Callable[[str], AbstractContextManager[object]]
+"""Called with what is evaluated next, which is done in the context that it returns."""
+
 
 class Evaluator(NamedTuple):
     """A row of the table.
@@ -87,6 +91,7 @@ def evaluate_representations(
     *,
     level: Level = "quick",
     model: SimVE | None = None,
+    announce: Announce = nullcontext,
     **options: Any,
 ) -> list[Record]:
     """Scores of a frozen guide: probes fitted on train, chosen on validation, reported once on test.
@@ -97,7 +102,7 @@ def evaluate_representations(
     whose note says why. Without a model nothing is decoded, and no KL from the prior computed. Arguments and errors as
     of `Subject`.
     """
-    return evaluate(Subject(guide, model, policy, (train, validation, test), **options), level)
+    return evaluate(Subject(guide, model, policy, (train, validation, test), **options), level, announce)
 
 
 def evaluate_modalities(
@@ -106,6 +111,7 @@ def evaluate_modalities(
     splits: Mapping[str, Sequence[LabelledImages]],
     *,
     level: Level = "quick",
+    announce: Announce = nullcontext,
     **options: Any,
 ) -> list[Record]:
     """Scores of a guide of several modalities: each alone with the others missing, then one from another.
@@ -115,21 +121,26 @@ def evaluate_modalities(
         splits: train, validation and test of each modality, of the same things.
         guide: with an encoder per modality.
         level: as for `evaluate_representations`.
+        announce: as for `evaluate_representations`.
         options: as for `evaluate_representations`.
     """
     records = []
     for name, policy in policies.items():
         alone = Subject(SingleModality(guide, name), None, policy, splits[name], modality=name, **options)
-        records += evaluate(alone, level)
-    return records + evaluate(ModalitySubject(guide, splits), level)
+        records += evaluate(alone, level, announce)
+    return records + evaluate(ModalitySubject(guide, splits), level, announce)
 
 
-def evaluate(subject: Subject | ModalitySubject, level: Level) -> list[Record]:
+def evaluate(subject: Subject | ModalitySubject, level: Level, announce: Announce = nullcontext) -> list[Record]:
     """The records of the evaluators of a level, in the order of the table."""
-    for evaluator in EVALUATORS if isinstance(subject, Subject) else ACROSS:
-        for name in evaluator.of:
-            if (level == "full" or evaluator.quick) and (not name or name in subject.names):
-                subject.found.extend(_attempt(evaluator, subject, name))
+    with announce("embedding images"):
+        names = subject.names
+    table = EVALUATORS if isinstance(subject, Subject) else ACROSS
+    due = [(one, name) for one in table for name in one.of if level == "full" or one.quick if not name or name in names]
+    for place, (evaluator, name) in enumerate(due, 1):
+        words = (subject.modality, name, evaluator.task, evaluator.probe or evaluator.metric)
+        with announce(f"{place} of {len(due)}: {' '.join(filter(None, words)).replace('_', ' ')}"):
+            subject.found.extend(_attempt(evaluator, subject, name))
     return list(subject.found)
 
 

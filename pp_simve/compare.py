@@ -20,7 +20,7 @@ from pp_simve.run.console import exit_code, parsed, parsed_in_part
 
 PROGRAM = "python -m pp_simve.compare"
 METHODS = "simve,vae,simclr"
-OWN = ("seed", "out", "resume", "trust_parts", "quiet")
+OWN = ("seed", "out", "resume", "evaluate", "trust_parts", "quiet")
 """Settings of a fit that the comparison gives itself."""
 
 

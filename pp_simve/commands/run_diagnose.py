@@ -38,6 +38,7 @@ from pp_simve.run.console import each_run
 from pp_simve.run.files import write_json
 from pp_simve.run.folder import FittedRun, load_once, source_commit
 from pp_simve.run.numbers import plain
+from pp_simve.run.progress_bar import status
 from pp_simve.run.viewing import by_modality
 
 FILE = "diagnostics.json"
@@ -84,8 +85,8 @@ def diagnose_run(fitted: FittedRun, config: DiagnoseConfig, console: Console) ->
     if config.reference:
         checks["reference"] = partial(_reference, config=config, console=console)
 
-    def status(name: str) -> AbstractContextManager[object]:
-        return nullcontext() if name == "reference" else console.status(name)  # which has a bar of its own
+    def announced(name: str) -> AbstractContextManager[object]:
+        return nullcontext() if name == "reference" else status(console, name)  # which has a bar of its own
 
     diagnosis = diagnose(
         program.model,
@@ -103,7 +104,7 @@ def diagnose_run(fitted: FittedRun, config: DiagnoseConfig, console: Console) ->
         to=folder.path / POSTERIOR,
         configuration=fitted.settings.to_json(),
         commit=source_commit(),
-        announce=status,
+        announce=announced,
     )
     settings = {name: value for name, value in asdict(config).items() if name in SETTINGS}
     diagnostics: Diagnostics = {
@@ -124,8 +125,9 @@ def diagnose_run(fitted: FittedRun, config: DiagnoseConfig, console: Console) ->
     write_json(folder.path / FILE, entries)
     for stale in (folder.path / "figures").glob(f"{FIGURES}*.png"):
         stale.unlink()
-    for name, figure in diagnosis.figures().items():
-        folder.write_figure(name, figure)
+    with status(console, "figures"):
+        for name, figure in diagnosis.figures().items():
+            folder.write_figure(name, figure)
     write_report(folder)
     return diagnostics
 

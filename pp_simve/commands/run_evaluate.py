@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,8 @@ from pp_simve.report import write_report
 from pp_simve.run.console import each_run
 from pp_simve.run.files import write_json
 from pp_simve.run.folder import FittedRun, load_once, source_commit
-from pp_simve.run.scores import evaluate_run
+from pp_simve.run.progress_bar import status
+from pp_simve.run.scores import evaluate_run, most_scored
 from pp_simve.run.tables import print_scores
 
 FILE = "evaluation.json"
@@ -40,7 +42,8 @@ def evaluate_runs(config: EvaluateConfig) -> int:
     def evaluate_fitted(fitted: FittedRun, started: float) -> None:
         path = fitted.folder.path
         data, method = fitted.data, fitted.settings.method
-        records = evaluate_run(fitted.program, fitted.viewing, data, "full", effort)
+        bounded = effort.at_most(most_scored(fitted.settings, data))
+        records = evaluate_run(fitted.program, fitted.viewing, data, "full", bounded, partial(status, console))
         seconds = time.perf_counter() - started
         entries = {
             "version": pp_simve.__version__,

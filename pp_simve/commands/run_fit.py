@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,8 +30,8 @@ from pp_simve.run.folder import RunFolder
 from pp_simve.run.methods import Program, build
 from pp_simve.run.named_parts import OPTIMIZERS, SCHEDULES, make_part
 from pp_simve.run.numbers import plain
-from pp_simve.run.progress_bar import watched
-from pp_simve.run.scores import run_results
+from pp_simve.run.progress_bar import status, watched
+from pp_simve.run.scores import most_scored, run_results, scored_images
 from pp_simve.run.tables import print_results
 from pp_simve.run.tracking import TRACKERS, JSONLines, Several, Tracker
 from pp_simve.run.trust import announce, own_parts_of
@@ -67,8 +68,10 @@ def run_fit(config: FitConfig) -> int:
     apart = config.resume is None and config.out is None
     writing = folder.writing("results.json", "report.html", new=config.resume is None, apart=apart)
     with writing if first_process else nullcontext(folder) as folder:
-        resume = f"--resume {folder.path}" + (" --trust-parts" if own_parts_of(settings) else "")
+        trust = " --trust-parts" if own_parts_of(settings) else ""
+        resume = f"--resume {folder.path}{trust}"
         tracker = _tracker(settings, folder, first_process)
+        fitted = False
         steps_done = 0 if config.resume is None else _resumable_steps(folder, data)
         try:
             if config.resume is None and first_process:
@@ -84,22 +87,31 @@ def run_fit(config: FitConfig) -> int:
                 console.print(f"  python -m pp_simve.fit {resume}", markup=False, soft_wrap=True)
                 return STOPPED
             folder.write_weights(run.objective)
-            results = run_results(run, program, viewing, data, settings)
+            fitted = True
+            scored, announcing = config.evaluate == "quick", partial(status, console)
+            results = run_results(run, program, viewing, data, settings, scored=scored, announce=announcing)
+            shown = scored_images(data, most_scored(settings, data))
             history = folder.read_metrics()
             results["warnings"] = fit_warnings(history, settings.lr)
             records = [Record.from_json(entries) for entries in results["records"]]
             print_results(results, records, console)
             folder.write_results(results)
             tracker.finish(results | {"scores": by_name(records)})
-            for name, figure in run_figures(program, viewing, data, history):
-                folder.write_figure(name, figure)
-            write_report(folder, embed_test(program, viewing, data))
+            with status(console, "figures"):
+                for name, figure in run_figures(program, viewing, shown, history):
+                    folder.write_figure(name, figure)
+            with status(console, "map of the report"):
+                write_report(folder, embed_test(program, viewing, shown))
         except BaseException as error:
             tracker.finish({})  # whose files must be closed before they are discarded
             if config.resume is None and first_process:
                 folder.discard()
             if isinstance(error, OSError | KeyboardInterrupt):
-                if folder.checkpoint.exists():
+                if fitted:
+                    error.add_note("the fit is finished, its scores and report may not be; go on with")
+                    error.add_note(f"  python -m pp_simve.evaluate {folder.path}{trust}   (all scores), or")
+                    error.add_note(f"  python -m pp_simve.fit {resume}   (quick scores, figures and map)")
+                elif folder.checkpoint.exists():
                     error.add_note(f"nothing is lost up to the last checkpoint; go on with {resume}")
                 elif config.resume is None:
                     error.add_note(f"there was no checkpoint yet, so nothing is left of {folder.path}")

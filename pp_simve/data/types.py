@@ -92,6 +92,11 @@ class Split:
         attributes, index = (None if part is None else part[kept] for part in (self.attributes, self.index))
         return replace(self, images=self.images[kept], labels=self.labels[kept], attributes=attributes, index=index)
 
+    def first(self, count: int) -> Self:
+        """The first images, as many at most."""
+        labels, attributes = (None if part is None else part[:count] for part in (self.labels, self.attributes))
+        return replace(self, images=self.images[:count], labels=labels, attributes=attributes)
+
 
 ImageShape = tuple[int, int, int]
 """``(channel, height, width)``."""

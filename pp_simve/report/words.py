@@ -168,6 +168,7 @@ COSTS = {
     "views": ("views", "", "of each image, and of each modality where there are several"),
     "parameters": ("parameters", "", "numbers in model, guide and objective"),
     "seconds_evaluating": ("evaluation", "s", "probes, scores and the bound"),
+    "scored": ("scored on", "", "the first images of each split: as many as the fit saw, and some where it saw few"),
     "seed": ("seed", "", "decides initial parameters, batches, views and samples"),
     "device": ("device", "", "of the fit"),
 }

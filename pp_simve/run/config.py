@@ -168,6 +168,8 @@ class LoggingOptions:
 
     probe: Text = None
     """Log the accuracy of a linear probe of the class on backbone, z, content or style; does not change the fit."""
+    evaluate: Literal["quick", "none"] = "quick"
+    """Scores at the end of the fit; python -m pp_simve.evaluate gives them in full."""
     track: Texts = ()
     """Tracker beside metrics.jsonl: tensorboard, wandb, "wandb(project='x')" or package.module:Class."""
     quiet: Flag = False
@@ -309,7 +311,8 @@ class Settings:
         """
         stored = dataclasses.replace(self.as_config(), data=_absolute(self.data))
         other = dataclasses.replace(other, data=_absolute(other.data))
-        ignored = {"data_root", "out", "resume", "probe", "track", "trust_parts", "quiet", *(["data"] if moved else [])}
+        ignored = {"data_root", "out", "resume", "probe", "evaluate", "track", "trust_parts", "quiet"}
+        ignored |= {"data"} if moved else set()
         names = [entry.name for entry in dataclasses.fields(FitConfig) if entry.name not in ignored]
         pairs = {name: (getattr(stored, name), getattr(other, name)) for name in names}
         return [f"{name} is {_shown(a)} there, {_shown(b)} here" for name, (a, b) in pairs.items() if a != b]

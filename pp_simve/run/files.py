@@ -65,6 +65,7 @@ class Results(TypedDict, total=False):
     seed: int
     device: str
     seconds_evaluating: Score
+    scored: str
     warnings: list[str]
     records: list[dict[str, Any]]
 

@@ -1,12 +1,13 @@
-"""What a person watching a fit sees: a live bar in a terminal, plain lines elsewhere."""
+"""What a person watching a fit or its evaluation sees: live in a terminal, of fits plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
@@ -66,6 +67,11 @@ def counted(console: Console, what: str) -> Iterator[Callable[[int, int], None]]
     ) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, count: bar.update(task, completed=done, total=count)
+
+
+def status(console: Console, what: str) -> AbstractContextManager[object]:
+    """Context in which a terminal shows what is done; elsewhere nothing is shown."""
+    return console.status(escape(what))
 
 
 def _epoch(progress: Progress) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ from pp_simve.data import ImageData, Split
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation.bound import bound_terms
 from pp_simve.evaluation.records import MEAN, REPRESENTATIONS, Record, score, select
-from pp_simve.evaluation.subject import EVALUATION_SEED, Effort
-from pp_simve.evaluation.suite import Level, evaluate_modalities, evaluate_representations
+from pp_simve.evaluation.subject import EVALUATION_SEED, SPLITS, Effort
+from pp_simve.evaluation.suite import Announce, Level, evaluate_modalities, evaluate_representations
 from pp_simve.inference import ELBO, Run
 from pp_simve.inference.device import device_name
 from pp_simve.run.config import Settings
@@ -22,6 +24,9 @@ from pp_simve.run.methods import Program
 from pp_simve.run.viewing import Viewing
 
 QUICK = Effort()
+PIXELS = 2**22
+"""Of the images of a split, and of views of them, that any fit is scored on, however short: 4,096 of 32 pixels a side,
+455 of 96, 83 of 224. Without a GPU it takes half a minute."""
 QUICK_REPRESENTATIONS = ("backbone", "z", "content")
 """Those evaluated at the end of a fit: style of a single view is what content leaves of z."""
 HANDWRITING = ("digits", "mnist")
@@ -30,8 +35,28 @@ ALL_MODALITIES = "content of all modalities"
 MEAN_R2 = "mean_r2"
 
 
+def most_scored(settings: Settings, data: ImageData) -> int:
+    """Images of a split, or views of them, that a fit is scored on at most: as many as it saw, or `PIXELS` of them.
+
+    Sizes and counts alone decide, so that scores can be reproduced; scoring then takes no longer than fitting.
+    """
+    _, height, width = data.image_shape
+    seen = settings.steps * settings.batch_size * settings.accumulate or round(settings.epochs * len(data.train))
+    return max(1, PIXELS // (height * width), seen)
+
+
+def scored_images(data: ImageData, most: int) -> ImageData:
+    """The first images of every split, those with a label, as many at most."""
+    return replace(data, **{name: getattr(data, name).labeled().first(most) for name in SPLITS})
+
+
 def evaluate_run(
-    program: Program, viewing: Viewing, data: ImageData, level: Level, effort: Effort | None = None
+    program: Program,
+    viewing: Viewing,
+    data: ImageData,
+    level: Level,
+    effort: Effort | None = None,
+    announce: Announce = nullcontext,
 ) -> list[Record]:
     """The records of a fitted program: of its representations, or of each of its modalities and across them."""
     device = next(program.objective.parameters()).device
@@ -40,8 +65,9 @@ def evaluate_run(
         "representations": QUICK_REPRESENTATIONS if level == "quick" else REPRESENTATIONS,
         "effort": effort or QUICK,
         "attribute_names": data.attribute_names,
+        "announce": announce,
     }
-    splits = [on_device(split.labeled(), device) for split in (data.train, data.validation, data.test)]
+    splits = [on_device(getattr(data, name).labeled(), device) for name in SPLITS]
     if not isinstance(viewing.policy, dict):
         options |= {"model": program.model, "handwriting": data.name in HANDWRITING}
         return evaluate_representations(program.guide, viewing.policy, *splits, **options)
@@ -53,16 +79,31 @@ def evaluate_run(
     return evaluate_modalities(program.guide, viewing.policy, of_modality, **options)
 
 
-def run_results(run: Run, program: Program, viewing: Viewing, data: ImageData, config: Settings) -> dict[str, Any]:
-    """The entries of results.json: scores on test as fractions, the bound in nats per image, and what the fit cost."""
+def run_results(
+    run: Run,
+    program: Program,
+    viewing: Viewing,
+    data: ImageData,
+    config: Settings,
+    *,
+    scored: bool = True,
+    announce: Announce = nullcontext,
+) -> dict[str, Any]:
+    """The entries of results.json: scores on test as fractions, the bound in nats per image, and what the fit cost.
+
+    Unless it is to be ``scored``, there are no records, and no value of headline and bound.
+    """
     started = time.perf_counter()
     device = next(program.objective.parameters()).device
-    records = evaluate_run(program, viewing, data, "quick")
+    most, whole = most_scored(config, data), data
+    data, effort = scored_images(data, most), QUICK.at_most(most)
+    records = evaluate_run(program, viewing, data, "quick", effort, announce) if scored else []
     bound = None
-    if program.model.likelihood is not None:
+    if scored and program.model.likelihood is not None:
         # The same bound for all, whatever they were fitted by: a weighted or importance-weighted one would not compare.
         elbo = ELBO(program.model, program.guide, alpha=0.0)
-        bound = bound_terms(elbo, viewing.source(on_device(data.test, device)), seed=EVALUATION_SEED)
+        with announce("bound"):
+            bound = bound_terms(elbo, viewing.source(on_device(data.test, device)), seed=EVALUATION_SEED)
         bound.pop("group", None)  # of the batches it was computed in, and no part of this bound
     return {
         **headline(records),
@@ -78,9 +119,20 @@ def run_results(run: Run, program: Program, viewing: Viewing, data: ImageData, c
         "parameters": sum(parameter.numel() for parameter in program.objective.parameters()),
         "seed": config.seed,
         "device": device_name(device),
+        "scored": _scored(whole, data, effort) if scored else "",
         "seconds_evaluating": time.perf_counter() - started,
         "records": [record.to_json() for record in records],
     }
+
+
+def _scored(data: ImageData, part: ImageData, effort: Effort) -> str:
+    """How many images and views the scores are of, in words."""
+    words = []
+    for name in SPLITS:
+        images, of = len(getattr(part, name)), len(getattr(data, name).labeled())
+        some = f"{images:,}" + (f" of {of:,}" if images < of else "")
+        words.append(f"{some} {name} images ({min(images, effort.max_views) * effort.views_of(images):,} views)")
+    return ", ".join(words)
 
 
 def headline(records: list[Record]) -> dict[str, dict[str, Any]]:

@@ -117,6 +117,8 @@ def print_scores(records: Sequence[Record], console: Console) -> None:
 def print_results(results: Mapping[str, Any], records: Sequence[Record], console: Console) -> None:
     """The scores of a results.json, the bound, what the fit cost, and what is wrong with it."""
     print_scores(records, console)
+    if not records:
+        console.print("not scored (--evaluate none); python -m pp_simve.evaluate RUN gives the scores", soft_wrap=True)
     if results["bound"] is not None:
         measure = f"ELBO of {results['views']} views" + (" of each modality" if results["modalities"] else "")
         no_bound = "" if results["is_bound"] else " (no bound)"
@@ -126,6 +128,8 @@ def print_results(results: Mapping[str, Any], records: Sequence[Record], console
         f"evaluated in {results['seconds_evaluating']:.1f} s",
         soft_wrap=True,
     )
+    if scored := results.get("scored"):
+        console.print(f"scored on {scored}", soft_wrap=True)
     for warning in results.get("warnings", []):
         console.print(f"warning: {warning}", style="red", markup=False, soft_wrap=True)
 

@@ -354,6 +354,7 @@ def test_stored_runs_that_are_not_those_asked_for_or_damaged_are_refused(
         (("--seed", "4"), "--seed 4 is not for a single fit to choose"),
         (("--resume", "x"), "--resume x is not for a single fit to choose"),
         (("--row", "a: --seed 4"), "--seed 4 of row 'a' is not for a single fit to choose"),
+        (("--row", "a: --evaluate none"), "--evaluate none of row 'a' is not for a single fit to choose"),
         (("--row", "a: --out b"), "--out b of row 'a' is not for a single fit to choose"),
         (("--row", "method vae"), "'method vae' cannot be read; expected \"LABEL: FLAGS\""),
         (("--row", ": --method vae"), "cannot be read"),

@@ -54,6 +54,7 @@ def configs(draw: st.DrawFn) -> FitConfig:
     always: dict[str, st.SearchStrategy[Any]] = {
         **dict.fromkeys(("data", "method", "background", "range", "layout"), texts),
         "resize": st.sampled_from(["auto", "squash", "crop", "pad"]),
+        "evaluate": st.sampled_from(["quick", "none"]),
         "devices": counts,
         **dict.fromkeys(("skip_bad", "trust_parts", "quiet"), st.booleans()),
         "seed": st.integers(0, 2**31),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pp_simve import evaluate
 from pp_simve.run.files import read_json
 from pp_simve.run.folder import RunFolder
 
@@ -78,13 +80,25 @@ def test_ctrl_c_while_data_are_read_leaves_nothing(folder: Path, monkeypatch: py
     assert list(folder.iterdir()) == []
 
 
-def test_ctrl_c_while_judging_keeps_the_checkpoint(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("during", ["run_results", "run_figures", "embed_test"])
+def test_ctrl_c_after_the_fit_names_the_commands_that_go_on(
+    folder: Path,
+    evaluated_quickly: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    during: str,
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("pp_simve.commands.run_fit.run_results", lambda *args: signal.raise_signal(signal.SIGINT))
+        patched.setattr(f"pp_simve.commands.run_fit.{during}", lambda *_, **__: signal.raise_signal(signal.SIGINT))
         assert run(*SMALL, "--out", "run") == 130
-    assert "--resume run" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "the fit is finished" in said
+    commands = re.findall(r"python -m pp_simve.(\w+) (.*?) +\(", said)
+    assert commands == [("evaluate", "run"), ("fit", "--resume run")]
+    assert (folder / "run" / "results.json").is_file() == (during != "run_results")
+    monkeypatch.setattr("pp_simve.commands.run_evaluate.evaluate_run", lambda *_: [])
+    assert evaluate.main(["run"]) == 0
+    assert (folder / "run" / "report.html").is_file()
     assert run("--resume", "run") == 0
     assert (folder / "run" / "results.json").is_file()
 
@@ -230,20 +244,27 @@ def test_a_disk_full_at_the_first_checkpoint_leaves_what_was_there(
     assert "nothing is left of run" in message
 
 
-@pytest.mark.parametrize("files", [2, 4], ids=["weights", "figures"])
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        pytest.param(2, "nothing is lost up to the last checkpoint; go on with --resume run", id="weights"),
+        pytest.param(4, "the fit is finished", id="figures"),
+    ],
+)
 def test_a_disk_full_later_keeps_the_checkpoint(
     folder: Path,
     finished_run: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     files: int,
+    words: str,
 ) -> None:
     with monkeypatch.context() as patched:
         disk_full_after(patched, files)
         assert run(*SMALL, "--out", "run") == 2
     message = capsys.readouterr().err
     assert "No space left on device" in message
-    assert "nothing is lost up to the last checkpoint; go on with --resume run" in message
+    assert words in message
     assert not list((folder / "run").rglob(".*"))
     assert run("--resume", "run") == 0
     assert_equal_runs(folder / "run", finished_run)
