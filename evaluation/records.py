@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,16 @@ if TYPE_CHECKING:
 REPRESENTATIONS = ("backbone", "z", "content", "style")
 """The parts of a guide's `Representation` that are evaluated."""
 
+BASELINES = ("pixels", "untrained")
+"""What the same probes are fitted on to compare with: principal components of pixels, the backbone before the fit."""
+
 MEAN = "mean"
 """`Record.target` of the mean over view parameters, attributes or handwriting measures."""
+
+MULTIPLE = "multiple_of_z"
+"""Metric of the record of a representation that is, for single views, z times a number."""
+
+_CHANCE = {"accuracy": "chance", "balanced_accuracy": "chance_balanced", "recall": "chance"}
 
 NOT_APPLICABLE, FAILED = "not applicable: ", "failed: "
 """How `Record.note` begins where there is no score."""
@@ -33,7 +41,7 @@ class Record:
         task, metric: what is predicted or measured, and by which score: accuracies are fractions, information and KL
             are in nats, PSNR in dB.
         value: None where it is undefined or was not computed; `note` may say why.
-        representation: one of `REPRESENTATIONS`; empty for scores of the whole program.
+        representation: one of `REPRESENTATIONS` or `BASELINES`; empty for scores of the whole program.
         probe: ``linear``, ``mlp``, ``knn``, ``knn_20_cosine``, ``knn_200_cosine``, ``ridge``, ``logistic``,
             ``circular``, ``clusters_diag``, ``clusters_full``; empty where there is none.
         target: the view parameter, the group of them or attribute (``mean`` is the mean over all), the number of labels
@@ -82,6 +90,24 @@ def score(records: Iterable[Record], **wanted: str) -> float | None:
     """The value of the first record whose entries equal those given; None where there is none."""
     found = select(records, **wanted)
     return found[0].value if found else None
+
+
+def distinct(records: Sequence[Record]) -> list[Record]:
+    """The records without those of multiples of z, where z has the same score: what a person needs to see."""
+    multiples = {(one.modality, one.representation) for one in select(records, metric=MULTIPLE)}
+    keys = {dataclasses.replace(one, value=None, note="") for one in records}
+
+    def doubled(one: Record) -> bool:
+        of_z = dataclasses.replace(one, representation="z", value=None, note="")
+        return (one.modality, one.representation) in multiples and of_z in keys
+
+    return [one for one in records if not doubled(one)]
+
+
+def chance_of(metric: str) -> str:
+    """The metric of the chance level that may stand beside another: ``chance@1`` of ``recall@1``; empty for none."""
+    name, at, rank = metric.partition("@")
+    return f"{_CHANCE[name]}{at}{rank}" if name in _CHANCE else ""
 
 
 def by_name(records: Iterable[Record]) -> dict[str, float]:

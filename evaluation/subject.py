@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from pp_simve.evaluation.handwriting import handwriting_style
+from pp_simve.evaluation.pixels import PixelComponents
 from pp_simve.evaluation.probes.mlp import MLPTraining
-from pp_simve.evaluation.records import MEAN, REPRESENTATIONS, NotApplicableError, Record
+from pp_simve.evaluation.records import BASELINES, MEAN, REPRESENTATIONS, NotApplicableError, Record
 from pp_simve.evaluation.tasks.classes import Labelled, drawn_views
 from pp_simve.evaluation.tasks.view_parameters import Parametrised
 from pp_simve.inference.augmentations import AugmentationPolicy
@@ -24,6 +25,8 @@ from pp_simve.models import SimVE
 EVALUATION_SEED = 1_000_000
 """Default seed of evaluations: the same views for every run, whatever its own seed."""
 SPLITS = ("train", "validation", "test")
+COMPONENT_IMAGES = 10_000
+"""Train images at most that the principal components of pixels are of."""
 CLASS_MLP = MLPTraining(hidden=128, decays=(1.0, 0.1), learning_rate=1e-2, batch_size=256, epochs=100, patience=15)
 """A fifth of the default's cost, and no worse on four random splits of digits' training side (z of two fits: .958 and
 .963 on average, the default .954 and .955)."""
@@ -85,7 +88,8 @@ class Subject:
         policy: draws the views; its parameters are the targets of the view probes.
         splits: train, validation and test.
         seed: of views, draws and probes. Torch's own generators are neither used nor moved.
-        representations: those evaluated; those of no width are left out.
+        representations: those evaluated, baselines among them; those of no width are left out.
+        untrained: the guide before it was fitted, for the baseline of this name.
         handwriting: whether the images are of handwriting: gray, bright on a background of 0.
         found: the records of the evaluators so far.
     """
@@ -97,24 +101,36 @@ class Subject:
     seed: int = EVALUATION_SEED
     effort: Effort = Effort()
     representations: Sequence[str] = REPRESENTATIONS
+    untrained: Guide | None = None
     attribute_names: Sequence[str] = ()
     handwriting: bool = False
     modality: str = ""
     found: list[Record] = field(default_factory=list, compare=False)
 
     def __post_init__(self) -> None:
-        if unknown := set(self.representations) - set(REPRESENTATIONS):
-            raise ValueError(f"unknown representations {sorted(unknown)}; known are {', '.join(REPRESENTATIONS)}")
+        known = (*REPRESENTATIONS, *BASELINES)
+        if unknown := set(self.representations) - set(known):
+            raise ValueError(f"unknown representations {sorted(unknown)}; known are {', '.join(known)}")
+        if ("untrained" in self.representations) != (self.untrained is not None):
+            raise ValueError("the baseline 'untrained' needs the guide before its fit, `untrained`, and only it does")
 
     @cached_property
     def clean(self) -> list[Features]:
         """Representations of the images as they are, one view each, of every split."""
-        return [self._parts(split.images) for split in self.splits]
+        return [self._with_baselines(split.images) for split in self.splits]
 
     @property
     def names(self) -> list[str]:
         """The representations that have any width."""
         return list(self.clean[0])
+
+    @cached_property
+    def multiples(self) -> list[str]:
+        """Content and style, as far as they are z times a number for single views: no score can tell them apart."""
+        test = self.clean[2]
+        return [
+            name for name in ("content", "style") if name in test and "z" in test and _multiple(test[name], test["z"])
+        ]
 
     @cached_property
     def views(self) -> list[tuple[Features, dict[str, Tensor]]]:
@@ -133,7 +149,7 @@ class Subject:
                 images = images[torch.randperm(len(images), generator=generator, device=images.device)[:most]]
             embedded, parameters = [], []
             for views, drawn in drawn_views(self.policy, images, self.effort.views_of(len(images)), generator):
-                embedded.append(self._parts(views.flatten(0, 1)))
+                embedded.append(self._with_baselines(views.flatten(0, 1)))
                 parameters.append({name: values.flatten() for name, values in drawn.items()})
             found.append((_joined(embedded), _joined(parameters)))
         return found
@@ -224,9 +240,27 @@ class Subject:
             raise NotApplicableError("the program does not model pixels")
         return self.program
 
+    @property
+    def chance(self) -> dict[str, float]:
+        """Accuracy of always predicting the commonest class of test."""
+        return commonest(self.labels[2])
+
+    @cached_property
+    def _pixels(self) -> PixelComponents:
+        images = self.splits[0].images
+        return PixelComponents.of(images[:COMPONENT_IMAGES], self.guide.embed_batches(images[:1]).z.shape[1], self.seed)
+
     def _parts(self, images: Tensor) -> Features:
         parts = self.guide.embed_batches(images).as_dict()
-        return {name: parts[name] for name in self.representations if parts[name].shape[-1]}
+        return {name: parts[name] for name in self.representations if name in parts and parts[name].shape[-1]}
+
+    def _with_baselines(self, images: Tensor) -> Features:
+        found = self._parts(images)
+        if "pixels" in self.representations:
+            found["pixels"] = self._pixels(images)
+        if self.untrained is not None:
+            found["untrained"] = self.untrained.embed_batches(images).as_dict()["backbone"]
+        return found
 
 
 def labels_of(splits: Sequence[LabelledImages]) -> list[Tensor]:
@@ -234,6 +268,19 @@ def labels_of(splits: Sequence[LabelledImages]) -> list[Tensor]:
     if missing := [name for name, split in zip(SPLITS, splits, strict=True) if split.labels is None]:
         raise NotApplicableError(f"no labels in {', '.join(missing)}")
     return [split.labels for split in splits if split.labels is not None]
+
+
+def _multiple(part: Tensor, z: Tensor) -> bool:
+    if part.shape != z.shape or not bool(part.any()):
+        return False
+    part, z = part.double(), z.double()
+    factor = (part * z).sum() / z.square().sum()
+    return bool((part - factor * z).norm() < 1e-5 * part.norm())
+
+
+def commonest(labels: Tensor) -> dict[str, float]:
+    """The share of the commonest class, as the ``"chance"`` level of an accuracy."""
+    return {"chance": int(torch.unique(labels, return_counts=True)[1].max()) / len(labels)}
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -27,8 +27,18 @@ from pp_simve.evaluation.probes.knn import KNNProbe, WeightedKNNProbe
 from pp_simve.evaluation.probes.logistic import LinearProbe
 from pp_simve.evaluation.probes.mlp import MLPProbe, MLPRegressionProbe
 from pp_simve.evaluation.reconstruction import reconstruction_scores
-from pp_simve.evaluation.records import FAILED, MEAN, NOT_APPLICABLE, REPRESENTATIONS, NotApplicableError, Record, score
-from pp_simve.evaluation.subject import LabelledImages, Subject
+from pp_simve.evaluation.records import (
+    BASELINES,
+    FAILED,
+    MEAN,
+    MULTIPLE,
+    NOT_APPLICABLE,
+    REPRESENTATIONS,
+    NotApplicableError,
+    Record,
+    score,
+)
+from pp_simve.evaluation.subject import LabelledImages, Subject, commonest
 from pp_simve.evaluation.tasks.attributes import attribute_scores
 from pp_simve.evaluation.tasks.classes import few_label_scores, several_view_scores
 from pp_simve.evaluation.tasks.fine_tuning import fine_tuned_scores
@@ -54,6 +64,11 @@ IMAGES_AN_AXIS = 20
 AXIS_ROWS = 1_000
 """Test images at most that the KL of an axis is a mean over."""
 SAMPLES_AT_ONCE = 256
+MULTIPLE_NOTE = "z of a single view times a number, so that all scores are those of z"
+SCALED = ("active_units",)
+"""Metrics that change when a representation is multiplied by a number."""
+COMPARED = (*REPRESENTATIONS, *BASELINES)
+"""What the scores compare."""
 WIDEST_FULL = 128
 """Features at most of clusters with full covariances, whose cost grows with the square of them and more."""
 
@@ -112,6 +127,7 @@ def evaluate_modalities(
     *,
     level: Level = "quick",
     announce: Announce = nullcontext,
+    untrained: Guide | None = None,
     **options: Any,
 ) -> list[Record]:
     """Scores of a guide of several modalities: each alone with the others missing, then one from another.
@@ -122,11 +138,14 @@ def evaluate_modalities(
         guide: with an encoder per modality.
         level: as for `evaluate_representations`.
         announce: as for `evaluate_representations`.
+        untrained: the guide before the fit, for the baseline of this name.
         options: as for `evaluate_representations`.
     """
     records = []
     for name, policy in policies.items():
-        alone = Subject(SingleModality(guide, name), None, policy, splits[name], modality=name, **options)
+        before = None if untrained is None else SingleModality(untrained, name)
+        options |= {"modality": name, "untrained": before}
+        alone = Subject(SingleModality(guide, name), None, policy, splits[name], **options)
         records += evaluate(alone, level, announce)
     return records + evaluate(ModalitySubject(guide, splits), level, announce)
 
@@ -137,10 +156,20 @@ def evaluate(subject: Subject | ModalitySubject, level: Level, announce: Announc
         names = subject.names
     table = EVALUATORS if isinstance(subject, Subject) else ACROSS
     due = [(one, name) for one in table for name in one.of if level == "full" or one.quick if not name or name in names]
+    multiples = subject.multiples if isinstance(subject, Subject) else []
+    subject.found.extend(
+        Record("information", MULTIPLE, 1.0, name, modality=subject.modality, note=MULTIPLE_NOTE) for name in multiples
+    )
+    of_z: list[Record] = []
     for place, (evaluator, name) in enumerate(due, 1):
+        if name in multiples and "z" in evaluator.of and evaluator.metric not in SCALED:
+            subject.found.extend(dataclasses.replace(one, representation=name) for one in of_z)
+            continue
         words = (subject.modality, name, evaluator.task, evaluator.probe or evaluator.metric)
         with announce(f"{place} of {len(due)}: {' '.join(filter(None, words)).replace('_', ' ')}"):
-            subject.found.extend(_attempt(evaluator, subject, name))
+            records = _attempt(evaluator, subject, name)
+        subject.found.extend(records)
+        of_z = records if name == "z" else of_z
     return list(subject.found)
 
 
@@ -178,7 +207,7 @@ def knn_cosine(subject: Subject, name: str, k: int) -> Found:
         raise NotApplicableError(f"there are fewer than {k} train images")
     probe = WeightedKNNProbe(k).fit(*train, *validation)
     first, among_five = probe.top_accuracies(*test, counts=(1, 5))
-    return {"accuracy": first} | ({"accuracy@5": among_five} if len(probe.classes) > 5 else {})
+    return {"accuracy": first, **subject.chance} | ({"accuracy@5": among_five} if len(probe.classes) > 5 else {})
 
 
 def few_labels(subject: Subject, name: str) -> Found:
@@ -189,7 +218,7 @@ def few_labels(subject: Subject, name: str) -> Found:
     found = few_label_scores(
         train, validation, test, counts=counts, draws=3, seed=subject.seed, penalties=FEW_PENALTIES
     )
-    return {count: {"accuracy": of.pop("mean"), **of} for count, of in found.items()}
+    return {count: {"accuracy": of.pop("mean"), **of, **subject.chance} for count, of in found.items()}
 
 
 def clusters(subject: Subject, name: str, covariance: Covariance) -> Found:
@@ -205,20 +234,22 @@ def clusters(subject: Subject, name: str, covariance: Covariance) -> Found:
             f"{classes} clusters"
         )
     restarts = subject.effort.restarts
-    return cluster_scores(train[0], test, covariance=covariance, restarts=restarts, seed=subject.seed)
+    found = cluster_scores(train[0], test, covariance=covariance, restarts=restarts, seed=subject.seed)
+    return {**found, **subject.chance}
 
 
 def several_views(subject: Subject, name: str) -> Found:
     """Class from content that is inferred from 1, 2, 4 and 8 views of few images."""
     few = [(subject.few(images), subject.few(labels)) for images, labels in subject.classified]
     found = several_view_scores(subject.guide, subject.policy, *few, seed=subject.seed)
-    return {count: {"accuracy": accuracy} for count, accuracy in found.items()}
+    return {count: {"accuracy": accuracy, **subject.chance} for count, accuracy in found.items()}
 
 
 def fine_tuning(subject: Subject, name: str) -> Found:
     if (epochs := subject.effort.fine_tune) is None:
         return {}
-    return fine_tuned_scores(subject.guide, *subject.classified, epochs=epochs, seed=subject.seed)
+    found = fine_tuned_scores(subject.guide, *subject.classified, epochs=epochs, seed=subject.seed)
+    return {**found, **subject.chance}
 
 
 # View parameters, attributes and handwriting.
@@ -306,16 +337,16 @@ def prior_information(subject: Subject, name: str) -> float:
 
 def disentanglement(subject: Subject, name: str) -> Found:
     """`disentanglement_scores` of the linear probes' accuracies and the ridge probes' mean R²."""
-    test = subject.labels[2]
-    chance = int(torch.unique(test, return_counts=True)[1].max()) / len(test)
-    classes, views = {}, {}
+    chance, classes, views = subject.chance, {}, {}
     for part in PARTS:
         accuracy = score(subject.found, task="class", probe="linear", representation=part)
         r2 = score(subject.found, task="view", probe="ridge", target=MEAN, representation=part)
         if accuracy is None or r2 is None:
             raise NotApplicableError(f"{part} has no scores of both the class and the view")
         classes[part], views[part] = accuracy, r2
-    return disentanglement_scores(classes, views, chance)
+    if subject.multiples:
+        raise NotApplicableError(f"{' and '.join(subject.multiples)} of a single view are multiples of z")
+    return disentanglement_scores(classes, views, **chance)
 
 
 # Generation.
@@ -365,8 +396,12 @@ def _information(metric: str, value: Callable[[Subject, str], float], of: Sequen
 
 
 EVALUATORS: Sequence[Evaluator] = (
-    Evaluator("class", "accuracy", lambda its, of: _accuracy(LinearProbe(), its.labelled(of)), "linear", quick=True),
-    Evaluator("class", "accuracy", lambda its, of: _accuracy(KNNProbe(), its.labelled(of)), "knn", quick=True),
+    Evaluator(
+        "class", "accuracy", lambda its, of: _accuracy(LinearProbe(), its.labelled(of)), "linear", COMPARED, quick=True
+    ),
+    Evaluator(
+        "class", "accuracy", lambda its, of: _accuracy(KNNProbe(), its.labelled(of)), "knn", COMPARED, quick=True
+    ),
     Evaluator("class", "accuracy", lambda its, of: knn_cosine(its, of, 20), "knn_20_cosine"),
     Evaluator("class", "accuracy", lambda its, of: knn_cosine(its, of, 200), "knn_200_cosine"),
     Evaluator("class", "accuracy", mlp, "mlp"),
@@ -375,13 +410,13 @@ EVALUATORS: Sequence[Evaluator] = (
     Evaluator("class", "accuracy", lambda its, of: clusters(its, of, "full"), "clusters_full"),
     Evaluator("several_views", "accuracy", several_views, "linear", ("content",)),
     Evaluator("fine_tuning", "accuracy", fine_tuning, of=("",)),
-    Evaluator("view", "r2", lambda its, of: _r2(style_scores(*its.parametrised(of))), "ridge", quick=True),
+    Evaluator("view", "r2", lambda its, of: _r2(style_scores(*its.parametrised(of))), "ridge", COMPARED, quick=True),
     Evaluator("view", "r2", view_mlp, "mlp"),
     Evaluator("relative_view", "r2", relative_view, "mlp"),
     Evaluator("view", "auc", view_binary, "logistic"),
     Evaluator("view", "r2", view_angles, "circular"),
-    Evaluator("attributes", "auc", attributes, "logistic"),
-    Evaluator("handwriting", "r2", handwriting, "ridge"),
+    Evaluator("attributes", "auc", attributes, "logistic", COMPARED),
+    Evaluator("handwriting", "r2", handwriting, "ridge", COMPARED),
     _information("width", lambda its, of: its.clean[2][of].shape[1]),
     _information("active_units", lambda its, of: active_units(its.clean[2][of]), PARTS),
     _information("effective_rank", lambda its, of: information.effective_rank(its.clean[2][of])),
@@ -406,7 +441,7 @@ ACROSS: Sequence[Evaluator] = (
 
 def _accuracy(probe: ClassProbe, splits: Sequence[tuple[Tensor, Tensor]]) -> Found:
     train, validation, test = splits
-    return {"accuracy": probe.fit(*train, *validation).score(*test)}
+    return {"accuracy": probe.fit(*train, *validation).score(*test), **commonest(test[1])}
 
 
 def _r2(found: Mapping[str, float]) -> Found:

@@ -43,7 +43,8 @@ def evaluate_runs(config: EvaluateConfig) -> int:
         path = fitted.folder.path
         data, method = fitted.data, fitted.settings.method
         bounded = effort.at_most(most_scored(fitted.settings, data))
-        records = evaluate_run(fitted.program, fitted.viewing, data, "full", bounded, partial(status, console))
+        announce = partial(status, console)
+        records = evaluate_run(fitted.program, fitted.viewing, data, "full", bounded, announce, fitted.untrained())
         seconds = time.perf_counter() - started
         entries = {
             "version": pp_simve.__version__,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pp_simve.errors import ConfigError
-from pp_simve.evaluation.records import Record
+from pp_simve.evaluation.records import Record, chance_of, distinct
 from pp_simve.report import words
 from pp_simve.run.numbers import COUNTS, plain, score
 
@@ -71,7 +71,7 @@ def read_records(entries: Mapping[str, Any] | None, file: str) -> list[Record] |
 def by_task(records: Iterable[Record]) -> dict[str, list[Table]]:
     """Tables by task, in the order of `words.TASKS`, then tasks that it does not list."""
     parts: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
+    for record in distinct(list(records)):
         parts.setdefault((record.task, record.modality), []).append(record)
     tasks = dict.fromkeys([*words.TASKS, *(task for task, _ in parts)])
     tables = {
@@ -108,7 +108,7 @@ def _table(task: str, modality: str, records: Sequence[Record]) -> Table:
     at = {(record.probe, record.metric, record.target, record.representation): record for record in records}
     # Standard deviations and chance levels stand beside the scores that they belong to.
     beside = {(probe, "sd") for probe, *_ in at}
-    beside |= {(probe, chance) for probe, metric, *_ in at if (chance := _chance(metric))}
+    beside |= {(probe, chance_of(metric)) for probe, metric, *_ in at}
     for probe, metric in dict.fromkeys(key[:2] for key in at if key[:2] not in beside):
         rows = []
         for target in dict.fromkeys(key[2] for key in at if key[:2] == (probe, metric)):
@@ -135,19 +135,13 @@ def _cell(
         record = at.get((probe, of, target, representation))
         return None if record is None else record.value
 
-    found, spread, chance = value(metric), None if metric in COUNTS else value("sd"), value(_chance(metric) or "")
+    found, spread, chance = value(metric), None if metric in COUNTS else value("sd"), value(chance_of(metric))
     text = score(metric, found)
     if found is not None and spread is not None:
         text = f"{text.removesuffix(' %')} ± {score(metric, spread)}"
     if found is not None and chance is not None:
         text = f"{text} (chance {score(metric, chance)})"
     return found, text
-
-
-def _chance(metric: str) -> str | None:
-    """The metric that holds the chance level of another."""
-    name, at, rank = metric.partition("@")
-    return f"{words.CHANCE[name]}{at}{rank}" if name in words.CHANCE else None
 
 
 def _joined(*parts: str) -> str:

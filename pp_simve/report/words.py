@@ -121,6 +121,7 @@ METRICS = {
     "fid": ("FID", "lower is better; compare equal numbers of images"),
     "fid_images": ("images for FID", "test images, and as many samples"),
     "width": ("width", "number of axes"),
+    "multiple_of_z": ("multiple of z", "1 if it is, for single views"),
     "active_units": ("active axes", "whose posterior mean differs between images"),
     "effective_rank": ("effective rank", "entropy of the singular values (RankMe)"),
     "alignment": ("alignment of two views", "mean squared distance on the sphere: 0 if equal, 2 if unrelated"),
@@ -135,9 +136,6 @@ METRICS = {
     "style_lacks_class": ("class absent from style", "1 − share of the class relative to z"),
 }
 """Metrics of score records and of results.json: a name and how to read it."""
-
-CHANCE = {"accuracy": "chance", "balanced_accuracy": "chance_balanced", "recall": "chance"}
-"""Metrics whose chance level may stand beside them, without what follows an ``@``."""
 
 TERMS = {
     "loss": "what is minimized; lower is better",

@@ -27,7 +27,7 @@ Moments = dict[str, float | None]
 
 
 class Measure(NamedTuple):
-    """A column that varies with the seed: its heading, its digits, and `by_name` of its score of evaluation.json."""
+    """A column that varies with the seed: its heading, its digits, and `by_name` of its score."""
 
     heading: str
     digits: int = 3
@@ -39,6 +39,9 @@ MEASURES = {
     "knn": Measure("class, k-NN"),
     "mean_r2": Measure("views, mean R²"),
     "bound": Measure("bound, nats a view", 2),
+    "chance": Measure("class, commonest", name="PRIMARY/class/linear/chance"),
+    "pixels": Measure("pixels: class, linear", name="pixels/class/linear/accuracy"),
+    "untrained": Measure("untrained: class, linear", name="untrained/class/linear/accuracy"),
     "class_mlp": Measure("class, MLP", name="PRIMARY/class/mlp/accuracy"),
     "class_20nn": Measure("backbone: class, 20-NN", name="backbone/class/knn_20_cosine/accuracy"),
     "class_200nn": Measure("backbone: class, 200-NN", name="backbone/class/knn_200_cosine/accuracy"),
@@ -60,7 +63,7 @@ MEASURES = {
     "seconds_per_epoch": Measure("s an epoch", 2),
     "peak_memory_mb": Measure("peak MB", 0),
 }
-"""What varies with the seed. Those with a name are of evaluation.json, and shown where some row has one; PRIMARY stands
+"""What varies with the seed. Those with a name are of score records, and shown where some row has one; PRIMARY stands
 for content, or z where there is none."""
 COSTS = ("seconds_per_epoch", "peak_memory_mb")
 CONSTANT = {"representation": "class from", "epochs": "epochs", "batch_size": "batch", "parameters": "parameters"}
@@ -178,11 +181,11 @@ def warnings(path: Path) -> list[str]:
 
 def _entries(path: Path, *, evaluated: bool) -> dict[str, Any]:
     """The columns of a finished run."""
-    results, _ = read_scores(path / "results.json")
+    results, records = read_scores(path / "results.json")
     needed = {"views", "modalities", "content", "style", "bound", "is_bound"}
     if not needed <= results.keys() or (results["is_bound"] and "loss" not in (results["bound"] or {})):
         raise ConfigError(f"{path / 'results.json'} is damaged (scores or bound are missing); fit again")
-    more = evaluation(path) if evaluated else {}
+    more = by_name(records) | (evaluation(path) if evaluated else {})
     primary = "content" if any(name.startswith("content/") for name in more) else "z"
     views = results["views"] * max(1, len(results["modalities"]))
     config = read_json(path / "config.json")

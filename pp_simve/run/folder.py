@@ -26,9 +26,10 @@ from torch import Tensor, nn
 import pp_simve
 from pp_simve.data import DataShape, ImageData, load_data
 from pp_simve.errors import ConfigError
+from pp_simve.inference import Guide
 from pp_simve.inference.checkpoint import CheckpointFile
 from pp_simve.inference.sealing import BLANK, SEAL, read_sealed, sealed
-from pp_simve.inference.tools import write_whole
+from pp_simve.inference.tools import random_state_kept, write_whole
 from pp_simve.run.config import Settings, reading_options
 from pp_simve.run.files import read_json, write_json
 from pp_simve.run.hub import run_path
@@ -294,6 +295,13 @@ class FittedRun:
     program: Program
     data: ImageData
     viewing: Viewing
+
+    def untrained(self) -> Guide:
+        """The guide as it was before the fit, with parameters of the run's seed."""
+        device = next(self.program.objective.parameters()).device
+        with random_state_kept(device):
+            torch.manual_seed(self.settings.seed)
+            return build(self.settings, self.data.shape).guide.to(device)
 
 
 Load = Callable[..., ImageData]

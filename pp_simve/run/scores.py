@@ -16,7 +16,7 @@ from pp_simve.evaluation.bound import bound_terms
 from pp_simve.evaluation.records import MEAN, REPRESENTATIONS, Record, score, select
 from pp_simve.evaluation.subject import EVALUATION_SEED, SPLITS, Effort
 from pp_simve.evaluation.suite import Announce, Level, evaluate_modalities, evaluate_representations
-from pp_simve.inference import ELBO, Run
+from pp_simve.inference import ELBO, Guide, Run
 from pp_simve.inference.device import device_name
 from pp_simve.run.config import Settings
 from pp_simve.run.files import read_json
@@ -27,7 +27,7 @@ QUICK = Effort()
 PIXELS = 2**22
 """Of the images of a split, and of views of them, that any fit is scored on, however short: 4,096 of 32 pixels a side,
 455 of 96, 83 of 224. Without a GPU it takes half a minute."""
-QUICK_REPRESENTATIONS = ("backbone", "z", "content")
+QUICK_REPRESENTATIONS = ("backbone", "z", "content", "pixels")
 """Those evaluated at the end of a fit: style of a single view is what content leaves of z."""
 HANDWRITING = ("digits", "mnist")
 """Data sets whose images are of handwriting."""
@@ -57,16 +57,30 @@ def evaluate_run(
     level: Level,
     effort: Effort | None = None,
     announce: Announce = nullcontext,
+    untrained: Guide | None = None,
 ) -> list[Record]:
-    """The records of a fitted program: of its representations, or of each of its modalities and across them."""
+    """The records of a fitted program: of its representations, or of each of its modalities and across them.
+
+    Args:
+        program: fitted.
+        viewing: how views are drawn.
+        data: whose splits are used.
+        level: of the suite.
+        effort: the one of the end of a fit by default.
+        announce: called with what is evaluated next, which is done in the context that it returns.
+        untrained: the guide before the fit, for the full level.
+    """
     device = next(program.objective.parameters()).device
     options: dict[str, Any] = {
         "level": level,
-        "representations": QUICK_REPRESENTATIONS if level == "quick" else REPRESENTATIONS,
+        "representations": QUICK_REPRESENTATIONS if level == "quick" else (*REPRESENTATIONS, "pixels"),
         "effort": effort or QUICK,
         "attribute_names": data.attribute_names,
         "announce": announce,
     }
+    if untrained is not None:
+        options["representations"] += ("untrained",)
+        options["untrained"] = untrained
     splits = [on_device(getattr(data, name).labeled(), device) for name in SPLITS]
     if not isinstance(viewing.policy, dict):
         options |= {"model": program.model, "handwriting": data.name in HANDWRITING}

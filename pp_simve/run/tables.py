@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pp_simve.evaluation.records import MEAN, REPRESENTATIONS, Record, score, select
+from pp_simve.evaluation.records import (
+    BASELINES,
+    MEAN,
+    MULTIPLE,
+    REPRESENTATIONS,
+    Record,
+    chance_of,
+    distinct,
+    score,
+    select,
+)
 from pp_simve.inference.augmentations import PARAMETER_GROUPS
 
 UNDEFINED = "–"
+MOST_COLUMNS = 4
+"""That fit into 80 characters."""
 
 
 class Measure(NamedTuple):
@@ -22,7 +35,7 @@ class Measure(NamedTuple):
         words: what is measured, with the target in place of ``{}``.
         task, metric, probe: of the records.
         digits: behind the point; None for fractions that are shown in percent.
-        sd, chance: the metric of the standard deviation, and of the score by chance; empty for none.
+        sd: the metric of the standard deviation; empty for none.
         mean_only: whether only the mean over the targets is shown.
         hidden: targets that are not shown.
     """
@@ -33,7 +46,6 @@ class Measure(NamedTuple):
     probe: str = ""
     digits: int | None = None
     sd: str = ""
-    chance: str = ""
     mean_only: bool = False
     hidden: Sequence[str] = ()
 
@@ -46,6 +58,10 @@ class Measure(NamedTuple):
         value, sd = score(self.of(records)), score(self._replace(metric=self.sd).of(records))
         return digits(value, self.digits) if value is None or sd is None else f"{100 * value:.1f} ± {100 * sd:.1f}"
 
+    def by_chance(self, records: Sequence[Record]) -> str:
+        """The score by chance among the records of one target."""
+        return self._replace(metric=chance_of(self.metric), sd="").shown(records)
+
 
 MEASURES = (
     Measure("class, linear probe", "class", "accuracy", "linear"),
@@ -57,7 +73,6 @@ MEASURES = (
         for of, metric in (("", "accuracy"), (", top 5", "accuracy@5"))
     ),
     Measure("class, {} labels each", "few_labels", "accuracy", "linear", sd="sd"),
-    Measure("class, content of {} views", "several_views", "accuracy", "linear"),
     *(
         Measure(f"clusters, {words}{of}", "class", metric, f"clusters_{words[:4]}", digits)
         for words in ("diagonal", "full")
@@ -84,6 +99,7 @@ MEASURES = (
 """Of representations, in the order of the rows."""
 
 WHOLE = (
+    Measure("class, content of {} views", "several_views", "accuracy", "linear"),
     Measure("class, fine-tuned", "fine_tuning", "accuracy"),
     Measure("content keeps of the class", "disentanglement", "content_keeps_class", digits=3),
     Measure("content lacks of the view", "disentanglement", "content_lacks_views", digits=3),
@@ -94,8 +110,8 @@ WHOLE = (
     Measure("reconstruction, PSNR, dB", "generation", "psnr", digits=1),
     Measure("bits per dimension, at most", "generation", "bits_per_dim", digits=3),
     Measure("FID of samples", "generation", "fid", digits=1),
-    *(Measure(f"retrieval, {{}}, recall@{k}", "retrieval", f"recall@{k}", chance=f"chance@{k}") for k in (1, 5, 10)),
-    Measure("class, zero-shot, {}", "zero_shot", "accuracy", chance="chance"),
+    *(Measure(f"retrieval, {{}}, recall@{k}", "retrieval", f"recall@{k}") for k in (1, 5, 10)),
+    Measure("class, zero-shot, {}", "zero_shot", "accuracy"),
     Measure("class of all modalities, linear probe", "together", "accuracy", "linear"),
     Measure("class of all modalities, k-NN", "together", "accuracy", "knn"),
 )
@@ -104,10 +120,11 @@ WHOLE = (
 
 def print_scores(records: Sequence[Record], console: Console) -> None:
     """Tables of the scores, then what has none and why."""
+    records = distinct(records)
     for modality in dict.fromkeys(record.modality for record in records):
         of_modality = select(records, modality=modality)
         title = f"test split, from {modality} alone" if modality else "test split"
-        for table in (representation_table(title, of_modality), program_table(title, of_modality)):
+        for table in (*representation_tables(title, of_modality), program_table(title, of_modality)):
             if table.row_count:
                 console.print(table, "", sep="\n")
     for line in notes(records):
@@ -134,32 +151,32 @@ def print_results(results: Mapping[str, Any], records: Sequence[Record], console
         console.print(f"warning: {warning}", style="red", markup=False, soft_wrap=True)
 
 
-def representation_table(title: str, records: Sequence[Record]) -> Table:
-    """A row a measure, a column a representation."""
-    records = [record for record in records if record.task in {measure.task for measure in MEASURES}]
+def representation_tables(title: str, records: Sequence[Record]) -> list[Table]:
+    """A row a measure, a column a representation; baselines in a table of their own where there are many columns."""
+    tasks = {measure.task for measure in MEASURES}
+    records = [record for record in records if record.task in tasks and record.metric != MULTIPLE]
     kl = [record.value for record in select(records, metric="kl") if record.value is not None]
     if kl:
         summary = {"sum": sum(kl), "least": min(kl), "most": max(kl)}
         records += [Record("information", "kl_of_axes", value, "z", target=name) for name, value in summary.items()]
-    columns = [name for name in REPRESENTATIONS if select(records, representation=name)]
-    rows = [
-        (words, [measure.shown(select(of_target, representation=name)) for name in columns])
-        for measure, words, of_target in _rows(MEASURES, records)
-    ]
-    return _table(title, columns, rows)
+    columns = [name for name in (*REPRESENTATIONS, *BASELINES) if select(records, representation=name)]
+    rows = []
+    for measure, words, of_target in _rows(MEASURES, records):
+        cells = [measure.shown(select(of_target, representation=name)) for name in columns]
+        rows.append((words, [*cells, measure.by_chance(of_target)]))
+    columns.append("chance")
+    first = sum(name in REPRESENTATIONS for name in columns) if len(columns) > MOST_COLUMNS else len(columns)
+    parts = {title: slice(first), f"{title}, to compare with": slice(first, None)}
+    return [_table(of, columns[part], [(words, cells[part]) for words, cells in rows]) for of, part in parts.items()]
 
 
 def program_table(title: str, records: Sequence[Record]) -> Table:
     """A row a measure, with the score by chance beside it where there is one."""
-    chance = any(measure.chance and measure.of(records) for measure in WHOLE)
     rows = [
-        (
-            words,
-            [measure.shown(of_target), measure._replace(metric=measure.chance, sd="").shown(of_target)][: 1 + chance],
-        )
+        (words, [measure.shown(of_target), measure.by_chance(of_target)])
         for measure, words, of_target in _rows(WHOLE, records)
     ]
-    return _table(title, ["score", "chance"][: 1 + chance], rows)
+    return _table(title, ["score", "chance"], rows)
 
 
 def notes(records: Iterable[Record]) -> list[str]:
@@ -197,15 +214,18 @@ def _rows(measures: Iterable[Measure], records: Sequence[Record]) -> Iterator[tu
                 yield measure, words, select(records, target=target)
 
 
-def _table(title: str, columns: Sequence[str], rows: Iterable[tuple[str, list[str]]]) -> Table:
-    """The rows in which anything is defined."""
+def _table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, list[str]]]) -> Table:
+    """The rows in which anything is defined, and the column of chance levels if one is."""
+    kept = [
+        name != "chance" or any(cells[place] != UNDEFINED for _, cells in rows) for place, name in enumerate(columns)
+    ]
     table = Table(
         title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
     )
     table.add_column("", no_wrap=True)
-    for column in columns:
+    for column in compress(columns, kept):
         table.add_column(column, justify="right", no_wrap=True)
     for words, cells in rows:
         if any(cell != UNDEFINED for cell in cells):
-            table.add_row(words, *cells)
+            table.add_row(words, *compress(cells, kept))
     return table

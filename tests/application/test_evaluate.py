@@ -24,7 +24,7 @@ from pp_simve.data import ImageData, load_data
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import Effort, suite
 from pp_simve.evaluation.probes.mlp import MLPTraining
-from pp_simve.evaluation.records import FAILED, REPRESENTATIONS, Record, score, select
+from pp_simve.evaluation.records import BASELINES, FAILED, REPRESENTATIONS, Record, score, select
 from pp_simve.run.files import read_json
 from pp_simve.run.scores import read_scores
 from pp_simve.run.tables import print_scores
@@ -34,6 +34,7 @@ from .command import run as run_fit
 from .data_fixtures import write_classes
 
 FILE = "evaluation.json"
+COMPARED = (*REPRESENTATIONS, *BASELINES)
 TINY = MLPTraining(hidden=8, decays=(0.0,), learning_rate=1e-2, epochs=3)
 CHEAP = partial(Effort, min_views=100, pairs=100, class_mlp=TINY, view_mlp=TINY)
 
@@ -63,7 +64,7 @@ def nothing(monkeypatch: pytest.MonkeyPatch) -> list[Effort]:
     """No evaluator runs; the efforts that they would have had."""
     efforts: list[Effort] = []
 
-    def evaluated(program: Any, viewing: Any, data: Any, level: str, effort: Effort) -> list[Record]:
+    def evaluated(program: Any, viewing: Any, data: Any, level: str, effort: Effort, *others: Any) -> list[Record]:
         assert level == "full"
         efforts.append(effort)
         return []
@@ -95,7 +96,7 @@ def evaluated(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> E
 
 def test_files_of_an_evaluation(evaluated: Evaluated, finished_run: Path) -> None:
     assert set(records(evaluated.path)) < set(evaluated.records)  # what a fit computes is computed the same
-    assert {record.representation for record in evaluated.records} == {"", *REPRESENTATIONS}
+    assert {record.representation for record in evaluated.records} == {"", *COMPARED}
     assert not [record for record in evaluated.records if record.note.startswith(FAILED)]
     assert set(evaluated.entries) == {"version", "commit", "settings", "seconds", "records"}
     assert evaluated.entries["settings"] == {
@@ -125,11 +126,14 @@ def test_the_tables_of_an_evaluation(evaluated: Evaluated) -> None:
     assert "failed" not in evaluated.out
     assert "…" not in evaluated.out
     assert "class, fine-tuned" in evaluated.out
-    assert max(len(line) for line in lines if "not applicable" not in line and "generation" not in line) <= 80
+    notes = ("not applicable", "generation", "multiple of z")
+    assert max(len(line) for line in lines if not any(words in line for words in notes)) <= 80
     rank = score(evaluated.records, representation="z", metric="effective_rank")
     assert any("effective rank" in line and f"{rank:.1f}" in line for line in lines)
-    assert any("class, linear probe" in line and line.count("%") == 4 for line in lines)
-    assert any("class, 10 labels each" in line and line.count("±") == 4 for line in lines)
+    # Content and style are multiples of z; a second table has two baselines and chance.
+    assert [line.count("%") for line in lines if "class, linear probe" in line] == [2, 3]
+    assert any("class, 10 labels each" in line and line.count("±") == 2 for line in lines)
+    assert evaluated.out.count("multiple of z of content, style: ") == 1
     kl = [record.value for record in select(evaluated.records, metric="kl")]
     assert any(line.split()[:5] == ["KL", "of", "axes,", "sum,", "nats"] and f"{sum(kl):.2f}" in line for line in lines)
 
@@ -185,7 +189,7 @@ def test_what_failed_is_printed_once_with_all_its_places(
     assert run("run", "--rows", "200") == 0
     out = capsys.readouterr().out
     assert out.count("did not converge") == 1
-    places = "class clusters diag, information uniformity of backbone, z, content, style"
+    places = "class clusters diag, information uniformity of backbone, z"
     assert f"{places}: failed: [bold]did not converge\n" in out
     found = records(fitted, FILE)
     (uniformity,) = select(found, representation="z", metric="uniformity")
@@ -232,8 +236,13 @@ def test_views_of_several_modalities(
     assert {record.modality for record in found} == {"", "upper", "lower"}
     for modality in ("upper", "lower"):
         of_modality = select(found, modality=modality)
-        assert {record.representation for record in of_modality} == {"", *REPRESENTATIONS}
-        assert [one.target for one in select(of_modality, task="several_views")] == ["1", "2", "4", "8"]
+        assert {record.representation for record in of_modality} == {"", *COMPARED}
+        assert [one.target for one in select(of_modality, task="several_views", metric="accuracy")] == [
+            "1",
+            "2",
+            "4",
+            "8",
+        ]
         assert {one.note for one in select(of_modality, task="generation")} == {
             "not applicable: there is no model of views of one modality"
         }

@@ -82,8 +82,8 @@ def test_each_thing_that_takes_time_is_announced(
 
     monkeypatch.setattr("pp_simve.commands.run_fit.status", status)
     assert run(*SMALL, "--out", "run") == 0
-    assert said[:2] == ["embedding images", "1 of 9: backbone class linear"]
-    assert said[-4:] == ["9 of 9: content view ridge", "bound", "figures", "map of the report"]
+    assert said[:2] == ["embedding images", "1 of 12: backbone class linear"]
+    assert said[-4:] == ["12 of 12: pixels view ridge", "bound", "figures", "map of the report"]
 
 
 def test_a_fit_without_scores(
