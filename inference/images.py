@@ -56,6 +56,8 @@ def as_images(data: object, where: str = "images", *, values: bool = True) -> Te
     if not isinstance(images, Tensor):
         mends = {DataLoader: "give its dataset, loader.dataset", list: f"stack them: torch.stack({where})"}
         hint = next((f"; {text}" for kind, text in mends.items() if isinstance(images, kind)), "")
+        if isinstance(images, ImagesWithPolicy):
+            hint = "; give the images of one split: data.test.images"
         raise ImagesError(f"{where} must be a tensor, an array or a torch Dataset, got {_a(images)}{hint}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         _wrong_type(images.dtype, where, array=array)
@@ -96,7 +98,8 @@ def mismatch(program: str, images: Tensor | Mapping[str, Tensor], encoders: nn.M
     built = ", ".join(str(tuple(shape)) for shape in shapes if shape is not None)
     return (
         f"{program} images of shape {given}{f'; the encoder is built for {built}' if built else ''} "
-        f"({str(error).splitlines()[0]}). Build encoder and decoder for these images, or resize or convert the images"
+        f"({str(error).splitlines()[0]}). Build encoder and decoder for these images and the decoder for the latents of the "
+        "prior, or resize or convert the images"
     )
 
 

@@ -12,7 +12,7 @@ from pp_simve.inference.guides import Guide
 
 @dataclass(frozen=True)
 class Progress:
-    """What a monitor is called with each time metrics are fetched.
+    """Progress of a fit at one fetch of its metrics; as text, one line: ``fit(..., monitor=print)``.
 
     Attributes:
         step: steps done, counted from 1.
@@ -31,6 +31,33 @@ class Progress:
     rows: list[dict[str, float]]
     images_per_second: float
     seconds_left: float
+
+    @property
+    def epochs_done(self) -> str:
+        """Epochs done of those planned, as text."""
+        total = f"{self.epochs:.1f}"
+        return f"{self.epoch:{len(total)}.1f}/{total}"
+
+    def terms(self, width: int | None = None) -> str:
+        """Mean loss, and as many mean terms as fit the width; speed and time left."""
+        end = f"{self.images_per_second:,.0f} views/s  {_duration(self.seconds_left)} left"
+        text = ""
+        for name in self.rows[-1]:
+            if name != "step":
+                longer = f"{text}{name} {sum(row[name] for row in self.rows) / len(self.rows):.2f}  "
+                if text and width is not None and len(longer) + len(end) > width:
+                    break
+                text = longer
+        return text + end
+
+    def __str__(self) -> str:
+        return f"epoch {self.epochs_done}  {self.terms()}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 @dataclass
@@ -51,9 +78,9 @@ class Run:
         peak_memory_mb: see `peak_memory_mb`.
     """
 
-    model: nn.Module
-    guide: Guide
-    objective: nn.Module
+    model: nn.Module = field(repr=False)
+    guide: Guide = field(repr=False)
+    objective: nn.Module = field(repr=False)
     policy: AugmentationPolicy | dict[str, AugmentationPolicy] | None
     views: int
     history: list[dict[str, float]] = field(repr=False)

@@ -207,14 +207,11 @@ def _new_folder(settings: Settings) -> Path:
 def _introduction(settings: Settings, data: ImageData, program: Program, folder: RunFolder) -> str:
     trained = (parameter for parameter in program.objective.parameters() if parameter.requires_grad)
     parameters = sum(parameter.numel() for parameter in trained)
-    sizes = f"{len(data.train.images):,} / {len(data.validation.images):,} / {len(data.test.images):,}"
-    channels, height, width = data.image_shape
     kinds = f" each of {settings.modalities}" if settings.modalities else ""
     steps_per_epoch = max(1, len(data.train) // (settings.batch_size * settings.accumulate))
     steps = total_steps(settings.epochs or None, settings.steps or None, steps_per_epoch)
     return (
-        f"{settings.method} on {data.name}: {sizes} train / validation / test images, {channels}x{height}x{width}, "
-        f"{data.class_summary}\n"
+        f"{settings.method} on {data}\n"
         f"{parameters:,} parameters, {settings.latent_dim} latents, {settings.views} views{kinds} ({settings.policy}), "
         f"{plain(steps / steps_per_epoch)} epochs ({plain(steps)} steps) of batches of {settings.batch_size}, "
         f"seed {settings.seed}\n"

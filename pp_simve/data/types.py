@@ -121,9 +121,16 @@ def default_policy(name: str, image_shape: ImageShape) -> str:
     return "affine" if name == "digits" else policies.default_policy(image_shape)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageData:
-    """A data set in memory. `notes` holds what a person should be told about how it was loaded."""
+    """Image data set in memory, in three splits.
+
+    Attributes:
+        name: as given to `load_data`.
+        classes: names of the classes, by label; empty without labels.
+        attribute_names: names of the columns of ``attributes``.
+        notes: messages about what was unusual when the data were loaded.
+    """
 
     name: str
     train: Split
@@ -138,6 +145,12 @@ class ImageData:
         """(channel, height, width) of every image."""
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
+
+    def __repr__(self) -> str:
+        channels, height, width = self.image_shape
+        sizes = " / ".join(f"{len(split):,}" for split in (self.train, self.validation, self.test))
+        shape = f"{channels}x{height}x{width}"
+        return f"{self.name}: {sizes} train / validation / test images, {shape}, {self.class_summary}"
 
     @property
     def images(self) -> Tensor:

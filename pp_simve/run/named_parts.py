@@ -163,10 +163,11 @@ def _built(
     except TypeError as error:
         accepted = list(signature.parameters)[len(arguments) :]
         unknown = [nearest(option, accepted) for option in options if option not in accepted]
-        hint = f"; did you mean {unknown[0]!r}?" if unknown and unknown[0] else "."
+        hint = f"; did you mean {unknown[0]!r}?" if unknown and unknown[0] else ""
+        first = list(inspect.signature(next(iter(named.values()))).parameters)[: len(arguments)]
+        given = f"every {flag} is first given {', '.join(first)}; " if first else ""
         raise ConfigError(
-            f"--{flag} {text}: {error}{hint} {part.name} is built from {len(arguments)} argument(s) given to every "
-            f"{flag}; its options are: {', '.join(accepted) or 'none'}"
+            f"--{flag} {text}: {error}{hint} ({given}options of {part.name}: {', '.join(accepted) or 'none'})"
         ) from None
     try:
         return factory(*arguments, **options)

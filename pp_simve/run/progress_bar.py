@@ -35,8 +35,8 @@ def watched(console: Console) -> Iterator[Callable[[Progress], None]]:
                 bar.update(
                     task,
                     completed=progress.step / progress.total_steps,
-                    epoch=_epoch(progress),
-                    terms=_terms(progress, console.width - BAR_WIDTH - len(f"epoch {_epoch(progress)}")),
+                    epoch=progress.epochs_done,
+                    terms=progress.terms(console.width - BAR_WIDTH - len(f"epoch {progress.epochs_done}")),
                 )
 
             yield update
@@ -49,7 +49,7 @@ def watched(console: Console) -> Iterator[Callable[[Progress], None]]:
         now = time.perf_counter()
         if now - last >= SECONDS_BETWEEN_LINES or progress.step == progress.total_steps:
             last = now
-            console.print(f"epoch {_epoch(progress)}  {_terms(progress)}", highlight=False, soft_wrap=True)
+            console.print(str(progress), highlight=False, soft_wrap=True)
 
     yield line
 
@@ -72,28 +72,3 @@ def counted(console: Console, what: str) -> Iterator[Callable[[int, int], None]]
 def status(console: Console, what: str) -> AbstractContextManager[object]:
     """Context in which a terminal shows what is done; elsewhere nothing is shown."""
     return console.status(escape(what))
-
-
-def _epoch(progress: Progress) -> str:
-    total = f"{progress.epochs:.1f}"
-    return f"{progress.epoch:{len(total)}.1f}/{total}"
-
-
-def _terms(progress: Progress, width: int | None = None) -> str:
-    """Means since the last time of the loss, and of as many other terms as there is room for; speed and time left."""
-    rows = progress.rows
-    end = f"{progress.images_per_second:,.0f} views/s  {_duration(progress.seconds_left)} left"
-    text = ""
-    for name in rows[-1]:
-        if name != "step":
-            longer = f"{text}{name} {sum(row[name] for row in rows) / len(rows):.2f}  "
-            if text and width is not None and len(longer) + len(end) > width:
-                break
-            text = longer
-    return text + end
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -38,6 +38,15 @@ def shapes(distribution: Any) -> str:
     return f"batch {tuple(distribution.batch_shape)} and event {tuple(distribution.event_shape)}"
 
 
+def check_dtype(name: str, value: Tensor, dtype: torch.dtype) -> None:
+    """Checks that a result has the dtype of the part that computed it."""
+    check(
+        value.dtype == dtype,
+        f"{name} is {value.dtype} in a part of {dtype}. Expected the dtype of parameters and inputs: leave out .float(), "
+        "give new tensors the dtype of another, and make constants buffers (self.register_buffer)",
+    )
+
+
 def close(actual: Tensor, expected: Tensor, message: str, tolerance: float = 1e-8) -> None:
     """Checks that tensors agree: values within a relative and absolute tolerance, shape and dtype exactly."""
     torch.testing.assert_close(
@@ -137,11 +146,7 @@ class Suite(ABC, Generic[Part]):
         for dtype in (torch.float32, DOUBLE):
             part = self._part(dtype=dtype)
             for name, value in self._outputs(part, *self._inputs(part, dtype)).items():
-                check(
-                    value.dtype == dtype,
-                    f"{name} is {value.dtype} in a part of {dtype}. Expected the dtype of parameters and inputs: leave "
-                    "out .float(), give new tensors the dtype of another, and make constants buffers",
-                )
+                check_dtype(name, value, dtype)
                 check(not value.isnan().any(), f"{name} is not a number in {dtype}. {NUMBERS}")
 
     def test_moves_to_another_device(self) -> None:

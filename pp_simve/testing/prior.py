@@ -28,6 +28,7 @@ from pp_simve.testing.checks import (
     TinyEncoder,
     check,
     check_density,
+    check_dtype,
     check_finite_differences,
     close,
     grid_for,
@@ -304,6 +305,7 @@ class PriorSuite(Suite[Any]):
             if not prior.proper:
                 return torch.randn(*plates, *content.event_shape, dtype=dtype)
             drawn: Tensor = content.expand(plates).sample()
+            check_dtype("content().sample()", drawn, dtype)  # else every check fails, by rounding or in a network
             return drawn.detach()
 
     def _values(

@@ -25,6 +25,10 @@ def test_fingerprint_follows_pixels_and_labels() -> None:
     assert len({tiny().fingerprint, tiny(shift=1).fingerprint, tiny(labels=False).fingerprint}) == 3
 
 
+def test_prints_as_one_line_without_pixels() -> None:
+    assert str(tiny()) == repr(tiny()) == "tiny: 2 / 2 / 2 train / validation / test images, 1x2x2, 2 classes: a, b"
+
+
 @pytest.mark.parametrize(
     ("name", "image_size", "hint"),
     [

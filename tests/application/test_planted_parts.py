@@ -229,6 +229,11 @@ PRIORS: list[Mistake] = [
         {"content": lambda self: normal(torch.zeros(self.latent_dim), torch.ones(self.latent_dim))},
     ),
     (
+        "constants of the default dtype, as every check names them",
+        "test_shapes: content().sample() is torch.float32 in a part of torch.float64",
+        {"content": lambda self: normal(torch.zeros(self.latent_dim), torch.ones(self.latent_dim))},
+    ),
+    (
         "a constant made on the CPU",
         "test_moves_to_another_device",
         {"style": lambda self, content: normal(torch.zeros(content.shape).to(content.dtype), self.style_variance())},

@@ -31,6 +31,10 @@ def shown(width: int, *, terminal: bool, **terms: float) -> list[str]:
 TERMS = {"loss": 300.0, "content": -20.5, "reconstruction": -280.25}
 
 
+def test_progress_prints_as_one_line() -> None:
+    assert str(told(50, loss=300.0)) == "epoch  5.0/10.0  loss 300.50  12,346 views/s  1:01:01 left"
+
+
 @pytest.mark.parametrize(
     ("width", "terms"),
     [

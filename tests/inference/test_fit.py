@@ -73,6 +73,7 @@ def test_history_has_every_step_once_and_its_terms_in_full() -> None:
     assert run.finished
     assert run.seconds_per_epoch > 0
     assert run.peak_memory_mb > 0
+    assert "model=" not in repr(run), "printing a run would print every layer"
 
 
 def test_the_loss_falls_and_every_parameter_moves() -> None:

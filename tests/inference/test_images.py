@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,12 @@ def test_other_images_are_refused_in_the_same_words_everywhere(form: str) -> Non
     for call in (lambda: training_source(images, None, 2), lambda: guide.embed_batches(images)):
         with pytest.raises(FitError, match=words):
             call()
+
+
+def test_embedding_a_loaded_data_set_is_refused_with_the_images_to_give() -> None:
+    guide = AmortizedGuide(MLPEncoder(SHAPE, hidden=(4,)), GaussianPrior(2))
+    with pytest.raises(FitError, match="give the images of one split: data.test.images"):
+        guide.embed_batches(SimpleNamespace(images=BYTES, default_policy="affine"))  # type: ignore[arg-type]
 
 
 def test_the_loop_of_a_probe_reads_nothing_from_the_device() -> None:
