@@ -3,7 +3,7 @@
     python benchmarks/family.py --data digits --seeds 3
     python benchmarks/family.py --data fashionmnist --data-root DIR --epochs 10 --seeds 3 --once
 
-What a step costs is measured by steps.py: fits that run beside one another cannot tell.
+What a step costs is measured by steps.py: fits that run side by side share the cores.
 The fits are those of `python -m pp_simve.compare`, a row each; finished ones are not repeated.
 """
 
@@ -38,7 +38,7 @@ SETTINGS: dict[str, list[str]] = {
 def compared(
     description: str, settings: Mapping[str, list[str]], several: Sequence[str], out: Path
 ) -> dict[str, list[Path]]:
-    """The run folders that the command line asks for, fitted where they are missing, and their table printed."""
+    """Run folders of the command line's settings, fitted where they are missing; prints their table."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--data-root", default="data")

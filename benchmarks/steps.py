@@ -1,4 +1,4 @@
-"""What a gradient step of each method costs, side by side: every round takes a turn of each, so that noise is shared.
+"""Cost of a gradient step of each method: rounds alternate between methods, so that all share the noise.
 
 python benchmarks/steps.py --data fashionmnist --data-root DIR --rounds 5
 """

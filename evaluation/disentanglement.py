@@ -13,7 +13,7 @@ PARTS = ("z", "content", "style")
 def disentanglement_scores(
     classes: Mapping[str, float], views: Mapping[str, float], chance: float
 ) -> dict[str, float | None]:
-    """Four shares of how cleanly z splits into content, which should predict the class, and style, the view.
+    """Disentanglement scores: four shares of how well z splits into content (class) and style (view parameters).
 
     The class score of a part is its accuracy above chance, (accuracy − chance) / (1 − chance); the view score is the
     mean R² of the view parameters; both cut to [0, 1]. What a part *keeps* is its score over that of z, at most 1; what

@@ -15,7 +15,7 @@ _PIXELS = 2**22
 
 @torch.no_grad()
 def handwriting_style(images: Tensor) -> dict[str, Tensor]:
-    """Slant, size, thickness and position of the ink of gray images ``(image, 1, height, width)`` on a background of 0.
+    """Handwriting style: slant, size, thickness and position of ink; images ``(image, 1, height, width)``, paper 0.
 
     The ink I is a mass at the pixels' centers, x to the right and y downwards; with its moments about its own center,
     ``μ_pq = Σ I (x − x̄)^p (y − ȳ)^q`` and m = Σ I (Hu, "Visual pattern recognition by moment invariants", 1962):

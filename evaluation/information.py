@@ -21,7 +21,7 @@ _BLOCK = 2**23
 
 @torch.no_grad()
 def effective_rank(features: Array) -> float:
-    """RankMe: the effective number of directions of features ``(row, feature)``, from 1 to min(row, feature).
+    """Effective rank (RankMe) of features ``(row, feature)``: a number of directions from 1 to min(row, feature).
 
     ``exp(−Σ_k p_k log p_k)`` with ``p_k = σ_k / Σ_l σ_l + 10⁻⁷`` over the min(row, feature) singular values σ of the
     uncentered features: k equal orthogonal directions give k, identical rows give 1, and so do features that are all 0.
@@ -40,7 +40,7 @@ def effective_rank(features: Array) -> float:
 
 @torch.no_grad()
 def alignment(first: Array, second: Array) -> float:
-    """Mean squared distance of two views of an image on the unit sphere: 0 if equal, 2 if unrelated, at most 4.
+    """Alignment: mean squared distance of two views of an image on the unit sphere: 0 if equal, 2 if unrelated.
 
     Wang and Isola, "Understanding contrastive representation learning through alignment and uniformity on the
     hypersphere" (2020, arXiv 2005.10242), with α = 2. Row i of both, ``(row, feature)``, is one image. Raises
@@ -52,7 +52,7 @@ def alignment(first: Array, second: Array) -> float:
 
 @torch.no_grad()
 def uniformity(features: Array, t: float = 2.0) -> float:
-    """Log of the mean of ``exp(−t ‖x − y‖²)`` over all pairs of rows on the unit sphere; lower is more uniform.
+    """Uniformity: log of the mean of ``exp(−t ‖x − y‖²)`` over pairs of rows on the unit sphere.
 
     From 0, all rows in one direction, to about ``log 0F1(; feature/2; t²) − 2 t`` for many evenly spread rows, which
     nears −2 t in many dimensions; never below −4 t. Source and errors as of `alignment`, and `ValueError` for fewer
@@ -90,7 +90,7 @@ def infonce_bound(scores: Array) -> dict[str, float]:
 
 @torch.no_grad()
 def mutual_information(first: Array, second: Array, critic: Critic) -> dict[str, float]:
-    """`infonce_bound` of features ``(row, feature)`` with all rows as candidates, scored block by block.
+    """Mutual information by `infonce_bound`, all rows of features ``(row, feature)`` as candidates, in blocks.
 
     Row i of both is one image, and images are independent. A critic with fitted parameters must have been fitted to
     other rows: `GaussianCritic` for latents of a known prior, `CanonicalCritic.fit` on train rows otherwise.

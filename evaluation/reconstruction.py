@@ -64,11 +64,11 @@ def reconstruction_scores(
     if not guide.has_density:
         reason = "the guide is deterministic and has no density, so nothing bounds the likelihood"
     elif model.prior.depends_on_batch:
-        reason = "the prior consists of the images at hand, so it gives no image a probability of its own"
+        reason = "the prior consists of the images of the batch, so a single image has no probability"
     elif not model.prior.proper:
         reason = "the prior on content is improper, so images have no probability"
     elif discrete and not all(bool(support.check(unit_range(chunk)).all()) for chunk in torch.split(images, 512)):
-        reason = "gray values are outside the likelihood's support: their cross-entropies are no probabilities"
+        reason = "gray values are outside the likelihood's support: their cross-entropies are not log probabilities"
     if reason:
         return {**scores, "bits_per_dim": None, "notes": {"bits_per_dim": reason}}
     values = unit_range(images) if discrete else dequantized(images, seed=seed)

@@ -49,7 +49,7 @@ class LabelledImages(Protocol):
 
 @dataclass(frozen=True)
 class Effort:
-    """How much an evaluation may cost."""
+    """Effort: limits on the cost of an evaluation."""
 
     rows: int = 10_000
     """Of a split at most, for evaluators whose cost grows fast with them."""

@@ -1,4 +1,4 @@
-"""What each method makes of the digits: z of clean test images, a panel a method. About three minutes on two cores."""
+"""z of digits under each method: clean test images, a panel a method. About three minutes on two cores."""
 
 import argparse
 import math

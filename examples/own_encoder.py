@@ -1,4 +1,4 @@
-"""An encoder of one's own: any module from images to features.
+"""A user-defined encoder: any module from images to features.
 
 From this folder, in the shell, its options in brackets:
 
@@ -40,7 +40,7 @@ class Small(nn.Module):
             nn.Flatten(),
         )
         with torch.no_grad():
-            self.features = self(torch.zeros(1, *image_shape)).shape[1]  # guides ask how wide the output is
+            self.features = self(torch.zeros(1, *image_shape)).shape[1]  # guides read the width of the output
 
     def forward(self, images: Tensor) -> Tensor:
         """Images ``(batch, channel, height, width)`` in [0, 1] to features ``(batch, features)``."""
@@ -49,7 +49,7 @@ class Small(nn.Module):
 
 
 if __name__ == "__main__":  # the command above imports this file, and must not run it
-    parser = argparse.ArgumentParser(description="An encoder of one's own.")
+    parser = argparse.ArgumentParser(description="A user-defined encoder.")
     parser.add_argument("--epochs", type=int, default=150)
     arguments = parser.parse_args()
 

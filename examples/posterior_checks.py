@@ -1,4 +1,4 @@
-"""Posterior checks on digits: what each reports for two guides of one model, and a check of one's own."""
+"""Posterior checks on digits: what each reports for two guides of one model, and a user-defined check."""
 
 import argparse
 from pathlib import Path

@@ -14,7 +14,7 @@ from pp_simve.inference.tools import write_whole
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is damaged, or belongs to another program."""
+    """Damaged checkpoint, or one of another program."""
 
 
 @dataclass(frozen=True)

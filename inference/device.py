@@ -14,7 +14,7 @@ Precision = Literal["auto", "32", "bf16"]
 
 
 class DeviceError(ValueError):
-    """A requested device is not available."""
+    """Requested device that is not available."""
 
 
 def leave_processes_at_exit() -> None:

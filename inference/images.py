@@ -98,8 +98,8 @@ def mismatch(program: str, images: Tensor | Mapping[str, Tensor], encoders: nn.M
     built = ", ".join(str(tuple(shape)) for shape in shapes if shape is not None)
     return (
         f"{program} images of shape {given}{f'; the encoder is built for {built}' if built else ''} "
-        f"({str(error).splitlines()[0]}). Build encoder and decoder for these images and the decoder for the latents of the "
-        "prior, or resize or convert the images"
+        f"({str(error).splitlines()[0]}). Build encoder and decoder for these images, the decoder for the prior's "
+        "latents, or resize or convert the images"
     )
 
 

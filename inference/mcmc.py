@@ -282,7 +282,7 @@ class Target:
         if model.prior.depends_on_batch:
             raise ValueError(
                 f"under {type(model.prior).__name__} of the batch an image's posterior depends on other images, "
-                "and has no density of its own; give the prior a memory"
+                "and has no separate density; give the prior a memory"
             )
         of_content = model.prior.content()
         self.collapsed = is_discrete(of_content)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 LEAST_STEPS = 5
-"""Steps from which on `fit_warnings` tells anything."""
+"""Fewest steps for which `fit_warnings` reports anything."""
 
 
 class NonFiniteError(FloatingPointError):
-    """A term of the objective became NaN or infinite.
+    """Term of the objective that became NaN or infinite.
 
     Attributes:
         step: the first such step, counted from 1.

@@ -12,10 +12,10 @@ from torch import nn
 
 
 class OptimizerFactory(ABC):
-    """Makes the optimizer of a fit from the parameters to be fitted.
+    """Optimizer factory: makes the optimizer of a fit from the parameters to be fitted.
 
     A subclass, built from the learning rate and its options, can be named on the command line
-    (``package.module:Class``). In Python any function of the list of parameters will do.
+    (``package.module:Class``). In Python, any function of the list of parameters works.
     """
 
     @abstractmethod

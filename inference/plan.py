@@ -14,7 +14,7 @@ from pp_simve.inference.schedules import SCHEDULES
 
 
 class FitError(ValueError):
-    """An argument of `fit` is out of range, or does not match the images."""
+    """Argument of `fit` that is out of range, or does not match the images."""
 
 
 @dataclass(frozen=True)

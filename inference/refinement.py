@@ -1,4 +1,4 @@
-"""Semi-amortized inference: variational parameters of each image, optimized from the guide's answer on."""
+"""Semi-amortized inference: variational parameters of each image, optimized from the guide's output."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def refine(
     judged: int = 500,
     seed: int = 0,
 ) -> RefinedGuide:
-    """Maximizes the ELBO of each image over parameters of its own, starting from the guide.
+    """Maximizes the ELBO of each image over per-image parameters, starting from the guide.
 
     The gain is the amortization gap; what remains is the gap of the family (Cremer, Li and Duvenaud 2018, arXiv
     1801.03558). So the family is that of the guide:

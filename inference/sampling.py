@@ -67,9 +67,9 @@ class Draws:
 
 @torch.no_grad()
 def draw(model: nn.Module, guide: Guide, views: ViewsLike, draws: int, *, seed: int) -> Draws:
-    """Draws of the guide for a batch of images with log densities under model and guide, in evaluation mode.
+    """Posterior draws of the guide for a batch of images, with log densities under model and guide.
 
-    The site ``group``, an image's place in its batch, is left out.
+    Programs run in evaluation mode. The site ``group``, an image's place in its batch, is left out.
 
     Args:
         views: ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per modality.

@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Schedule(ABC):
-    """A number for each step of a fit.
+    """Schedule: a number for each step of a fit.
 
     A subclass can be named on the command line (``package.module:Class``). In Python any function of
     ``(step, total steps)`` will do.
@@ -34,7 +34,7 @@ constant = Constant()
 
 @dataclass(frozen=True)
 class WarmupCosine(Schedule):
-    """Linear from 0 to 1 over the first steps, then half a cosine down to 0.
+    """Cosine schedule with warm-up: linear from 0 to 1 over the first steps, then half a cosine down to 0.
 
     Args:
         warmup: fraction of all steps, in [0, 1).
@@ -55,7 +55,7 @@ class WarmupCosine(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """Linear from ``start`` to ``end``, and ``end`` from then on (warm-up of β: Bowman et al. 2016).
+    """Linear schedule from ``start`` to ``end``, and ``end`` from then on (warm-up of β: Bowman et al. 2016).
 
     Args:
         start: first value.
@@ -78,7 +78,7 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Geometric(Schedule):
-    """Geometric from ``start`` to ``end``, by equal ratios, which suits scales that go towards zero.
+    """Geometric schedule from ``start`` to ``end``, by equal ratios: for scales that go towards zero.
 
     Args:
         start: first value, positive.
@@ -103,7 +103,7 @@ class Geometric(Schedule):
 
 @dataclass(frozen=True)
 class Cyclic(Schedule):
-    """Cyclical: ``cycles`` times linear from ``start`` to ``end``, then ``end`` for the rest (Fu et al. 2019).
+    """Cyclical schedule: ``cycles`` times linear from ``start`` to ``end``, then ``end`` for the rest (Fu et al. 2019).
 
     Args:
         start: first value.

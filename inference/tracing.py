@@ -25,7 +25,7 @@ RECONSTRUCTION = "reconstruction"
 
 
 class ProgramError(ValueError):
-    """Model and guide do not match, or cannot be fitted by this objective."""
+    """Model and guide that do not match, or cannot be fitted by this objective."""
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class GroupLikelihood(nn.Module, ABC):
 
         Raises:
             ValueError: a single view, which has no other to be found among candidates; in training mode, a single
-                image, whose views have no others to be told from; fewer axes than ``width``.
+                image, because there are no other images to compare with; fewer axes than ``width``.
         """
         views = z.shape[-3]
         if views < 2:

@@ -46,7 +46,7 @@ class Gaussian(Likelihood):
 
     Args:
         decoder: maps ``(batch, latent)`` to means ``(batch, channel, height, width)``.
-        variance: of every pixel, in squared units of [0, 1]. It sets how much detail the ELBO asks for: 0.1 layout and
+        variance: of every pixel, in squared units of [0, 1]. It sets how much detail the ELBO requires: 0.1 layout and
             colour, 0.01 (the paper's) texture too. 0.1 was chosen on held-out training images of CIFAR-10.
         learned: makes the variance a parameter that starts there.
     """

@@ -11,7 +11,7 @@ from typing import Any
 class ConfigError(Exception):
     """A setting is wrong; the message says what was given, what was expected and what to do.
 
-    Not a ValueError: tyro would catch it while it builds the settings, and print a message of its own.
+    Not a ValueError: tyro would catch it while it builds the settings, and print another message.
     """
 
 

@@ -1,4 +1,4 @@
-"""For every test: one thread, fixed seeds, and a guard that fails whoever leaves a global setting changed."""
+"""For every test: one thread, fixed seeds, and a guard that fails tests which leave a global setting changed."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def takes_trees() -> bool:
 
 
 def for_arviz(tree: xr.DataTree) -> Any:
-    """What the functions of the installed ArviZ take: the tree (1.x), or the same groups as InferenceData (0.23).
+    """Input of the installed ArviZ's functions: the tree (1.x), or the same groups as InferenceData (0.23).
 
     0.23 compares prior and posterior only where their dimensions are the same, so there the prior is repeated for each
     image (as a view, which takes no memory).
@@ -107,7 +107,7 @@ def summary(
 
     Columns ``mean``, ``sd``, ``hdi_lower`` and ``hdi_upper`` (the shortest interval of that probability), and ``r_hat``
     where chains are independent fits (`stack_chains`): whether these agree. Of independent draws of one fit, R-hat and
-    effective sample size would say nothing, so they are left out.
+    effective sample size would be meaningless, so they are left out.
 
     Args:
         tree: of `posterior`; ``tree.isel(image=slice(4))`` for some of its images.

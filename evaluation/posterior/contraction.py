@@ -27,7 +27,7 @@ PRIOR_DRAWS = 2**14
 
 @dataclass(frozen=True)
 class AxisCheck:
-    """The axes of one latent (content, style or z), shape ``(axis,)`` each, float64.
+    """Axis check of one latent (content, style or z), shape ``(axis,)`` each, float64.
 
     The aggregated posterior is the mixture of all images' posteriors, represented by one draw per image. For the exact
     posterior of a well-specified model it is the prior.
@@ -84,7 +84,7 @@ def _places(mask: Tensor) -> list[int]:
 
 @dataclass(frozen=True)
 class AxesCheck:
-    """By ``content``, ``style`` and ``z``: the latents that have axes and a proper prior; why another is left out."""
+    """Axis checks by latent (content, style, z) with axes and a proper prior; reasons where one is left out."""
 
     latents: Mapping[str, AxisCheck]
     notes: Mapping[str, str]

@@ -59,7 +59,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Subject:
-    """What a check gets: a fitted pair, views of some images, and the log weights of the guide's draws.
+    """Input of a check: a fitted pair, views of some images, and the log weights of the guide's draws.
 
     Attributes:
         views: ``(view, image, channel, height, width)`` in [0, 1], or one such tensor per modality.
@@ -179,7 +179,7 @@ TEXTS: Mapping[str, tuple[str, str, str]] = {
         "k̂ of the importance weights",
         "Below {threshold:.2f}, weighted draws of the guide estimate an image's posterior reliably; far below it, they "
         "hardly need weights. A dash: all weights are equal, as for the exact posterior.",
-        "misses parts of the posterior that no draw came near, and a guide that is too wide.",
+        "misses parts of the posterior that no draw falls in, and a guide that is too wide.",
     ),
     "gap": (
         "Gap of the bound",
@@ -198,24 +198,24 @@ TEXTS: Mapping[str, tuple[str, str, str]] = {
         "Posterior predictive checks",
         "Replicates of the views are drawn from the guide's latents; their statistics should be those of the views. "
         "The p-value is of the mean over all views.",
-        "misses errors of the guide that leave reconstructions unchanged, and everything no statistic measures; "
-        "p-values near one half say little, because latents were inferred from the same views. Under a Bernoulli "
-        "likelihood replicates are black and white, so that contrast and sharpness of grey images differ by that "
-        "alone.",
+        "misses errors of the guide that leave reconstructions unchanged, and everything that the statistics do not "
+        "measure; p-values near one half are weak evidence, because latents were inferred from the same views. Under a "
+        "Bernoulli likelihood replicates are black and white, so that contrast and sharpness of grey images differ by "
+        "that alone.",
     ),
     "left-out": (
         "Each view from the others",
         "The log probability of a view given the image's other views: higher is better, among runs of the same images "
         "and likelihood. The alarm is of statistics of the view, ranked among views predicted from the content of the "
         "others.",
-        "does not tell errors of the model from errors of the guide; a guide that ignores the views is calibrated, "
+        "does not separate errors of the model from errors of the guide; a guide that ignores the views is calibrated, "
         "too: only its score is poor.",
     ),
     "axes": (
         "Axes, posterior and prior",
-        "Contraction: 0 if views do not inform an axis, 1 if they determine it; an empty axis is no fault. All images' "
-        "posteriors together should be the prior: a spread below 1 leaves parts of it without images, where samples "
-        "from the prior look like nothing.",
+        "Contraction: 0 if views do not inform an axis, 1 if they determine it; an empty axis is not a fault. All "
+        "images' posteriors together should be the prior: with a spread below 1, parts of it have no images, and "
+        "samples from there are not like images.",
         "does not show whether narrow posteriors are justified, nor dependence between axes.",
     ),
     "prototypes": (

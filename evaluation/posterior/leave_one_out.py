@@ -21,7 +21,7 @@ from pp_simve.models import PlainViews, SimVE, Views
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """Each view predicted from the content of the image's other views and fresh style.
+    """Leave-one-view-out: each view predicted from the content of the image's other views and fresh style.
 
     Attributes:
         score: log p(view | other views), nats, shape ``(view, image)``, views over all modalities: the importance-

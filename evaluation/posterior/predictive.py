@@ -45,7 +45,7 @@ STATISTICS: Mapping[str, Statistic] = {"mean": mean, "contrast": contrast, "shar
 
 @dataclass(frozen=True)
 class StatisticCheck:
-    """One statistic of views and of their replicates x ~ p(x | z), z from the guide.
+    """Check of one statistic of views and of their replicates x ~ p(x | z), z from the guide.
 
     Attributes:
         observed, replicated: of the views, and the mean over the replicates of each, shape ``(view, image)``.

@@ -18,7 +18,7 @@ USED = 0.1
 
 @dataclass(frozen=True)
 class PrototypeUse:
-    """Responsibilities of the K prototypes of a fit. (A mixture that splits the data at random is used evenly too.)
+    """Prototype use: responsibilities of the K prototypes of a fit. A random split of the data is even as well.
 
     Attributes:
         responsibilities: mean over draws of p(content is prototype k | z of all views), shape ``(image, K)``, float64.
@@ -85,7 +85,7 @@ def match_prototypes(first: Tensor, second: Tensor) -> PrototypeMatch:
     """Matches prototypes so that the shared responsibility of two fits, ``(image, K)``, is largest (Hungarian method).
 
     Raises:
-        ValueError: shapes that do not agree, or rows that are no probabilities.
+        ValueError: shapes that do not agree, or rows that are not probabilities.
     """
     if first.shape != second.shape or first.ndim != 2 or not first.numel():
         raise ValueError(

@@ -86,7 +86,7 @@ def rank_uniformity(
     """Tests the uniformity of columns of ranks; arguments as of `Uniformity`, whose rows are independent.
 
     Raises:
-        ValueError: ranks of another shape or range, none, or a level that is no probability.
+        ValueError: ranks of another shape or range, none, or a level that is not a probability.
     """
     if ranks.ndim != 2 or not ranks.numel() or ranks.shape[1] != len(names):
         raise ValueError(f"ranks must have shape (row, {len(names)}) and hold some, got {tuple(ranks.shape)}")

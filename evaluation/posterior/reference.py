@@ -68,7 +68,7 @@ def worst_axis(draws: Array) -> tuple[Array, Array]:
     """Largest rank-normalized split R-hat and smallest bulk ESS over axes of draws ``(chain, draw, image, axis)``.
 
     Shape ``(image,)`` each. Axes that never move (content under a prior with one point of it) are left out: NaN where
-    no axis moves. R-hat is ∞ where each chain stands still in a place of its own. Vehtari, Gelman, Simpson, Carpenter,
+    no axis moves. R-hat is ∞ where each chain stays at a different point. Vehtari, Gelman, Simpson, Carpenter,
     Bürkner, "Rank-Normalization, Folding, and Localization: An Improved R-hat" (2021, arXiv 1903.08008).
     """
     moving = np.ptp(draws, axis=(0, 1)) > 0

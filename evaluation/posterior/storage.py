@@ -28,7 +28,7 @@ _PIXELS = ("prior_predictive", "posterior_predictive", "observed_data")
 
 
 class PosteriorFileError(ValueError):
-    """A file is not there, damaged, or no posterior of this version."""
+    """Posterior file that is missing, damaged or of another version."""
 
 
 def joined(parts: Iterable[Groups], attributes: Mapping[str, Any]) -> xr.DataTree:

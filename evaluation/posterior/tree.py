@@ -54,7 +54,7 @@ def posterior(
     configuration: Mapping[str, Any] | None = None,
     commit: str | None = None,
 ) -> xr.DataTree:
-    """Draws from q(content, style | views) of some images, with everything that ArviZ needs of a model.
+    """Posterior as a data tree: draws from q(content, style | views) of some images, in ArviZ's groups.
 
     Groups, their variables, and their dimensions beside ``chain`` and ``draw``:
 

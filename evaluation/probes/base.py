@@ -131,7 +131,7 @@ def gram(x: Tensor) -> Tensor:
 
 
 class Probe(ABC, Generic[Score]):
-    """A supervised model of frozen features, fitted on train rows and selected on validation rows.
+    """Probe: a supervised model of frozen features, fitted on train rows and selected on validation rows.
 
     Subclasses define how targets are encoded and decoded (`ClassProbe`, `RegressionProbe`), and `_fit` and `_outputs`
     on checked and standardized features.
@@ -196,7 +196,7 @@ class Probe(ABC, Generic[Score]):
 
 
 class ClassProbe(Probe[float]):
-    """A classifier; labels are encoded as positions in `classes`.
+    """Classification probe; labels are encoded as positions in `classes`.
 
     Attributes:
         classes: labels present in train, ascending, shape ``(class,)``.
@@ -222,7 +222,7 @@ class ClassProbe(Probe[float]):
 
 
 class RegressionProbe(Probe[Tensor]):
-    """Regression of several targets, each encoded in units of its train standard deviation about its train mean."""
+    """Regression probe of several targets, each standardized by its train mean and standard deviation."""
 
     _units: Standardizer
 
@@ -270,7 +270,7 @@ def roc_auc(scores: Tensor, positive: Tensor) -> Tensor:
 
 
 def r_squared(predicted: Tensor, targets: Tensor) -> Tensor:
-    """1 − Σ‖y − ŷ‖² / Σ‖y − ȳ‖² over rows, ȳ the mean of ``targets``; NaN where targets are constant.
+    """R² = 1 − Σ‖y − ŷ‖² / Σ‖y − ȳ‖² over rows, ȳ the mean of ``targets``; NaN where targets are constant.
 
     Of float64 values ``(row, target)``, or ``(row, target, coordinate)`` of vector targets; shape ``(target,)``.
     """

@@ -26,7 +26,7 @@ _ENTRIES = 2**22
 
 
 class KNNProbe(ClassProbe):
-    """Majority vote of the k nearest train rows, on unstandardized features.
+    """k-NN probe: majority vote of the k nearest train rows, on unstandardized features.
 
     Among classes with equally many votes, the one with the nearest voter wins. The ``k`` and ``metric``
     (``"euclidean"`` or ``"cosine"``) with the best validation accuracy are selected; among equals, the larger k, then
@@ -68,7 +68,7 @@ class KNNProbe(ClassProbe):
 
 
 class WeightedKNNProbe(ClassProbe):
-    """Weighted k-NN, the protocol of the self-supervised literature: nothing is selected on validation.
+    """Weighted k-NN probe, the protocol of the self-supervised literature: nothing is selected on validation.
 
     The k train rows of the largest cosine similarity s to a row vote for their classes with weight exp(s /
     temperature), on unstandardized features (Wu et al., "Unsupervised feature learning via non-parametric instance

@@ -87,7 +87,7 @@ class _Penalized:
 
 
 class LinearProbe(_Penalized, ClassProbe):
-    """Multinomial logistic regression on standardized features; arguments as of `_Penalized`.
+    """Linear probe: multinomial logistic regression on standardized features; arguments as of `_Penalized`.
 
     Minimizes over the weights W, shape ``(class, feature)``, and the unpenalized biases b, shape ``(class,)``,
 
@@ -115,7 +115,7 @@ class LinearProbe(_Penalized, ClassProbe):
 
 
 class AttributeProbe(_Penalized, Probe[Tensor]):
-    """Binary logistic regression of several attributes on standardized features; arguments as of `_Penalized`.
+    """Attribute probe: binary logistic regression of attributes on standardized features; arguments as of `_Penalized`.
 
     Minimizes for each attribute, over the weights w, shape ``(feature,)``, and the unpenalized bias b,
 

@@ -47,7 +47,7 @@ TRAINING = MLPTraining()
 
 
 class MLPProbe(ClassProbe):
-    """Classification by a multilayer perceptron with one hidden layer of rectified units, on standardized features.
+    """MLP probe: classification by one hidden layer of rectified units, on standardized features.
 
     Trained on the mean cross-entropy of the train rows. The output layer starts at 0, where all classes are equally
     probable. The ``decay`` and ``epoch`` (0: the initialization) with the best validation accuracy are selected; among
@@ -82,7 +82,7 @@ class MLPProbe(ClassProbe):
 
 
 class MLPRegressionProbe(RegressionProbe):
-    """Regression of several targets by a perceptron with one hidden layer of rectified units, on standardized features.
+    """MLP regression probe: several targets by one hidden layer of rectified units, on standardized features.
 
     Trained on the mean squared error of train rows and targets, each target in units of its standard deviation. The
     output layer starts at 0, which predicts the train means. The targets share the hidden layer in training, but

@@ -14,7 +14,7 @@ PENALTIES = (100.0, 10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
 class RidgeProbe(RegressionProbe):
-    """Ridge regression on standardized features, in closed form.
+    """Ridge probe: ridge regression on standardized features, in closed form.
 
     For each target y, minimizes over the weights w, shape ``(feature,)``, and the unpenalized bias b
 

@@ -73,7 +73,7 @@ class ColorJitter(AugmentationPolicy):
 
 @dataclass(frozen=True)
 class RandomGrayscale(AugmentationPolicy):
-    """Grayscale: all channels replaced by the luminance, with some probability; ``grey`` is 0 or 1. RGB only."""
+    """Random grayscale: all channels replaced by the luminance, with some probability; ``grey`` is 0 or 1. RGB only."""
 
     probability: float = 0.2
 

@@ -28,7 +28,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class RandomAffine(AugmentationPolicy):
-    """Rotation, scale, shift and shear about the image's center; bilinear, zeros outside.
+    """Random affine map: rotation, scale, shift and shear about the image's center; bilinear, zeros outside.
 
     The map and its conventions are those of ``torchvision.transforms.v2.functional.affine``: shear, then scale, then
     rotation, then shift.
@@ -93,7 +93,7 @@ class RandomAffine(AugmentationPolicy):
 
 @dataclass(frozen=True)
 class RandomResizedCrop(AugmentationPolicy):
-    """A random box of the image, resized to the whole image; bilinear.
+    """Random resized crop: a random box of the image, resized to the whole image; bilinear.
 
     The box is drawn without a rejection loop: area and log aspect ratio are uniform, height and width are rounded and
     then clamped to the image, and the position is uniform over the pixels that keep the box inside. (torchvision draws
@@ -149,7 +149,7 @@ class RandomResizedCrop(AugmentationPolicy):
 
 @dataclass(frozen=True)
 class RandomFlip(AugmentationPolicy):
-    """A mirror image, left to right (``horizontal``) or upside down (``vertical``), with some probability."""
+    """Random flip, left to right (``horizontal``) or upside down (``vertical``), with some probability."""
 
     direction: Literal["horizontal", "vertical"] = "horizontal"
     probability: float = 0.5

@@ -67,7 +67,7 @@ PARAMETER_GROUPS: dict[str, tuple[str, ...]] = {
 
 
 def augmentation_policy(name: str, image_shape: ImageShape) -> AugmentationPolicy:
-    """The policy of that name for images of shape ``(channel, height, width)``.
+    """Augmentation policy by name, for images of shape ``(channel, height, width)``.
 
     Raises:
         ValueError: for an unknown name, an impossible shape, or a color policy for images that are not RGB.

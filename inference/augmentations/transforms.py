@@ -19,7 +19,7 @@ OVERSHOOT = 0.25
 class FromTransforms(AugmentationPolicy):
     """Augmentation policy of any transform, such as a pipeline of ``torchvision.transforms.v2``.
 
-    Its parameters are unknown, so ``names`` is empty: evaluations leave out the rows of view parameters, and say so.
+    Its parameters are unknown, so ``names`` is empty: evaluations leave out the rows of view parameters, with a note.
     Torch's global random state is seeded for each image from the policy's generator, and put back; transforms that
     draw from elsewhere (NumPy, ``random``) are not reproducible. Images are transformed in this process, one after the
     other; on an accelerator the seeds are read from it in every batch.

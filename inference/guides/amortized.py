@@ -50,7 +50,7 @@ class GaussianGuide(ZFirstGuide):
 
 
 class AmortizedGuide(GaussianGuide):
-    """q(z_j | x_j) = N(μ(x_j), diag S(x_j)), content ~ p(content | z_1..J) exactly, style the remainder.
+    """Amortized guide: q(z_j | x_j) = N(μ(x_j), diag S(x_j)), content ~ p(content | z_1..J) exactly, style the rest.
 
     z is an auxiliary site. Since log p(z, content) − log p(content | z) = log p(z) whatever the content, drawing
     content costs no variance: the bound is the collapsed one (Bizeul et al., TMLR 2024, ELBO_SSL).
@@ -66,7 +66,7 @@ class AmortizedGuide(GaussianGuide):
 
 
 class PointGuide(GaussianGuide):
-    """q(z_j | x_j) as in `AmortizedGuide`, content at its conditional mode, as in the released code.
+    """Point guide: q(z_j | x_j) as in `AmortizedGuide`, content at its conditional mode, as in the released code.
 
     Under the flat prior content is the mean of the views' z, under a mixture the nearest prototype. A point has no
     entropy, so the objective is a maximum over content and no lower bound of the evidence.

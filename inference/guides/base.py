@@ -62,7 +62,7 @@ class Representation:
 
 
 class Guide(PyroProgram):
-    """q(content, style | views), the guide of the SimVE program.
+    """Guide q(content, style | views) of the SimVE program.
 
     A guide is called with ``views`` of shape ``(view, image, channel, height, width)``, or by modality, and samples the
     model's sites ``content`` and ``style``, in plates named ``image`` (dim -1) and ``view`` (dim -2). It may use
@@ -98,7 +98,7 @@ class Guide(PyroProgram):
                 checked, because that would read from its device; `embed_batches` does.
 
         Raises:
-            ValueError: images that are no such, that the encoder does not take, or of more modalities than one, for
+            ValueError: values that are not images, that the encoder does not take, or of more modalities than one, for
                 which there is `posterior`.
         """
         checked = _checked(images, values=False)

@@ -16,7 +16,7 @@ from pp_simve.models import Prior, ViewsLike
 
 
 class DeltaGuide(ZFirstGuide):
-    """q(z_j | x_j) = δ(f(x_j)), content ~ p(content | z_1..J) exactly, style the remainder.
+    """Deterministic guide: q(z_j | x_j) = δ(f(x_j)), content ~ p(content | z_1..J) exactly, style the rest.
 
     The limit of `AmortizedGuide` for scale → 0, without the entropy that goes to minus infinity there. A point has no
     entropy, so the objective is a maximum over z and no lower bound of the evidence.

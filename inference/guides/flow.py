@@ -61,7 +61,7 @@ class FlowLatent(TorchDistribution):
 
 
 class FlowGuide(GaussianGuide):
-    """q(z_j | x_j) a normalizing flow, content ~ p(content | z_1..J) exactly, style the remainder.
+    """Flow guide: q(z_j | x_j) a normalizing flow, content ~ p(content | z_1..J) exactly, style the rest.
 
     A Gaussian as in `AmortizedGuide` whose noise first passes through affine coupling layers conditioned on the image's
     features (Rezende and Mohamed 2015; Dinh et al. 2017), so that its axes may depend on one another and need not be

@@ -126,8 +126,8 @@ def exact(prior: Prior, guide: object) -> ExactPrior:
     if not isinstance(prior, ExactPrior):
         raise ValueError(
             f"{type(guide).__name__} infers content from z exactly, which {type(prior).__name__} cannot: it has no "
-            "content_posterior(z). Derive the prior from ExactPrior, or take a guide that does without, such as "
-            "StructuredGuide"
+            "content_posterior(z). Derive the prior from ExactPrior, or use a guide that does not need it, such as "
+            "StructuredGuide (--guide structured)"
         )
     return prior
 

@@ -29,7 +29,7 @@ def sample_from_potentials(messages: ConjugatePrior, loc: Tensor, precision: Ten
 
 
 class StructuredGuide(Guide):
-    """The encoder gives potentials N(z_j; μ(x_j), S(x_j)); content and style follow from them and the prior exactly:
+    """Structured guide: potentials N(z_j; μ(x_j), S(x_j)) from the encoder, combined exactly with the prior:
 
     q(content | x_1..J) ∝ p(content) Π_j N(μ_j; content, S_j + Σ)
     q(style_j | content, x_j) ∝ p(style_j | content) N(z_j; μ_j, S_j)

@@ -18,7 +18,7 @@ DECAY = 0.8  # of the moving averages, by measurement
 
 
 class Balanced(nn.Module):
-    """Weight α of the group's term that holds the ELBO's gradient at the backbone at ``ratio`` times the group's:
+    """Balanced weight α of the group's term: keeps the ELBO's gradient at the backbone at ``ratio`` of the group's.
 
     α_t = EMA‖∂(−ELBO)/∂h‖ / (ratio · EMA‖∂(−log p(group))/∂h‖), with h the features of the batch.
 

@@ -63,7 +63,7 @@ class Atoms(TorchDistribution):
         return self.points[places.sample(torch.Size(sample_shape))]
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log probability of the point that ``value`` is, −∞ where it is none; equal points add up."""
+        """Log probability of the point equal to ``value``, −∞ without one; equal points add up."""
         # Axis by axis: compared at once they would need a tensor of (..., K, dimension).
         axes = zip(value.unbind(-1), self.points.unbind(-1), strict=True)
         match = reduce(Tensor.logical_and_, (place.unsqueeze(-1) == points for place, points in axes))

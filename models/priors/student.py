@@ -13,7 +13,7 @@ from pp_simve.models.variance import check_variance
 class StudentTPrior(Prior):
     """Student-t prior: content ~ N(0, content_variance), style ~ Student's t of that variance, z = content + style.
 
-    Content given z has no closed form, so this prior needs a guide that does without (`StructuredGuide`, which then
+    Content given z has no closed form, so this prior needs a guide that does not use it (`StructuredGuide`, which then
     learns Gaussian messages).
 
     Args:

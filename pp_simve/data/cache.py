@@ -46,7 +46,7 @@ def cached(
 
     `source` says what was read and how (name, path, options) and chooses the file; `fingerprint` says in which state
     it was, so that a source that changed replaces its own file rather than adding another. A damaged or foreign file
-    is rebuilt and a cache that cannot be written is done without; a note says so.
+    is rebuilt and a cache that cannot be written is left out, with a note.
     """
     if folder is None:
         return decode()

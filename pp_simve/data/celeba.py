@@ -28,7 +28,7 @@ def list_celeba(name: str, root: Path) -> Listing:
     if missing:
         raise DataError(
             f"CelebA: {', '.join(missing)} not found in {folder.absolute()}. Put there {IMAGES}/*.jpg, {ATTRIBUTES} "
-            f"and {PARTITION} (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; a part of the images will do), "
+            f"and {PARTITION} (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; a part of the images is enough), "
             "or choose the folder that holds celeba/ with `--data-root DIR`."
         )
     attribute_names, announced, attributes = _attributes(folder / ATTRIBUTES)

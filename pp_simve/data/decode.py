@@ -37,7 +37,7 @@ REMARKS = {
     "transparent": "with transparency: composited on the background (white, or `--background COLOR`)",
     "animated": "with several frames: the first one of each is read",
 }
-"""What is said of files, after their number."""
+"""Notes on files, by kind; their number comes first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +144,7 @@ def _different(name: str, first: str, one: Sequence[int], path: str, other: Sequ
 
 
 Decoded = tuple[Pixels, frozenset[str]]
-"""Pixels of a file, and what `REMARKS` has to say of it."""
+"""Pixels of a file, and its entries of `REMARKS`."""
 
 
 def _decode_all(paths: Sequence[str], reading: Reading, size: Size | None) -> Iterator[tuple[str, Decoded | str]]:

@@ -40,7 +40,7 @@ def load_data(
     skip_bad: bool = False,
     cache: Path | None = None,
 ) -> ImageData:
-    """Load images by name, one of `DATA_NAMES`, as uint8 tensors in train, validation and test splits.
+    """Images by name, one of `DATA_NAMES`, as uint8 tensors in train, validation and test splits.
 
     Args:
         name: of the data set; ``folder:PATH`` and ``npz:FILE`` read your own.
@@ -122,7 +122,7 @@ def _source(source: str | Path | Sequence[str | Path]) -> str | tuple[str, ...]:
 
 
 def _faint_note(collection: Collection) -> str | None:
-    """What to tell about images of hardly any grey levels; None of others."""
+    """Note on images with hardly any grey levels, else None."""
     low, high = collection.images.min().item(), collection.images.max().item()
     if not 0 < high - low < FAINT * 255:
         return None

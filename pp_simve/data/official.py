@@ -19,7 +19,7 @@ from pp_simve.data.collection import TEST, TRAIN, Collection
 from pp_simve.data.pixels import Reading, resize
 from pp_simve.data.types import DataError
 
-TIMEOUT = 30.0  # seconds without an answer from a server, after which a download has failed
+TIMEOUT = 30.0  # seconds without a response from a server, after which a download has failed
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _download(official: Official, root: Path, name: str) -> None:
 def _fetch(official: Official, root: Path, folder: Path) -> None:
     for archive in official.archives:
         if (root / archive).is_file():
-            # What a person fetched by hand is unpacked rather than downloaded again; torchvision checks it.
+            # An archive fetched by hand is unpacked, not downloaded again; torchvision checks it.
             (folder / archive).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / archive, folder / archive)
     before = socket.getdefaulttimeout()

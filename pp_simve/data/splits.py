@@ -77,7 +77,7 @@ def _draw(chosen: Tensor, source: int, strata: Tensor, fractions: dict[int, floa
 
 
 def copies_note(data: ImageData) -> str | None:
-    """What to tell about test images whose very pixels are in train or validation too; None where there are none."""
+    """Note on test images that are also in train or validation, pixel by pixel; None without any."""
     seen = {hash(image.numpy().tobytes()) for split in (data.train, data.validation) for image in split.images}
     copies = sum(hash(image.numpy().tobytes()) in seen for image in data.test.images)
     if not copies:

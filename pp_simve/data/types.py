@@ -28,7 +28,7 @@ def printable(text: str) -> str:
 
 
 class DataError(ValueError):
-    """Data cannot be used. The message says what was wrong, what was expected and what to do."""
+    """Data that cannot be used. The message states what was wrong, what was expected and what to do."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
@@ -104,7 +104,7 @@ ImageShape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class DataShape:
-    """What the parts of a program must know of the data they are built for.
+    """Shape of the data that a program is built for.
 
     image:       (channel, height, width) of every image
     images:      how many there are to fit

@@ -30,7 +30,7 @@ FOLDER = Path(__file__).parent
 
 
 def write_report(folder: RunFolder, embedding: Embedding | None = None) -> Path:
-    """Writes report.html of a run from the files in its folder; what is missing is left out, or said to be missing.
+    """Writes report.html of a run from the files in its folder; what is missing is left out or marked as missing.
 
     Commands that change a file of the folder (results.json, evaluation.json, diagnostics.json, figures) call it again
     without an embedding: the map stays as it is.
@@ -195,7 +195,7 @@ def _check(check: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _costs(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Names, hints and values; entries that the page does not know are shown as they are."""
+    """Names, hints and values; unknown entries are shown by their own name."""
     known = [
         (name, hint, f"{numbers.plain(results[key])} {unit}".strip())
         for key, (name, unit, hint) in words.COSTS.items()

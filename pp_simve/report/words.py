@@ -57,7 +57,7 @@ TASKS = {
     "information": (
         "Information and collapse",
         "How the representation fills its space, and the mutual information of two views of an image in nats. "
-        "Limitation: none of these numbers tells whether the information is useful.",
+        "Limitation: none of these numbers shows whether the information is useful.",
     ),
     "generation": (
         "Reconstruction and generation",
@@ -146,7 +146,7 @@ TERMS = {
     "group": "log p(group | z): which image a view belongs to; 0 is certain",
     "backbone_group": "log p(group | features of the backbone); 0 is certain",
     "alpha": "weight of the group's terms that balances the two gradients at the backbone",
-    "cosine": "between these two gradients: 0 is no conflict, negative is conflict",
+    "cosine": "between these two gradients: negative means that they conflict",
     "consistency": "agreement of the posteriors of an image and its view; higher is better",
     "agreement": "agreement of the views of an image; higher is better",
     "assignment": "log probability of the prototype that another view is assigned to; 0 is certain",

@@ -1,4 +1,4 @@
-"""Conformance suites for parts of one's own: subclass, give a factory, inherit the checks. Nothing a fit needs."""
+"""Conformance suites of user-defined parts: subclass, give a factory, inherit the checks. Fits do not need them."""
 
 from pp_simve.testing.guide import GuideSuite
 from pp_simve.testing.likelihood import LikelihoodSuite

@@ -42,8 +42,8 @@ def check_dtype(name: str, value: Tensor, dtype: torch.dtype) -> None:
     """Checks that a result has the dtype of the part that computed it."""
     check(
         value.dtype == dtype,
-        f"{name} is {value.dtype} in a part of {dtype}. Expected the dtype of parameters and inputs: leave out .float(), "
-        "give new tensors the dtype of another, and make constants buffers (self.register_buffer)",
+        f"{name} is {value.dtype} in a part of {dtype}. Expected the dtype of parameters and inputs: leave out "
+        ".float(), give new tensors the dtype of another, and make constants buffers (self.register_buffer)",
     )
 
 
@@ -104,7 +104,7 @@ class Suite(ABC, Generic[Part]):
             return self._new().to(dtype).eval()
 
     def _trained(self, module: nn.Module) -> dict[str, nn.Parameter]:
-        """Parameters that require a gradient, by name; without those whose names end as `without_gradient` says."""
+        """Parameters that require a gradient, by name, without those whose names end with `without_gradient`."""
         ends, named = tuple(self.without_gradient), module.named_parameters()
         return {name: value for name, value in named if value.requires_grad and not name.endswith(ends)}
 

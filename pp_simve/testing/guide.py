@@ -47,7 +47,7 @@ Sites = dict[str, Any]
 
 
 class GuideSuite(Suite[Pair]):
-    """Checks of a guide of your own: subclass it, define how to make one, and let pytest collect the subclass.
+    """Conformance suite of guides: subclass it, define how to make one, and let pytest collect the subclass.
 
         class TestMyGuide(GuideSuite):
             def make(self, encoder: nn.Module, prior: Prior) -> Guide:
@@ -124,7 +124,7 @@ class GuideSuite(Suite[Pair]):
             pair, views = self._linear_pair()
             prior, likelihood = pair.model.prior, pair.model.likelihood
             if not pair.guide.has_density or prior.depends_on_batch or not prior.proper or likelihood is None:
-                raise unittest.SkipTest("q has no density, or images under this prior have no evidence of their own")
+                raise unittest.SkipTest("q has no density, or single images under this prior have no evidence")
             _fit(pair, views)
             with torch.no_grad():
                 log_weights, _ = log_weights_and_terms(pair.model, pair.guide, views, samples=5_000)

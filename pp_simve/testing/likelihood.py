@@ -34,14 +34,14 @@ LEADING = ((IMAGES,), (VIEWS, IMAGES), (PARTICLES, VIEWS, IMAGES))
 
 
 class LikelihoodSuite(Suite[Likelihood]):
-    """Checks of a likelihood of your own: subclass it, define how to make one, and let pytest collect the subclass.
+    """Conformance suite of likelihoods: subclass it, define how to make one, and let pytest collect the subclass.
 
         class TestMyLikelihood(LikelihoodSuite):
             def make(self, decoder: nn.Module) -> MyLikelihood:
                 return MyLikelihood(decoder)
 
     Attributes:
-        normalized: whether the density of an image integrates to one. False where grey values are scored by what is no
+        normalized: whether the density of an image integrates to one. False where the scores of grey values are not a
             density of theirs (`Bernoulli`).
     """
 

@@ -83,7 +83,7 @@ class Bound(Pair):
 
 
 class ObjectiveSuite(Suite[Bound]):
-    """Checks of an objective of your own: subclass it, define how to make one, and let pytest collect the subclass.
+    """Conformance suite of objectives: subclass it, define how to make one, and let pytest collect the subclass.
 
         class TestMyObjective(ObjectiveSuite):
             def make(self, model: SimVE, guide: Guide) -> nn.Module:

@@ -61,7 +61,7 @@ class Answer(NamedTuple):
 
 
 class PriorSuite(Suite[Any]):
-    """Checks of a prior of your own: subclass it, define how to make one, and let pytest collect the subclass.
+    """Conformance suite of priors: subclass it, define how to make one, and let pytest collect the subclass.
 
         class TestMyPrior(PriorSuite):
             def make(self, latent_dim: int) -> MyPrior:

@@ -1,4 +1,4 @@
-"""`python -m pp_simve.diagnose`: what it writes and says, and what is said where a check has no meaning."""
+"""`python -m pp_simve.diagnose`: output, files, and messages where a check does not apply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seeded fuzzing of every file of a run: what is damaged is refused with a message, and never used without a word.
+"""Seeded fuzzing of every file of a run: damaged files are refused with a message, never used silently.
 
 ``PP_SIMVE_FUZZ=3000`` tries as many mutations of each file (default: 300).
 """

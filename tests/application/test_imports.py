@@ -1,4 +1,4 @@
-"""Where the packages come from, and which of them may know which."""
+"""Where the packages come from, and which may import which."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process writes to a run folder at a time, and what killed processes left there is in nobody's way."""
+"""One process writes to a run folder at a time; leftovers of killed processes do not block the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Named methods: each is made of what its docstring says and fits the digits; what goes together, and what does not."""
+"""Named methods: each consists of the documented parts and fits the digits; compatible and incompatible parts."""
 
 from __future__ import annotations
 

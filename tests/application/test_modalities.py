@@ -1,4 +1,4 @@
-"""Views of several kinds from the command line: halves of digits, photographs and their attributes, one's own."""
+"""Modalities from the command line: halves of digits, photographs and their attributes, user-defined."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs and their data are found again: from other directories, in other places, under names that are no text."""
+"""Runs and their data are found again: from other directories, in other places, under names that are not valid text."""
 
 from __future__ import annotations
 

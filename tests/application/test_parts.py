@@ -210,7 +210,11 @@ def test_any_quoted_text_is_left_alone_beside_a_part_of_ones_own(first: str, sec
         ("guide", "amortized(scale=geometric(end=0))", "start and end must be positive"),
         ("guide", "amortized(scale=linear(start=1, end=0))", "scale must be positive, got 0.0"),
         ("guide", "structured(messages=gaussian(latent_dim=3))", "about 3 latent axes"),
-        ("prior", "gaussian(style_varience=1)", "did you mean 'style_variance'? (every prior is first given latent_dim;"),
+        (
+            "prior",
+            "gaussian(style_varience=1)",
+            "did you mean 'style_variance'? (every prior is first given latent_dim;",
+        ),
         ("objective", "elbo(beta=linear(ende=1))", "did you mean 'end'? (options of linear: start, end, until)"),
         ("prior", "block(content=flatt(latent_dim=4))", "'flatt'; did you mean 'flat'?"),
         ("prior", "block(content=zzz(latent_dim=4))", "'zzz'. Expected one of: gaussian"),

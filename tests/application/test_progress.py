@@ -1,4 +1,4 @@
-"""What a person watching a fit reads: a bar in a terminal, plain lines elsewhere, nothing where that is asked for."""
+"""Progress output of a fit: a bar in a terminal, plain lines elsewhere, nothing with --quiet."""
 
 from __future__ import annotations
 

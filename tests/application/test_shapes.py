@@ -1,4 +1,4 @@
-"""Rendered shapes are what their factors say."""
+"""Rendered shapes match their factors."""
 
 import math
 

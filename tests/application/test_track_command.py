@@ -1,4 +1,4 @@
-"""--track: a run tells files, and whoever else it is asked to, of each step once."""
+"""--track: a run logs each step once, to files and to the trackers given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trackers: what they write, what a resumed run makes of it, and what they say where a library is missing."""
+"""Trackers: what they write, how a resumed run continues it, and errors for missing libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simulation from the program, and calibration of guides that are right, wrong, or say nothing."""
+"""Simulation from the program, and calibration of guides that are exact, wrong, or uninformative."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of checks: what stands where, also where there is little or nothing to show."""
+"""Figures of checks: their contents, also for few or no values."""
 
 from __future__ import annotations
 

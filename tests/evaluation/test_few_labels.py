@@ -1,4 +1,4 @@
-"""Few labels: which rows are drawn, and what is said of them."""
+"""Few labels: which rows are drawn, and the scores reported for them."""
 
 import statistics
 from typing import Any

@@ -1,4 +1,4 @@
-"""Figures: what stands where, and what broken numbers do to them."""
+"""Figures: their contents, and non-finite numbers in them."""
 
 import io
 import math

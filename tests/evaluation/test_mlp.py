@@ -1,4 +1,4 @@
-"""MLP probes against a plain loop of torch's AdamW, and on truths that linear probes see and do not see."""
+"""MLP probes against a plain loop of torch's AdamW, and on targets that linear probes can and cannot predict."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""OnlineProbe: it learns what the features say, and the fit it watches is the same bit for bit."""
+"""OnlineProbe: it learns from the features, and the fit itself is the same bit for bit."""
 
 from __future__ import annotations
 

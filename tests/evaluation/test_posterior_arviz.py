@@ -1,4 +1,4 @@
-"""What ArviZ makes of a posterior tree: the functions of either line take what `for_arviz` hands them."""
+"""Posterior trees in ArviZ: the functions of both lines take what `for_arviz` returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all posterior checks have in common: batches, seeds, modalities, and input that has no meaning."""
+"""What all posterior checks have in common: batches, seeds, modalities, and invalid input."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_bits_that_mean_nothing_are_not_reported() -> None:
     cases = {
         "gray values": blind_program(torch.zeros(SHAPE), bernoulli=True),
         "improper": blind_program(torch.zeros(SHAPE), bernoulli=False, prior=flat),
-        "images at hand": blind_program(torch.zeros(SHAPE), bernoulli=False, prior=empirical),
+        "images of the batch": blind_program(torch.zeros(SHAPE), bernoulli=False, prior=empirical),
         "no density": (
             SimVE(prior, Gaussian(Blind(torch.zeros(SHAPE)))),
             DeltaGuide(PotentialEncoder(), prior).float(),

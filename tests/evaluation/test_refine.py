@@ -1,4 +1,4 @@
-"""Refinement against the best guide of its family, which the linear-Gaussian program knows in closed form."""
+"""Refinement against the best guide of its family, known in closed form for the linear-Gaussian program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""retrieval_scores against every order of tie-breaking in exact fractions, plain loops, and what chance says."""
+"""retrieval_scores against every order of tie-breaking in exact fractions, plain loops, and chance levels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and read with suspicion."""
+"""Files that are written whole or not at all, and validated when read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fit(): what it decides, what it leaves alone, and what it refuses."""
+"""fit(): defaults, what it leaves unchanged, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guides: their sites, and what they answer about representations."""
+"""Guides: their sites and their representations."""
 
 from __future__ import annotations
 

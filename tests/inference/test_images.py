@@ -1,4 +1,4 @@
-"""Images as users have them: what `fit` and `embed` take, and the words for what they do not."""
+"""Images as users have them: accepted forms, and the errors for others."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_other_images_are_refused_in_the_same_words_everywhere(form: str) -> Non
 
 def test_embedding_a_loaded_data_set_is_refused_with_the_images_to_give() -> None:
     guide = AmortizedGuide(MLPEncoder(SHAPE, hidden=(4,)), GaussianPrior(2))
-    with pytest.raises(FitError, match="give the images of one split: data.test.images"):
+    with pytest.raises(FitError, match=r"give the images of one split: data\.test\.images"):
         guide.embed_batches(SimpleNamespace(images=BYTES, default_policy="affine"))  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Where everything is Gaussian: the structured guide is the posterior, others stay below by what theory says."""
+"""Linear-Gaussian programs: the structured guide is the posterior, others stay below by the gap that theory gives."""
 
 from __future__ import annotations
 

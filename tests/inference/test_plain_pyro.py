@@ -1,4 +1,4 @@
-"""The pair is plain Pyro: it trains and predicts by Pyro's own means."""
+"""The pair is plain Pyro: it trains and predicts by Pyro's own tools."""
 
 from __future__ import annotations
 

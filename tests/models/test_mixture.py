@@ -1,4 +1,4 @@
-"""Priors whose content is one of K points: mixtures in full, enumeration by Pyro, and the memory of the data's own."""
+"""Priors with content among K points: mixtures in full, enumeration by Pyro, and the memory of `EmpiricalPrior`."""
 
 from __future__ import annotations
 

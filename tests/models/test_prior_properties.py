@@ -1,4 +1,4 @@
-"""What priors state of themselves, as far as the conformance suite cannot tell it from draws."""
+"""Declared properties of priors that the conformance suite cannot check by draws."""
 
 from __future__ import annotations
 
