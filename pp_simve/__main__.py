@@ -1,4 +1,7 @@
-"""Probabilistic programs for self-supervised learning: pp-simve COMMAND [OPTIONS], and pp-simve COMMAND --help"""
+"""usage: pp-simve COMMAND [OPTIONS], or pp-simve COMMAND --help
+
+Probabilistic programs for self-supervised learning.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 For instance: python -m pp_simve.compare --methods simve,vae,simclr
 
 Any further flag is a setting of every fit, as in python -m pp_simve.fit --help: --data cifar10 --epochs 100.
-Fits that are finished are not repeated, and interrupted ones go on: give the same command again.
+Fits that are finished are not repeated, and interrupted ones are resumed: repeat the command.
 """
 
 from __future__ import annotations

@@ -213,7 +213,7 @@ class CompareConfig:
     methods: Text = None
     """Methods separated by commas, a row each (default: simve,vae,simclr where no --row is given)."""
     row: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Row with settings of its own, "LABEL: FLAGS", such as "structured: --method simve --guide structured"."""
+    """Row with its settings, "LABEL: FLAGS", such as "structured: --method simve --guide structured"."""
     seeds: int = 3
     """Fits of each row, with random seeds 0, 1, ..."""
     jobs: int = 1
@@ -225,7 +225,7 @@ class CompareConfig:
     mixed: Flag = False
     """Tabulate runs although their images, views, policies or encoders differ."""
     evaluate: Flag = False
-    """Also evaluate runs that were not yet (python -m pp_simve.evaluate), and add the columns of that."""
+    """Also evaluate runs in full (python -m pp_simve.evaluate), where that is not done, and add its columns."""
     trust_parts: Flag = False
     """Import package.module:Class parts that only stored runs name. Only for runs that you trust."""
     quiet: Flag = False

@@ -68,8 +68,8 @@ def _call(arguments: Sequence[str], program: str, description: str | None, *, pa
     markers = [tyro.conf.OmitArgPrefixes, *([] if paired else [tyro.conf.FlagCreatePairsOff])]
     if description is not None:  # tyro neither wraps it nor keeps line breaks, except before a space
         width = shutil.get_terminal_size().columns
-        wrapped = (textwrap.fill(text, width, subsequent_indent=" ") for text in description.strip().split("\n\n"))
-        description = "\n\n".join(wrapped)
+        wrapper = textwrap.TextWrapper(width, subsequent_indent=" ", break_on_hyphens=False)
+        description = "\n\n".join(map(wrapper.fill, description.strip().split("\n\n")))
     return {"args": list(arguments), "prog": program, "description": description, "config": markers}
 
 

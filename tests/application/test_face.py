@@ -116,7 +116,7 @@ def test_the_console_script_and_the_package_are_the_same_command() -> None:
     ("arguments", "code", "words"),
     [
         ((), 0, "evaluate  Evaluates the representations of fitted runs in full."),
-        (("--help",), 0, "pp-simve COMMAND --help"),
+        (("--help",), 0, "usage: pp-simve COMMAND [OPTIONS], or pp-simve COMMAND --help\n\nProbabilistic"),
         (("--version",), 0, pp_simve.__version__),
         (("fit", "--help"), 0, "usage: pp-simve fit"),
         (("diagnose", "--refin", "1"), 2, "--refine INT"),
@@ -163,6 +163,7 @@ def test_help_fits_the_terminal(
         main([command, "--help"])
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= columns
+    assert not re.search(r"\w-\n", text), "a path or a flag is broken at a hyphen"
     groups = re.findall(r"(\w+) options[^.\w]*\n", text)
     assert groups == (["data", "model", "optimization", "run", "logging"] if command == "fit" else [])
 

@@ -430,4 +430,4 @@ def test_every_check_finds_a_mistake() -> None:
     checks = {name for suite in suites for name in dir(suite) if name.startswith("test_")}
     planted = [*PRIORS, *LIKELIHOODS, *GUIDES, *OBJECTIVES]
     assert checks == {check.partition(": ")[0] for _, check, _ in planted}
-    assert len(planted) == 101
+    assert len(planted) > 100, "docs/priors_and_guides.md"
