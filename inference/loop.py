@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from pp_simve.inference.data import Source
-from pp_simve.inference.metrics import MetricBuffer
+from pp_simve.inference.metrics import MetricBuffer, StepMeans
 from pp_simve.inference.plan import FitError, Plan
 from pp_simve.inference.schedules import annealed_parts
 from pp_simve.inference.tools import random_state_kept
@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # only `fit` needs it, and it takes as long to import as torc
 # its step and term, are fetched.
 VALIDATED_STEPS = 1
 
-FORMER = {"optimizer_type": "Adam", "clip_norm": None, "accumulate": 1, "ema": None}
-"""Settings of fits whose checkpoints do not hold these."""
+FORMER = {"optimizer_type": "Adam", "clip_norm": None, "accumulate": 1, "ema": None, "means": [0, {}]}
+"""Entries of checkpoints of earlier versions, which do not hold these."""
 
 Observer = Callable[[PlainViews, Tensor], Mapping[str, Tensor]]
 """Observer of a fit: called after each step with its views and the images' places in the data, ``(image,)``, once for
@@ -80,6 +80,7 @@ class Loop:
         torch.manual_seed(rank_seed)  # Pyro draws from the global stream
         self.order = torch.empty(0, dtype=torch.long, device=fabric.device)
         self.buffer = MetricBuffer(plan.fetch_every, fabric.device)
+        self.means = StepMeans(plan.log_every, plan.total_steps)
         self.steps = 0
         self._validated = 0
 
@@ -179,6 +180,7 @@ class Loop:
             "order": self.order,
             "source": self.source.state(),
             "steps": self.steps,
+            "means": self.means.state(),
             **self._settings(),
         }
 
@@ -227,6 +229,7 @@ class Loop:
                 torch.cuda.set_rng_state(random["cuda"], self.fabric.device)
             self.order = state["order"].to(self.fabric.device)
             self.steps = state["steps"]
+            self.means.restore(state["means"])
         except KeyError as error:
             raise ValueError(f"it has no entry {error}") from None
         except (TypeError, RuntimeError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,3 +107,38 @@ class MetricBuffer:
         return [
             {"step": first + offset, **dict(zip(self.names, row, strict=True))} for offset, row in enumerate(values)
         ]
+
+
+class StepMeans:
+    """Means of the terms over every few steps, whose sums are part of a checkpoint.
+
+    Args:
+        every: steps that make a row.
+        total: steps of the fit; the last row may be of fewer.
+    """
+
+    def __init__(self, every: int, total: int) -> None:
+        self.every = every
+        self.total = total
+        self._count = 0
+        self._sums: dict[str, float] = {}
+
+    def add(self, rows: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+        """Takes the terms of further steps; the rows that they complete, each with its last ``step``."""
+        means = []
+        for row in rows:
+            self._sums = {name: self._sums.get(name, 0.0) + value for name, value in row.items()}
+            self._count += 1
+            if row["step"] % self.every == 0 or row["step"] == self.total:
+                means.append({name: total / self._count for name, total in self._sums.items()} | {"step": row["step"]})
+                self.restore((0, {}))
+        return means
+
+    def state(self) -> list[Any]:
+        """What `restore` goes on from."""
+        return [self._count, self._sums]
+
+    def restore(self, state: Sequence[Any]) -> None:
+        """Goes on from a `state`."""
+        self._count, sums = state
+        self._sums = dict(sums)

@@ -12,6 +12,9 @@ from torch.optim import Optimizer
 from pp_simve.inference.optimizers import Adam
 from pp_simve.inference.schedules import SCHEDULES
 
+MOST_ROWS = 100_000
+"""Rows of the history of a fit, unless ``log_every`` is given: some 50 MB."""
+
 
 class FitError(ValueError):
     """Argument of `fit` that is out of range, or does not match the images."""
@@ -27,6 +30,7 @@ class Plan:
     schedule: Callable[[int, int], float]
     seed: int
     fetch_every: int
+    log_every: int = 1
     clip_norm: float | None = None
     accumulate: int = 1
     ema: float | None = None
@@ -52,6 +56,7 @@ def checked_plan(
     seed: int,
     devices: int,
     fetch_every: int,
+    log_every: int | None = None,
 ) -> Plan:
     """The plan of a fit to a number of images.
 
@@ -59,7 +64,7 @@ def checked_plan(
         FitError: an argument out of range, or a batch larger than the data.
     """
     counts = {"batch_size": batch_size, "devices": devices, "fetch_every": fetch_every, "accumulate": accumulate}
-    for name, count in counts.items():
+    for name, count in (counts | ({} if log_every is None else {"log_every": log_every})).items():
         if count < 1:
             raise FitError(f"{name} must be at least 1, got {count}")
     for name, value in {"lr": lr, "clip_norm": clip_norm}.items():
@@ -83,7 +88,8 @@ def checked_plan(
         raise FitError(f"batch_size {batch_size} must be a multiple of devices ({devices})")
     total = total_steps(epochs, steps, n_images // (batch_size * accumulate))
     optimizer = optimizer or Adam(1e-3 if lr is None else lr)
-    return Plan(batch_size, total, optimizer, schedule, seed, fetch_every, clip_norm, accumulate, ema)
+    log_every = log_every or math.ceil(total / MOST_ROWS)
+    return Plan(batch_size, total, optimizer, schedule, seed, fetch_every, log_every, clip_norm, accumulate, ema)
 
 
 def total_steps(epochs: float | None, steps: int | None, steps_per_epoch: int) -> int:

@@ -20,6 +20,8 @@ class Progress:
         epoch: epochs done (a fraction).
         epochs: epochs planned.
         rows: terms of the steps since the last call, per image in nats, each with its ``step``.
+        means: the rows of the history since the last call: of every ``log_every`` steps the means, with the last
+            ``step``.
         images_per_second: of all devices, since the last call; a view counts as an image.
         seconds_left: at that speed.
     """
@@ -29,6 +31,7 @@ class Progress:
     epoch: float
     epochs: float
     rows: list[dict[str, float]]
+    means: list[dict[str, float]]
     images_per_second: float
     seconds_left: float
 
@@ -70,7 +73,8 @@ class Run:
         objective: likewise.
         policy: the policy that drew the views; by modality where they are of several, None where they were ready made.
         views: of each image in a batch; where they are of several modalities, of each modality.
-        history: the terms of each step (of this process, where a fit was resumed).
+        history: the terms of each step, or their means over every ``log_every`` steps (of this process, where a fit
+            was resumed).
         steps: steps done; fewer than planned means the fit was stopped.
         total_steps: steps planned.
         epochs: done; an epoch is as many steps as there are whole batches of the images.

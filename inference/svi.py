@@ -58,11 +58,12 @@ def fit(
     devices: int = 1,
     precision: Precision = "auto",
     fetch_every: int = 32,
+    log_every: int | None = None,
     monitor: Callable[[Progress], None] | None = None,
     observer: Observer | None = None,
     should_stop: Callable[[], bool] | None = None,
     checkpoint: CheckpointFile | None = None,
-    checkpoint_seconds: float = 20.0,
+    checkpoint_minutes: float = 10.0,
 ) -> Run:
     """Stochastic variational inference: fits model and guide to views of images, in place.
 
@@ -104,11 +105,13 @@ def fit(
         devices: processes, each with its share of every batch.
         precision: of the networks, ``auto``, ``32`` or ``bf16``; distributions are float32 always.
         fetch_every: steps between reads of the metrics from the device.
+        log_every: steps whose means are one row of the history, by default as few as give at most 100,000 rows.
         monitor: called with `Progress` after each such read, on the first process.
         observer: called after each step, adds to its terms: see `Observer`. The fit is the same with and without.
-        should_stop: called after each step; True ends the fit there, with a checkpoint.
-        checkpoint: file of the state; the fit resumes from an existing one.
-        checkpoint_seconds: least time between checkpoints, which are written at the end of epochs and of the fit.
+        should_stop: called after each step (of several processes, on the first one, after each read of the metrics);
+            True ends the fit there, with a checkpoint.
+        checkpoint: file of the state; the fit resumes from an existing one, from whichever step it was written at.
+        checkpoint_minutes: between checkpoints. The last one is written at the end of the fit.
 
     Raises:
         FitError: images or arguments out of range, a batch larger than the data, images of another shape than the
@@ -165,7 +168,10 @@ def fit(
         seed=seed,
         devices=devices,
         fetch_every=fetch_every,
+        log_every=log_every,
     )
+    if not checkpoint_minutes >= 0:
+        raise FitError(f"checkpoint_minutes must be at least 0, got {checkpoint_minutes}")
     from lightning_fabric import Fabric  # here, as in `loop`, because its import takes long
 
     fabric = Fabric(
@@ -195,20 +201,21 @@ def fit(
                 loop.step()
             end = loop.steps == plan.total_steps
             fetching = loop.buffer.full or end
-            # Several processes must stop at the same step, so they communicate only where they fetch anyway.
-            if should_stop is not None and (devices == 1 or fetching):
-                stop = bool(fabric.broadcast(should_stop()))
             due = False
-            if checkpoint is not None and loop.steps % loop.steps_per_epoch == 0:
-                due = bool(fabric.broadcast(time.perf_counter() - saved_at >= checkpoint_seconds))
+            # Several processes must do both at the same step, so they communicate only where they fetch anyway.
+            if fabric.world_size == 1 or fetching:
+                stop = should_stop is not None and should_stop()
+                due = checkpoint is not None and time.perf_counter() - saved_at >= 60 * checkpoint_minutes
+                stop, due = fabric.broadcast((stop, due))
             if fetching or stop or due:
                 rows = loop.fetch()
-                history.extend(rows)
+                means = loop.means.add(rows)
+                history.extend(means)
                 now = time.perf_counter()
                 speed = (loop.steps - fetched_steps) / (now - fetched_at)
                 fetched_at, fetched_steps = now, loop.steps
                 if monitor is not None and fabric.is_global_zero:
-                    monitor(_progress(loop, rows, speed))
+                    monitor(_progress(loop, rows, means, speed))
             if (end or stop or due) and not loop.finite():
                 # The step's terms were finite, its gradient was not: the next step would have shown it.
                 raise NonFiniteError(loop.steps, "a parameter", math.nan)
@@ -291,7 +298,7 @@ def _checkpoint_named(checkpoint: CheckpointFile | None) -> Iterator[None]:
         raise
 
 
-def _progress(loop: Loop, rows: list[dict[str, float]], speed: float) -> Progress:
+def _progress(loop: Loop, rows: list[dict[str, float]], means: list[dict[str, float]], speed: float) -> Progress:
     plan = loop.plan
     return Progress(
         step=loop.steps,
@@ -299,6 +306,7 @@ def _progress(loop: Loop, rows: list[dict[str, float]], speed: float) -> Progres
         epoch=loop.steps / loop.steps_per_epoch,
         epochs=plan.total_steps / loop.steps_per_epoch,
         rows=rows,
+        means=means,
         images_per_second=speed * plan.images * loop.source.n_views,
         seconds_left=(plan.total_steps - loop.steps) / speed,
     )

@@ -136,7 +136,8 @@ def _fit(
     with watching as show, interruptible() as interruption:
 
         def monitor(progress: Progress) -> None:
-            tracker.log(progress.rows)
+            if progress.means:
+                tracker.log(progress.means)
             show(progress)
 
         return fit(
@@ -162,6 +163,8 @@ def _fit(
             observer=_probe(settings, data, program),
             should_stop=interruption,
             checkpoint=folder.checkpoint,
+            checkpoint_minutes=settings.checkpoint_minutes,
+            log_every=settings.log_every or None,
         )
 
 

@@ -152,6 +152,8 @@ class RunOptions:
     """Device; auto is a GPU where there is one."""
     devices: int = 1
     """Processes, each with its share of every batch."""
+    checkpoint_minutes: Number = None
+    """Time between checkpoints, in minutes (default: 10); SIGINT, SIGTERM, SIGHUP and SIGUSR1 stop with one, too."""
     precision: Literal["auto", "32", "bf16"] = "auto"
     """Precision of the networks; auto is bf16 where the hardware supports it. Distributions are float32."""
     out: Place = None
@@ -172,6 +174,8 @@ class LoggingOptions:
     """Scores at the end of the fit; python -m pp_simve.evaluate gives them in full."""
     track: Texts = ()
     """Tracker beside metrics.jsonl: tensorboard, wandb, "wandb(project='x')" or package.module:Class."""
+    log_every: Count = None
+    """Steps whose means are a line of metrics.jsonl (default: as few as give at most 100,000 lines)."""
     quiet: Flag = False
     """Print errors only."""
 
@@ -181,11 +185,11 @@ class FitConfig(LoggingOptions, RunOptions, OptimizationOptions, ModelOptions, D
     """Settings of a fit as typed. Those that are None are chosen by `resolve`, from the method and the data."""
 
     def __post_init__(self) -> None:
-        for name in ("views", "devices", "batch_size", "steps", "accumulate", "latent_dim", "image_size"):
+        for name in ("views", "devices", "batch_size", "steps", "accumulate", "latent_dim", "image_size", "log_every"):
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-        for name in ("lr", "epochs", "clip_norm"):
+        for name in ("lr", "epochs", "clip_norm", "checkpoint_minutes"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"--{name.replace('_', '-')} must be a positive number, got {value}")
@@ -233,7 +237,8 @@ class Settings:
     """Settings with every choice made, as config.json holds them; each is described in `FitConfig`.
 
     An empty text, or 0, means: the method's part, no group, modalities or probe, images of their own size, no clipping
-    or moving average, and the length given by the other one of ``epochs`` and ``steps``.
+    or moving average, rows of metrics as `fit` chooses, and the length given by the other one of ``epochs`` and
+    ``steps``.
     """
 
     data: str
@@ -268,9 +273,11 @@ class Settings:
     seed: int
     device: Literal["auto", "cpu", "cuda"]
     devices: int
+    checkpoint_minutes: float = 10.0
     precision: Literal["auto", "32", "bf16"]
     probe: str = ""
     track: tuple[str, ...] = ()
+    log_every: int = 0
 
     def __post_init__(self) -> None:
         self.as_config()  # the same limits
@@ -311,8 +318,8 @@ class Settings:
         """
         stored = dataclasses.replace(self.as_config(), data=_absolute(self.data))
         other = dataclasses.replace(other, data=_absolute(other.data))
-        ignored = {"data_root", "out", "resume", "probe", "evaluate", "track", "trust_parts", "quiet"}
-        ignored |= {"data"} if moved else set()
+        ignored = {"data_root", "out", "resume", "checkpoint_minutes", "trust_parts", *(["data"] if moved else [])}
+        ignored |= {entry.name for entry in dataclasses.fields(LoggingOptions)}
         names = [entry.name for entry in dataclasses.fields(FitConfig) if entry.name not in ignored]
         pairs = {name: (getattr(stored, name), getattr(other, name)) for name in names}
         return [f"{name} is {_shown(a)} there, {_shown(b)} here" for name, (a, b) in pairs.items() if a != b]

@@ -20,7 +20,7 @@ from pp_simve.run.output import lenient_output
 
 STOPPED = 130  # what shells use for "ended by Ctrl-C"
 WRONG_INPUT = 2
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # the last one is not on Windows
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # the last two are not on Windows
 
 C = TypeVar("C")
 
@@ -128,17 +128,18 @@ def each_run(runs: Iterable[Path], done: str, carry_out: Callable[[Path], None])
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Within it, the first SIGINT (Ctrl-C), SIGTERM or SIGHUP only makes the returned call return True.
+    """Within it, SIGINT (Ctrl-C), SIGTERM, SIGHUP and SIGUSR1 only make the returned call return True.
 
-    The second one has its usual effect.
+    A SIGINT after any of them has its usual effect: from the terminal it is a person who does not want to wait. Others
+    come from a scheduler, such as a warning (SIGUSR1) and then SIGTERM while the checkpoint is being written.
     """
     caught = False
 
     def catch(number: int, frame: FrameType | None) -> None:
         nonlocal caught
         caught = True
-        for name, handler in before.items():
-            signal.signal(name, handler)
+        if signal.SIGINT in before:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
     # nohup has SIGHUP ignored, and so it stays.

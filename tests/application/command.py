@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,15 @@ def run(*arguments: str) -> int:
         return int(end.code or 0)
 
 
-def interrupted_at(monkeypatch: pytest.MonkeyPatch, step: int, times: int = 1) -> None:
-    """Sends this process SIGINT, as Ctrl-C does, during that step of a fit."""
+def interrupted_at(monkeypatch: pytest.MonkeyPatch, step: int, signals: Sequence[int] = (signal.SIGINT,)) -> None:
+    """Sends this process signals during that step of a fit: SIGINT, as Ctrl-C does."""
     plain = Loop.step
 
     def step_and_interrupt(loop: Loop) -> None:
         plain(loop)
         if loop.steps == step:
-            for _ in range(times):
-                signal.raise_signal(signal.SIGINT)
+            for number in signals:
+                signal.raise_signal(number)
 
     monkeypatch.setattr(Loop, "step", step_and_interrupt)
 

@@ -549,7 +549,7 @@ def interrupt_when(
     monkeypatch.setattr(processes.time, "sleep", sleep)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_ctrl_c_lets_fits_end_in_order_and_says_how_to_go_on(
     folder: Path,
     children: Callable[[str], None],

@@ -29,7 +29,7 @@ places = st.text("ab/._- ü", min_size=1, max_size=10).map(Path)
 def configs(draw: st.DrawFn) -> FitConfig:
     maybe = {
         "image_size": counts | st.just("48x64"),
-        **dict.fromkeys(("latent_dim", "batch_size", "steps", "views", "accumulate"), counts),
+        **dict.fromkeys(("latent_dim", "batch_size", "steps", "views", "accumulate", "log_every"), counts),
         **dict.fromkeys(
             (
                 "modalities",
@@ -47,7 +47,7 @@ def configs(draw: st.DrawFn) -> FitConfig:
             ),
             texts,
         ),
-        **dict.fromkeys(("lr", "epochs", "clip_norm"), numbers),
+        **dict.fromkeys(("lr", "epochs", "clip_norm", "checkpoint_minutes"), numbers),
         "ema": st.floats(0, 1, exclude_min=True, exclude_max=True),
         **dict.fromkeys(("out", "resume"), places),
     }

@@ -15,7 +15,7 @@ from pp_simve.run.progress_bar import watched
 
 def told(step: int, **terms: float) -> Progress:
     rows = [{"step": float(step - back), **{name: value + back for name, value in terms.items()}} for back in (1, 0)]
-    return Progress(step, 100, step / 10, 10.0, rows, images_per_second=12_345.6, seconds_left=3661.0)
+    return Progress(step, 100, step / 10, 10.0, rows, rows, images_per_second=12_345.6, seconds_left=3661.0)
 
 
 def shown(width: int, *, terminal: bool, **terms: float) -> list[str]:

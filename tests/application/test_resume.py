@@ -66,10 +66,22 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(stopped: Ended) -> None
 def test_ctrl_c_twice_stops_at_once_and_leaves_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    interrupted_at(monkeypatch, step=2, times=2)
+    interrupted_at(monkeypatch, step=2, signals=[signal.SIGINT] * 2)
     assert run(*SMALL) == 130
     assert list(folder.iterdir()) == []
     assert "stopped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_schedulers_signals_stop_with_a_checkpoint_however_many_follow(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    before = signal.getsignal(number)
+    interrupted_at(monkeypatch, step=4, signals=[number, signal.SIGTERM, signal.SIGUSR1])
+    assert run(*SMALL, "--out", "run") == 130
+    assert "go on with\n  python -m pp_simve.fit --resume run" in capsys.readouterr().out
+    assert RunFolder(folder / "run").checkpoint.load()["steps"] == 4
+    assert signal.getsignal(number) is before
 
 
 def test_ctrl_c_while_data_are_read_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

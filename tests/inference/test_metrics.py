@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pp_simve.inference import NonFiniteError
-from pp_simve.inference.metrics import MetricBuffer, fit_warnings
+from pp_simve.inference.metrics import MetricBuffer, StepMeans, fit_warnings
+from pp_simve.inference.plan import checked_plan
 
 
 def terms(loss: float, content: float = 0.0) -> dict[str, Tensor]:
@@ -74,3 +75,30 @@ def test_a_fit_that_went_wrong_is_named(losses: list[float], words: str | None) 
     found = fit_warnings([{"step": step, "loss": loss} for step, loss in enumerate(losses, 1)], lr=10.0)
     assert len(found) == (words is not None)
     assert words is None or words in found[0]
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [
+        (1, [(1, 1.0), (2, 4.0), (3, 9.0), (4, 16.0), (5, 25.0)]),
+        (2, [(2, 2.5), (4, 12.5), (5, 25.0)]),
+        (9, [(5, 11.0)]),
+    ],
+)
+@pytest.mark.parametrize("kept", range(5))
+def test_rows_are_means_over_so_many_steps_also_of_a_fit_that_was_stopped_between(
+    every: int, expected: list[tuple[int, float]], kept: int
+) -> None:
+    rows = [{"step": step, "loss": float(step**2)} for step in range(1, 6)]
+    before, after = StepMeans(every, total=5), StepMeans(every, total=5)
+    means = before.add(rows[:kept])
+    after.restore(before.state())
+    means += after.add(rows[kept:])
+    assert means == [{"step": step, "loss": loss} for step, loss in expected]
+
+
+@pytest.mark.parametrize(("steps", "every"), [(1, 1), (100_000, 1), (100_001, 2), (10_000_000, 100)])
+def test_the_history_of_a_long_fit_is_bounded(steps: int, every: int) -> None:
+    settings = {"batch_size": 1, "epochs": None, "lr": None, "optimizer": None, "schedule": "constant", "seed": 0}
+    more = {"clip_norm": None, "accumulate": 1, "ema": None, "devices": 1, "fetch_every": 1}
+    assert checked_plan(1, steps=steps, **settings, **more).log_every == every

@@ -24,7 +24,7 @@ from .programs import FEATURES, PIXELS, Pair, Still, make_pair, small_images, st
 TOTAL, BATCH = 10, 16
 SETTINGS: dict[str, Any] = {
     **{"batch_size": BATCH, "steps": TOTAL, "seed": 3, "device": "cpu", "precision": "32", "fetch_every": 3},
-    **{"policy": Still(), "checkpoint_seconds": 1000},
+    **{"policy": Still(), "checkpoint_minutes": 1000},
 }
 
 

@@ -20,6 +20,7 @@ from pp_simve.inference import (
     WarmupCosine,
     fit,
 )
+from pp_simve.inference.loop import Loop
 from pp_simve.models import Gaussian, GaussianPrior, ResidualDecoder, SimVE
 
 from .programs import make_pair, small_images, stop_after
@@ -60,7 +61,7 @@ def run_fit(model: Any, guide: Any, images: Tensor, checkpoint: CheckpointFile |
 
 def assert_same_end(resumed: Run, whole: Run, steps: int) -> None:
     """The tail of the history and all final numbers are equal bit for bit."""
-    assert resumed.history == whole.history[steps:]
+    assert resumed.history == [row for row in whole.history if row["step"] > steps]
     assert resumed.finished
     first, second = resumed.objective.state_dict(), whole.objective.state_dict()
     assert list(first) == list(second)
@@ -96,31 +97,46 @@ def test_a_fit_may_be_stopped_many_times(checkpoint: CheckpointFile) -> None:
     assert_same_end(last, whole, TOTAL)
 
 
-def test_a_fit_that_died_goes_on_from_the_last_epoch(checkpoint: CheckpointFile) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"batch_size": 8, "accumulate": 2, "ema": 0.9, "log_every": 3}],
+    ids=["plain", "accumulate, ema, log_every"],
+)
+def test_a_fit_that_died_goes_on_from_the_last_checkpoint_within_an_epoch(
+    checkpoint: CheckpointFile, arguments: dict[str, Any]
+) -> None:
     def die(progress: Progress) -> None:
-        if progress.step == 7:
+        if progress.step == 8:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_mlp(checkpoint, checkpoint_seconds=0, fetch_every=1, monitor=die)
-    assert checkpoint.load()["steps"] == 6
-    assert_same_end(fit_mlp(checkpoint), fit_mlp(), 6)
+        fit_mlp(checkpoint, checkpoint_minutes=0, fetch_every=1, monitor=die, **arguments)
+    assert checkpoint.load()["steps"] == 7
+    assert_same_end(fit_mlp(checkpoint, **arguments), fit_mlp(**arguments), 7)
 
 
 def test_keeping_checkpoints_changes_no_number(checkpoint: CheckpointFile) -> None:
-    assert_same_end(fit_mlp(checkpoint, checkpoint_seconds=0), fit_mlp(), 0)
+    assert_same_end(fit_mlp(checkpoint, checkpoint_minutes=0), fit_mlp(), 0)
 
 
-def test_checkpoints_are_at_least_so_many_seconds_apart(
-    checkpoint: CheckpointFile, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("minutes", "expected"), [(0, [*range(1, 12)]), (3, [3, 6, 9, 11]), (1000, [11])])
+def test_checkpoints_are_so_many_minutes_apart_wherever_an_epoch_ends(
+    checkpoint: CheckpointFile, monkeypatch: pytest.MonkeyPatch, minutes: float, expected: list[int]
 ) -> None:
     saved: list[int] = []
+    now = 0.0
+
+    def step_for_a_minute(loop: Loop) -> None:
+        nonlocal now
+        now += 60
+        step(loop)
+
+    step = Loop.step
+    monkeypatch.setattr(Loop, "step", step_for_a_minute)
+    monkeypatch.setattr("pp_simve.inference.svi.time.perf_counter", lambda: now)
     monkeypatch.setattr(CheckpointFile, "save", lambda _, state: saved.append(state["steps"]))
-    fit_mlp(checkpoint, checkpoint_seconds=0)
-    assert saved == [2, 4, 6, 8, 10, 11]
-    saved.clear()
-    fit_mlp(checkpoint, checkpoint_seconds=1000)
-    assert saved == [11]
+    fit_mlp(checkpoint, checkpoint_minutes=minutes)
+    assert saved == expected
 
 
 def test_a_finished_fit_has_nothing_more_to_do(checkpoint: CheckpointFile) -> None:
