@@ -8,12 +8,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from pp_simve.errors import ConfigError
 from pp_simve.run.config import FitConfig
 from pp_simve.run.console import exit_code, parsed
 
 PROGRAM = "python -m pp_simve.fit"
+AUTO = Path("auto")
+"""Value of ``--resume`` that resumes the run in ``--out``, or starts it."""
 
 
 def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
@@ -32,18 +35,26 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
 def parse(arguments: Sequence[str], program: str = PROGRAM) -> FitConfig:
     """Settings from a command line. With ``--resume RUN`` they are the run's, and other flags must agree with it.
 
+    With ``--resume auto``, ``resume`` of the result is ``out`` if a run was started there, else None.
+
     Raises:
         ConfigError: a wrong value, a flag that a resumed run was not started with, or parts of it that are not trusted.
         SystemExit: help, an unknown flag, or a value of the wrong type (answered by tyro, code 2).
     """
     config = parsed(FitConfig, arguments, program, description=__doc__)
+    if config.resume == AUTO:
+        if config.out is None:
+            raise ConfigError("--resume auto resumes the run in --out, or starts it there; give --out FOLDER, too")
+        config = dataclasses.replace(config, resume=config.out if (config.out / "config.json").exists() else None)
+    elif config.resume is not None and config.out is not None:
+        raise ConfigError(f"--resume goes on in its own folder, {config.resume}; leave out --out {config.out}")
     if config.resume is None:
         return config
-    if config.out is not None:
-        raise ConfigError(f"--resume goes on in its own folder, {config.resume}; leave out --out {config.out}")
     from pp_simve.run.folder import RunFolder
+    from pp_simve.run.trust import check_trusted
 
-    stored, _ = RunFolder(config.resume).read_settings(trust_parts=config.trust_parts)
+    stored, _ = RunFolder(config.resume).read_settings(trust_parts=True)  # only compared, until `check_trusted` below
+    check_trusted(config.resume, stored, config.trust_parts, typed=config)
     default = stored.as_config()
     if config.epochs is not None or config.steps is not None:
         # The run's own length would contradict the one given before the two could be compared.
@@ -54,7 +65,7 @@ def parse(arguments: Sequence[str], program: str = PROGRAM) -> FitConfig:
             f"{config.resume} was started with other settings: {', '.join(different)}; leave them out, or start a "
             "new run"
         )
-    return given
+    return dataclasses.replace(given, resume=config.resume)
 
 
 if __name__ == "__main__":

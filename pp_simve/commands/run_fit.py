@@ -43,6 +43,9 @@ def run_fit(config: FitConfig) -> int:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # several processes announce themselves otherwise
     first_process = os.environ.get("LOCAL_RANK", "0") == "0"
     console = Console(quiet=config.quiet or not first_process, highlight=False)
+    if config.resume is not None and config.out is not None and RunFolder(config.out).finished:  # --resume auto
+        console.print(f"{config.out} is finished; nothing to do", markup=False, soft_wrap=True)
+        return 0
     if config.resume is not None and config.trust_parts:
         announce(config.resume, config, console)
     try:
@@ -61,6 +64,9 @@ def run_fit(config: FitConfig) -> int:
     viewing = Viewing.of(settings, data.shape)
     torch.manual_seed(settings.seed)
     program = build(settings, data.shape)
+    if settings.init and not (config.resume and RunFolder(config.resume).checkpoint.exists()):
+        initial = RunFolder(Path(settings.init)).start(program.objective)
+        console.print(initial, markup=False, soft_wrap=True)
     optimizer = make_part("optimizer", settings.optimizer, OPTIMIZERS, OptimizerFactory, settings.lr)
     schedule = make_part("schedule", settings.schedule, SCHEDULES, Schedule)
 

@@ -44,8 +44,8 @@ class PlannedFit:
 
     @property
     def finished(self) -> bool:
-        """Whether it has results."""
-        return (self.folder.path / "results.json").exists()
+        """Whether it has results and a page."""
+        return self.folder.finished
 
     @property
     def command(self) -> list[str]:

@@ -107,6 +107,8 @@ class ModelOptions:
     """Decoder network: mlp, residual (default: the encoder's counterpart; mlp for sides not a multiple of 4)."""
     latent_dim: LatentCount = None
     """Latent dimensions (default: 32 for grey images, 64 for colour)."""
+    init: Text = None
+    """Run folder whose weights are the initial ones, where names and shapes match (default: random weights)."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,8 @@ class RunOptions:
     out: Place = None
     """Run folder to create (default: runs/DATA-METHOD-TIME)."""
     resume: Place = None
-    """Run folder of a stopped run to resume with its own settings: give no others."""
+    """Run folder of a stopped run to resume with its own settings: give no others. auto resumes the run in --out, or
+    starts it."""
     trust_parts: Flag = False
     """With --resume: import the package.module:Class parts that the run names. Only for runs that you trust."""
 
@@ -229,6 +232,7 @@ class FitConfig(LoggingOptions, RunOptions, OptimizationOptions, ModelOptions, D
         given = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(Settings)}
         # The run can then be evaluated from another working directory.
         given |= {"data": _absolute(self.data), "data_root": self.data_root.expanduser().absolute()}
+        given |= {"init": self.init and _place(self.init)}
         return Settings(**chosen | {name: value for name, value in given.items() if value is not None})
 
 
@@ -236,9 +240,9 @@ class FitConfig(LoggingOptions, RunOptions, OptimizationOptions, ModelOptions, D
 class Settings:
     """Settings with every choice made, as config.json holds them; each is described in `FitConfig`.
 
-    An empty text, or 0, means: the method's part, no group, modalities or probe, images of their own size, no clipping
-    or moving average, rows of metrics as `fit` chooses, and the length given by the other one of ``epochs`` and
-    ``steps``.
+    An empty text, or 0, means: the method's part, no group, modalities or probe, random initial weights, images of
+    their own size, no clipping or moving average, rows of metrics as `fit` chooses, and the length given by the other
+    one of ``epochs`` and ``steps``.
     """
 
     data: str
@@ -258,6 +262,7 @@ class Settings:
     encoder: str
     decoder: str
     latent_dim: int
+    init: str = ""
     modalities: str = ""
     views: int
     policy: str
@@ -316,8 +321,10 @@ class Settings:
             other: compared with these.
             moved: whether the data may be elsewhere; whether they are the same is for their fingerprint to tell.
         """
-        stored = dataclasses.replace(self.as_config(), data=_absolute(self.data))
-        other = dataclasses.replace(other, data=_absolute(other.data))
+        stored, other = (
+            dataclasses.replace(one, data=_absolute(one.data), init=one.init and _place(one.init))
+            for one in (self.as_config(), other)
+        )
         ignored = {"data_root", "out", "resume", "checkpoint_minutes", "trust_parts", *(["data"] if moved else [])}
         ignored |= {entry.name for entry in dataclasses.fields(LoggingOptions)}
         names = [entry.name for entry in dataclasses.fields(FitConfig) if entry.name not in ignored]
@@ -349,7 +356,11 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
 def _absolute(data: str) -> str:
     """The name of data with an absolute path, where it has one."""
     kind, _, place = data.partition(":")
-    return f"{kind}:{Path(place).expanduser().absolute()}" if kind in ("folder", "npz") and place else data
+    return f"{kind}:{_place(place)}" if kind in ("folder", "npz") and place else data
+
+
+def _place(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def _shown(value: object) -> str:

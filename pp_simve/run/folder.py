@@ -71,6 +71,11 @@ class RunFolder:
             return self.path.exists()
         return not all(is_own(path) for path in self.path.iterdir())
 
+    @property
+    def finished(self) -> bool:
+        """Whether a fit wrote everything up to the page, which it writes last."""
+        return all((self.path / name).exists() for name in ("results.json", "report.html"))
+
     @contextmanager
     def writing(self, *files: str, new: bool = False, apart: bool = False) -> Iterator[RunFolder]:
         """Context in which this process alone writes to the run.
@@ -195,6 +200,25 @@ class RunFolder:
             ) from None
         except (safetensors.SafetensorError, ValueError) as error:
             raise _damaged(weights, error) from None
+
+    def start(self, objective: nn.Module) -> str:
+        """Copies the run's weights into another program, where names and shapes match; in words, which.
+
+        Raises:
+            ConfigError: no weights, or none that match.
+        """
+        self._entries()  # a folder that is no run is named as such
+        stored, own = self.read_weights(), objective.state_dict()
+        common = {name: value for name, value in stored.items() if name in own and own[name].shape == value.shape}
+        if not common:
+            raise ConfigError(
+                f"--init {self.path}: none of its {len(stored)} weights has the name and shape of one of this program; "
+                "give the run the same encoder, decoder, latent_dim and image size, or another --init"
+            )
+        objective.load_state_dict(common, strict=False)
+        others = [name for name in own if name not in common]
+        rest = f"; it has none for {', '.join(others)}" if others else ""
+        return f"{len(common)} of {len(own)} weights are those of {self.path}{rest}"
 
     def write_weights(self, objective: nn.Module) -> None:
         """Writes the parameters and buffers of model, guide and objective."""

@@ -44,6 +44,7 @@ def configs(draw: st.DrawFn) -> FitConfig:
                 "optimizer",
                 "schedule",
                 "probe",
+                "init",
             ),
             texts,
         ),

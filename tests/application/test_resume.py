@@ -280,3 +280,83 @@ def test_a_disk_full_later_keeps_the_checkpoint(
     assert not list((folder / "run").rglob(".*"))
     assert run("--resume", "run") == 0
     assert_equal_runs(folder / "run", finished_run)
+
+
+def test_one_command_starts_resumes_and_is_finished(
+    folder: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = (*SMALL, "--resume", "auto", "--out", "run")
+    with monkeypatch.context() as patched:
+        interrupted_at(patched, step=4, signals=[signal.SIGUSR1])
+        assert run(*command) == 130
+    assert run(*command) == 0
+    assert_equal_runs(folder / "run", finished_run)
+    before = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*")}
+    capsys.readouterr()
+    assert run(*command) == 0
+    assert capsys.readouterr().out == "run is finished; nothing to do\n"
+    assert {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*")} == before
+    (folder / "run" / "report.html").unlink()  # as if it had been killed before
+    assert run(*command) == 0
+    assert (folder / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "--resume auto resumes the run in --out, or starts it there; give --out FOLDER, too"),
+        (("--out", "other"), "other exists and is not empty"),
+        (("--out", "stopped", "--lr", "0.5"), "stopped was started with other settings: lr is 0.002 there, 0.5 here"),
+    ],
+)
+def test_resume_auto_refuses_what_is_not_that_run(
+    stopped_run: Path, folder: Path, refused: Refused, flags: tuple[str, ...], words: str
+) -> None:
+    (folder / "other").mkdir()
+    (folder / "other" / "thesis.tex").touch()
+    assert words in refused(*SMALL, "--resume", "auto", *flags)
+
+
+def test_logging_and_checkpoints_may_change_when_a_run_is_resumed(stopped_run: Path, finished_run: Path) -> None:
+    assert run("--resume", str(stopped_run), "--log-every", "3", "--checkpoint-minutes", "0.001") == 0
+    assert [row["step"] for row in RunFolder(stopped_run).read_metrics()] == [1, 2, 3, 4, 6, 9, 10]
+    assert (stopped_run / "model.safetensors").read_bytes() == (finished_run / "model.safetensors").read_bytes()
+
+
+def test_a_fit_starts_from_the_weights_of_another_run(
+    finished_run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = RunFolder(finished_run).read_weights()
+    shutil.copytree(finished_run, folder / "old")
+    command = (*SMALL, "--init", "old", "--lr", "1e-12", "--prior", "gaussian(learn_style=True)", "--out", "new")
+    with monkeypatch.context() as patched:
+        interrupted_at(patched, step=2)
+        assert run(*command) == 130
+    printed = " ".join(capsys.readouterr().out.split())
+    names = set(RunFolder(folder / "new").checkpoint.load()["objective"])
+    common, new = names & set(old), names - set(old)
+    assert f"{len(common)} of {len(names)} weights are those of" in printed
+    assert new
+    assert all(name in printed.partition("it has none for")[2] for name in new)
+    shutil.rmtree(folder / "old")  # the checkpoint has the weights
+    assert run("--resume", "new") == 0
+    weights = RunFolder(folder / "new").read_weights()
+    for name in common:
+        torch.testing.assert_close(weights[name], old[name])
+
+
+@pytest.mark.parametrize(
+    ("init", "flags", "words"),
+    [
+        ("missing", (), "missing is no run folder: it has no config.json"),
+        ("stopped", (), "stopped is not finished: it has no model.safetensors"),
+        ("finished", ("--latent", "9", "--encoder", "mlp(hidden=[7])", "--decoder", "mlp(hidden=[7, 7])"), "--init"),
+    ],
+)
+def test_weights_that_are_not_there_or_do_not_match_are_refused(
+    stopped_run: Path, finished_run: Path, folder: Path, refused: Refused, init: str, flags: tuple[str, ...], words: str
+) -> None:
+    shutil.copytree(finished_run, folder / "finished")
+    message = refused(*SMALL, *flags, "--init", init, "--out", "new")
+    assert words in message
+    assert init != "finished" or "has the name and shape of one of this program" in message
