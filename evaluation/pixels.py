@@ -50,5 +50,5 @@ class PixelComponents:
 
 
 def _reduced(images: Tensor) -> Tensor:
-    side = [min(SIDE, length) for length in images.shape[2:]]
-    return torch.cat([adaptive_avg_pool2d(unit_range(part), side).flatten(1) for part in torch.split(images, 512)])
+    height, width = (min(SIDE, length) for length in images.shape[2:])
+    return torch.cat([adaptive_avg_pool2d(unit_range(part), (height, width)).flatten(1) for part in images.split(512)])
