@@ -22,7 +22,7 @@ from .programs import SHAPE, Still, make_pair, small_images, stop_after
 
 IMAGES, BATCH = 40, 16
 PER_PASS = IMAGES // BATCH  # and eight images left over
-SETTINGS: dict[str, Any] = {"seed": 3, "device": "cpu", "precision": "32", "checkpoint_seconds": 1000}
+SETTINGS: dict[str, Any] = {"seed": 3, "device": "cpu", "precision": "32", "checkpoint_minutes": 1000}
 
 
 def fitted(stream: Any, seen: list[Tensor] | None = None, **settings: Any) -> Run:
