@@ -103,7 +103,7 @@ def test_epochs_are_the_same_everywhere(
     assert "2 epochs (78 steps)" in printed
     assert "epoch 2.0/2.0" in printed
     assert "2 epochs (78 steps)" in (folder / "run" / "report.html").read_text()
-    header, _, row = write_table(folder, {"simve": [folder / "run"]}, "A table.", []).splitlines()[2:5]
+    header, _, row = write_table(folder, {"simve": [folder / "run"]}, "A table.", [])["md"].splitlines()[2:5]
     assert dict(zip(*(re.split(r" *\| *", line) for line in (header, row)), strict=True))["epochs"] == "2"
 
 

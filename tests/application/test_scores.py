@@ -94,7 +94,7 @@ def test_a_fit_without_scores(
     found = results(folder / "run")
     assert (found["records"], found["bound"], found["scored"], found["steps"]) == ([], None, "", STEPS)
     assert "No tables of scores" in (folder / "run" / "report.html").read_text()
-    row = write_table(folder, {"simve": [folder / "run"]}, "A table.", []).splitlines()[4]
+    row = write_table(folder, {"simve": [folder / "run"]}, "A table.", [])["md"].splitlines()[4]
     assert row.count(" – ") == 4  # class by two probes, views, bound
     monkeypatch.setattr("pp_simve.commands.run_evaluate.evaluate_run", lambda *_: [])
     assert evaluate.main(["run"]) == 0
