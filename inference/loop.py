@@ -181,10 +181,10 @@ class Loop:
             "source": self.source.state(),
             "steps": self.steps,
             "means": self.means.state(),
-            **self._settings(),
+            **self.settings(),
         }
 
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Settings that a fit must share with the one it resumes."""
         plan = self.plan
         return {
@@ -208,7 +208,7 @@ class Loop:
         """
         state = FORMER | state
         try:
-            for name, mine in self._settings().items():
+            for name, mine in self.settings().items():
                 if state[name] != mine:
                     raise ValueError(f"it has {name} = {state[name]}, this fit has {mine}")
             if len(state["random"]) != self.fabric.world_size:

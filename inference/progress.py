@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-from pp_simve.inference.augmentations import AugmentationPolicy
+from pp_simve.inference.augmentations import AugmentationPolicy, ImageShape
 from pp_simve.inference.guides import Guide
 
 
@@ -63,9 +65,9 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
-    """A fitted pair and the record of its fit.
+    """A fitted pair and the record of its fit; `pp_simve.save_run` keeps it in a folder.
 
     Attributes:
         model: fitted in place, in evaluation mode.
@@ -73,6 +75,8 @@ class Run:
         objective: likewise.
         policy: the policy that drew the views; by modality where they are of several, None where they were ready made.
         views: of each image in a batch; where they are of several modalities, of each modality.
+        image_shape: ``(channel, height, width)``; by modality where views are of several.
+        settings: of the steps, as a checkpoint holds them: batch size, seed, learning rates, ...
         history: the terms of each step, or their means over every ``log_every`` steps (of this process, where a fit
             was resumed).
         steps: steps done; fewer than planned means the fit was stopped.
@@ -82,12 +86,14 @@ class Run:
         peak_memory_mb: see `peak_memory_mb`.
     """
 
-    model: nn.Module = field(repr=False)
-    guide: Guide = field(repr=False)
-    objective: nn.Module = field(repr=False)
+    model: nn.Module
+    guide: Guide
+    objective: nn.Module
     policy: AugmentationPolicy | dict[str, AugmentationPolicy] | None
     views: int
-    history: list[dict[str, float]] = field(repr=False)
+    image_shape: ImageShape | dict[str, ImageShape]
+    settings: Mapping[str, Any]
+    history: list[dict[str, float]]
     steps: int
     total_steps: int
     epochs: float
@@ -98,3 +104,13 @@ class Run:
     def finished(self) -> bool:
         """Whether every planned step was done."""
         return self.steps == self.total_steps
+
+    def __repr__(self) -> str:
+        terms = {name: value for row in self.history[-1:] for name, value in row.items() if name != "step"}
+        return (
+            f"Run: {self.steps:,} of {self.total_steps:,} steps, {self.epochs:.1f} epochs of "
+            f"{self.seconds_per_epoch:.3g} s, {self.peak_memory_mb:,.0f} MB at most\n"
+            f"{type(self.model).__name__}, {type(self.guide).__name__}, {type(self.objective).__name__}, "
+            f"{self.views} views of images {self.image_shape}\n"
+            f"last terms: {', '.join(f'{name} {value:.4g}' for name, value in terms.items()) or 'none'}"
+        )

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from pp_simve.inference.augmentations import ImageShape
 from pp_simve.inference.checkpoint import CheckpointError, CheckpointFile
-from pp_simve.inference.data import FitImages, FitPolicy, Source, training_source
+from pp_simve.inference.data import FitImages, FitPolicy, Source, image_shape, training_source
 from pp_simve.inference.device import (
     DeviceName,
     Precision,
@@ -29,6 +30,7 @@ from pp_simve.inference.metrics import NonFiniteError
 from pp_simve.inference.objectives import ELBO
 from pp_simve.inference.plan import FitError, checked_plan
 from pp_simve.inference.progress import Progress, Run
+from pp_simve.inference.progress_bar import watched_on_stderr
 from pp_simve.inference.streams import Stream, as_batches
 from pp_simve.inference.tools import random_state_kept
 from pp_simve.models import network_precision
@@ -59,6 +61,7 @@ def fit(
     precision: Precision = "auto",
     fetch_every: int = 32,
     log_every: int | None = None,
+    progress: bool = True,
     monitor: Callable[[Progress], None] | None = None,
     observer: Observer | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -106,6 +109,7 @@ def fit(
         precision: of the networks, ``auto``, ``32`` or ``bf16``; distributions are float32 always.
         fetch_every: steps between reads of the metrics from the device.
         log_every: steps whose means are one row of the history, by default as few as give at most 100,000 rows.
+        progress: whether a terminal or a notebook shows a progress bar, where there is no monitor.
         monitor: called with `Progress` after each such read, on the first process.
         observer: called after each step, adds to its terms: see `Observer`. The fit is the same with and without.
         should_stop: called after each step (of several processes, on the first one, after each read of the metrics);
@@ -188,7 +192,9 @@ def fit(
         random_state_kept(fabric.device),
         network_precision(network_dtype(precision, fabric.device)),
         _checkpoint_named(checkpoint),
+        watched_on_stderr() if progress and monitor is None and fabric.is_global_zero else nullcontext() as bar,
     ):
+        monitor = monitor or bar
         loop = Loop(fabric, objective if objective is not None else ELBO(model, guide), source, plan, observer)
         keep_frozen(model, guide)
         seconds_before = _resume(loop, checkpoint)
@@ -232,6 +238,8 @@ def fit(
         objective=loop.objective,
         policy=source.policy,
         views=views,
+        image_shape=_shapes(source),
+        settings=loop.settings(),
         history=history,
         steps=loop.steps,
         total_steps=plan.total_steps,
@@ -296,6 +304,12 @@ def _checkpoint_named(checkpoint: CheckpointFile | None) -> Iterator[None]:
             )
             error.add_note(kept)
         raise
+
+
+def _shapes(source: Source) -> ImageShape | dict[str, ImageShape]:
+    if isinstance(source.images, Mapping):
+        return {modality: image_shape(images) for modality, images in source.images.items()}
+    return image_shape(source.images)
 
 
 def _progress(loop: Loop, rows: list[dict[str, float]], means: list[dict[str, float]], speed: float) -> Progress:

@@ -57,6 +57,7 @@ from pp_simve.models import ResidualDecoder as ResidualDecoder
 from pp_simve.models import SimVE as SimVE
 from pp_simve.models import StandardPrior as StandardPrior
 from pp_simve.models import StudentTPrior as StudentTPrior
+from pp_simve.report.outcome import save_run as save_run
 from pp_simve.run.comparison import run_scores as run_scores
 from pp_simve.run.folder import load_run as load_run
 

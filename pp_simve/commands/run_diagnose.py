@@ -32,13 +32,13 @@ from pp_simve.evaluation.posterior.diagnosis import (
 from pp_simve.evaluation.subject import EVALUATION_SEED
 from pp_simve.inference.device import choose_device, device_name
 from pp_simve.inference.mcmc import ProgressBar
+from pp_simve.inference.progress_bar import status
 from pp_simve.inference.tools import unit_range
 from pp_simve.report import write_report
 from pp_simve.run.console import each_run
 from pp_simve.run.files import write_json
 from pp_simve.run.folder import FittedRun, load_once, source_commit
 from pp_simve.run.numbers import plain
-from pp_simve.run.progress_bar import status
 from pp_simve.run.viewing import by_modality
 
 FILE = "diagnostics.json"

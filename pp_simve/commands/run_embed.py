@@ -15,8 +15,8 @@ from rich.console import Console
 from pp_simve.commands.opened import one_run
 from pp_simve.commands.options import EmbedConfig
 from pp_simve.errors import optional_module
+from pp_simve.inference.progress_bar import counted
 from pp_simve.inference.tools import write_whole
-from pp_simve.run.progress_bar import counted
 
 
 def embed_images(config: EmbedConfig) -> int:

@@ -14,11 +14,11 @@ from pp_simve.commands.opened import opened_run
 from pp_simve.commands.options import EvaluateConfig
 from pp_simve.evaluation.subject import Effort
 from pp_simve.inference.device import choose_device, device_name
+from pp_simve.inference.progress_bar import status
 from pp_simve.report import write_report
 from pp_simve.run.console import each_run
 from pp_simve.run.files import write_json
 from pp_simve.run.folder import FittedRun, load_once, source_commit
-from pp_simve.run.progress_bar import status
 from pp_simve.run.scores import evaluate_run, most_scored
 from pp_simve.run.tables import print_scores
 

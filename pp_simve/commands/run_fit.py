@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,20 +20,17 @@ from pp_simve.evaluation import OnlineProbe
 from pp_simve.evaluation.records import Record, by_name
 from pp_simve.inference import CheckpointError, Progress, Run, fit
 from pp_simve.inference.device import DeviceError, choose_device
-from pp_simve.inference.metrics import fit_warnings
 from pp_simve.inference.optimizers import OptimizerFactory
 from pp_simve.inference.plan import total_steps
+from pp_simve.inference.progress_bar import status, watched
 from pp_simve.inference.schedules import Schedule
-from pp_simve.report import embed_test, write_report
+from pp_simve.report.outcome import write_outcome
 from pp_simve.run.config import FitConfig, Settings, reading_options
 from pp_simve.run.console import STOPPED, interruptible
-from pp_simve.run.figures import run_figures
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.methods import Program, build
 from pp_simve.run.named_parts import OPTIMIZERS, SCHEDULES, make_part
 from pp_simve.run.numbers import plain
-from pp_simve.run.progress_bar import status, watched
-from pp_simve.run.scores import most_scored, run_results, scored_images
 from pp_simve.run.tables import print_results
 from pp_simve.run.tracking import TRACKERS, JSONLines, Several, Tracker
 from pp_simve.run.trust import announce, own_parts_of
@@ -46,6 +45,11 @@ def run_fit(config: FitConfig) -> int:
     if config.resume is not None and config.out is not None and RunFolder(config.out).finished:  # --resume auto
         console.print(f"{config.out} is finished; nothing to do", markup=False, soft_wrap=True)
         return 0
+    if config.resume is not None and config.optimizer == "":
+        raise ConfigError(
+            f"{config.resume} was fitted from Python; resume it there: "
+            f"fit(..., checkpoint=CheckpointFile(Path({str(config.resume / 'checkpoint.pt')!r})))"
+        )
     if config.resume is not None and config.trust_parts:
         announce(config.resume, config, console)
     try:
@@ -92,22 +96,19 @@ def run_fit(config: FitConfig) -> int:
                 console.print(f"stopped at step {run.steps} of {run.total_steps}; go on with")
                 console.print(f"  python -m pp_simve.fit {resume}", markup=False, soft_wrap=True)
                 return STOPPED
+
+            def show(results: dict[str, Any], records: list[Record]) -> None:
+                print_results(results, records, console)
+                tracker.finish(results | {"scores": by_name(records)})
+
             folder.write_weights(run.objective)
             fitted = True
-            scored, announcing = config.evaluate == "quick", partial(status, console)
-            results = run_results(run, program, viewing, data, settings, scored=scored, announce=announcing)
-            shown = scored_images(data, most_scored(settings, data))
-            history = folder.read_metrics()
-            results["warnings"] = fit_warnings(history, settings.lr)
-            records = [Record.from_json(entries) for entries in results["records"]]
-            print_results(results, records, console)
-            folder.write_results(results)
-            tracker.finish(results | {"scores": by_name(records)})
-            with status(console, "figures"):
-                for name, figure in run_figures(program, viewing, shown, history):
-                    folder.write_figure(name, figure)
-            with status(console, "map of the report"):
-                write_report(folder, embed_test(program, viewing, shown))
+            write_outcome(
+                *(folder, run, program, viewing, data, settings),
+                scored=config.evaluate == "quick",
+                show=show,
+                announce=partial(status, console),
+            )
         except BaseException as error:
             tracker.finish({})  # whose files must be closed before they are discarded
             if config.resume is None and first_process:
@@ -210,7 +211,8 @@ def _resumable_steps(folder: RunFolder, data: ImageData) -> int:
 def _new_folder(settings: Settings) -> Path:
     kind, _, rest = settings.data.partition(":")
     name = f"{kind}-{Path(rest).stem}" if rest else kind
-    return Path("runs") / f"{name}-{settings.method}-{time.strftime('%Y%m%d-%H%M%S')}"
+    method = re.sub(r"[^\w.+-]", "-", settings.method.partition("(")[0])
+    return Path("runs") / f"{name}-{method}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _introduction(settings: Settings, data: ImageData, program: Program, folder: RunFolder) -> str:
@@ -218,10 +220,11 @@ def _introduction(settings: Settings, data: ImageData, program: Program, folder:
     parameters = sum(parameter.numel() for parameter in trained)
     kinds = f" each of {settings.modalities}" if settings.modalities else ""
     steps_per_epoch = max(1, len(data.train) // (settings.batch_size * settings.accumulate))
+    latents = program.model.prior.latent_dim
     steps = total_steps(settings.epochs or None, settings.steps or None, steps_per_epoch)
     return (
         f"{settings.method} on {data}\n"
-        f"{parameters:,} parameters, {settings.latent_dim} latents, {settings.views} views{kinds} ({settings.policy}), "
+        f"{parameters:,} parameters, {latents} latents, {settings.views} views{kinds} ({settings.policy}), "
         f"{plain(steps / steps_per_epoch)} epochs ({plain(steps)} steps) of batches of {settings.batch_size}, "
         f"seed {settings.seed}\n"
         f"run folder: {folder.path}"

@@ -71,7 +71,12 @@ def load_data(
     data = divide(printable(name), collection, seed)
     # Known data sets are taken as they are; in one's own, copies across splits are a mistake worth knowing.
     own = (_faint_note(collection), copies_note(data)) if ":" in name else ()
-    return replace(data, notes=tuple(printable(note) for note in (*data.notes, *own) if note is not None))
+    source = {
+        **{"data": name, "data_root": root, "image_size": reading.size and "{}x{}".format(*reading.size)},
+        **{"resize": resize, "background": background, "range": range, "layout": layout, "skip_bad": skip_bad},
+    }
+    notes = tuple(printable(note) for note in (*data.notes, *own) if note is not None)
+    return replace(data, notes=notes, source=source)
 
 
 def load_images(

@@ -3,10 +3,10 @@
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -130,6 +130,7 @@ class ImageData:
         classes: names of the classes, by label; empty without labels.
         attribute_names: names of the columns of ``attributes``.
         notes: messages about what was unusual when the data were loaded.
+        source: settings that load the data again, by the names they have in config.json.
     """
 
     name: str
@@ -139,6 +140,7 @@ class ImageData:
     classes: tuple[str, ...]
     attribute_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    source: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def image_shape(self) -> ImageShape:

@@ -27,11 +27,17 @@ Texts = Annotated[
     tuple[str, ...], tyro.conf.arg(metavar="STR", help_behavior_hint="(repeatable)"), tyro.conf.UseAppendAction
 ]
 
+FROM_PYTHON = "python"
+"""Method of a run that was fitted from Python, whose programs the settings do not describe."""
+
 NAMING_PARTS = (
+    "method",
     *("prior", "guide", "objective", "likelihood", "group", "encoder", "decoder", "modalities", "policy"),
     *("optimizer", "schedule", "track"),
 )
-"""Settings whose texts name parts, which may be a user's own ``package.module:Class``."""
+"""Settings whose texts name parts, which may be a user's own ``package.module:Class``, a method's a function."""
+PARTS_OF_METHODS = ("prior", "guide", "objective", "likelihood", "group", "encoder", "decoder", "latent_dim")
+"""Settings of named methods, which programs of a user's own do not have."""
 
 _EXPECTED: dict[Any, str] = {
     **{str: "a text", Path: "a path", int: "a whole number", float: "a number", bool: "true or false"},
@@ -91,7 +97,8 @@ class ModelOptions:
     method: str = "simve"
     (
         "Recipe of model, guide and objective: simve, vae, beta-vae, cr-vae, aavae, iwae, group-vae, infonce, simclr, "
-        "clip, vicreg, swav, instance, barlow, simsiam, byol, bridge."
+        "clip, vicreg, swav, instance, barlow, simsiam, byol, bridge; or your own package.module:function from the "
+        "image shape to model and guide."
     )
     prior: Text = None
     """Prior of the latents: gaussian, flat, mixture, empirical, block, standard, student (default: the method's)."""
@@ -200,6 +207,11 @@ class FitConfig(LoggingOptions, RunOptions, OptimizationOptions, ModelOptions, D
             raise ConfigError(f"--ema must be a number between 0 and 1, got {self.ema}")
         if self.epochs is not None and self.steps is not None:
             raise ConfigError("give --epochs or --steps, not both")
+        if is_own(self.method) and (given := [name for name in PARTS_OF_METHODS if getattr(self, name)]):
+            raise ConfigError(
+                f"--{given[0].replace('_', '-')} replaces a part of a named method, and {self.method} builds its own; "
+                f"give it as an option, such as {self.method}(width=64)"
+            )
 
     def resolve(self, shape: DataShape) -> Settings:
         """Makes the choices that were left open, for data of this shape."""
@@ -211,7 +223,7 @@ class FitConfig(LoggingOptions, RunOptions, OptimizationOptions, ModelOptions, D
         flat = grey and max(height, width) <= 32
         halved = not (height % 4 or width % 4) and min(height, width) >= 16  # what the residual decoder can draw
         encoder = self.encoder or ("mlp(hidden=[512, 256])" if digits else "mlp" if flat else "residual")
-        chosen: dict[str, Any] = {
+        parts: dict[str, Any] = {
             "encoder": encoder,
             "decoder": "mlp(hidden=[256, 512])"
             if digits
@@ -220,6 +232,9 @@ class FitConfig(LoggingOptions, RunOptions, OptimizationOptions, ModelOptions, D
             else "mlp",
             "likelihood": "bernoulli" if grey else "gaussian",
             "latent_dim": 32 if grey else 64,
+        }
+        own = is_own(self.method) or self.method == FROM_PYTHON
+        chosen: dict[str, Any] = ({} if own else parts) | {
             "policy": default_policy(self.data, shape.image),
             "batch_size": 128,
             "lr": 2e-3 if digits else 1e-3,
@@ -242,7 +257,8 @@ class Settings:
 
     An empty text, or 0, means: the method's part, no group, modalities or probe, random initial weights, images of
     their own size, no clipping or moving average, rows of metrics as `fit` chooses, and the length given by the other
-    one of ``epochs`` and ``steps``.
+    one of ``epochs`` and ``steps``. Of runs fitted from Python also: data, policy, optimizer or schedule that have no
+    name.
     """
 
     data: str
@@ -257,11 +273,11 @@ class Settings:
     prior: str = ""
     guide: str = ""
     objective: str = ""
-    likelihood: str
+    likelihood: str = ""
     group: str = ""
-    encoder: str
-    decoder: str
-    latent_dim: int
+    encoder: str = ""
+    decoder: str = ""
+    latent_dim: int = 0
     init: str = ""
     modalities: str = ""
     views: int
@@ -330,6 +346,11 @@ class Settings:
         names = [entry.name for entry in dataclasses.fields(FitConfig) if entry.name not in ignored]
         pairs = {name: (getattr(stored, name), getattr(other, name)) for name in names}
         return [f"{name} is {_shown(a)} there, {_shown(b)} here" for name, (a, b) in pairs.items() if a != b]
+
+
+def is_own(text: str) -> bool:
+    """Whether a text names something of the user's, ``package.module:name``, with options or without."""
+    return ":" in text.partition("(")[0]
 
 
 def reading_options(config: ReadingOptions | Settings) -> dict[str, Any]:

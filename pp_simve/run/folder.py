@@ -26,10 +26,10 @@ from torch import Tensor, nn
 import pp_simve
 from pp_simve.data import DataShape, ImageData, load_data
 from pp_simve.errors import ConfigError
-from pp_simve.inference import Guide
-from pp_simve.inference.checkpoint import CheckpointFile
+from pp_simve.inference import ELBO, CheckpointFile, Guide
 from pp_simve.inference.sealing import BLANK, SEAL, read_sealed, sealed
 from pp_simve.inference.tools import random_state_kept, write_whole
+from pp_simve.models import SimVE
 from pp_simve.run.config import Settings, reading_options
 from pp_simve.run.files import read_json, write_json
 from pp_simve.run.hub import run_path
@@ -67,9 +67,12 @@ class RunFolder:
     @property
     def started(self) -> bool:
         """Whether there is anything but what a process left that was killed before it wrote the settings."""
+        return self._has_others()
+
+    def _has_others(self, beside: str = "") -> bool:
         if not self.path.is_dir():
             return self.path.exists()
-        return not all(is_own(path) for path in self.path.iterdir())
+        return not all(is_own(path) or path.name == beside for path in self.path.iterdir())
 
     @property
     def finished(self) -> bool:
@@ -77,13 +80,14 @@ class RunFolder:
         return all((self.path / name).exists() for name in ("results.json", "report.html"))
 
     @contextmanager
-    def writing(self, *files: str, new: bool = False, apart: bool = False) -> Iterator[RunFolder]:
+    def writing(self, *files: str, new: bool = False, apart: bool = False, beside: str = "") -> Iterator[RunFolder]:
         """Context in which this process alone writes to the run.
 
         Args:
             files: that will be written, so that they are known to be no folders before anything is computed.
             new: makes the folder; what is still empty at the end is removed again.
             apart: numbers a new folder whose name is taken.
+            beside: name of a file that a new folder may have.
 
         Yields:
             The run folder, with its number.
@@ -95,7 +99,7 @@ class RunFolder:
         """
         if not new:
             self._entries()
-        elif self.started and not apart:
+        elif self._has_others(beside) and not apart:
             raise self._taken()
         made = [folder for folder in (self.path, *self.path.parents) if new and not folder.exists()]
         folder = self
@@ -105,7 +109,7 @@ class RunFolder:
                 made = [folder.path, *made] if apart else made
                 folder.path.mkdir(parents=True, exist_ok=True)
             with locked(folder.path):
-                if new and folder.started:
+                if new and folder._has_others(beside):
                     raise self._taken()
                 if taken := [name for name in files if (folder.path / name).is_dir()]:
                     raise ConfigError(f"{folder.path / taken[0]} is a folder, expected a file; remove it")
@@ -338,25 +342,44 @@ def load_once() -> Load:
     return lru_cache(maxsize=1)(load_data)
 
 
-def load_run(path: Path | str, *, trust_parts: bool = False) -> LoadedRun:
+def load_run(
+    path: Path | str,
+    *,
+    model: SimVE | None = None,
+    guide: Guide | None = None,
+    objective: nn.Module | None = None,
+    trust_parts: bool = False,
+) -> LoadedRun:
     """The fitted model, guide and objective of a run, in evaluation mode, on the CPU.
 
     Args:
         path: of the run folder, or ``hub:OWNER/NAME[@REVISION]``, a run on the Hugging Face Hub.
+        model: of a run saved from Python without ``build=``, as it was built for the fit; the weights are copied into
+            it. Other runs build their own.
+        guide: likewise.
+        objective: likewise, by default ``ELBO(model, guide)``.
         trust_parts: allows the import of parts of a user's own (``package.module:Class``) that the settings name.
 
     Raises:
-        ConfigError: the run has no weights yet, or they are damaged or do not fit its settings; parts that are not
-            trusted; a run that cannot be downloaded.
+        ConfigError: the run has no weights yet, or they are damaged or do not fit its settings or the given programs;
+            parts that are not trusted; a run that cannot be downloaded.
     """
+    if (model is None) != (guide is None) or (model is None and objective is not None):
+        raise ConfigError("load_run takes model and guide together, and an objective with them only")
     folder = RunFolder(run_path(path))
-    settings, _ = folder.read_settings(trust_parts=trust_parts)
+    given = None
+    if model is not None and guide is not None:
+        given = Program(model, guide, objective if objective is not None else ELBO(model, guide))
+    # What is given needs no import of what the settings name.
+    settings, _ = folder.read_settings(trust_parts=trust_parts or given is not None)
     shape = folder.read_shape()
-    program = build(settings, shape)
+    program = given or build(settings, shape)
     state = folder.read_weights()
     try:
         program.objective.load_state_dict(state)
     except RuntimeError as error:
+        if given is not None:
+            raise ConfigError(f"the given programs are not those of {folder.path}: {error}") from None
         raise _damaged(folder.path / "model.safetensors", error) from None
     program.objective.eval()
     return LoadedRun(program.model, program.guide, program.objective, folder.path, settings, shape)
@@ -389,6 +412,10 @@ def load_fitted(
         DataError: the images cannot be loaded.
     """
     settings, fingerprint = folder.read_settings(trust_parts=trust_parts)
+    if not (source or settings.data):
+        raise ConfigError(
+            f"{folder.path} was fitted to images given in Python; say where they are (--data npz:FILE, folder:PATH)"
+        )
     program = load_run(folder.path, trust_parts=trust_parts)
     options, root = reading_options(settings), data_root or settings.data_root
     if on is not None:
@@ -396,12 +423,12 @@ def load_fitted(
         data = fitting(images(on, root, **options | {"image_size": side}), program.shape.image)
     else:
         data = images(source or settings.data, root, **options)
-        if data.fingerprint != fingerprint:
+        if fingerprint and data.fingerprint != fingerprint:
             raise ConfigError(
                 f"the images of {data.name} are not those {folder.path} was fitted to ({data.fingerprint}, expected "
                 f"{fingerprint}); say where those are (--data, --data-root), or fit again"
             )
-        if data.shape != program.shape:
+        if data.shape != program.shape if fingerprint else data.image_shape != program.shape.image:
             config = folder.path / "config.json"
             raise ConfigError(f"{config} holds the shape of other images than {data.name}; fit again")
     program.objective.to(device)

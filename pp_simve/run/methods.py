@@ -46,7 +46,7 @@ from pp_simve.models import (
     SimVE,
     StandardPrior,
 )
-from pp_simve.run.config import Settings
+from pp_simve.run.config import FROM_PYTHON, Settings, is_own
 from pp_simve.run.named_parts import (
     DECODERS,
     ENCODERS,
@@ -56,6 +56,7 @@ from pp_simve.run.named_parts import (
     OBJECTIVES,
     PRIORS,
     Named,
+    call_own,
     make_part,
 )
 from pp_simve.run.viewing import by_modality, is_vector, shapes_of
@@ -69,7 +70,7 @@ class Program:
 
     model: SimVE
     guide: Guide
-    objective: Objective
+    objective: nn.Module
 
 
 @dataclass(frozen=True)
@@ -216,9 +217,19 @@ def build(settings: Settings, shape: DataShape) -> Program:
     Raises:
         ConfigError: an unknown name, or a part that does not fit.
     """
+    shapes = shapes_of(settings, shape)
+    if settings.method == FROM_PYTHON:
+        raise ConfigError(
+            "the run's programs were built in Python, and how is not stored: pass them, load_run(path, model=..., "
+            "guide=...), or save the run with build=, a function of the image shape in a module of yours"
+        )
+    if is_own(settings.method):
+        return own_program(settings.method, shapes)
     if settings.method not in METHODS:
-        raise ConfigError(unknown_name("method", settings.method, METHODS))
-    recipe, shapes = METHODS[settings.method](settings, shape), shapes_of(settings, shape)
+        raise ConfigError(
+            unknown_name("method", settings.method, METHODS, also=", or your own package.module:function")
+        )
+    recipe = METHODS[settings.method](settings, shape)
 
     def part(flag: str, default: Callable[..., T], named: Named[T], kind: Any, *built: Any) -> T:
         if text := getattr(settings, flag):
@@ -239,6 +250,21 @@ def build(settings: Settings, shape: DataShape) -> Program:
     encoders = by_modality(partial(_encoder, settings), shapes)
     guide = part("guide", recipe.guide, GUIDES, Guide, encoders, prior)
     return Program(model, guide, part("objective", recipe.objective, OBJECTIVES, Objective, model, guide))
+
+
+def own_program(text: str, shapes: ImageShape | Mapping[str, ImageShape]) -> Program:
+    """The program of a user's own function, ``package.module:function``, of the image shape (or shapes by modality).
+
+    Raises:
+        ConfigError: the function cannot be imported, fails, or returns something else than model and guide.
+    """
+    built = call_own("method", text, image_shape=shapes)
+    kinds = tuple(map(type, built)) if isinstance(built, tuple) else ()
+    if not all(map(issubclass, kinds, (SimVE, Guide, nn.Module))) or len(kinds) not in (2, 3):
+        got = ", ".join(kind.__name__ for kind in kinds) or type(built).__name__
+        raise ConfigError(f"--method {text} must return (SimVE, Guide) or (SimVE, Guide, objective), got {got}")
+    model, guide, *objective = built
+    return Program(model, guide, objective[0] if objective else ELBO(model, guide))
 
 
 def _contrastive(group: Callable[[], GroupLikelihood]) -> Recipe:

@@ -127,6 +127,24 @@ def make_part(flag: str, text: str, named: Named[T], kind: type[Any], *arguments
     return _built(flag, text, _described(flag, text), named, (kind,), *arguments)
 
 
+def call_own(flag: str, text: str, **arguments: object) -> Any:
+    """What a user's own function returns, ``package.module:function`` or ``package.module:function(option=value)``.
+
+    Args:
+        flag: the setting, for errors.
+        text: names the function, which must be defined in that module.
+        arguments: given to it before its options, by position; their names are for errors.
+
+    Raises:
+        ConfigError: no such module or function; an option it does not have; a value it does not accept.
+    """
+    part = _described(flag, text)
+    found = _imported(flag, text, part.name)
+    if not (inspect.isfunction(found) and f"{found.__module__}:{found.__qualname__}" == part.name):
+        raise ConfigError(f"--{flag} {text}: {part.name} is not a function defined in that module")
+    return _called(flag, text, part, found, arguments)
+
+
 def own_parts(flag: str, text: str) -> list[str]:
     """Each ``package.module:Class`` that `make_part` would import for a text, nested ones included.
 
@@ -145,7 +163,7 @@ def _built(
     *arguments: object,
 ) -> T:
     name = part.name.replace("_", "-") if part.name not in named else part.name
-    factory = _imported(flag, text, part.name, kinds) if ":" in part.name else named.get(name)
+    factory = _derived(flag, text, part.name, kinds) if ":" in part.name else named.get(name)
     if factory is None:
         if new := RENAMED.get(flag, {}).get(part.name):
             raise ConfigError(
@@ -153,24 +171,33 @@ def _built(
             )
         what = f"part in --{flag}" if named is NESTED else flag
         raise ConfigError(unknown_name(what, part.name, named, also=", or your own package.module:Class"))
+    first = list(inspect.signature(next(iter(named.values()))).parameters)[: len(arguments)]
+    return _called(flag, text, part, factory, dict(zip(first, arguments, strict=True)))
+
+
+def _called(flag: str, text: str, part: _Described, factory: Callable[..., T], arguments: Mapping[str, object]) -> T:
+    """The factory's product.
+
+    Args:
+        arguments: given to every factory of the flag, in this order, by the names that the built-in ones have for them.
+    """
     options = {
         name: _built(flag, text, value, NESTED, NESTED_KINDS) if isinstance(value, _Described) else value
         for name, value in part.options.items()
     }
     signature = inspect.signature(factory)
     try:
-        signature.bind(*arguments, **options)
+        signature.bind(*arguments.values(), **options)
     except TypeError as error:
         accepted = list(signature.parameters)[len(arguments) :]
         unknown = [nearest(option, accepted) for option in options if option not in accepted]
         hint = f"; did you mean {unknown[0]!r}?" if unknown and unknown[0] else ""
-        first = list(inspect.signature(next(iter(named.values()))).parameters)[: len(arguments)]
-        given = f"every {flag} is first given {', '.join(first)}; " if first else ""
+        given = f"every {flag} is first given {', '.join(arguments)}; " if arguments else ""
         raise ConfigError(
             f"--{flag} {text}: {error}{hint} ({given}options of {part.name}: {', '.join(accepted) or 'none'})"
         ) from None
     try:
-        return factory(*arguments, **options)
+        return factory(*arguments.values(), **options)
     except (TypeError, ValueError, RuntimeError, ImportError) as error:  # torch refuses sizes with a RuntimeError
         raise ConfigError(f"--{flag} {text}: {error}") from error
 
@@ -214,8 +241,8 @@ def _value(node: ast.expr) -> Any:
     return _Described(name, _options(node))
 
 
-def _imported(flag: str, text: str, name: str, kinds: tuple[type[Any], ...]) -> Callable[..., Any]:
-    """The user's class of that name; whatever is not derived from one of ``kinds`` is refused before it is called."""
+def _imported(flag: str, text: str, name: str) -> Any:
+    """What goes by that name in the user's module."""
     module_name, _, class_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -224,10 +251,15 @@ def _imported(flag: str, text: str, name: str, kinds: tuple[type[Any], ...]) -> 
             f"--{flag} {name}: {error}; the module must be importable from the folder the command runs in"
         ) from None
     try:
-        found = getattr(module, class_name)
+        return getattr(module, class_name)
     except AttributeError:
         classes = [key for key, value in vars(module).items() if inspect.isclass(value)]
         raise ConfigError(f"--{flag} {text}: {unknown_name(f'class in {module_name}', class_name, classes)}") from None
+
+
+def _derived(flag: str, text: str, name: str, kinds: tuple[type[Any], ...]) -> Callable[..., Any]:
+    """The user's class of that name; whatever is not derived from one of ``kinds`` is refused before it is called."""
+    found = _imported(flag, text, name)
     if not (inspect.isclass(found) and issubclass(found, kinds)):
         expected = " or ".join(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
         raise ConfigError(f"--{flag} {text}: {name} is not a class derived from {expected}")

@@ -186,6 +186,7 @@ TEXTS = {
     "in disguise": "known(option=os._module_of_.system(command='touch PWNED'))",
 }
 KNOWN = {
+    "method": "simve",
     "prior": "block",
     "guide": "structured",
     "objective": "elbo",
@@ -210,7 +211,7 @@ def name_in_settings(path: Path, setting: str, text: str) -> None:
 
 def test_every_setting_that_may_name_a_class_is_asked_about() -> None:
     texts = {name for name, kind in get_type_hints(FitConfig).items() if kind in (str | None, tuple[str, ...])}
-    assert texts - {"probe", "init"} == set(NAMING_PARTS) == set(KNOWN)
+    assert (texts | {"method"}) - {"probe", "init"} == set(NAMING_PARTS) == set(KNOWN)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_ctrl_c_after_the_fit_names_the_commands_that_go_on(
     during: str,
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(f"pp_simve.commands.run_fit.{during}", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        patched.setattr(f"pp_simve.report.outcome.{during}", lambda *_, **__: signal.raise_signal(signal.SIGINT))
         assert run(*SMALL, "--out", "run") == 130
     said = capsys.readouterr().err
     assert "the fit is finished" in said

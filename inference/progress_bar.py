@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from pp_simve.inference import Progress
+from pp_simve.inference.progress import Progress
 
 SECONDS_BETWEEN_LINES = 5.0
 BAR_WIDTH = 16
 """Columns kept for the bar itself, and the spaces around it."""
 
 
+def watched_on_stderr() -> AbstractContextManager[Callable[[Progress], None] | None]:
+    """A monitor for `fit` that writes to stderr where that is a terminal or a notebook; else None."""
+    console = Console(stderr=True)
+    # Environment variables such as FORCE_COLOR make a terminal of any file for rich.
+    return watched(console) if console.is_jupyter or sys.stderr.isatty() else nullcontext()
+
+
 @contextmanager
 def watched(console: Console) -> Iterator[Callable[[Progress], None]]:
     """A monitor for `fit` that writes to the console."""
-    if console.is_terminal:
+    if console.is_terminal or (console.is_jupyter and find_spec("ipywidgets")):
         with Bar(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=None),

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import io
 import re
+import sys
+from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
-from pp_simve.inference import Progress
-from pp_simve.run import progress_bar as module
-from pp_simve.run.progress_bar import watched
+from pp_simve.inference import Progress, fit
+from pp_simve.inference import progress_bar as module
+from pp_simve.inference.progress_bar import watched
+
+from .programs import make_pair, small_images
 
 
 def told(step: int, **terms: float) -> Progress:
@@ -70,3 +75,25 @@ def test_lines_are_few_but_the_last_is_always_there(monkeypatch: pytest.MonkeyPa
     assert isinstance(console.file, io.StringIO)
     steps = [float(epoch) * 10 for epoch in re.findall(r"epoch +([0-9.]+)/", console.file.getvalue())]
     assert steps == [1, 18, 35, 52, 69, 86, 100]
+
+
+@pytest.mark.parametrize(
+    ("terminal", "arguments", "expected"),
+    [
+        (True, {}, True),
+        (True, {"progress": False}, False),
+        (True, {"monitor": lambda progress: None}, False),
+        (False, {}, False),
+    ],
+)
+def test_a_fit_from_python_has_a_bar_in_a_terminal_unless_it_is_watched_otherwise(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, arguments: dict[str, Any], expected: bool
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    pair = make_pair(dtype=torch.float32)
+    fit(pair.model, pair.guide, small_images(), steps=2, batch_size=8, device="cpu", **arguments)
+    assert ("epoch" in stream.getvalue()) is expected
