@@ -27,7 +27,7 @@ class Views:
         n_images: images.
 
     Raises:
-        ValueError: no modality, or modalities of different numbers of images.
+        ValueError: another shape or dtype, no modality, or modalities of different numbers of images.
 
     Examples:
         >>> views = Views.of({"image": torch.rand(2, 5, 1, 8, 8), "label": torch.rand(1, 5, 10, 1, 1)})
@@ -43,6 +43,13 @@ class Views:
 
     def __init__(self, views: PlainViews) -> None:
         self._parts: Mapping[str | None, Tensor]
+        for batch in [views] if isinstance(views, Tensor) else views.values():
+            if batch.ndim != 5 or not batch.is_floating_point():
+                raise ValueError(
+                    "views must be float in [0, 1], (view, image, channel, height, width), got "
+                    f"{str(batch.dtype).removeprefix('torch.')} {tuple(batch.shape)}; draw them with "
+                    "pp_simve.inference.augmentations.draw_views, or take uint8 images as one view, images[None] / 255"
+                )
         if isinstance(views, Tensor):
             self.plain = views
             self._parts = {None: views}

@@ -48,13 +48,9 @@ def batches_of_draws(
     guide_for: GuideFor | None = None,
 ) -> Iterator[tuple[int, PlainViews, Draws]]:
     """Place of the first image of each batch, the batch's views, and draws of its guide by the next seed."""
-    images, batches = Views.of(views).n_images, Views.of(views).tensors()
-    if not images or not all(batch.is_floating_point() for batch in batches):
-        given = ", ".join(f"{batch.dtype} of shape {tuple(batch.shape)}" for batch in batches)
-        raise ValueError(
-            "views must be floating point numbers in [0, 1] of shape (view, image, channel, height, width), of one "
-            f"image at least, got {given}; draw them with pp_simve.inference.augmentations.draw_views"
-        )
+    images = Views.of(views).n_images
+    if not images:
+        raise ValueError("views must be of one image at least, got none")
     size = images_at_once(views, model.prior.latent_dim, draws)
     for start in range(0, images, size):
         batch = Views.of(views)[start : start + size].plain

@@ -76,6 +76,8 @@ def posterior(
     ``no_content`` (the prior shares nothing between views). Other attributes: versions of libraries,
     ``configuration``, ``commit``, ``policy``, ``draws``, ``views``, ``seed`` and ``view_seed``.
 
+    ArviZ 1.x takes the tree itself, ArviZ 0.23 takes ``for_arviz(tree)``; `summary` works with both.
+
     The draws of a fit are independent and form one chain; `stack_chains` makes several fits the chains of one tree. A
     density that is NaN stays NaN in its own image.
 

@@ -104,6 +104,11 @@ def test_z_is_split_in_the_order_of_the_views(
             lambda: Views.of({"a": torch.rand(2, 4, 1, 2, 2), "b": torch.rand(2, 5, 1, 2, 2)}),
             r"views of every modality must be of the same images, .* \{'a': 4, 'b': 5\}",
         ),
+        (
+            lambda: Views.of(torch.rand(2, 1, 3, 3)),
+            r"views must be float .*, got float32 \(2, 1, 3, 3\); draw .*None\]",
+        ),
+        (lambda: Views.of({"a": torch.ones(1, 2, 1, 3, 3, dtype=torch.uint8)}), r"got uint8 \(1, 2, 1, 3, 3\)"),
         (lambda: Views.of({}), r"views of every modality must be of the same images, got .* \{\}"),
         (
             lambda: Views.of(draw(picture=1)).tensor(),
@@ -111,11 +116,13 @@ def test_z_is_split_in_the_order_of_the_views(
         ),
         (lambda: Views.of(draw(picture=1)).tensor("sound"), "views of modality sound are needed here, got .* picture"),
         (
-            lambda: Views.of({name: torch.rand(1, 2) for name in ("sound", "picture", "smell")}).check_known(SHAPES),
+            lambda: Views.of({name: torch.rand(1, 2, 1, 1, 1) for name in ("sound", "picture", "smell")}).check_known(
+                SHAPES
+            ),
             "views of an unknown modality: sound, smell; known are picture, attributes",
         ),
         (
-            lambda: Views.of(torch.rand(1, 2)).check_known(SHAPES),
+            lambda: Views.of(torch.rand(1, 2, 1, 1, 1)).check_known(SHAPES),
             "views must be given by modality, a dictionary of picture, attributes",
         ),
         (lambda: modality_modules({}), "views of several modalities need at least one modality"),
