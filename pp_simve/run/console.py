@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import textwrap
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, make_dataclass
@@ -16,6 +17,7 @@ import tyro
 from rich.console import Console
 
 from pp_simve.errors import ConfigError
+from pp_simve.run.environment import prepare_environment
 from pp_simve.run.output import lenient_output
 
 STOPPED = 130  # what shells use for "ended by Ctrl-C"
@@ -81,6 +83,7 @@ def exit_code(command: Callable[[], int]) -> int:
 
 def _exit_code(command: Callable[[], int]) -> int:
     try:
+        prepare_environment()
         return command()
     except Exception as error:
         if not expected(error):
@@ -131,9 +134,13 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     """Within it, SIGINT (Ctrl-C), SIGTERM, SIGHUP and SIGUSR1 only make the returned call return True.
 
     A SIGINT after any of them has its usual effect: from the terminal it is a person who does not want to wait. Others
-    come from a scheduler, such as a warning (SIGUSR1) and then SIGTERM while the checkpoint is being written.
+    come from a scheduler, such as a warning (SIGUSR1) and then SIGTERM while the checkpoint is being written. Outside
+    the main thread, where Python lets no one handle signals, it is False.
     """
     caught = False
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
 
     def catch(number: int, frame: FrameType | None) -> None:
         nonlocal caught

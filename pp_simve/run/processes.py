@@ -14,6 +14,7 @@ from functools import partial
 from typing import IO, NamedTuple
 
 from pp_simve.run.console import interruptible, print_error
+from pp_simve.run.environment import cores
 
 SECONDS_BETWEEN_LOOKS = 0.05
 
@@ -32,7 +33,7 @@ class _Running(NamedTuple):
 def carry_out(
     commands: Mapping[str, Sequence[str]], at_a_time: int, say: Callable[[str], None]
 ) -> tuple[bool, list[str]]:
-    """Runs commands in processes of their own, which share the cores.
+    """Runs commands in processes of their own, which share the cores where there are several at a time.
 
     The first Ctrl-C (or SIGTERM, or SIGHUP) ends them as it would end each alone, a fit with a checkpoint; a second one
     kills them. On Linux they also end so if this process is killed.
@@ -45,7 +46,7 @@ def carry_out(
     Returns:
         Whether Ctrl-C ended it, and what went wrong with the commands that failed.
     """
-    threads = str(max(1, _cores() // at_a_time))
+    threads = {"OMP_NUM_THREADS": str(max(1, cores() // at_a_time))} if at_a_time > 1 else {}
     waiting, running, failures, stopped = list(commands), list[_Running](), list[str](), False
     with interruptible() as interruption:
         try:
@@ -80,12 +81,12 @@ def carry_out(
     return stopped, failures
 
 
-def _start(name: str, command: Sequence[str], threads: str) -> _Running:
+def _start(name: str, command: Sequence[str], threads: Mapping[str, str]) -> _Running:
     errors = tempfile.TemporaryFile()  # noqa: SIM115, closed when the command ends
     # In a session of its own: a Ctrl-C in the terminal would reach it twice, and two stop a fit without a checkpoint.
     process = subprocess.Popen(
         command,
-        env=os.environ | {"OMP_NUM_THREADS": threads},
+        env=os.environ | threads,
         stdout=subprocess.DEVNULL,
         stderr=errors,
         start_new_session=True,
@@ -100,7 +101,3 @@ def _end_with(parent: int) -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it ended before
             os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -191,6 +191,9 @@ def numbers(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 def _optional(module: str, tracker: str) -> Any:
     try:
-        return importlib.import_module(module)
+        found = importlib.import_module(module)
+        if hasattr(found, "__path__") and getattr(found, "__file__", None) is None:  # a namespace
+            raise ImportError(f"it is not installed, and {next(iter(found.__path__))} is a folder without it")
+        return found
     except ImportError as error:
         raise ImportError(f"{tracker} cannot be used ({error}); pip install 'pp_simve[tracking]'") from error
