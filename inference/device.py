@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import resource
 import sys
 from typing import Literal
@@ -15,19 +14,6 @@ Precision = Literal["auto", "32", "bf16"]
 
 class DeviceError(ValueError):
     """Requested device that is not available."""
-
-
-def leave_processes_at_exit() -> None:
-    """Destroys the process group when the interpreter exits.
-
-    Fabric does so for NCCL only. Otherwise Gloo's threads occasionally abort a process that has finished.
-    """
-    atexit.register(_leave_processes)
-
-
-def _leave_processes() -> None:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def choose_device(name: DeviceName) -> Literal["cpu", "cuda"]:

@@ -113,6 +113,8 @@ class Loop:
                 found.append(terms)
                 if self.observer is not None:
                     observed.append((views, share))
+            if self._validated < VALIDATED_STEPS and self.fabric.world_size > 1:
+                self._check_gradients()
             self._update()
             terms = _mean(found)
             if self.observer is not None:
@@ -124,6 +126,16 @@ class Loop:
             self.buffer.add(terms)
         self._validated += 1
         self.steps += 1
+
+    def _check_gradients(self) -> None:
+        """Gradients are averaged once there is one of each parameter; without one, the next step would not end."""
+        named = self.objective.named_parameters()
+        if unused := [name for name, parameter in named if parameter.requires_grad and parameter.grad is None]:
+            raise FitError(
+                f"several processes need a gradient of every parameter, but {', '.join(unused[:5])}"
+                f"{f' and {len(unused) - 5} more' if len(unused) > 5 else ''} do not enter the loss; use them, or "
+                "requires_grad_(False), or fit with one process"
+            )
 
     def _update(self) -> None:
         """Moves the parameters by their gradients, and the average of the parameters."""

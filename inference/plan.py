@@ -54,7 +54,6 @@ def checked_plan(
     accumulate: int,
     ema: float | None,
     seed: int,
-    devices: int,
     fetch_every: int,
     log_every: int | None = None,
 ) -> Plan:
@@ -63,7 +62,7 @@ def checked_plan(
     Raises:
         FitError: an argument out of range, or a batch larger than the data.
     """
-    counts = {"batch_size": batch_size, "devices": devices, "fetch_every": fetch_every, "accumulate": accumulate}
+    counts = {"batch_size": batch_size, "fetch_every": fetch_every, "accumulate": accumulate}
     for name, count in (counts | ({} if log_every is None else {"log_every": log_every})).items():
         if count < 1:
             raise FitError(f"{name} must be at least 1, got {count}")
@@ -84,8 +83,6 @@ def checked_plan(
         )
     if batch_size * accumulate > n_images:
         raise FitError(f"accumulate {accumulate} batches of {batch_size} are more than the {n_images} images to fit")
-    if batch_size % devices:
-        raise FitError(f"batch_size {batch_size} must be a multiple of devices ({devices})")
     total = total_steps(epochs, steps, n_images // (batch_size * accumulate))
     optimizer = optimizer or Adam(1e-3 if lr is None else lr)
     log_every = log_every or math.ceil(total / MOST_ROWS)

@@ -15,20 +15,14 @@ from torch.optim import Optimizer
 from pp_simve.inference.augmentations import ImageShape
 from pp_simve.inference.checkpoint import CheckpointError, CheckpointFile
 from pp_simve.inference.data import FitImages, FitPolicy, Source, image_shape, training_source
-from pp_simve.inference.device import (
-    DeviceName,
-    Precision,
-    choose_device,
-    leave_processes_at_exit,
-    network_dtype,
-    peak_memory_mb,
-)
+from pp_simve.inference.device import DeviceName, Precision, network_dtype, peak_memory_mb
 from pp_simve.inference.guides import Guide
 from pp_simve.inference.images import ImagesError, describes_shapes, mismatch
 from pp_simve.inference.loop import Loop, Observer, keep_frozen
 from pp_simve.inference.metrics import NonFiniteError
 from pp_simve.inference.objectives import ELBO
 from pp_simve.inference.plan import FitError, checked_plan
+from pp_simve.inference.processes import Devices, Processes, lost_processes_named
 from pp_simve.inference.progress import Progress, Run
 from pp_simve.inference.progress_bar import watched_on_stderr
 from pp_simve.inference.streams import Stream, as_batches
@@ -57,7 +51,8 @@ def fit(
     ema: float | None = None,
     seed: int = 0,
     device: DeviceName = "auto",
-    devices: int = 1,
+    devices: Devices = None,
+    nodes: int | None = None,
     precision: Precision = "auto",
     fetch_every: int = 32,
     log_every: int | None = None,
@@ -105,7 +100,9 @@ def fit(
             last ones.
         seed: determines batches, views and samples; the global random state is left as it was.
         device: ``auto``, ``cpu`` or ``cuda``.
-        devices: processes, each with its share of every batch.
+        devices: processes on each node, each with its share of every batch; ``auto`` is one per GPU. By default those
+            that torchrun or srun started, otherwise this one alone.
+        nodes: machines, by default those of torchrun or srun, otherwise 1.
         precision: of the networks, ``auto``, ``32`` or ``bf16``; distributions are float32 always.
         fetch_every: steps between reads of the metrics from the device.
         log_every: steps whose means are one row of the history, by default as few as give at most 100,000 rows.
@@ -119,7 +116,8 @@ def fit(
 
     Raises:
         FitError: images or arguments out of range, a batch larger than the data, images of another shape than the
-            programs are built for, inference mode.
+            programs are built for, inference mode; processes that cannot be started, that end before the fit does
+            (`ProcessError`), or some of whose parameters have no gradient.
         ProgramError: model and guide that do not match.
         NonFiniteError: a term became NaN or infinite.
         CheckpointError: the checkpoint is damaged or of another fit.
@@ -158,6 +156,8 @@ def fit(
             raise FitError(
                 f"{type(part).__name__} was made for {known} images, by their index, but there are {len(source)} to fit"
             )
+    processes = Processes.of(device, devices, nodes)
+    processes.share(batch_size)
     plan = checked_plan(
         len(source),
         batch_size=batch_size,
@@ -170,29 +170,21 @@ def fit(
         accumulate=accumulate,
         ema=ema,
         seed=seed,
-        devices=devices,
         fetch_every=fetch_every,
         log_every=log_every,
     )
     if not checkpoint_minutes >= 0:
         raise FitError(f"checkpoint_minutes must be at least 0, got {checkpoint_minutes}")
-    from lightning_fabric import Fabric  # here, as in `loop`, because its import takes long
+    from pp_simve.inference.launching import launch  # here, as it imports Fabric, which takes as long as torch itself
 
-    fabric = Fabric(
-        accelerator=choose_device(device),
-        devices=devices,
-        strategy="auto" if devices == 1 else "ddp",
-        precision="32-true",
-    )
-    fabric.launch()
-    if devices > 1:
-        leave_processes_at_exit()
+    fabric = launch(processes, device)
     with (
         torch.enable_grad(),
         random_state_kept(fabric.device),
         network_precision(network_dtype(precision, fabric.device)),
         _checkpoint_named(checkpoint),
         watched_on_stderr() if progress and monitor is None and fabric.is_global_zero else nullcontext() as bar,
+        lost_processes_named(),
     ):
         monitor = monitor or bar
         loop = Loop(fabric, objective if objective is not None else ELBO(model, guide), source, plan, observer)

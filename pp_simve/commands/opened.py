@@ -11,7 +11,9 @@ from rich.console import Console
 
 from pp_simve.commands.options import FittedRunOptions, OneRunOptions
 from pp_simve.inference.device import DeviceName, choose_device
+from pp_simve.inference.processes import check_alone
 from pp_simve.report import check_report
+from pp_simve.run.environment import chosen_threads
 from pp_simve.run.folder import FittedRun, Load, RunFolder, load_fitted, load_run
 from pp_simve.run.hub import run_path
 from pp_simve.run.loaded import LoadedRun
@@ -53,13 +55,15 @@ def opened_run(
         on: other data than those of the fit.
 
     Raises:
+        FitError: there are several processes.
         ConfigError: the folder cannot be written to, or the run or its page cannot be read.
         DataError: the images cannot be used.
     """
+    check_alone("this command")
     folder = RunFolder(path)
     if options.trust_parts:
         announce(path, folder.read_settings(trust_parts=True)[0], console)
-    with folder.writing(file, *others, "report.html"):
+    with chosen_threads(), folder.writing(file, *others, "report.html"):
         check_report(folder, file)
         yield load_fitted(
             folder, device, images, options.data_root, source=options.data, on=on, trust_parts=options.trust_parts

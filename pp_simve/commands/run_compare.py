@@ -11,6 +11,7 @@ from rich.console import Console
 from pp_simve.commands.options import CompareConfig, EvaluateConfig
 from pp_simve.commands.run_evaluate import evaluate_runs
 from pp_simve.errors import ConfigError
+from pp_simve.inference.processes import check_alone
 from pp_simve.run.comparison import evaluation, write_table
 from pp_simve.run.comparison_plan import caption, differences, planned
 from pp_simve.run.config import FitConfig
@@ -20,6 +21,7 @@ from pp_simve.run.processes import carry_out
 
 def run_comparison(config: CompareConfig, settings: Mapping[str, FitConfig], given: Sequence[str]) -> int:
     """Fits what is missing, and writes the table; the exit code."""
+    check_alone("compare")
     # A table for another program is all that goes to standard output.
     console = Console(quiet=config.quiet, highlight=False, stderr=config.format != "md")
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
+import math
 import re
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,16 @@ from pp_simve.evaluation import OnlineProbe
 from pp_simve.evaluation.records import Record, by_name
 from pp_simve.inference import CheckpointError, Progress, Run, fit
 from pp_simve.inference.device import DeviceError, choose_device
+from pp_simve.inference.launching import launch
 from pp_simve.inference.optimizers import OptimizerFactory
 from pp_simve.inference.plan import total_steps
+from pp_simve.inference.processes import ProcessError, Processes
 from pp_simve.inference.progress_bar import status, watched
 from pp_simve.inference.schedules import Schedule
 from pp_simve.report.outcome import write_outcome
 from pp_simve.run.config import FitConfig, Settings, reading_options
-from pp_simve.run.console import STOPPED, interruptible
+from pp_simve.run.console import STOPPED, WRONG_INPUT, interruptible
+from pp_simve.run.environment import chosen_threads
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.methods import Program, build
 from pp_simve.run.named_parts import OPTIMIZERS, SCHEDULES, make_part
@@ -40,7 +43,8 @@ from pp_simve.run.viewing import Viewing
 def run_fit(config: FitConfig) -> int:
     """Loads the data, fits, evaluates and writes the run folder; the exit code."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # several processes announce themselves otherwise
-    first_process = os.environ.get("LOCAL_RANK", "0") == "0"
+    processes = Processes.of(config.device, config.devices, config.nodes)
+    first_process = processes.first
     console = Console(quiet=config.quiet or not first_process, highlight=False)
     if config.resume is not None and config.out is not None and RunFolder(config.out).finished:  # --resume auto
         console.print(f"{config.out} is finished; nothing to do", markup=False, soft_wrap=True)
@@ -77,7 +81,19 @@ def run_fit(config: FitConfig) -> int:
     folder = RunFolder(config.resume or config.out or _new_folder(settings))
     apart = config.resume is None and config.out is None
     writing = folder.writing("results.json", "report.html", new=config.resume is None, apart=apart)
-    with writing if first_process else nullcontext(folder) as folder:
+    values = processes.share(settings.batch_size) * settings.views * math.prod(data.image_shape)
+    fabric = launch(processes, config.device)
+    with ExitStack() as stack:
+        stack.enter_context(chosen_threads(values))
+        path = None
+        try:
+            if first_process:
+                path = stack.enter_context(writing).path
+        finally:
+            path = fabric.broadcast(path)  # the others have the folder from the first, or end with it
+        if path is None:
+            return WRONG_INPUT
+        folder = RunFolder(path)
         trust = " --trust-parts" if own_parts_of(settings) else ""
         resume = f"--resume {folder.path}{trust}"
         tracker = _tracker(settings, folder, first_process)
@@ -101,6 +117,8 @@ def run_fit(config: FitConfig) -> int:
                 print_results(results, records, console)
                 tracker.finish(results | {"scores": by_name(records)})
 
+            if processes.several:
+                console.print("scores are computed by the first process alone")
             folder.write_weights(run.objective)
             fitted = True
             write_outcome(
@@ -113,14 +131,14 @@ def run_fit(config: FitConfig) -> int:
             tracker.finish({})  # whose files must be closed before they are discarded
             if config.resume is None and first_process:
                 folder.discard()
-            if isinstance(error, OSError | KeyboardInterrupt):
+            if isinstance(error, OSError | KeyboardInterrupt | ProcessError):
                 if fitted:
                     error.add_note("the fit is finished, its scores and report may not be; go on with")
                     error.add_note(f"  python -m pp_simve.evaluate {folder.path}{trust}   (all scores), or")
                     error.add_note(f"  python -m pp_simve.fit {resume}   (quick scores, figures and map)")
                 elif folder.checkpoint.exists():
                     error.add_note(f"nothing is lost up to the last checkpoint; go on with {resume}")
-                elif config.resume is None:
+                elif config.resume is None and first_process:
                     error.add_note(f"there was no checkpoint yet, so nothing is left of {folder.path}")
             raise
         console.print(f"report: {folder.path / 'report.html'}", markup=False, soft_wrap=True)
@@ -165,6 +183,7 @@ def _fit(
             seed=settings.seed,
             device=settings.device,
             devices=settings.devices,
+            nodes=settings.nodes,
             precision=settings.precision,
             monitor=monitor,
             observer=_probe(settings, data, program),

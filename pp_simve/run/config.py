@@ -21,6 +21,7 @@ Count = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=""
 LatentCount = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="", aliases=("--latent",))]
 Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
 Size = Annotated[int | str | None, tyro.conf.arg(metavar="N|HxW", help_behavior_hint="")]
+Devices = Annotated[int | Literal["auto"] | None, tyro.conf.arg(metavar="INT|auto", help_behavior_hint="")]
 Place = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 Texts = Annotated[
@@ -38,6 +39,9 @@ NAMING_PARTS = (
 """Settings whose texts name parts, which may be a user's own ``package.module:Class``, a method's a function."""
 PARTS_OF_METHODS = ("prior", "guide", "objective", "likelihood", "group", "encoder", "decoder", "latent_dim")
 """Settings of named methods, which programs of a user's own do not have."""
+
+MOVABLE = ("data", "devices", "nodes")
+"""Settings of where the images are and where the fit runs."""
 
 _EXPECTED: dict[Any, str] = {
     **{str: "a text", Path: "a path", int: "a whole number", float: "a number", bool: "true or false"},
@@ -159,8 +163,11 @@ class RunOptions:
     """Random seed of parameters, batches, views and samples; the split of the data does not depend on it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; auto is a GPU where there is one."""
-    devices: int = 1
-    """Processes, each with its share of every batch."""
+    devices: Devices = None
+    """Processes on each node, each with its share of every batch; auto is one per GPU (default: those that torchrun or
+    srun started, else 1)."""
+    nodes: Count = None
+    """Machines (default: those of torchrun or srun, else 1)."""
     checkpoint_minutes: Number = None
     """Time between checkpoints, in minutes (default: 10); SIGINT, SIGTERM, SIGHUP and SIGUSR1 stop with one, too."""
     precision: Literal["auto", "32", "bf16"] = "auto"
@@ -195,7 +202,8 @@ class FitConfig(LoggingOptions, RunOptions, OptimizationOptions, ModelOptions, D
     """Settings of a fit as typed. Those that are None are chosen by `resolve`, from the method and the data."""
 
     def __post_init__(self) -> None:
-        for name in ("views", "devices", "batch_size", "steps", "accumulate", "latent_dim", "image_size", "log_every"):
+        counts = ("views", "devices", "nodes", "batch_size", "steps", "accumulate", "latent_dim", "image_size")
+        for name in (*counts, "log_every"):
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
@@ -216,6 +224,7 @@ class FitConfig(LoggingOptions, RunOptions, OptimizationOptions, ModelOptions, D
     def resolve(self, shape: DataShape) -> Settings:
         """Makes the choices that were left open, for data of this shape."""
         from pp_simve.data.types import default_policy  # here, because help needs no torch
+        from pp_simve.inference.processes import Processes
 
         channels, height, width = shape.image
         digits = self.data == "digits"
@@ -245,6 +254,8 @@ class FitConfig(LoggingOptions, RunOptions, OptimizationOptions, ModelOptions, D
         if self.steps is None:
             chosen["epochs"] = 150.0 if digits else 10.0
         given = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(Settings)}
+        processes = Processes.of(self.device, self.devices, self.nodes)
+        given |= {"devices": processes.local, "nodes": processes.nodes}
         # The run can then be evaluated from another working directory.
         given |= {"data": _absolute(self.data), "data_root": self.data_root.expanduser().absolute()}
         given |= {"init": self.init and _place(self.init)}
@@ -295,6 +306,7 @@ class Settings:
     device: Literal["auto", "cpu", "cuda"]
     devices: int
     checkpoint_minutes: float = 10.0
+    nodes: int = 1
     precision: Literal["auto", "32", "bf16"]
     probe: str = ""
     track: tuple[str, ...] = ()
@@ -335,13 +347,13 @@ class Settings:
 
         Args:
             other: compared with these.
-            moved: whether the data may be elsewhere; whether they are the same is for their fingerprint to tell.
+            moved: whether data and processes may be elsewhere; fingerprint and checkpoint are checked for those.
         """
         stored, other = (
             dataclasses.replace(one, data=_absolute(one.data), init=one.init and _place(one.init))
             for one in (self.as_config(), other)
         )
-        ignored = {"data_root", "out", "resume", "checkpoint_minutes", "trust_parts", *(["data"] if moved else [])}
+        ignored = {"data_root", "out", "resume", "checkpoint_minutes", "trust_parts", *(MOVABLE if moved else ())}
         ignored |= {entry.name for entry in dataclasses.fields(LoggingOptions)}
         names = [entry.name for entry in dataclasses.fields(FitConfig) if entry.name not in ignored]
         pairs = {name: (getattr(stored, name), getattr(other, name)) for name in names}

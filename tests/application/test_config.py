@@ -29,7 +29,9 @@ places = st.text("ab/._- ü", min_size=1, max_size=10).map(Path)
 def configs(draw: st.DrawFn) -> FitConfig:
     maybe = {
         "image_size": counts | st.just("48x64"),
-        **dict.fromkeys(("latent_dim", "batch_size", "steps", "views", "accumulate", "log_every"), counts),
+        **dict.fromkeys(
+            ("latent_dim", "batch_size", "steps", "views", "accumulate", "log_every", "devices", "nodes"), counts
+        ),
         **dict.fromkeys(
             (
                 "modalities",
@@ -56,7 +58,6 @@ def configs(draw: st.DrawFn) -> FitConfig:
         **dict.fromkeys(("data", "method", "background", "range", "layout"), texts),
         "resize": st.sampled_from(["auto", "squash", "crop", "pad"]),
         "evaluate": st.sampled_from(["quick", "none"]),
-        "devices": counts,
         **dict.fromkeys(("skip_bad", "trust_parts", "quiet"), st.booleans()),
         "seed": st.integers(0, 2**31),
         "data_root": places,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -238,27 +236,6 @@ def test_help_lists_the_flags(capsys: pytest.CaptureFixture[str]) -> None:
     for flag in [*flags.split(), "precision", "out", "resume", "encoder", "decoder", "policy", "quiet", "skip-bad"]:
         assert f"--{flag} " in text or f"--{flag}," in text, flag
     assert "default: None" not in text
-
-
-def test_two_processes_make_one_run(folder: Path) -> None:
-    flags = ("--devices", "2", "--steps", "4", "--out", "run")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [sys.executable, "-m", "pp_simve.fit", *SMALL, *flags],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stderr == ""
-    assert [path.name for path in folder.iterdir()] == ["run"]
-    assert ended.stdout.count("linear probe") == 1
-    rows = RunFolder(folder / "run").read_metrics()
-    assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert results(folder / "run")["steps"] == 4
-    assert not list((folder / "run").glob(".*"))
 
 
 def test_a_probe_watches_the_fit_and_changes_nothing_but_the_metrics(finished_run: Path, folder: Path) -> None:

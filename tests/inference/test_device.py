@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from pp_simve.inference import DeviceError
-from pp_simve.inference.device import _leave_processes, choose_device, network_dtype, peak_memory_mb
+from pp_simve.inference.device import choose_device, network_dtype, peak_memory_mb
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -53,12 +51,3 @@ def test_peak_memory_is_in_megabytes() -> None:
     block = torch.ones(10_000_000, dtype=torch.float64)  # 80 MB, written
     assert peak_memory_mb(CPU) >= before
     del block
-
-
-def test_the_group_of_processes_is_left_once_and_leaving_none_is_nothing(tmp_path: Path) -> None:
-    _leave_processes()
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    assert torch.distributed.is_initialized()
-    _leave_processes()
-    assert not torch.distributed.is_initialized()
-    _leave_processes()

@@ -1,4 +1,4 @@
-"""Fits on two CPU processes, as a user's script starts them: one parameter set, one history, and the right gradient."""
+"""Fits on two CPU processes, as torchrun starts them: one parameter set, one history, and the right gradient."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 SCRIPT = '''
 import os
@@ -115,7 +117,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     script = folder / "script.py"
     script.write_text(SCRIPT)
     finished = subprocess.run(
-        [sys.executable, str(script), str(folder), "2"],
+        [sys.executable, *TORCHRUN, str(script), str(folder), "2"],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::UserWarning"},
         capture_output=True,
