@@ -166,7 +166,6 @@ def test_modalities() -> None:
         (torch.rand(2, 1, 6, 6), {"views": 0}, ConfigError, "views must be at least 1, got 0"),
         (torch.rand(2, 1, 6, 6), {"draws": 1}, ConfigError, "at least 2 draws, got 1"),
     ],
-    ids=str,
 )
 def test_wrong_images_and_arguments(images: Any, options: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
