@@ -12,6 +12,7 @@ from pp_simve.inference.guides import (
     PointGuide,
     Representation,
     StructuredGuide,
+    ZFirstGuide,
 )
 from pp_simve.inference.loop import Observer
 from pp_simve.inference.metrics import NonFiniteError
@@ -85,6 +86,7 @@ __all__ = [
     "SwAV",
     "VICRegEntropy",
     "WarmupCosine",
+    "ZFirstGuide",
     "draw",
     "fit",
 ]

@@ -38,6 +38,7 @@ from pp_simve.inference import ResNet18Encoder as ResNet18Encoder
 from pp_simve.inference import StructuredGuide as StructuredGuide
 from pp_simve.inference import SwAV as SwAV
 from pp_simve.inference import WarmupCosine as WarmupCosine
+from pp_simve.inference import ZFirstGuide as ZFirstGuide
 from pp_simve.inference import draw as draw
 from pp_simve.inference.augmentations import augmentation_policy as augmentation_policy
 from pp_simve.models import Bernoulli as Bernoulli

@@ -9,12 +9,12 @@ import pyro.distributions as dist
 
 from pp_simve.inference.guides.base import Features
 from pp_simve.inference.guides.heads import Encoder
-from pp_simve.inference.guides.recognition import Recognition, ZFirstGuide, exact
+from pp_simve.inference.guides.recognition import Recognition, ZFirstProgram
 from pp_simve.inference.schedules import Schedule
 from pp_simve.models import Prior, ViewsLike
 
 
-class GaussianGuide(ZFirstGuide):
+class GaussianGuide(ZFirstProgram):
     """Base of guides with q(z_j | x_j) = N(μ(x_j), diag S(x_j)).
 
     Args:
@@ -34,7 +34,7 @@ class GaussianGuide(ZFirstGuide):
         scale: float | Schedule = 1.0,
         projection: Sequence[int] = (),
     ) -> None:
-        super().__init__(exact(prior, self))
+        super().__init__(prior)
         self.recognition = Recognition(encoder, prior.latent_dim, features, scale, projection)
 
     @property

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from pp_simve.inference.guides.base import Features
-from pp_simve.inference.guides.heads import Encoder, encoder_head
-from pp_simve.inference.guides.recognition import ZFirstGuide, exact
-from pp_simve.models import Prior, ViewsLike
+from pp_simve.inference.guides.heads import Encoder
+from pp_simve.inference.guides.recognition import ZFirstGuide
+from pp_simve.models import Prior
 
 
 class DeltaGuide(ZFirstGuide):
@@ -40,17 +40,8 @@ class DeltaGuide(ZFirstGuide):
         projection: Sequence[int] = (),
         unit_norm: bool = False,
     ) -> None:
-        super().__init__(exact(prior, self))
-        self.encoder_head = encoder_head(encoder, prior.latent_dim, features, projection)
+        super().__init__(encoder, prior, prior.latent_dim, features, projection=projection)
         self.unit_norm = unit_norm
-
-    @property
-    def encoder(self) -> Encoder:
-        """The encoder as it was given, fitted; one for each modality where there are several."""
-        return self.encoder_head.encoder
-
-    def features(self, views: ViewsLike) -> Features:
-        return self.encoder_head.features(views)
 
     def latent(self, features: Features) -> dist.Delta:
         z: Tensor = self.encoder_head(features)

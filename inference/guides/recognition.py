@@ -73,23 +73,24 @@ class Recognition(nn.Module):
         return self.latent(self.features(views))
 
 
-class ZFirstGuide(Guide):
-    """Base of guides that infer z from each view, then content from all z exactly; style is the remainder.
-
-    A subclass defines ``features`` and ``latent``.
+class ZFirstProgram(Guide):
+    """Program of guides that infer z from each view, then content from all z exactly; style is the remainder.
 
     Args:
-        prior: the model's own prior (the same object).
+        prior: the model's own prior (the same object), an `ExactPrior`.
 
     Attributes:
         content_at_mode: content is the mode of its conditional instead of a draw from it.
+
+    Raises:
+        ValueError: a prior without the exact conditional of content given z.
     """
 
     content_at_mode: ClassVar[bool] = False
 
-    def __init__(self, prior: ExactPrior) -> None:
+    def __init__(self, prior: Prior) -> None:
         super().__init__()
-        self.prior = prior
+        self.prior = exact(prior, self)
 
     def features(self, views: ViewsLike) -> Features:
         """Backbone features of the views, ``(..., view, image, feature)``; by modality where they are of several."""
@@ -115,6 +116,59 @@ class ZFirstGuide(Guide):
         return Representation(
             backbone=features, z=z, content=content.squeeze(0), style=self.prior.decompose(content, z)
         )
+
+
+class ZFirstGuide(ZFirstProgram):
+    """Base of guides of one's own: q(z_j | x_j) by the subclass, content ~ p(content | z_1..J) exactly, style the rest.
+
+    A subclass defines its constructor and ``latent(features)``, in which ``self.encoder_head(features)`` is what the
+    network gives of each view, ``(..., view, image, outputs)``. Where q has no mean in closed form, it defines
+    ``center(features)`` as well.
+
+    Args:
+        encoder: maps images ``(batch, channel, height, width)`` to features ``(batch, features)``; one per modality.
+        prior: the model's own prior (the same object), an `ExactPrior`.
+        outputs: numbers that ``latent`` needs of a view.
+        features: the encoder's width, where it has no attribute ``features``.
+        projection: widths of hidden layers between backbone and outputs, each with batch norm and ReLU; none by
+            default.
+
+    Raises:
+        ValueError: a prior without the exact conditional of content given z; an encoder of unknown width.
+
+    Examples:
+        >>> import torch
+        >>> from pp_simve import GaussianPrior, MLPEncoder
+        >>> class LaplaceGuide(ZFirstGuide):
+        ...     def __init__(self, encoder, prior):
+        ...         super().__init__(encoder, prior, outputs=2 * prior.latent_dim)
+        ...
+        ...     def latent(self, features):
+        ...         loc, log_scale = self.encoder_head(features).chunk(2, -1)
+        ...         return dist.Laplace(loc, (log_scale - 3.5).exp()).to_event(1)
+        >>> LaplaceGuide(MLPEncoder((1, 16, 16)), GaussianPrior(8)).posterior(torch.rand(2, 3, 1, 16, 16)).content.shape
+        torch.Size([3, 8])
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        prior: Prior,
+        outputs: int,
+        features: int | None = None,
+        *,
+        projection: Sequence[int] = (),
+    ) -> None:
+        super().__init__(prior)
+        self.encoder_head = encoder_head(encoder, outputs, features, projection)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder as it was given, fitted; one for each modality where there are several."""
+        return self.encoder_head.encoder
+
+    def features(self, views: ViewsLike) -> Features:
+        return self.encoder_head.features(views)
 
 
 def exact(prior: Prior, guide: object) -> ExactPrior:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pp_simve.inference import AmortizedGuide, Guide, PointGuide, Representation
+from pp_simve.inference import ELBO, AmortizedGuide, Balanced, Guide, PointGuide, Representation, ZFirstGuide
 from pp_simve.inference.guides.recognition import SMALLEST_SCALE, START_SCALE
-from pp_simve.models import FlatPrior, GaussianPrior, StandardPrior
+from pp_simve.models import Bernoulli, FlatPrior, GaussianPrior, NTXent, SimVE, StandardPrior, StudentTPrior
 
 from .programs import FEATURES, GUIDES, IMAGES, LATENT, PIXELS, SHAPE, SmoothEncoder, draw_views, make_pair
 
@@ -146,3 +146,36 @@ def test_a_guide_of_ones_own_needs_three_methods_and_says_which_is_missing() -> 
 
     found = Constant().embed_batches(torch.rand(7, *SHAPE), batch_size=3)
     assert found.content.shape == found.style.shape == (7, 1)
+
+
+class LaplaceGuide(ZFirstGuide):
+    """All that a guide of one's own has to define."""
+
+    def __init__(self, encoder: nn.Module, prior: GaussianPrior, **options: int) -> None:
+        super().__init__(encoder, prior, 2 * prior.latent_dim, **options)
+
+    def latent(self, features: Tensor) -> dist.Independent:
+        loc, log_scale = self.encoder_head(features).chunk(2, -1)
+        return dist.Laplace(loc, log_scale.exp()).to_event(1)
+
+
+def test_a_guide_of_ones_own_has_an_encoder_representations_and_a_backbone_for_objectives() -> None:
+    prior, encoder = GaussianPrior(LATENT), SmoothEncoder()
+    guide, views = LaplaceGuide(encoder, prior), draw_views(2, torch.float32)
+    assert guide.encoder is encoder
+    assert guide.posterior(views).backbone.shape == (2, IMAGES, FEATURES)
+    decoder = nn.Sequential(nn.Linear(LATENT, PIXELS), nn.Unflatten(-1, SHAPE))
+    model = SimVE(prior, Bernoulli(decoder), NTXent())
+    terms = ELBO(model, guide, alpha=Balanced(), backbone=NTXent(projection=[5]))(views)
+    assert terms["alpha"] > 0
+    assert terms["loss"].isfinite()
+
+
+def test_a_guide_of_ones_own_refuses_what_it_cannot_use() -> None:
+    with pytest.raises(ValueError, match="LaplaceGuide infers content from z exactly, which StudentTPrior cannot"):
+        LaplaceGuide(SmoothEncoder(), StudentTPrior(LATENT))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Flatten has no integer attribute `features`"):
+        LaplaceGuide(nn.Flatten(), GaussianPrior(LATENT))
+    LaplaceGuide(nn.Flatten(), GaussianPrior(LATENT), features=PIXELS)
+    with pytest.raises(NotImplementedError, match=r"ZFirstGuide must define latent\(features\)"):
+        ZFirstGuide(SmoothEncoder(), GaussianPrior(LATENT), outputs=3).posterior(draw_views(2, torch.float32))
