@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from pp_simve.models import Views, ViewsLike
 
 PLATES = 2  # image (dim -1) and view (dim -2)
+IMAGE_PLATE = -1
+SHARED = "make it a parameter (torch.nn.Parameter) of the prior or the likelihood, fitted with the networks"
 GROUP = "group"  # the site of which image a view came from
 RECONSTRUCTION = "reconstruction"
 
@@ -131,14 +133,27 @@ def _program(module: nn.Module, particles: int) -> Callable[[ViewsLike], None]:
     return repeated
 
 
+def _latents(trace: Trace) -> set[str]:
+    """The sites that are sampled and not observed."""
+    return {name for name, site in trace.nodes.items() if site["type"] == "sample" and not site["is_observed"]}
+
+
 def _validate(model_trace: Trace, guide_trace: Trace, plates: int) -> None:
     """Raises `ProgramError` for programs that do not match, or whose samples carry no gradient."""
+    for trace in (model_trace, guide_trace):
+        for name in _latents(trace):
+            if all(frame.dim != IMAGE_PLATE for frame in trace.nodes[name]["cond_indep_stack"]):
+                raise ProgramError(
+                    f"the latent {name!r} is outside of the plate `image`, where all images share it: {SHARED}"
+                )
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # Pyro only warns of a site that one program lacks
         try:
             check_model_guide_match(model_trace, guide_trace, plates)
         except UserWarning as mismatch:
-            raise ProgramError(f"model and guide do not match: {mismatch}") from None
+            other = _latents(model_trace) - _latents(guide_trace) - {"content", "style"}
+            hint = f". Is {', '.join(sorted(other))} what all images share? Then {SHARED}" if other else ""
+            raise ProgramError(f"model and guide do not match: {mismatch}{hint}") from None
     for name, site in [*model_trace.nodes.items(), *guide_trace.nodes.items()]:
         if site["type"] == "param":
             raise ProgramError(

@@ -34,6 +34,7 @@ from pp_simve.testing.checks import (
     grid_for,
     is_unbounded,
     must_run,
+    must_sample_nothing,
     seeded,
     shapes,
     tiny_model,
@@ -283,7 +284,8 @@ class PriorSuite(Suite[Any]):
         with seeded(seed):
             prior = self.make(latent_dim).to(dtype).train()
             prior.remember(torch.randn(2, IMAGES + 2, latent_dim, dtype=dtype))
-        found, content = prior.latent_dim, prior.content()
+        with must_sample_nothing("content()"):
+            found, content = prior.latent_dim, prior.content()
         check(found == latent_dim, f"make({latent_dim}) gave a prior with latent_dim = {found}: super().__init__")
         check(
             content.batch_shape == () and len(content.event_shape) == 1,
@@ -379,7 +381,7 @@ def _check_style(prior: Prior, content: Tensor) -> TorchDistribution:
     """Style given content, an event of one dimension, in plates that hold content's."""
     plates, call = content.shape[:-1], f"style(content of shape {tuple(content.shape)})"
     expected = f"batch {tuple(plates)} and one event dimension, by .to_event(1)"
-    with must_run(call, expected):
+    with must_run(call, expected), must_sample_nothing(call):
         style = prior.style(content)
         held = torch.broadcast_shapes(style.batch_shape, plates) == plates
     check(held and len(style.event_shape) == 1, f"{call} has {shapes(style)}, expected {expected}")

@@ -6,16 +6,17 @@ import math
 from typing import Any
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from pp_simve.models import EmpiricalPrior, Likelihood, QuadraticPrior, apply_network
+from pp_simve.models import EmpiricalPrior, Likelihood, Prior, QuadraticPrior, apply_network
 from pp_simve.testing import LikelihoodSuite, PriorSuite
 
-from .planted import Mistake, assert_caught, built, each, failures, plain, suite_for
+from .planted import Members, Mistake, assert_caught, built, each, failures, plain, suite_for
 
 
 class Right(QuadraticPrior):
@@ -84,6 +85,11 @@ def normal(mean: Tensor, variance: Tensor) -> dist.Independent:
     return dist.Normal(mean, variance.sqrt()).to_event(1)
 
 
+def tau() -> Tensor:
+    drawn: Tensor = pyro.sample("tau", dist.LogNormal(0.0, 1.0))
+    return drawn
+
+
 class Rough(dist.Normal):
     """A Gaussian whose density lacks its constant."""
 
@@ -113,6 +119,36 @@ class PlainMemory(Right):
 
     def place(self) -> Tensor:
         return self.center if self.seen is None else self.seen
+
+
+class OnSphere(Prior):
+    """content ~ ProjectedNormal on the unit sphere, style ~ N(0, 0.3), z = content + style."""
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
+        self.concentration = nn.Parameter(torch.linspace(0.5, 1.5, latent_dim))
+
+    def content(self) -> dist.ProjectedNormal:
+        return dist.ProjectedNormal(self.concentration)
+
+    def style(self, content: Tensor) -> dist.Independent:
+        return normal(torch.zeros_like(content), torch.full_like(content, 0.3))
+
+    def compose(self, content: Tensor, style: Tensor) -> Tensor:
+        return content + style
+
+    def decompose(self, content: Tensor, z: Tensor) -> Tensor:
+        return z - content
+
+
+class SphereSuite(PriorSuite):
+    latents = (2, 3)
+
+
+def projected(**members: Any) -> Members:
+    """A `ProjectedNormal` with mistakes as content."""
+    wrong = type("Wrong", (dist.ProjectedNormal,), members)
+    return {"content": lambda self: wrong(self.concentration)}
 
 
 class LatentOfAnySize(Right):
@@ -199,6 +235,16 @@ PRIORS: list[Mistake] = [
         "style without to_event",
         "test_shapes: and one event dimension, by .to_event(1)",
         {"style": lambda self, content: dist.Normal(torch.zeros_like(content), self.style_variance().sqrt())},
+    ),
+    (
+        "a latent that all images share, sampled in content()",
+        "test_shapes: content() has the site tau. Expected a distribution and nothing sampled: make it a parameter",
+        {"content": lambda self: normal(self.center, tau() * self.content_variance())},
+    ),
+    (
+        "a latent of its own sampled in style()",
+        "test_shapes: has the site tau",
+        {"style": lambda self, content: normal(torch.zeros_like(content), tau() * self.style_variance())},
     ),
     ("style for content of one shape only", "test_shapes: style(content of shape", {"style": style_of_one_shape}),
     (
@@ -360,6 +406,20 @@ PRIORS: list[Mistake] = [
 ]
 
 
+SPHERES: list[Mistake] = [
+    (
+        "a density on the circle without its constant",
+        f"{DENSITY}: the density of content() with latent_dim = 2 integrates to 6.283, expected 1",
+        projected(log_prob=lambda self, value: 0 * value.sum(-1)),
+    ),
+    (
+        "draws on the circle around another direction",
+        f"{DENSITY}: draws of content() with latent_dim = 2 do not follow",
+        projected(sample=lambda self, shape=(): dist.ProjectedNormal(self.concentration.flip(-1)).sample(shape)),
+    ),
+]
+
+
 class RightLikelihood(Likelihood):
     """Each pixel N(decoder's mean, learned variance), with a fixed pattern of brightness drawn at random."""
 
@@ -474,11 +534,15 @@ LIKELIHOODS: list[Mistake] = [
 def test_the_right_parts_pass() -> None:
     assert failures(suite_for(PriorSuite, Right)) == {}
     assert failures(suite_for(PriorSuite, OfTheBatch)) == {}
+    assert failures(suite_for(SphereSuite, OnSphere)) == {}
     assert failures(suite_for(LikelihoodSuite, RightLikelihood)) == {}
 
 
 @pytest.mark.parametrize(
-    ("suite", "check"), each(PriorSuite, Right, PRIORS) + each(LikelihoodSuite, RightLikelihood, LIKELIHOODS)
+    ("suite", "check"),
+    each(PriorSuite, Right, PRIORS)
+    + each(SphereSuite, OnSphere, SPHERES)
+    + each(LikelihoodSuite, RightLikelihood, LIKELIHOODS),
 )
 def test_mistake_is_found(suite: Any, check: str) -> None:
     assert_caught(suite, check)

@@ -103,6 +103,8 @@ class FaultyGuide(PyroModule):
         loc = self.encoder(views.flatten(0, 1).double()).to(views.dtype).view(count, images, FEATURES)[..., :LATENT]
         if self.fault == "param":
             loc = loc + pyro.param("shift", torch.zeros((), dtype=loc.dtype))
+        if self.fault == "shared latent":
+            loc = loc + pyro.sample("shift", dist.Normal(torch.zeros((), dtype=loc.dtype), 1.0))
         normal = (Unreparametrised if self.fault == "not reparametrised" else dist.Normal)(loc, 1.0)
         with pyro.plate("image", images, dim=-1):
             pyro.sample("content", dist.Normal(loc.mean(0, keepdim=True), 1.0).to_event(1))

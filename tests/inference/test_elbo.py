@@ -131,6 +131,7 @@ def test_two_pairs_of_the_same_names_keep_their_own_parameters() -> None:
         ("not reparametrised", "guide's site 'style' is not reparametrised"),
         ("no style", "(?s)model and guide do not match.*style"),
         ("extra site", "(?s)model and guide do not match.*surplus"),
+        ("shared latent", "the latent 'shift' is outside of the plate `image`, .*: make it a parameter"),
     ],
 )
 def test_guides_that_cannot_work_are_refused_under_validation(fault: str, message: str) -> None:

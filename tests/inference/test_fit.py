@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
@@ -345,3 +346,16 @@ def test_guides_that_cannot_work_are_refused_at_the_first_step(fault: str, messa
     with pytest.raises(ProgramError, match=message):
         fit(pair.model, FaultyGuide(fault), small_images(), batch_size=16, steps=3, device="cpu")  # type: ignore[arg-type]
     pyro.clear_param_store()
+
+
+def test_a_prior_that_samples_a_latent_of_all_images_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = fresh_pair()
+    content = pair.prior.content
+
+    def scaled() -> Any:
+        pyro.sample("tau", dist.LogNormal(0.0, 1.0))
+        return content()
+
+    monkeypatch.setattr(pair.prior, "content", scaled)
+    with pytest.raises(ProgramError, match=r"\{'tau'\}\. Is tau what all images share\? Then make it a parameter"):
+        small_fit(pair)
