@@ -17,7 +17,9 @@ SHORT = {
     "any_model.py": [],
     "diagnose_digits.py": ["--epochs", "1", "--images", "4", "--draws", "50", "--steps", "5"],
     "digits.py": ["--epochs", "1"],
+    "full_covariance.py": ["--epochs", "1"],
     "known_factors.py": ["--epochs", "1"],
+    "labelled_content.py": ["--steps", "3"],
     "limits.py": ["--draws", "1"],
     "methods.py": ["--methods", "simclr", "swav", "--epochs", "1"],
     "own_encoder.py": ["--epochs", "1"],
@@ -27,6 +29,7 @@ SHORT = {
     "posterior_checks.py": ["--epochs", "1", "--images", "20", "--draws", "50"],
     "posterior_tree.py": ["--epochs", "1"],
     "reference.py": ["--epochs", "1", "--images", "1", "--draws", "20", "--warmup", "10", "--steps", "5"],
+    "spherical_prior.py": ["--epochs", "1"],
 }
 
 

@@ -235,8 +235,10 @@ class Summed(Mine):
 
 TESTS = """
 import my_parts
+from full_covariance import TestFullCovarianceGuide
 from own_guide import TestVotingGuide
 from own_prior import TestClusterPrior
+from spherical_prior import TestSphericalPrior
 
 from pp_simve.inference import AmortizedGuide
 from pp_simve.testing import GuideSuite, ObjectiveSuite, PriorSuite
@@ -267,7 +269,7 @@ class TestEventless(GuideSuite):
 class TestSummed(ObjectiveSuite):
     make = my_parts.Summed
 """
-MODULES = ("my_parts", "own_guide", "own_prior")
+MODULES = ("my_parts", "full_covariance", "own_guide", "own_prior", "spherical_prior")
 
 
 @pytest.fixture(autouse=True)
@@ -395,7 +397,7 @@ def test_the_suites_pass_right_parts_and_name_what_is_wrong_with_others(folder: 
     for outcome, name, check in re.findall(r"^(PASSED|FAILED|ERROR)\b.*?::(\w+)::(\w+)", ended.stdout, re.MULTILINE):
         failed.setdefault(name, []).extend([] if outcome == "PASSED" else [check])
     right = {"TestVotingGuide", "TestClusterPrior", "TestMyPrior", "TestVotingGuideWithMyPrior"}
-    right |= {"TestTheirGuideWithMyPrior", "TestMine"}
+    right |= {"TestTheirGuideWithMyPrior", "TestMine", "TestFullCovarianceGuide", "TestSphericalPrior"}
     assert {name for name, checks in failed.items() if not checks} == right
     assert failed.keys() - right == {"TestEventless", "TestSummed"}
     assert "test_sites_are_those_of_the_model" in failed["TestEventless"]
