@@ -17,8 +17,8 @@ from pp_simve.data import DataShape, load_data
 from pp_simve.fit import parse
 from pp_simve.inference.augmentations import augmentation_policy, draw_views
 from pp_simve.inference.device import network_dtype
-from pp_simve.inference.schedules import annealed_parts
 from pp_simve.models import network_precision
+from pp_simve.models.schedules import annealed_parts
 from pp_simve.run.methods import build
 
 WARM_UP = 3

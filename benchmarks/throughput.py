@@ -44,8 +44,8 @@ from pp_simve.inference.device import choose_device, network_dtype
 from pp_simve.inference.loop import Loop
 from pp_simve.inference.optimizers import Adam
 from pp_simve.inference.plan import Plan
-from pp_simve.inference.schedules import constant
 from pp_simve.models import Bernoulli, Gaussian, GaussianPrior, MLPDecoder, ResidualDecoder, SimVE, network_precision
+from pp_simve.models.schedules import constant
 
 IMAGES = 64  # a step
 VIEWS = 2

@@ -38,9 +38,9 @@ from pp_simve.inference.objectives import (
 from pp_simve.inference.plan import FitError
 from pp_simve.inference.progress import Progress, Run
 from pp_simve.inference.sampling import Draws, draw
-from pp_simve.inference.schedules import Cyclic, Geometric, Linear, Schedule, WarmupCosine
 from pp_simve.inference.streams import MappedImages
 from pp_simve.inference.svi import fit
+from pp_simve.models.schedules import Cyclic, Geometric, Linear, Schedule, WarmupCosine
 
 __all__ = [
     "BYOL",

@@ -14,9 +14,9 @@ from torch.nn.modules.dropout import _DropoutNd
 from pp_simve.inference.data import Source
 from pp_simve.inference.metrics import MetricBuffer, StepMeans
 from pp_simve.inference.plan import FitError, Plan
-from pp_simve.inference.schedules import annealed_parts
 from pp_simve.inference.tools import random_state_kept
 from pp_simve.models import PlainViews
+from pp_simve.models.schedules import annealed_parts
 
 if TYPE_CHECKING:  # only `fit` needs it, and it takes as long to import as torch itself
     from lightning_fabric import Fabric

@@ -10,7 +10,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from pp_simve.inference.optimizers import Adam
-from pp_simve.inference.schedules import SCHEDULES
+from pp_simve.models.schedules import SCHEDULES
 
 MOST_ROWS = 100_000
 """Rows of the history of a fit, unless ``log_every`` is given: some 50 MB."""

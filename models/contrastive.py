@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from pp_simve.models.distributed import gathered
 from pp_simve.models.networks import apply_network, normed_layers
+from pp_simve.models.schedules import Annealed, Schedule
 
 LEAST_TEMPERATURE = 0.01  # of a learned one
 
@@ -24,7 +25,8 @@ class GroupLikelihood(nn.Module, ABC):
     of all processes, which must then all call it; in evaluation mode it is that of this process.
 
     Args:
-        temperature: the variance around a candidate; the temperature of contrastive losses where z has unit norm.
+        temperature: the variance around a candidate, or its schedule; the temperature of contrastive losses where z has
+            unit norm.
         unit_norm: puts z on the unit sphere first, so that candidates compare by cosine.
         width: number of the first axes of z that are compared (the content block); default all.
         learn_temperature: learns it, from the given start, above 1/100: CLIP (Radford et al. 2021) keeps it there,
@@ -34,7 +36,7 @@ class GroupLikelihood(nn.Module, ABC):
             (Chen et al. 2020), so that the density need not shape z. None by default. The head is built by `connect`.
 
     Raises:
-        ValueError: a temperature, width or layer out of range.
+        ValueError: a temperature, width or layer out of range, a schedule of a learned temperature.
     """
 
     log_excess: nn.Parameter | None
@@ -42,7 +44,7 @@ class GroupLikelihood(nn.Module, ABC):
 
     def __init__(
         self,
-        temperature: float = 0.5,
+        temperature: float | Schedule = 0.5,
         *,
         unit_norm: bool = True,
         width: int | None = None,
@@ -50,9 +52,13 @@ class GroupLikelihood(nn.Module, ABC):
         projection: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        if not 0 < temperature < float("inf"):
+        self._temperature = Annealed(temperature)
+        least, start = min(self._temperature.ends), self._temperature.value
+        if not (least > 0 and max(self._temperature.ends) < float("inf")):
             raise ValueError(f"temperature must be positive and finite, got {temperature}")
-        if learn_temperature and temperature <= LEAST_TEMPERATURE:
+        if learn_temperature and callable(temperature):
+            raise ValueError("a learned temperature starts from a number; give it, or a schedule and leave it fixed")
+        if learn_temperature and start <= LEAST_TEMPERATURE:
             raise ValueError(
                 f"a learned temperature stays above {LEAST_TEMPERATURE} and must start there, got {temperature}; "
                 "start higher (CLIP: 0.07), or keep it fixed"
@@ -61,8 +67,7 @@ class GroupLikelihood(nn.Module, ABC):
             raise ValueError(f"width must be at least 1 axis, got {width}")
         if any(units < 1 for units in projection):
             raise ValueError(f"projection is a list of layers' widths, each at least 1, got {list(projection)}")
-        self._fixed_temperature = temperature
-        excess = torch.tensor(temperature - LEAST_TEMPERATURE).log() if learn_temperature else None
+        excess = torch.tensor(start - LEAST_TEMPERATURE).log() if learn_temperature else None
         self.log_excess = None if excess is None else nn.Parameter(excess)
         self.unit_norm = unit_norm
         self.width = width
@@ -90,9 +95,9 @@ class GroupLikelihood(nn.Module, ABC):
 
     @property
     def temperature(self) -> float | Tensor:
-        """A number where it is fixed, a scalar tensor with a gradient where it is learned."""
+        """A number where it is fixed or scheduled, a scalar tensor with a gradient where it is learned."""
         # A floor that is added: a clamp would have no gradient below it.
-        return self._fixed_temperature if self.log_excess is None else LEAST_TEMPERATURE + self.log_excess.exp()
+        return self._temperature() if self.log_excess is None else LEAST_TEMPERATURE + self.log_excess.exp()
 
     def forward(self, z: Tensor) -> tuple[dist.Independent, Tensor]:
         """The distribution of the groups of all views, and the groups observed.

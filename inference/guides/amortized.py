@@ -10,8 +10,8 @@ import pyro.distributions as dist
 from pp_simve.inference.guides.base import Features
 from pp_simve.inference.guides.heads import Encoder
 from pp_simve.inference.guides.recognition import Recognition, ZFirstProgram
-from pp_simve.inference.schedules import Schedule
 from pp_simve.models import Prior, ViewsLike
+from pp_simve.models.schedules import Schedule
 
 
 class GaussianGuide(ZFirstProgram):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from pp_simve.inference.guides.amortized import GaussianGuide
 from pp_simve.inference.guides.base import Features
 from pp_simve.inference.guides.heads import feature_width
-from pp_simve.inference.schedules import Schedule
 from pp_simve.models import Prior
+from pp_simve.models.schedules import Schedule
 
 
 class FlowLatent(TorchDistribution):

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from pp_simve.inference.guides.base import Features, Guide, Representation
 from pp_simve.inference.guides.heads import Encoder, encoder_head
-from pp_simve.inference.schedules import Annealed, Schedule
 from pp_simve.models import ExactPrior, Prior, ViewsLike
+from pp_simve.models.schedules import Annealed, Schedule
 
 SMALLEST_SCALE = 1e-4
 START_SCALE = 0.03

@@ -10,8 +10,8 @@ from torch import Tensor
 from pp_simve.inference.guides.base import Features, Guide, Representation
 from pp_simve.inference.guides.heads import Encoder
 from pp_simve.inference.guides.recognition import Recognition
-from pp_simve.inference.schedules import Schedule
 from pp_simve.models import ConjugatePrior, GaussianPrior, Prior, ViewsLike
+from pp_simve.models.schedules import Schedule
 
 
 def sample_from_potentials(messages: ConjugatePrior, loc: Tensor, precision: Tensor) -> None:

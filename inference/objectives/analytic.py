@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.elbo import checked_weight
-from pp_simve.inference.schedules import Schedule
 from pp_simve.inference.tracing import ProgramError, run_pair, site_infer
 from pp_simve.models import QuadraticPrior, SimVE, Views, ViewsLike
+from pp_simve.models.schedules import Schedule
 
 
 class AnalyticELBO(Objective):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.elbo import ELBO
-from pp_simve.inference.schedules import Schedule
 from pp_simve.inference.tracing import ProgramError, run_pair, site_infer
 from pp_simve.models import Views, ViewsLike
+from pp_simve.models.schedules import Schedule
 
 
 class ConsistencyELBO(Objective):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pp_simve.inference.guides.heads import Backbone
-from pp_simve.inference.schedules import Annealed, Schedule
 from pp_simve.inference.tracing import ProgramError
 from pp_simve.models.distributed import summed
+from pp_simve.models.schedules import Annealed, Schedule
 
 EVERY = 16  # steps between measurements, after as many in a row at the start
 DECAY = 0.8  # of the moving averages, by measurement

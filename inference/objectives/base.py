@@ -14,7 +14,7 @@ class Objective(nn.Module, ABC):
     """Objective: called with views, returns named terms, ``loss`` among them; owns weights, schedules and scale.
 
     Terms are scalars, means per image, and only ``loss`` has a gradient. Nothing may be read back from the device.
-    Numbers that change over a fit are `pp_simve.inference.schedules.Annealed` parts, which the loop sets.
+    Numbers that change over a fit are `pp_simve.models.schedules.Annealed` parts, which the loop sets.
 
     Attributes:
         original_first: whether the first view must be the image itself, as stored; the others are drawn as usual.

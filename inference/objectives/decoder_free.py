@@ -8,9 +8,9 @@ from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.elbo import checked_weight
 from pp_simve.inference.objectives.embeddings import check_observes_nothing, latents_of_views
 from pp_simve.inference.objectives.entropies import EntropyEstimate, KernelEntropy
-from pp_simve.inference.schedules import Annealed, Schedule
 from pp_simve.models import ExactPrior, SimVE, ViewsLike
 from pp_simve.models.distributed import gathered
+from pp_simve.models.schedules import Annealed, Schedule
 
 
 class DecoderFreeELBO(Objective):

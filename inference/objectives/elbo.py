@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from pp_simve.inference.guides.heads import Backbone
 from pp_simve.inference.objectives.balance import Balanced, backbone_features
 from pp_simve.inference.objectives.base import Objective
-from pp_simve.inference.schedules import Annealed, Schedule
 from pp_simve.inference.tracing import GROUP, RECONSTRUCTION, ProgramError, checked_pair, densities, run_pair
 from pp_simve.models import GroupLikelihood, Views, ViewsLike
+from pp_simve.models.schedules import Annealed, Schedule
 
 BACKBONE_GROUP = "backbone_group"
 GROUPS = (GROUP, BACKBONE_GROUP)

@@ -25,7 +25,7 @@ from pp_simve.inference.optimizers import OptimizerFactory
 from pp_simve.inference.plan import total_steps
 from pp_simve.inference.processes import ProcessError, Processes
 from pp_simve.inference.progress_bar import status, watched
-from pp_simve.inference.schedules import Schedule
+from pp_simve.models.schedules import Schedule
 from pp_simve.report.outcome import write_outcome
 from pp_simve.run.config import FitConfig, Settings, reading_options
 from pp_simve.run.console import STOPPED, WRONG_INPUT, interruptible

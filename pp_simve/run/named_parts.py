@@ -18,7 +18,8 @@ from torch import nn
 
 from pp_simve import inference, models
 from pp_simve.errors import ConfigError, nearest, unknown_name
-from pp_simve.inference import optimizers, schedules
+from pp_simve.inference import optimizers
+from pp_simve.models import schedules
 
 T = TypeVar("T")
 Named = Mapping[str, Callable[..., T]]

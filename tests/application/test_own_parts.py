@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pp_simve.evaluation import Effort
-from pp_simve.inference.schedules import annealed_parts
+from pp_simve.models.schedules import annealed_parts
 from pp_simve.run.folder import RunFolder, load_run
 
 from .command import SMALL, results, run
@@ -29,7 +29,7 @@ from torch import nn
 
 from pp_simve.inference import ELBO, AmortizedGuide, Objective, Schedule
 from pp_simve.inference.augmentations import AugmentationPolicy
-from pp_simve.inference.schedules import Annealed
+from pp_simve.models.schedules import Annealed
 from pp_simve.models import ExactPrior, GaussianPrior, Likelihood, apply_network
 
 

@@ -22,6 +22,7 @@ from pp_simve.models import (
     Prior,
     StandardPrior,
 )
+from pp_simve.models.schedules import annealed_parts
 from pp_simve.run.config import FitConfig
 from pp_simve.run.folder import RunFolder, load_run
 from pp_simve.run.methods import Program, build
@@ -175,11 +176,16 @@ def built(**settings: Any) -> Program:
 
 
 def test_weights_and_scales_of_a_program_may_be_schedules() -> None:
-    program = built(objective="elbo(beta=linear(start=0.1, until=0.3))", guide="amortized(scale=geometric(end=0.05))")
+    program = built(
+        objective="elbo(beta=linear(start=0.1, until=0.3))",
+        guide="amortized(scale=geometric(end=0.05))",
+        group="ntxent(temperature=linear(start=0.5, end=0.1))",
+    )
     assert isinstance(program.objective, ELBO)
     assert program.objective.beta.schedule == Linear(0.1, 1.0, 0.3)
     assert isinstance(program.guide, AmortizedGuide)
     assert program.guide.recognition.scale.schedule == Geometric(1.0, 0.05)
+    assert Linear(0.5, 0.1) in [part.schedule for part in annealed_parts(program.model)]
 
 
 def test_a_guide_may_pass_the_messages_of_a_prior_of_its_own() -> None:
@@ -251,7 +257,7 @@ def test_any_quoted_text_is_left_alone_beside_a_part_of_ones_own(first: str, sec
         ),
         (
             "prior",
-            "gaussian(style_variance=pp_simve.inference.schedules:constant(step=0, total=1))",
+            "gaussian(style_variance=pp_simve.models.schedules:constant(step=0, total=1))",
             "not a class derived from",
         ),
         ("prior", "gaussian(style_variance=[flat(latent_dim=4)])", "cannot be read"),

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pp_simve.inference import ELBO, AmortizedGuide, CheckpointError, CheckpointFile, Run, fit
 from pp_simve.inference.optimizers import SGD, Adam, AdamW
 from pp_simve.inference.plan import FitError
-from pp_simve.inference.schedules import SCHEDULES, WarmupCosine
+from pp_simve.models.schedules import SCHEDULES, WarmupCosine
 from pp_simve.testing.objective import read_backs
 
 from .programs import FEATURES, PIXELS, Pair, Still, make_pair, small_images, stop_after

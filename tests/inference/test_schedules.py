@@ -20,6 +20,7 @@ from pp_simve.inference import (
     AmortizedGuide,
     CheckpointFile,
     Cyclic,
+    DeltaGuide,
     FlowGuide,
     Geometric,
     Guide,
@@ -31,8 +32,8 @@ from pp_simve.inference import (
     fit,
 )
 from pp_simve.inference.guides.recognition import Recognition
-from pp_simve.inference.schedules import Annealed, Schedule, annealed_parts
-from pp_simve.models import FlatPrior
+from pp_simve.models import FlatPrior, InfoNCE, SimVE
+from pp_simve.models.schedules import Annealed, Schedule, annealed_parts
 
 from .programs import FEATURES, LATENT, SmoothEncoder, draw_views, make_pair, small_images, stop_after
 
@@ -223,6 +224,19 @@ def test_a_fit_moves_each_schedule_once_a_step() -> None:
     for schedule in (beta, scale):
         assert schedule.asked[:2] == [(0, 1), (1, 1)]  # when it is made: where it begins and ends
         assert schedule.asked[2:] == [(step, TOTAL) for step in range(TOTAL)]
+
+
+@pytest.mark.parametrize("where", ["group", "backbone"])
+def test_a_fit_moves_the_temperature_of_a_group_likelihood(where: str) -> None:
+    seen: list[float] = []
+    group, prior = InfoNCE(Linear(0.5, 0.1)), FlatPrior(LATENT)
+    group.register_forward_hook(lambda *_: seen.append(group.temperature))
+    model = SimVE(prior, group=group if where == "group" else None)
+    guide = DeltaGuide(SmoothEncoder(), prior)
+    objective = ELBO(model, guide, backbone=group if where == "backbone" else None)
+    fit(model, guide, small_images(), objective=objective, steps=TOTAL, batch_size=16, device="cpu", precision="32")
+    assert seen[-TOTAL:] == [Linear(0.5, 0.1)(step, TOTAL) for step in range(TOTAL)]
+    assert group.temperature == pytest.approx(0.1)
 
 
 def test_a_schedule_that_does_not_move_gives_the_fit_of_the_constant() -> None:

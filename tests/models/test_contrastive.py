@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pp_simve.models import FlatPrior, GaussianPrior, GroupLikelihood, InfoNCE, NTXent, SimVE
+from pp_simve.models.schedules import Linear, Schedule
 
 DOUBLE = torch.float64
 KINDS: dict[str, type[GroupLikelihood]] = {"views": NTXent, "images": InfoNCE}
@@ -217,6 +218,11 @@ def test_a_learned_temperature_cannot_start_at_its_floor(temperature: float) -> 
     NTXent(temperature)
 
 
+def test_a_learned_temperature_has_no_schedule() -> None:
+    with pytest.raises(ValueError, match="a learned temperature starts from a number"):
+        NTXent(Linear(0.5, 0.1), learn_temperature=True)
+
+
 # What could go wrong with numbers.
 
 
@@ -264,8 +270,8 @@ def test_a_single_view_has_nothing_to_be_compared_with(modality: str) -> None:
         KINDS[modality]()(torch.randn(1, 3, LATENT))
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
-def test_temperatures_that_are_none(temperature: float) -> None:
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan, Linear(0.5, 0.0)])
+def test_temperatures_that_are_none(temperature: float | Schedule) -> None:
     with pytest.raises(ValueError, match="temperature must be positive and finite"):
         NTXent(temperature)
 
