@@ -211,6 +211,8 @@ def as_batches(images: object, batch_size: int) -> Iterable[Any] | None:
     if isinstance(images, np.memmap) and images.nbytes > MEMORY_SHARE * (memory_at_hand() or images.nbytes):
         images = MappedImages(images)
     if isinstance(images, MappedImages):
+        if batch_size < 1:
+            raise FitError(f"batch_size must be at least 1, got {batch_size}")
         return images.loader(min(batch_size, len(images)))
     in_memory = (Tensor, np.ndarray, Dataset, Mapping, list, tuple, str, ImagesWithPolicy)
     return images if isinstance(images, Iterable) and not isinstance(images, in_memory) else None

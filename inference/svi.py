@@ -139,11 +139,12 @@ def fit(
     if torch.is_inference_mode_enabled():
         raise FitError("fit needs gradients, which torch.inference_mode() rules out; call it outside of that context")
     original_first = bool(getattr(objective, "original_first", False))
-    batches = as_batches(images, batch_size or BATCH_SIZE)
+    default = BATCH_SIZE if batch_size is None else batch_size
+    batches = as_batches(images, default)
     if batches is None:
         views = views if views is not None else 1 if isinstance(images, Mapping) else 2
         source: Source = training_source(images, policy, views, original_first=original_first)
-        batch_size = batch_size or BATCH_SIZE
+        batch_size = default
     else:
         if isinstance(policy, Mapping):
             raise FitError(f"policies by modality ({', '.join(policy)}) need images by modality, got a stream")

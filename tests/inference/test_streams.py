@@ -190,6 +190,8 @@ def test_a_file_too_large_for_memory_is_read_batch_by_batch(tmp_path: Path, monk
     assert len(set(drawn)) == len(drawn)
     assert fitted(images, batch_size=BATCH, epochs=1).steps == PER_PASS
     assert torch.equal(MappedImages(images[10:])[3], small_images()[13])
+    with pytest.raises(FitError, match="batch_size must be at least 1, got 0"):
+        fitted(images, batch_size=0)
 
 
 class Growing:
