@@ -72,7 +72,7 @@ def load_data(
     # Known data sets are taken as they are; in one's own, copies across splits are a mistake worth knowing.
     own = (_faint_note(collection), copies_note(data)) if ":" in name else ()
     source = {
-        **{"data": name, "data_root": root, "image_size": reading.size and "{}x{}".format(*reading.size)},
+        **{"data": name, "data_root": _folder(root), "image_size": reading.size and "{}x{}".format(*reading.size)},
         **{"resize": resize, "background": background, "range": range, "layout": layout, "skip_bad": skip_bad},
     }
     notes = tuple(printable(note) for note in (*data.notes, *own) if note is not None)
@@ -140,7 +140,7 @@ def _faint_note(collection: Collection) -> str | None:
 def _read(
     name: str, root: Path | None, reading: Reading, cache: Path | None, check: Check = lambda *_: None
 ) -> Collection:
-    root = Path("data") if root is None else Path(root).expanduser()
+    root = _folder(root)
     cache = default_folder() if cache is None else Path(cache).expanduser()
     try:
         return _collect(name, root, reading, cache, check)
@@ -149,6 +149,10 @@ def _read(
             f"{name}: {error.filename or root} cannot be read ({error.strerror or error}). "
             "Check that it is there, and that you may read it."
         ) from error
+
+
+def _folder(root: Path | None) -> Path:
+    return Path("data") if root is None else Path(root).expanduser()
 
 
 def _collect(name: str, root: Path, reading: Reading, cache: Path | None, check: Check) -> Collection:

@@ -101,7 +101,7 @@ class ModelOptions:
     method: str = "simve"
     (
         "Recipe of model, guide and objective: simve, vae, beta-vae, cr-vae, aavae, iwae, group-vae, infonce, simclr, "
-        "clip, vicreg, swav, instance, barlow, simsiam, byol, bridge; or your own package.module:function from the "
+        "clip, vicreg, swav, instance, barlow, simsiam, byol, bridge, or your own package.module:function from the "
         "image shape to model and guide."
     )
     prior: Text = None

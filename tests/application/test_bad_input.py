@@ -35,7 +35,7 @@ Refused = Callable[..., str]
         (("--policy", "crop+colour"), ("--policy crop+colour: ", "needs RGB images", "use 'crop' instead")),
         (
             ("--prior", "gaussian(style_varience=0.3)"),
-            ("unexpected keyword argument 'style_varience'", "its options are: content_variance, style_variance"),
+            ("unexpected keyword argument 'style_varience'", "options of gaussian: content_variance, style_variance"),
         ),
         (("--prior", "gaussian(style_variance=-1)"), ("--prior gaussian(style_variance=-1): ", "positive", "-1")),
         (("--likelihood", "gaussian(variance=0)"), ("variance must be positive and finite, got 0",)),
@@ -94,7 +94,7 @@ def test_wrong_names_and_values(
         (("--schedule", "cosin"), "unknown schedule 'cosin'; did you mean 'cosine'"),
         (("--schedule", "cosine(warmup=2)"), "warmup is a fraction of all steps in [0, 1), got 2"),
         (("--optimizer", "adagrad"), "unknown optimizer 'adagrad'"),
-        (("--optimizer", "adamw(decay=1)"), "its options are: weight_decay, betas"),
+        (("--optimizer", "adamw(decay=1)"), "options of adamw: weight_decay, betas"),
         (("--optimizer", "sgd(momentum=-1)"), "--optimizer sgd(momentum=-1): Invalid momentum value: -1"),
         (("--colour", "red"), "--colour"),
         (("digits",), "digits"),

@@ -55,7 +55,8 @@ def configs(draw: st.DrawFn) -> FitConfig:
         **dict.fromkeys(("out", "resume"), places),
     }
     always: dict[str, st.SearchStrategy[Any]] = {
-        **dict.fromkeys(("data", "method", "background", "range", "layout"), texts),
+        **dict.fromkeys(("data", "background", "range", "layout"), texts),
+        "method": texts.filter(lambda text: ":" not in text),  # others are functions of a user's own
         "resize": st.sampled_from(["auto", "squash", "crop", "pad"]),
         "evaluate": st.sampled_from(["quick", "none"]),
         **dict.fromkeys(("skip_bad", "trust_parts", "quiet"), st.booleans()),
@@ -91,6 +92,8 @@ def test_what_was_given_is_kept(config: FitConfig, shape: DataShape) -> None:
         assert getattr(settings, entry.name) is not None
         if given_value is not None:
             kept = given_value.absolute() if isinstance(given_value, Path) else given_value
+            if entry.name == "init" and kept:
+                kept = str(Path(kept).absolute())
             assert getattr(settings, entry.name) == kept
     assert (settings.epochs == 0) != (settings.steps == 0)
 

@@ -198,7 +198,7 @@ def test_images_without_labels_have_no_content_scores(folder: Path, capsys: pyte
     assert (found["content"]["linear"], found["content"]["knn"]) == (None, None)
     reason = "not applicable: no labels in train, validation, test"
     assert {record.note for record in select(records(folder / "run"), task="class")} == {reason}
-    assert f"of backbone, z, content: {reason}" in capsys.readouterr().out
+    assert f"class linear, class knn of backbone, z, pixels: {reason}" in capsys.readouterr().out
 
 
 def test_images_without_a_label_are_fitted_and_not_evaluated(

@@ -279,7 +279,7 @@ def test_an_entropy_may_be_chosen(entropy: str, kind: type | None, folder: Path)
         (("--group", "ntxent(width=9)"), "the first 9 axes of z, which has 8"),
         (
             ("--group", "ntxent(heat=1)"),
-            "its options are: temperature, unit_norm, width, learn_temperature, projection",
+            "options of ntxent: temperature, unit_norm, width, learn_temperature, projection",
         ),
         (
             ("--group", "pp_simve.models:FlatPrior(latent_dim=8)"),

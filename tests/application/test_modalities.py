@@ -101,7 +101,7 @@ def test_halves_of_digits_from_the_command_line(
     found = results(folder / "run")
     scores = records(folder / "run")
     assert found["modalities"] == ["upper", "lower"]
-    assert {one.representation for one in select(scores, modality="upper")} == {"backbone", "z", "content"}
+    assert {one.representation for one in select(scores, modality="upper")} == {"backbone", "z", "content", "pixels"}
     for task in ("retrieval", "zero_shot"):
         assert {one.target for one in select(scores, task=task)} == {"upper to lower", "lower to upper"}
     assert found["content"]["representation"] == "content of all modalities"

@@ -265,7 +265,7 @@ class Alone:
     ("text", "message"),
     [
         ("pathlib:Path", r"Path is not a class derived from pp_simve\.run\.tracking\.Tracker"),
-        (f"{__name__}:Alone(often=2)", "its options are: every"),
+        (f"{__name__}:Alone(often=2)", "options of .*Alone: every"),
         ("tensorbord", "unknown track 'tensorbord'; did you mean 'tensorboard'"),
     ],
 )
