@@ -100,5 +100,5 @@ def test_rows_are_means_over_so_many_steps_also_of_a_fit_that_was_stopped_betwee
 @pytest.mark.parametrize(("steps", "every"), [(1, 1), (100_000, 1), (100_001, 2), (10_000_000, 100)])
 def test_the_history_of_a_long_fit_is_bounded(steps: int, every: int) -> None:
     settings = {"batch_size": 1, "epochs": None, "lr": None, "optimizer": None, "schedule": "constant", "seed": 0}
-    more = {"clip_norm": None, "accumulate": 1, "ema": None, "devices": 1, "fetch_every": 1}
+    more = {"clip_norm": None, "accumulate": 1, "ema": None, "fetch_every": 1}
     assert checked_plan(1, steps=steps, **settings, **more).log_every == every
