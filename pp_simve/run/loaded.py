@@ -212,6 +212,7 @@ class LoadedRun(Program):
                 expected = ", ".join(self._viewing.names) or "images as one tensor"
                 raise ImagesError(f"there are images of {modality or 'no modality'}, expected {expected}")
             part = _fitting(part, known[modality]).to(device)
+            part = part.to(torch.get_default_dtype()) if part.is_floating_point() else part
             if views == 1:
                 return unit_range(part)[None]
             policy = policies[str(modality)] if isinstance(policies, dict) else policies

@@ -75,6 +75,7 @@ def test_features_labels_and_positions_belong_together(finished_run: Path, split
 SOURCES: dict[str, Callable[[torch.Tensor, Path], Any]] = {
     "array": lambda images, folder: images.numpy(),
     "floats": lambda images, folder: images.float() / 255,
+    "float64": lambda images, folder: images.double().numpy() / 255,
     "tensor data set": lambda images, folder: TensorDataset(images),
     "data set": lambda images, folder: Counting(images),
     "name": lambda images, folder: f"folder:{folder / 'photos'}",
