@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from pp_simve.errors import ConfigError
-from pp_simve.run.config import Count, Flag, Place, ReadingOptions, Text, reading_options
+from pp_simve.run.config import HUB, Count, Flag, Place, ReadingOptions, Text, reading_options
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class ExportConfig(OneRunOptions):
     what: Text = None
     """Outputs of onnx and pt2, separated by commas: backbone, content, z, style (default: backbone,content)."""
     out: Place = None
-    """File to write (default: model.onnx, model.pt2 or encoder.safetensors in the run folder)."""
+    """File to write (default: model.onnx, model.pt2 or encoder.safetensors in the run folder; of hub: runs, here)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,13 +116,15 @@ class ExportConfig(OneRunOptions):
             raise ConfigError(
                 "--to safetensors writes the weights of the encoder, whose output is the backbone: leave out --what"
             )
-        check_place(self.place)
+        if self.out is not None:
+            check_place(self.out)
 
     @property
     def place(self) -> Path:
         """The file to write."""
         name = "encoder" if self.to == "safetensors" else "model"
-        return self.out or Path(str(self.run)) / f"{name}.{self.to}"
+        folder = Path() if str(self.run).startswith(HUB) else Path(str(self.run))  # not the cache of downloads
+        return self.out or folder / f"{name}.{self.to}"
 
     @property
     def names(self) -> list[str]:

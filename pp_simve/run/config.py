@@ -28,6 +28,9 @@ Texts = Annotated[
     tuple[str, ...], tyro.conf.arg(metavar="STR", help_behavior_hint="(repeatable)"), tyro.conf.UseAppendAction
 ]
 
+HUB = "hub:"
+"""Prefix of the names of runs on the Hugging Face Hub, ``hub:OWNER/NAME``."""
+
 FROM_PYTHON = "python"
 """Method of a run that was fitted from Python, whose programs the settings do not describe."""
 

@@ -8,11 +8,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pp_simve.errors import ConfigError, optional_module
-from pp_simve.run.config import Settings
+from pp_simve.run.config import HUB, Settings
 from pp_simve.run.files import read_json, write_json
 from pp_simve.run.trust import own_parts_of
 
-PREFIX = "hub:"
 FILES = ("config.json", "model.safetensors", "results.json")
 """What is shared of a run: no images, checkpoints, figures or pages, which may show images."""
 
@@ -26,10 +25,10 @@ def run_path(name: Path | str) -> Path:
         ConfigError: huggingface_hub is not installed, the name is no such, or the run is not there.
     """
     name = str(name)
-    if not name.startswith(PREFIX):
+    if not name.startswith(HUB):
         return Path(name)
     hub = optional_module("huggingface_hub", "hub", name)
-    repository, _, revision = name.removeprefix(PREFIX).partition("@")
+    repository, _, revision = name.removeprefix(HUB).partition("@")
     try:
         return Path(hub.snapshot_download(repository, revision=revision or None, allow_patterns=list(FILES)))
     except (OSError, ValueError) as error:  # the hub's errors are of these
@@ -69,7 +68,7 @@ def push_run(path: Path, repository: str, *, private: bool = False, token: str |
             raise ConfigError(
                 f"{path} could not be uploaded to {repository} ({problem}); expected OWNER/NAME"
             ) from error
-    return PREFIX + repository
+    return HUB + repository
 
 
 def model_card(repository: str, entries: dict[str, Any], results: dict[str, Any]) -> str:
@@ -107,7 +106,7 @@ tags: [self-supervised-learning, image-feature-extraction, pyro]
 ```python
 from pp_simve import load_run
 
-run = load_run("{PREFIX}{repository}"{trusted})
+run = load_run("{HUB}{repository}"{trusted})
 content = run.embed(images)["content"]  # uint8, or float in [0, 1], (image, channel, height, width)
 ```
 {needs}"""

@@ -148,6 +148,11 @@ def test_wrong_input_writes_nothing(
     assert [path.name for path in folder.iterdir()] == ["large.npz"]
 
 
+def test_a_missing_run_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("gone", "--to", "pt2") == 2
+    assert capsys.readouterr().err == "error: gone is no run folder: it has no config.json\n"
+
+
 def test_a_missing_package_is_named(
     finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

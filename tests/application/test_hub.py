@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from pp_simve import embed, load_run
+from pp_simve import embed, export, load_run
 from pp_simve.errors import ConfigError
 from pp_simve.run.files import read_json
 
@@ -64,6 +64,8 @@ def test_a_run_is_pushed_and_loaded(hub: FakeHub, finished_run: Path, folder: Pa
     images = torch.rand(3, 1, 16, 16)
     np.testing.assert_array_equal(load_run(f"hub:{REPOSITORY}").embed(images)["content"], run.embed(images)["content"])
     assert embed.main([f"hub:{REPOSITORY}", "--out", "f.npy", "--split", "test", "--device", "cpu"]) == 0
+    assert export.main([f"hub:{REPOSITORY}", "--to", "safetensors"]) == 0
+    assert (folder / "encoder.safetensors").is_file()  # here, not in the cache of the hub
     load_run(f"hub:{REPOSITORY}@v1")
     assert hub.calls[-1][2]["revision"] == "v1"
 
