@@ -88,14 +88,15 @@ class Split:
         """The images that have a label; all of them where the data have no labels."""
         if self.labels is None or not bool((self.labels < 0).any()):
             return self
-        kept = self.labels >= 0
-        attributes, index = (None if part is None else part[kept] for part in (self.attributes, self.index))
-        return replace(self, images=self.images[kept], labels=self.labels[kept], attributes=attributes, index=index)
+        return self._rows(self.labels >= 0)
 
     def first(self, count: int) -> Self:
         """The first images, as many at most."""
-        labels, attributes = (None if part is None else part[:count] for part in (self.labels, self.attributes))
-        return replace(self, images=self.images[:count], labels=labels, attributes=attributes)
+        return self._rows(slice(count))
+
+    def _rows(self, chosen: Tensor | slice) -> Self:
+        parts = {name: value[chosen] for name, value in vars(self).items() if value is not None}
+        return replace(self, **parts)
 
 
 ImageShape = tuple[int, int, int]

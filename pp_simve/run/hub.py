@@ -39,7 +39,7 @@ def run_path(name: Path | str) -> Path:
 def push_run(path: Path, repository: str, *, private: bool = False, token: str | None = None) -> str:
     """Uploads a finished run, with a model card, and returns its name for `load_run`.
 
-    Paths of this machine are left out: of the data only the name of the folder or file is kept.
+    Paths of this machine are left out: of data and initial run only the name of the folder or file is kept.
 
     Args:
         path: of the run folder.
@@ -53,7 +53,8 @@ def push_run(path: Path, repository: str, *, private: bool = False, token: str |
     hub = optional_module("huggingface_hub", "hub", "push_to_hub")
     entries, results = read_json(path / "config.json"), read_json(path / "results.json")
     kind, colon, place = str(entries["config"]["data"]).partition(":")
-    entries["config"] |= {"data": f"{kind}{colon}{Path(place).name}", "data_root": "data"}
+    names = {"data": f"{kind}{colon}{Path(place).name}", "init": Path(entries["config"].get("init", "")).name}
+    entries["config"] |= {**names, "data_root": "data"}
     with TemporaryDirectory() as folder:
         for file in FILES:
             shutil.copy(path / file, folder)

@@ -1,6 +1,7 @@
 """The data set itself, and `load_data`'s own errors."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,15 @@ def test_fingerprint_follows_pixels_and_labels() -> None:
     assert tiny().fingerprint == tiny().fingerprint
     assert len(tiny().fingerprint) == 12
     assert len({tiny().fingerprint, tiny(shift=1).fingerprint, tiny(labels=False).fingerprint}) == 3
+
+
+def test_all_entries_of_a_part_of_a_split_are_of_the_same_images() -> None:
+    whole = load_data("digits").train
+    split = replace(whole, labels=torch.where(torch.arange(len(whole)) % 2 == 0, whole.labels, -1))
+    for part, rows in ((split.first(5), torch.arange(5)), (split.labeled(), torch.arange(0, len(split), 2))):
+        assert torch.equal(part.index, whole.index[rows])
+        assert torch.equal(part.images, whole.images[rows])
+        assert torch.equal(part.labels, split.labels[rows])
 
 
 def test_prints_as_one_line_without_pixels() -> None:

@@ -82,10 +82,12 @@ def test_paths_of_this_machine_stay_here(hub: FakeHub, finished_run: Path, folde
     run = Path(shutil.copytree(finished_run, folder / "run"))
     entries = json.loads((run / "config.json").read_text())
     entries.pop(next(name for name in entries if name not in read_json(run / "config.json")))  # the checksum
-    entries["config"]["data"] = "folder:/home/someone/photos"
+    entries["config"] |= {"data": "folder:/home/someone/photos", "init": "/home/someone/runs/first"}
     (run / "config.json").write_text(json.dumps(entries))
     load_run(run).push_to_hub(REPOSITORY)
-    assert read_json(folder / "hub" / REPOSITORY / "config.json")["config"]["data"] == "folder:photos"
+    config = read_json(folder / "hub" / REPOSITORY / "config.json")["config"]
+    assert (config["data"], config["init"]) == ("folder:photos", "first")
+    assert "/home" not in json.dumps(config)
     assert "/home" not in (folder / "hub" / REPOSITORY / "README.md").read_text()
 
 
