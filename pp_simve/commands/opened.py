@@ -20,15 +20,23 @@ from pp_simve.run.loaded import LoadedRun
 from pp_simve.run.trust import announce
 
 
-def one_run(options: OneRunOptions, console: Console, device: DeviceName = "cpu") -> LoadedRun:
-    """The fitted program of the run; the console is told what is imported for it."""
+@contextmanager
+def one_run(options: OneRunOptions, console: Console, device: DeviceName = "cpu") -> Iterator[LoadedRun]:
+    """Context with the fitted program of a run; the console is told what is imported for it.
+
+    Raises:
+        FitError: there are several processes.
+        ConfigError: the run cannot be read.
+    """
+    check_alone("this command")
     assert options.run is not None  # the options refuse it
     chosen, path = torch.device(choose_device(device)), run_path(options.run)
     if options.trust_parts:
         announce(path, RunFolder(path).read_settings(trust_parts=True)[0], console)
     run = load_run(path, trust_parts=options.trust_parts)
     run.objective.to(chosen)
-    return run
+    with chosen_threads():
+        yield run
 
 
 @contextmanager

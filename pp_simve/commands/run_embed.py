@@ -24,8 +24,7 @@ def embed_images(config: EmbedConfig) -> int:
     console = Console(quiet=config.quiet, highlight=False)
     if config.out.suffix == ".parquet":
         optional_module("pyarrow", "parquet", "a .parquet file")
-    run = one_run(config, console, config.device)
-    with counted(console, "embedding") as progress:
+    with one_run(config, console, config.device) as run, counted(console, "embedding") as progress:
         found = run.embed(
             config.data or run.settings.data,
             config.names,

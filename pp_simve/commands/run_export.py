@@ -31,7 +31,12 @@ def export_run(config: ExportConfig) -> int:
     console = Console(quiet=config.quiet, highlight=False)
     if config.to == "onnx":
         optional_module("onnxscript", "export", "--to onnx")  # torch's exporter imports it
-    run = one_run(config, console)
+    with one_run(config, console) as run:
+        _export(run, config, console)
+    return 0
+
+
+def _export(run: LoadedRun, config: ExportConfig, console: Console) -> None:
     images = run.first(config.data or run.settings.data, COMPARED, **config.reading)
     make = {"onnx": _onnx, "pt2": _pt2, "safetensors": _weights}[config.to]
     with torch.no_grad():
@@ -54,7 +59,6 @@ def export_run(config: ExportConfig) -> int:
         markup=False,
         soft_wrap=True,
     )
-    return 0
 
 
 def _features(run: LoadedRun, names: list[str], images: Tensor) -> FeatureModule:

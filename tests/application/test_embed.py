@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
-from pp_simve import embed, load_data, load_run
+from pp_simve import embed, export, load_data, load_run
 from pp_simve.data import DataError, DataShape
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation.tasks.classes import contents_of_views
@@ -210,6 +210,20 @@ def test_files(finished_run: Path, folder: Path, capsys: pytest.CaptureFixture[s
 def test_a_run_must_be_given(capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 2
     assert "no run was given" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "flags"), [(embed, ["--out", "f.npz"]), (export, ["--to", "pt2"])])
+def test_several_processes_are_refused(
+    finished_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: Any,
+    flags: list[str],
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "2" if name.endswith("SIZE") else "1")
+    assert command.main([str(finished_run), *flags]) == 2
+    assert "this command uses one process; start it without torchrun" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_size_of_files_can_be_given(finished_run: Path, folder: Path) -> None:
