@@ -26,7 +26,7 @@ def embed_images(config: EmbedConfig) -> int:
         optional_module("pyarrow", "parquet", "a .parquet file")
     with one_run(config, console, config.device) as run, counted(console, "embedding") as progress:
         found = run.embed(
-            config.data or run.settings.data,
+            run.named_data(config.data),
             config.names,
             views=config.views,
             draws=config.draws,

@@ -37,7 +37,7 @@ def export_run(config: ExportConfig) -> int:
 
 
 def _export(run: LoadedRun, config: ExportConfig, console: Console) -> None:
-    images = run.first(config.data or run.settings.data, COMPARED, **config.reading)
+    images = run.first(run.named_data(config.data), COMPARED, **config.reading)
     make = {"onnx": _onnx, "pt2": _pt2, "safetensors": _weights}[config.to]
     with torch.no_grad():
         module: nn.Module = _encoder(run) if config.to == "safetensors" else _features(run, config.names, images)

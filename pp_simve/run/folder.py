@@ -412,17 +412,13 @@ def load_fitted(
         DataError: the images cannot be loaded.
     """
     settings, fingerprint = folder.read_settings(trust_parts=trust_parts)
-    if not (source or settings.data):
-        raise ConfigError(
-            f"{folder.path} was fitted to images given in Python; say where they are (--data npz:FILE, folder:PATH)"
-        )
     program = load_run(folder.path, trust_parts=trust_parts)
     options, root = reading_options(settings), data_root or settings.data_root
     if on is not None:
         side = "x".join(map(str, program.shape.image[1:]))
         data = fitting(images(on, root, **options | {"image_size": side}), program.shape.image)
     else:
-        data = images(source or settings.data, root, **options)
+        data = images(program.named_data(source), root, **options)
         if fingerprint and data.fingerprint != fingerprint:
             raise ConfigError(
                 f"the images of {data.name} are not those {folder.path} was fitted to ({data.fingerprint}, expected "

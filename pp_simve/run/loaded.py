@@ -121,6 +121,18 @@ class LoadedRun(Program):
             progress(stop, source.n_images)
         return source.about | {name: np.concatenate(of_name) for name, of_name in parts.items()}
 
+    def named_data(self, given: str | None = None) -> str:
+        """The name of data that was given, by default of those of the fit.
+
+        Raises:
+            ConfigError: neither has a name.
+        """
+        if not (name := given or self.settings.data):
+            raise ConfigError(
+                f"{self.path} was fitted to images given in Python; say where they are (--data npz:FILE, folder:PATH)"
+            )
+        return name
+
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
         """Uploads the run to the Hugging Face Hub; ``load_run("hub:OWNER/NAME")`` reads it. As `push_run`."""
         return push_run(self.path, repository, private=private, token=token)

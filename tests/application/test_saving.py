@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pp_simve import diagnose, evaluate, load_data, load_run, save_run
+from pp_simve import diagnose, embed, evaluate, load_data, load_run, save_run
 from pp_simve.data import ImageData
 from pp_simve.errors import ConfigError
 from pp_simve.inference import CheckpointFile, Run, fit
@@ -103,8 +103,10 @@ def test_a_run_of_arrays_is_evaluated_where_its_images_are_named(
     images = np.random.default_rng(0).integers(0, 256, (60, 16, 16), dtype=np.uint8)
     np.savez("images.npz", images=images, labels=np.arange(60) % 2)
     save_run(fitted(programs.build, images[:40, None], policy="crop"), "run", build=programs.build)
-    assert evaluate.main(["run", "--trust-parts"]) == 2
-    assert "run was fitted to images given in Python; say where they are" in capsys.readouterr().err
+    for command in (evaluate, embed):
+        assert command.main(["run", "--trust-parts"]) == 2
+        assert "run was fitted to images given in Python; say where they are" in capsys.readouterr().err
+    assert evaluate.main(["run", "--trust-parts", "--on", "npz:images.npz", "--rows", "50", "--quiet"]) == 0
     assert evaluate.main(["run", "--trust-parts", "--data", "npz:images.npz", "--rows", "50"]) == 0
 
 
