@@ -22,7 +22,7 @@ from pp_simve.inference.augmentations import (
 )
 from pp_simve.inference.images import ImagesError, ImagesWithPolicy, PlainImages, as_images
 from pp_simve.inference.plan import FitError
-from pp_simve.inference.tools import unit_range
+from pp_simve.inference.tools import default_float, unit_range
 from pp_simve.models import PlainViews
 
 Pixels = Tensor | np.ndarray[Any, Any]
@@ -227,4 +227,4 @@ def _to_fit(images: PlainImages, where: str = "images") -> Tensor:
     data = as_images(images, where)
     if not len(data):
         raise ImagesError(f"there are no {where} to fit, got shape {tuple(data.shape)}")
-    return data if data.dtype == torch.uint8 else data.to(torch.get_default_dtype())
+    return default_float(data)

@@ -17,7 +17,7 @@ from pp_simve.inference.augmentations import AugmentationPolicy, default_policy
 from pp_simve.inference.data import Source, image_shape, named_policy, views_of
 from pp_simve.inference.images import ImagesError, ImagesWithPolicy, as_images
 from pp_simve.inference.plan import FitError
-from pp_simve.inference.tools import memory_at_hand
+from pp_simve.inference.tools import default_float, memory_at_hand
 
 MEMORY_SHARE = 0.5
 """Of the memory, above which a file is not read into it."""
@@ -148,7 +148,7 @@ class Stream(Source):
         return self
 
     def order(self, generator: torch.Generator) -> Tensor:
-        return torch.arange(len(self), device=self.device)  # theirs is the order
+        return torch.arange(len(self), device=self.device)  # the iterable has its own order
 
     def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
         chosen = self._next().to(self.device, non_blocking=True)
@@ -247,4 +247,4 @@ def _tensor(item: object) -> Tensor:
 
 def _checked(images: object, where: str) -> Tensor:
     # A look at the values of a tensor would wait for the device.
-    return as_images(images, where, values=not isinstance(images, Tensor) or images.device.type == "cpu")
+    return default_float(as_images(images, where, values=not isinstance(images, Tensor) or images.device.type == "cpu"))

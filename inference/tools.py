@@ -13,6 +13,11 @@ from torch import Tensor, nn
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
+def default_float(images: Tensor) -> Tensor:
+    """Float images of the default type, as networks need them; uint8 images as they are."""
+    return images if images.dtype == torch.uint8 else images.to(torch.get_default_dtype())
+
+
 def unit_range(images: Tensor) -> Tensor:
     """uint8 images as floats of the default type in [0, 1]; float images as they are."""
     return images.to(torch.get_default_dtype()).div_(255) if images.dtype == torch.uint8 else images

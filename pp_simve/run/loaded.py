@@ -21,7 +21,7 @@ from pp_simve.inference.augmentations import draw_views
 from pp_simve.inference.embedding import view_features
 from pp_simve.inference.guides.base import ImagesLike
 from pp_simve.inference.images import ImagesError, as_images
-from pp_simve.inference.tools import unit_range
+from pp_simve.inference.tools import default_float, unit_range
 from pp_simve.run.config import Settings, reading_options
 from pp_simve.run.hub import push_run
 from pp_simve.run.methods import Program
@@ -223,8 +223,7 @@ class LoadedRun(Program):
             if modality not in known:
                 expected = ", ".join(self._viewing.names) or "images as one tensor"
                 raise ImagesError(f"there are images of {modality or 'no modality'}, expected {expected}")
-            part = _fitting(part, known[modality]).to(device)
-            part = part.to(torch.get_default_dtype()) if part.is_floating_point() else part
+            part = default_float(_fitting(part, known[modality]).to(device))
             if views == 1:
                 return unit_range(part)[None]
             policy = policies[str(modality)] if isinstance(policies, dict) else policies

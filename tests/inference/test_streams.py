@@ -93,6 +93,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Any]] = {
     "list of views, labels, names": lambda batch: ([batch, 255 - batch], torch.arange(BATCH), ["a"] * BATCH),
     "tensor of views, labels": lambda batch: (torch.stack([batch, 255 - batch]), torch.arange(BATCH)),
     "floats": lambda batch: (in_unit_range(batch), in_unit_range(255 - batch)),
+    "float64": lambda batch: (batch.double() / 255, (255 - batch).numpy() / 255),
 }
 
 
