@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from pp_simve.commands.opened import one_run
 from pp_simve.commands.options import ExportConfig
-from pp_simve.errors import ConfigError, optional_module, unknown_name
+from pp_simve.errors import ConfigError, optional_module
 from pp_simve.inference.exporting import FeatureModule, exported, plain_network
 from pp_simve.inference.tools import write_whole
-from pp_simve.run.loaded import REPRESENTATIONS, LoadedRun
+from pp_simve.run.loaded import LoadedRun, absent, check_names
 
 COMPARED = 64
 """Images that the file is compared on."""
@@ -62,13 +62,11 @@ def _export(run: LoadedRun, config: ExportConfig, console: Console) -> None:
 
 
 def _features(run: LoadedRun, names: list[str], images: Tensor) -> FeatureModule:
-    if unknown := [name for name in names if name not in REPRESENTATIONS]:
-        raise ConfigError(unknown_name("representation", unknown[0], REPRESENTATIONS))
+    check_names(names)
     module = FeatureModule(run.guide, names).eval()
-    if empty := [name for name, found in zip(names, module(images), strict=True) if not found.shape[-1]]:
-        raise ConfigError(
-            f"{empty[0]} has no width under {type(run.model.prior).__name__}; choose others, such as --what backbone,z"
-        )
+    for name, values in zip(names, module(images), strict=True):
+        if not values.shape[-1]:
+            raise ConfigError(absent(name, values, run))
     return module
 
 

@@ -370,8 +370,7 @@ def is_own(text: str) -> bool:
 
 def reading_options(config: ReadingOptions | Settings) -> dict[str, Any]:
     """Options of `pp_simve.data.load_data` that decide how images are read."""
-    names = ("image_size", "resize", "background", "range", "layout", "skip_bad")
-    return {name: value for name in names if (value := getattr(config, name))}
+    return {entry.name: value for entry in dataclasses.fields(ReadingOptions) if (value := getattr(config, entry.name))}
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -116,7 +116,7 @@ class LoadedRun(Program):
             for name, of_name in parts.items():
                 values = found[name]
                 if values is None or not values.shape[-1]:
-                    raise ConfigError(_absent(name, values, self))
+                    raise ConfigError(absent(name, values, self))
                 of_name.append(values.float().cpu().numpy())
             progress(stop, source.n_images)
         return source.about | {name: np.concatenate(of_name) for name, of_name in parts.items()}
@@ -155,8 +155,7 @@ class LoadedRun(Program):
 
     def _checked(self, what: Sequence[str], views: int, draws: int, batch_size: int) -> list[str]:
         """Names of the features, with those of their standard deviations."""
-        if unknown := [name for name in what if name not in REPRESENTATIONS]:
-            raise ConfigError(unknown_name("representation", unknown[0], REPRESENTATIONS))
+        check_names(what)
         for name, given in {"views": views, "batch_size": batch_size, "what": len(what)}.items():
             if given < 1:
                 raise ConfigError(f"{name} must be at least 1, got {given}")
@@ -265,7 +264,18 @@ def fitting(data: ImageData, shape: ImageShape) -> ImageData:
     return replace(data, train=train, validation=validation, test=test)
 
 
-def _absent(name: str, values: Tensor | None, run: LoadedRun) -> str:
+def check_names(names: Iterable[str]) -> None:
+    """Refuses a name that is none of `REPRESENTATIONS`.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if unknown := [name for name in names if name not in REPRESENTATIONS]:
+        raise ConfigError(unknown_name("representation", unknown[0], REPRESENTATIONS))
+
+
+def absent(name: str, values: Tensor | None, run: LoadedRun) -> str:
+    """The message for a representation that the program does not have."""
     if values is None:
         return "there is a backbone for each modality; embed the images of one, {modality: images}, or another part"
     return f"{name.removesuffix('_sd')} has no width under {type(run.model.prior).__name__}; choose another, such as z"
