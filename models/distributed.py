@@ -34,6 +34,11 @@ def summed(values: Tensor) -> Tensor:
     return values
 
 
+def is_first() -> bool:
+    """Whether this is the first process, or the only one."""
+    return _alone() or processes.get_rank() == 0
+
+
 def _alone() -> bool:
     return not (processes.is_available() and processes.is_initialized()) or processes.get_world_size() == 1
 

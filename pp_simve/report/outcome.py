@@ -19,6 +19,7 @@ from pp_simve.inference.augmentations import POLICIES
 from pp_simve.inference.metrics import fit_warnings
 from pp_simve.inference.tools import random_state_kept
 from pp_simve.models import SimVE
+from pp_simve.models.distributed import is_first
 from pp_simve.report.embedding import embed_test
 from pp_simve.report.page import write_report
 from pp_simve.run.config import FROM_PYTHON, FitConfig, Settings
@@ -102,7 +103,7 @@ def save_run(
         OSError: a file cannot be written.
     """
     folder = RunFolder(Path(path))
-    if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+    if not is_first():
         return folder
     if data is not None:
         _check_data(run, data)

@@ -93,7 +93,7 @@ def run_scores(runs: Mapping[str, Sequence[Path | str]], *, evaluated: bool = Tr
     return pd.DataFrame(entries, columns=columns).astype(dict.fromkeys(MEASURES, float))
 
 
-def differences(scores: pd.DataFrame, measures: Sequence[str]) -> dict[str, dict[str, Moments]]:
+def paired_differences(scores: pd.DataFrame, measures: Sequence[str]) -> dict[str, dict[str, Moments]]:
     """Mean and standard deviation over seeds of each label's difference from the first, where they share two seeds.
 
     A difference of two fits with one seed has less spread than either of them where the seed decides much of both
@@ -137,7 +137,7 @@ def write_table(
                 "commit": ", ".join(sorted(set(frame["commit"]))) or None,
             }
         )
-    compared = differences(scores, [name for name in shown if name not in COSTS])
+    compared = paired_differences(scores, [name for name in shown if name not in COSTS])
     notes = [*notes, *(f"{path}: {warning}" for path in scores["run"] for warning in warnings(Path(path)))]
     cells, headings = _cells(rows)
     apart, of_apart = _cells([{"label": label, **moments} for label, moments in compared.items()])
