@@ -182,6 +182,16 @@ def test_a_saved_run_may_have_its_checkpoint_and_is_not_overwritten(
     assert checkpoint.load()["steps"] == 4
 
 
+def test_the_first_of_several_processes_saves(
+    programs: Any, digits: ImageData, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit_run = fitted(programs.build, digits)
+    for name, value in {"is_initialized": True, "get_world_size": 2, "get_rank": 1}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    save_run(fit_run, "run")
+    assert not (folder / "run").exists()
+
+
 def still(shape: Any) -> AugmentationPolicy:
     return Compose([RandomFlip(probability=0.0)], shape)
 
