@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.padding import Padding
-from rich.progress import Progress
 from rich.table import Table
 
 import pp_simve
@@ -32,7 +31,7 @@ from pp_simve.evaluation.posterior.diagnosis import (
 from pp_simve.evaluation.subject import EVALUATION_SEED
 from pp_simve.inference.device import choose_device, device_name
 from pp_simve.inference.mcmc import ProgressBar
-from pp_simve.inference.progress_bar import status
+from pp_simve.inference.progress_bar import counted, status
 from pp_simve.inference.tools import unit_range
 from pp_simve.report import write_report
 from pp_simve.run.console import each_run
@@ -144,12 +143,11 @@ def sampling(console: Console, images: int, chains: int) -> Iterator[ProgressBar
     Yields:
         A function that NUTS calls after each draw.
     """
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"NUTS, {images} images, {chains} chains", total=None)
+    with counted(console, f"NUTS, {images} images, {chains} chains") as show:
 
         def update(chain: int, draw: int, total: int) -> None:
             done, of = chain * total + draw, chains * total
-            bar.update(task, completed=done, total=of)
+            show(done, of)
             if not console.is_terminal and 10 * done // of > 10 * (done - 1) // of:
                 console.print(f"NUTS: {done:,} of {of:,} draws", highlight=False)
 
