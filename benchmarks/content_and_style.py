@@ -201,20 +201,18 @@ def table(out: Path) -> str:
 def frontier(out: Path, file: Path) -> None:
     """Content against style: the bridge's ratios as a curve, from the seed that all have, other methods as points."""
     found = {name: runs[0] for name, runs in finished(out).items()}
-    curve = {
-        ratio: found[name] for ratio in RATIOS if (name := "bridge" if ratio == 0.3 else f"ratio-{ratio}") in found
-    }
+    names = {ratio: f"ratio-{ratio}" for ratio in RATIOS} | {0.3: "bridge"}
+    curve = [(ratio, found[name]) for ratio, name in sorted(names.items()) if name in found]
     figure, panels = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for axes, part, content in zip(panels, ("backbone", "z"), ("linear", "k-NN"), strict=True):
         across, up = f"{part}: {content}", f"{part}: R²"
-        axes.plot(
-            [at[across] for at in curve.values()], [at[up] for at in curve.values()], "o-", label="bridge, by ratio"
-        )
-        for ratio, at in curve.items():
+        axes.plot([at[across] for _, at in curve], [at[up] for _, at in curve], "o-", label="bridge, by ratio")
+        for ratio, at in curve:
             axes.annotate(f"{ratio:g}", (at[across], at[up]), xytext=(5, 5), textcoords="offset points")
         for name in ("VAE", "SimVE", "SimVE-structured", "SimCLR", "VICReg"):
             if name in found:
                 axes.plot(found[name][across], found[name][up], "s", label=name.replace("-", ", "))
+        axes.margins(0.1)
         axes.set(xlabel=f"class, {content}, accuracy", ylabel="view parameters, mean R²", title=part)
     panels[0].legend()
     figure.savefig(file, dpi=120)
