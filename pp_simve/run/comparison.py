@@ -82,10 +82,12 @@ def run_scores(runs: Mapping[str, Sequence[Path | str]], *, evaluated: bool = Tr
         fractions, NaN where one is undefined.
 
     Raises:
-        ConfigError: a folder that is no finished run, or a damaged file.
+        ConfigError: runs of another form, a folder that is no finished run, or a damaged file.
     """
     import pandas as pd
 
+    if not isinstance(runs, Mapping) or any(isinstance(paths, (str, Path)) for paths in runs.values()):
+        raise ConfigError(f'runs maps each label to a list of run folders, {{"simve": ["runs/simve-0"]}}, got {runs!r}')
     entries = [
         {"label": label, **_entries(Path(path), evaluated=evaluated)} for label, paths in runs.items() for path in paths
     ]
@@ -228,7 +230,10 @@ def _markdown(tables: Sequence[pd.DataFrame], title: str, notes: Sequence[str]) 
 def _latex(table: pd.DataFrame) -> str:
     """A booktabs table."""
     style = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
-    return str(style.to_latex(hrules=True)).replace("±", r"$\pm$").replace("²", "$^2$").replace("≥", r"$\geq$")
+    text = str(style.to_latex(hrules=True))
+    for character, command in {"±": r"$\pm$", "²": "$^2$", "≥": r"$\geq$", "−": "$-$"}.items():
+        text = text.replace(character, command)  # pdflatex has no others than these of its own
+    return text
 
 
 def _shown(name: str, value: Any) -> str:

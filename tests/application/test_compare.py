@@ -22,6 +22,7 @@ from pp_simve import compare
 from pp_simve.commands.options import EvaluateConfig
 from pp_simve.compare import parse
 from pp_simve.data import DataShape
+from pp_simve.errors import ConfigError
 from pp_simve.evaluation import Record
 from pp_simve.run import processes
 from pp_simve.run.comparison import run_scores
@@ -203,6 +204,14 @@ def test_only_the_table_goes_to_standard_output(
     if form == "latex":
         assert r"a\_b \& c\% & content & 0.500 $\pm$ 0.000" in printed.out
         assert r"mean R$^2$" in printed.out
+        assert "$-$" in printed.out
+        assert "−" not in printed.out, "pdflatex stops at it"
+
+
+@pytest.mark.parametrize("runs", [["one", "two"], {"vae": "one"}, {"vae": Path("one")}])
+def test_scores_of_runs_without_labels_or_lists_are_refused(runs: Any) -> None:
+    with pytest.raises(ConfigError, match="maps each label to a list of run folders"):
+        run_scores(runs)
 
 
 @pytest.mark.usefixtures("no_fits")
