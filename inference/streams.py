@@ -123,6 +123,12 @@ class Stream(Source):
                 f"the stream gives {len(batch)} views of each image, ready made: leave out policy and views, and "
                 "objectives that need the original image, or give a stream of images"
             )
+        length = _full_batches(batches)
+        if length == 0:
+            raise FitError(
+                f"the stream has no full batch, and smaller ones are left out: its first has {batch.shape[-4]} images; "
+                "choose a batch size of at most that many"
+            )
         shape = image_shape(batch)
         drawing = None if ready else named_policy(default_policy(shape) if policy is None else policy, shape)
         return cls(
@@ -132,7 +138,7 @@ class Stream(Source):
             original_first=original_first,
             seed=seed,
             batch_size=batch.shape[-4],
-            length=_full_batches(batches),
+            length=length,
             images=batch,
         )
 
