@@ -200,7 +200,8 @@ class RunFolder:
             return safetensors.torch.load(read_sealed(weights))
         except FileNotFoundError:
             raise ConfigError(
-                f"{self.path} is not finished: it has no {weights.name}; go on with --resume {self.path}"
+                f"{self.path} is not finished: it has no {weights.name}; go on with "
+                f"python -m pp_simve.fit --resume {self.path}"
             ) from None
         except (safetensors.SafetensorError, ValueError) as error:
             raise _damaged(weights, error) from None

@@ -297,7 +297,8 @@ def test_a_run_that_cannot_be_evaluated_does_not_stop_the_others(
     captured = capsys.readouterr()
     for words in (
         "error: missing is no run folder: it has no config.json",
-        "error: stopped is not finished: it has no model.safetensors; go on with --resume stopped",
+        "error: stopped is not finished: it has no model.safetensors; "
+        "go on with python -m pp_simve.fit --resume stopped",
         "error: damaged/model.safetensors cannot be loaded",
         "error: the images of digits are not those other was fitted to "
         f"({load_data('digits').fingerprint}, expected 0123)",

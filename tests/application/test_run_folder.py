@@ -84,7 +84,7 @@ def test_a_figure_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pyt
 
 def test_an_unfinished_run_has_no_program(tmp_path: Path) -> None:
     folder = created(tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"is not finished: it has no model\.safetensors; go on with --resume"):
+    with pytest.raises(ConfigError, match=r"it has no model\.safetensors; go on with python -m pp_simve\.fit --resume"):
         load_run(folder.path)
 
 
