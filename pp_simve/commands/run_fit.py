@@ -33,7 +33,7 @@ from pp_simve.run.environment import chosen_threads
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.methods import Program, build
 from pp_simve.run.named_parts import OPTIMIZERS, SCHEDULES, make_part
-from pp_simve.run.numbers import plain
+from pp_simve.run.numbers import counted
 from pp_simve.run.tables import print_results
 from pp_simve.run.tracking import TRACKERS, JSONLines, Several, Tracker
 from pp_simve.run.trust import announce, own_parts_of
@@ -244,7 +244,7 @@ def _introduction(settings: Settings, data: ImageData, program: Program, folder:
     return (
         f"{settings.method} on {data}\n"
         f"{parameters:,} parameters, {latents} latents, {settings.views} views{kinds} ({settings.policy}), "
-        f"{plain(steps / steps_per_epoch)} epochs ({plain(steps)} steps) of batches of {settings.batch_size}, "
+        f"{counted(steps / steps_per_epoch, 'epoch')} ({counted(steps, 'step')}) of batches of {settings.batch_size}, "
         f"seed {settings.seed}\n"
         f"run folder: {folder.path}"
     )

@@ -138,6 +138,7 @@ def page(
         results=results,
         tiles=score_tables.tiles(results or {}, found),
         tasks=score_tables.by_task(found),
+        unscored=(results or {}).get("scored") == "",  # --evaluate none
         without_records=found == [] and (results is not None or evaluation is not None),
         map=drawn,
         embedded=embedding is not None,

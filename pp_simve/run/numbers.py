@@ -32,6 +32,15 @@ def plain(value: Any) -> str:
     return _minus(f"{value:,}") if isinstance(value, int) else str(value)
 
 
+def counted(count: float, unit: str) -> str:
+    """A number with its unit, in the singular or plural.
+
+    >>> counted(1.0, "epoch"), counted(2.5, "epoch")
+    ('1 epoch', '2.5 epochs')
+    """
+    return f"{plain(count)} {unit}{'' if count == 1 else 's'}"
+
+
 def score(metric: str, value: float | None) -> str:
     """A score by its metric: fractions in per cent, counts whole, others to three decimals or, from ten on, to one."""
     if value is None:

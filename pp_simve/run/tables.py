@@ -140,9 +140,9 @@ def print_results(results: Mapping[str, Any], records: Sequence[Record], console
         measure = f"ELBO of {results['views']} views" + (" of each modality" if results["modalities"] else "")
         no_bound = "" if results["is_bound"] else " (no bound)"
         console.print(f"{measure}{no_bound}: {-results['bound']['loss']:.1f} nats an image")
+    evaluated = f", evaluated in {results['seconds_evaluating']:.1f} s" if records else ""
     console.print(
-        f"{results['seconds_per_epoch']:.2f} s an epoch, {results['peak_memory_mb']:,.0f} MB at most, "
-        f"evaluated in {results['seconds_evaluating']:.1f} s",
+        f"{results['seconds_per_epoch']:.2f} s an epoch, {results['peak_memory_mb']:,.0f} MB at most{evaluated}",
         soft_wrap=True,
     )
     if scored := results.get("scored"):

@@ -316,6 +316,9 @@ def test_main_scores_bound_and_costs(found: Page) -> None:
     assert "records" not in costs
 
 
+UNSCORED = {**RESULTS, "bound": None, "records": [], "scored": ""}
+
+
 @pytest.mark.parametrize(
     ("parts", "section", "words"),
     [
@@ -328,6 +331,9 @@ def test_main_scores_bound_and_costs(found: Page) -> None:
         ({"results": {"bound": None, "is_bound": False, **entries()}}, "pictures", "this method models no pixels"),
         ({"results": {**RESULTS, "is_bound": False}}, "bound", "not a bound"),
         ({"results": {**RESULTS, "is_bound": False}}, "scores", "ELBO (not a bound)"),
+        ({"results": UNSCORED}, "scores", "Not scored (--evaluate none)"),
+        ({"results": UNSCORED}, "bound", "the fit computed none"),
+        ({"results": UNSCORED}, "pictures", "the folder has none"),
         ({"results": {"knows": {}}}, "scores", "python -m pp_simve.evaluate"),
         ({"evaluation": {"knows": {}}}, "scores", "have no score records"),
         ({}, "pictures", "No figures: the folder has none"),

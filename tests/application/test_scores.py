@@ -90,10 +90,12 @@ def test_a_fit_without_scores(
     folder: Path, evaluated_quickly: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*SMALL, "--out", "run", "--evaluate", "none") == 0
-    assert "not scored (--evaluate none)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "not scored (--evaluate none)" in printed
+    assert "evaluated in" not in printed
     found = results(folder / "run")
     assert (found["records"], found["bound"], found["scored"], found["steps"]) == ([], None, "", STEPS)
-    assert "No tables of scores" in (folder / "run" / "report.html").read_text()
+    assert "Not scored (<code>--evaluate none" in (folder / "run" / "report.html").read_text()
     row = write_table(folder, {"simve": [folder / "run"]}, "A table.", [])["md"].splitlines()[4]
     assert row.count(" – ") == 4  # class by two probes, views, bound
     monkeypatch.setattr("pp_simve.commands.run_evaluate.evaluate_run", lambda *_: [])
