@@ -76,12 +76,15 @@ class Stream(Source):
 
     Each of several processes reads all batches and takes its share of each.
 
-    Args:
+    Attributes:
         batches: iterable that can be iterated again, such as a `DataLoader`, or an endless iterator.
-        policy: draws the views of images, or its name; the default is that of `fit`. Views are taken as they are.
-        views: of each image; None for two, or as many as a batch of views holds.
+        policy: draws the views of images; None where views are taken as they are.
+        n_views: of each image.
         original_first: whether the first view is the image itself.
         seed: of the iterable's random order.
+        batch_size: images a batch.
+        length: batches of a pass; None where it is not known.
+        images: the first batch.
 
     Raises:
         FitError: an empty stream, a policy or another number of views where views are given.
@@ -111,6 +114,15 @@ class Stream(Source):
         original_first: bool,
         seed: int,
     ) -> Stream:
+        """The stream of an iterable, whose first batch is read.
+
+        Args:
+            batches: as in `Stream`.
+            policy: or its name; the default is that of `fit`.
+            views: of each image; None for two, or as many as a batch of views holds.
+            original_first: as in `Stream`.
+            seed: as in `Stream`.
+        """
         one_shot = isinstance(batches, Iterator)
         iterator = iter(batches)
         first = next(iterator, None)
