@@ -64,7 +64,7 @@ IMAGES_AN_AXIS = 20
 AXIS_ROWS = 1_000
 """Test images at most that the KL of an axis is a mean over."""
 SAMPLES_AT_ONCE = 256
-MULTIPLE_NOTE = "z of a single view times a number, so that all scores are those of z"
+MULTIPLE_NOTE = "z of a single view times a number; all scores are those of z"
 SCALED = ("active_units",)
 """Metrics that change when a representation is multiplied by a number."""
 COMPARED = (*REPRESENTATIONS, *BASELINES)

@@ -184,14 +184,15 @@ def notes(records: Iterable[Record]) -> list[str]:
     carrying: dict[str, dict[str, dict[str, None]]] = {}
     for one in records:
         if one.note:
-            what = " ".join(filter(None, (one.modality, one.task, one.probe or one.metric))).replace("_", " ")
+            source = () if one.metric == MULTIPLE else (one.task, one.probe or one.metric)  # that note is of no score
+            what = " ".join(filter(None, (one.modality, *source))).replace("_", " ")
             carrying.setdefault(one.note, {}).setdefault(what, {})[one.representation] = None
     lines = []
     for note, found in carrying.items():
         groups: dict[str, list[str]] = {}
         for what, of in found.items():
             groups.setdefault(", ".join(filter(None, of)), []).append(what)
-        places = [", ".join(whats) + (f" of {of}" if of else "") for of, whats in groups.items()]
+        places = [" of ".join(filter(None, (", ".join(whats), of))) for of, whats in groups.items()]
         lines.append(f"{'; '.join(places)}: {note}")
     return lines
 

@@ -126,14 +126,14 @@ def test_the_tables_of_an_evaluation(evaluated: Evaluated) -> None:
     assert "failed" not in evaluated.out
     assert "…" not in evaluated.out
     assert "class, fine-tuned" in evaluated.out
-    notes = ("not applicable", "generation", "multiple of z")
+    notes = ("not applicable", "generation")
     assert max(len(line) for line in lines if not any(words in line for words in notes)) <= 80
     rank = score(evaluated.records, representation="z", metric="effective_rank")
     assert any("effective rank" in line and f"{rank:.1f}" in line for line in lines)
     # Content and style are multiples of z; a second table has two baselines and chance.
     assert [line.count("%") for line in lines if "class, linear probe" in line] == [2, 3]
     assert any("class, 10 labels each" in line and line.count("±") == 2 for line in lines)
-    assert evaluated.out.count("multiple of z of content, style: ") == 1
+    assert evaluated.out.count("\ncontent, style: z of a single view times a number") == 1
     kl = [record.value for record in select(evaluated.records, metric="kl")]
     assert any(line.split()[:5] == ["KL", "of", "axes,", "sum,", "nats"] and f"{sum(kl):.2f}" in line for line in lines)
 

@@ -77,4 +77,4 @@ def test_a_multiple_of_z_is_said_once() -> None:
     rows = {" ".join(line.split()) for line in text.getvalue().splitlines()}
     assert {"z pixels chance", "class, linear probe 50.0 % 50.0 % 12.5 %"} < rows
     assert "class, content of 2 views 75.0 %" in rows
-    assert "information multiple of z of content: z times a number" in rows
+    assert "content: z times a number" in rows
