@@ -20,7 +20,7 @@ from pp_simve.inference.augmentations import (
     default_policy,
     draw_views,
 )
-from pp_simve.inference.images import ImagesError, ImagesWithPolicy, PlainImages, as_images
+from pp_simve.inference.images import ImagesError, ImagesWithPolicy, PlainImages, as_images, check_modalities
 from pp_simve.inference.plan import FitError
 from pp_simve.inference.tools import default_float, unit_range
 from pp_simve.models import PlainViews
@@ -141,12 +141,12 @@ class MultimodalImages(Source):
         return sum(part.n_views for part in self.modalities.values())
 
     @property
-    def policy(self) -> dict[str, AugmentationPolicy]:  # type: ignore[override]
+    def policy(self) -> dict[str, AugmentationPolicy]:  # type: ignore[override]  # likewise
         """The policies that draw views."""
         return {modality: part.policy for modality, part in self.modalities.items() if part.policy is not None}
 
     @property
-    def images(self) -> dict[str, Tensor]:  # type: ignore[override]
+    def images(self) -> dict[str, Tensor]:  # type: ignore[override]  # likewise
         """The images by modality."""
         return {modality: part.images for modality, part in self.modalities.items()}
 
@@ -198,9 +198,7 @@ def training_source(
         modalities[modality] = Images(
             data, Compose([], shape) if drawing is None else named_policy(drawing, shape), views
         )
-    counts = {modality: len(part) for modality, part in modalities.items()}
-    if len(set(counts.values())) != 1:
-        raise FitError(f"images of every modality must be of the same things, got numbers of images {counts}")
+    check_modalities(modalities)
     return MultimodalImages(modalities)
 
 

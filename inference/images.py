@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
@@ -83,6 +83,18 @@ def as_images(data: object, where: str = "images", *, values: bool = True) -> Te
         if low < 0 or high > 1:
             images = images.clamp(0, 1)
     return images
+
+
+def check_modalities(images: Mapping[str, Sized]) -> int:
+    """The number of images of every modality.
+
+    Raises:
+        ImagesError: modalities have different numbers.
+    """
+    counts = {modality: len(part) for modality, part in images.items()}
+    if len(set(counts.values())) != 1:
+        raise ImagesError(f"images of every modality must be of the same things, got numbers of images {counts}")
+    return next(iter(counts.values()))
 
 
 def describes_shapes(error: RuntimeError) -> bool:

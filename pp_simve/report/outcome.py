@@ -26,7 +26,7 @@ from pp_simve.run.config import FROM_PYTHON, FitConfig, Settings
 from pp_simve.run.figures import run_figures
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.methods import Program, own_program
-from pp_simve.run.scores import most_scored, run_results, scored_images
+from pp_simve.run.scores import images_in_words, most_scored, run_results, scored_images
 from pp_simve.run.viewing import Viewing
 
 _log = logging.getLogger(__name__)
@@ -60,8 +60,10 @@ def write_outcome(
     Raises:
         OSError: a file cannot be written.
     """
-    results = run_results(run, program, viewing, data, settings, scored=scored, announce=announce)
-    shown = scored_images(data, most_scored(settings, data))
+    most = most_scored(settings, data)
+    shown = scored_images(data, most)
+    results = run_results(run, program, viewing, shown, settings, most, scored=scored, announce=announce)
+    results["scored"] = images_in_words(data, shown, most) if scored else ""
     history = folder.read_metrics()
     results["warnings"] = fit_warnings(history, settings.lr)
     show(results, [Record.from_json(entries) for entries in results["records"]])

@@ -17,17 +17,16 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from pp_simve.data import DataShape, ImageData, ImageShape, Split
 from pp_simve.data.load import SplitName, load_images
 from pp_simve.errors import ConfigError, unknown_name
+from pp_simve.evaluation.records import REPRESENTATIONS
 from pp_simve.inference.augmentations import draw_views
 from pp_simve.inference.embedding import view_features
 from pp_simve.inference.guides.base import ImagesLike
-from pp_simve.inference.images import ImagesError, as_images
+from pp_simve.inference.images import ImagesError, as_images, check_modalities
 from pp_simve.inference.tools import default_float, unit_range
 from pp_simve.run.config import Settings, reading_options
 from pp_simve.run.hub import push_run
 from pp_simve.run.methods import Program
 from pp_simve.run.viewing import Viewing, shapes_of
-
-REPRESENTATIONS = ("content", "style", "z", "backbone")
 
 Source = ImagesLike | str | Path | Sequence[str | Path]
 """Images: an array, tensor or data set, or by modality; the name of data or a path; or paths of image files."""
@@ -181,10 +180,9 @@ class LoadedRun(Program):
         notes: tuple[str, ...] = ()
         if isinstance(images, Mapping):
             parts = {name: as_images(part, f"images of {name}") for name, part in images.items()}
-            counts = {name: len(part) for name, part in parts.items()}
-            if len(set(counts.values())) != 1:
-                raise ImagesError(f"modalities must be of the same images, got numbers of images {counts}")
-            return _Images(min(counts.values()), lambda a, b: {name: part[a:b] for name, part in parts.items()}, about)
+            return _Images(
+                check_modalities(parts), lambda a, b: {name: part[a:b] for name, part in parts.items()}, about
+            )
         if isinstance(images, Dataset) and hasattr(images, "__len__") and not isinstance(images, TensorDataset):
             dataset = images
             return _Images(len(images), lambda a, b: self._parts(as_images(Subset(dataset, range(a, b)))), about)

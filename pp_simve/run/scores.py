@@ -99,19 +99,26 @@ def run_results(
     viewing: Viewing,
     data: ImageData,
     config: Settings,
+    most: int,
     *,
     scored: bool = True,
     announce: Announce = nullcontext,
 ) -> dict[str, Any]:
     """The entries of results.json: scores on test as fractions, the bound in nats per image, and what the fit cost.
 
-    Unless it is to be ``scored``, there are no records, and no value of headline and bound.
+    Args:
+        run: the fit.
+        program: fitted.
+        viewing: how views are drawn.
+        data: the `scored_images`.
+        config: settings of the fit.
+        most: views of a split at most.
+        scored: whether there are records, and values of headline and bound.
+        announce: as in `evaluate_run`.
     """
     started = time.perf_counter()
     device = next(program.objective.parameters()).device
-    most, whole = most_scored(config, data), data
-    data, effort = scored_images(data, most), QUICK.at_most(most)
-    records = evaluate_run(program, viewing, data, "quick", effort, announce) if scored else []
+    records = evaluate_run(program, viewing, data, "quick", QUICK.at_most(most), announce) if scored else []
     bound = None
     if scored and program.model.likelihood is not None:
         # The same bound for all, whatever they were fitted by: a weighted or importance-weighted one would not compare.
@@ -133,15 +140,14 @@ def run_results(
         "parameters": sum(parameter.numel() for parameter in program.objective.parameters()),
         "seed": config.seed,
         "device": device_name(device),
-        "scored": _scored(whole, data, effort) if scored else "",
         "seconds_evaluating": time.perf_counter() - started,
         "records": [record.to_json() for record in records],
     }
 
 
-def _scored(data: ImageData, part: ImageData, effort: Effort) -> str:
-    """How many images and views the scores are of, in words."""
-    words = []
+def images_in_words(data: ImageData, part: ImageData, most: int) -> str:
+    """How many images and views the scores of the `scored_images` are of."""
+    effort, words = QUICK.at_most(most), []
     for name in SPLITS:
         images, of = len(getattr(part, name)), len(getattr(data, name).labeled())
         some = f"{images:,}" + (f" of {of:,}" if images < of else "")

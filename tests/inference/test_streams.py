@@ -68,7 +68,7 @@ def test_the_default_policy_and_other_lengths_are_those_of_fit() -> None:
     loader = DataLoader(Labelled(), BATCH)
     run = fitted(loader, views=3, steps=1)
     assert (run.views, run.epochs) == (3, 1 / PER_PASS)
-    assert {"crop_top", "horizontal_flip"} <= set(run.policy.names)  # type: ignore[union-attr]
+    assert {"crop_top", "horizontal_flip"} <= set(run.policy.names)  # type: ignore[union-attr]  # of one modality
     assert fitted(loader, policy="affine", epochs=1, accumulate=2).steps == 1
 
 
