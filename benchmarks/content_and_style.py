@@ -63,6 +63,13 @@ ROWS: dict[str, list[str]] = {
         for ratio in RATIOS
     },
     **{
+        f"ratio {start} to {end}": [
+            *("--method", "bridge", "--objective"),
+            f"elbo(alpha=balanced(ratio=linear(start={start}, end={end})), backbone=ntxent(projection=[256]))",
+        ]
+        for start, end in ((0.03, 0.3), (0.3, 0.03))
+    },
+    **{
         f"{name}, variance {variance}": ["--method", name.lower(), "--likelihood", f"gaussian(variance={variance})"]
         for variance in (0.01, 0.03, 0.1, 0.3)
         for name in ("VAE", "SimVE", "bridge")

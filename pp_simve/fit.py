@@ -53,7 +53,8 @@ def parse(arguments: Sequence[str], program: str = PROGRAM) -> FitConfig:
     from pp_simve.run.folder import RunFolder
     from pp_simve.run.trust import check_trusted
 
-    stored, _ = RunFolder(config.resume).read_settings(trust_parts=True)  # only compared, until `check_trusted` below
+    # Only compared, until they are checked.
+    stored = RunFolder(config.resume).read_config(trust_parts=True).settings
     check_trusted(config.resume, stored, config.trust_parts, typed=config)
     default = stored.as_config()
     if config.epochs is not None or config.steps is not None:

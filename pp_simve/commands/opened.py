@@ -13,11 +13,11 @@ from pp_simve.commands.options import FittedRunOptions, OneRunOptions
 from pp_simve.inference.device import DeviceName, choose_device
 from pp_simve.inference.processes import check_alone
 from pp_simve.report import check_report
+from pp_simve.run.console import plain
 from pp_simve.run.environment import chosen_threads
 from pp_simve.run.folder import FittedRun, Load, RunFolder, load_fitted, load_run
 from pp_simve.run.hub import run_path
 from pp_simve.run.loaded import LoadedRun
-from pp_simve.run.trust import announce
 
 
 @contextmanager
@@ -31,9 +31,7 @@ def one_run(options: OneRunOptions, console: Console, device: DeviceName = "cpu"
     check_alone("this command")
     assert options.run is not None  # the options refuse it
     chosen, path = torch.device(choose_device(device)), run_path(options.run)
-    if options.trust_parts:
-        announce(path, RunFolder(path).read_settings(trust_parts=True)[0], console)
-    run = load_run(path, trust_parts=options.trust_parts)
+    run = load_run(path, trust_parts=options.trust_parts, notes=plain(console))
     run.objective.to(chosen)
     with chosen_threads():
         yield run
@@ -69,10 +67,12 @@ def opened_run(
     """
     check_alone("this command")
     folder = RunFolder(path)
-    if options.trust_parts:
-        announce(path, folder.read_settings(trust_parts=True)[0], console)
     with chosen_threads(), folder.writing(file, *others, "report.html"):
         check_report(folder, file)
         yield load_fitted(
-            folder, device, images, options.data_root, source=options.data, on=on, trust_parts=options.trust_parts
+            *(folder, device, images, options.data_root),
+            source=options.data,
+            on=on,
+            trust_parts=options.trust_parts,
+            notes=plain(console),
         )

@@ -28,7 +28,7 @@ from pp_simve.inference.progress_bar import status, watched
 from pp_simve.models.schedules import Schedule
 from pp_simve.report.outcome import write_outcome
 from pp_simve.run.config import FitConfig, Settings, reading_options
-from pp_simve.run.console import STOPPED, WRONG_INPUT, interruptible
+from pp_simve.run.console import STOPPED, WRONG_INPUT, interruptible, plain
 from pp_simve.run.environment import chosen_threads
 from pp_simve.run.folder import RunFolder
 from pp_simve.run.methods import Program, build
@@ -36,7 +36,7 @@ from pp_simve.run.named_parts import OPTIMIZERS, SCHEDULES, make_part
 from pp_simve.run.numbers import counted
 from pp_simve.run.tables import print_results
 from pp_simve.run.tracking import TRACKERS, JSONLines, Several, Tracker
-from pp_simve.run.trust import announce, own_parts_of
+from pp_simve.run.trust import check_trusted, own_parts_of
 from pp_simve.run.viewing import Viewing
 
 
@@ -46,8 +46,9 @@ def run_fit(config: FitConfig) -> int:
     processes = Processes.of(config.device, config.devices, config.nodes)
     first_process = processes.first
     console = Console(quiet=config.quiet or not first_process, highlight=False)
+    say = plain(console)
     if config.resume is not None and config.out is not None and RunFolder(config.out).finished:  # --resume auto
-        console.print(f"{config.out} is finished; nothing to do", markup=False, soft_wrap=True)
+        say(f"{config.out} is finished; nothing to do")
         return 0
     if config.resume is not None and config.optimizer == "":
         raise ConfigError(
@@ -55,7 +56,7 @@ def run_fit(config: FitConfig) -> int:
             f"fit(..., checkpoint=CheckpointFile(Path({str(config.resume / 'checkpoint.pt')!r})))"
         )
     if config.resume is not None and config.trust_parts:
-        announce(config.resume, config, console)
+        check_trusted(config.resume, config, True, notes=say)
     try:
         choose_device(config.device)  # fails before the data are loaded
     except DeviceError as error:
@@ -74,7 +75,7 @@ def run_fit(config: FitConfig) -> int:
     program = build(settings, data.shape)
     if settings.init and not (config.resume and RunFolder(config.resume).checkpoint.exists()):
         initial = RunFolder(Path(settings.init)).start(program.objective)
-        console.print(initial, markup=False, soft_wrap=True)
+        say(initial)
     optimizer = make_part("optimizer", settings.optimizer, OPTIMIZERS, OptimizerFactory, settings.lr)
     schedule = make_part("schedule", settings.schedule, SCHEDULES, Schedule)
 
@@ -102,7 +103,7 @@ def run_fit(config: FitConfig) -> int:
         try:
             if config.resume is None and first_process:
                 folder.create(settings, data.shape, data.fingerprint)
-            console.print(_introduction(settings, data, program, folder), markup=False, soft_wrap=True)
+            say(_introduction(settings, data, program, folder))
             tracker.start(settings.to_json(), steps_done)
             run = _fit(settings, data, program, optimizer, schedule, viewing, folder, tracker, console)
             if not first_process:
@@ -110,7 +111,7 @@ def run_fit(config: FitConfig) -> int:
             if not run.finished:
                 tracker.finish({})
                 console.print(f"stopped at step {run.steps} of {run.total_steps}; go on with")
-                console.print(f"  python -m pp_simve.fit {resume}", markup=False, soft_wrap=True)
+                say(f"  python -m pp_simve.fit {resume}")
                 return STOPPED
 
             def show(results: dict[str, Any], records: list[Record]) -> None:
@@ -141,8 +142,8 @@ def run_fit(config: FitConfig) -> int:
                 elif config.resume is None and first_process:
                     error.add_note(f"there was no checkpoint yet, so nothing is left of {folder.path}")
             raise
-        console.print(f"report: {folder.path / 'report.html'}", markup=False, soft_wrap=True)
-        console.print(f"run folder: {folder.path}", markup=False, soft_wrap=True)
+        say(f"report: {folder.path / 'report.html'}")
+        say(f"run folder: {folder.path}")
         return 0
 
 
@@ -215,8 +216,8 @@ def _tracker(settings: Settings, folder: RunFolder, first_process: bool) -> Seve
 
 def _resumable_steps(folder: RunFolder, data: ImageData) -> int:
     """The steps a run's checkpoint has done; other data are refused."""
-    _, fingerprint = folder.read_settings(trust_parts=True)  # `parse` checked it, and nothing is built here
-    if fingerprint != data.fingerprint:
+    # `parse` checked whether its parts are trusted, and nothing is built here.
+    if folder.read_config(trust_parts=True).fingerprint != data.fingerprint:
         raise ConfigError(
             f"the images of {data.name} are not those {folder.path} was started with; say where those are (--data, "
             "--data-root), or start a new run"

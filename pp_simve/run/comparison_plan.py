@@ -117,16 +117,13 @@ def _stored(
     folder: RunFolder, asked: FitConfig, trust_parts: bool, say: Callable[[str], None]
 ) -> tuple[DataShape, str]:
     """Shape and fingerprint of the data of a run that was started before with the settings asked for."""
-    settings, fingerprint = folder.read_settings(trust_parts=True)  # only compared, until `check_trusted` below
-    shape = folder.read_shape()
+    settings, fingerprint, shape = folder.read_config(trust_parts=True)  # only compared, until `check_trusted` below
     if different := settings.differences(asked.resolve(shape).as_config()):
         raise ConfigError(
             f"{folder.path} was started with other settings: {', '.join(different)}; repeat them, choose another "
             "--out, or remove it"
         )
-    check_trusted(folder.path, settings, trust_parts, typed=asked)
-    if names := own_parts_of(settings, typed=asked):
-        say(f"{folder.path}: importing {', '.join(names)} (--trust-parts)")
+    check_trusted(folder.path, settings, trust_parts, typed=asked, notes=say)
     return shape, fingerprint
 
 

@@ -159,6 +159,11 @@ def interruptible() -> Iterator[Callable[[], bool]]:
             signal.signal(name, handler)
 
 
+def plain(console: Console) -> Callable[[str], None]:
+    """Prints a text as it is: no markup, no line breaks, so that paths and commands can be copied."""
+    return lambda text: console.print(text, markup=False, soft_wrap=True)
+
+
 def print_error(error: BaseException | str) -> None:
     """An error's message on stderr, with its notes."""
     notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))

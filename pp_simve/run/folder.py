@@ -36,13 +36,21 @@ from pp_simve.run.hub import run_path
 from pp_simve.run.loaded import LoadedRun, fitting
 from pp_simve.run.lock import is_own, locked
 from pp_simve.run.methods import Program, build
-from pp_simve.run.trust import check_trusted
+from pp_simve.run.trust import Notes, check_trusted, unsaid
 from pp_simve.run.viewing import Viewing
 
 CHECKSUM = "crc32"
 """Entry of each line of metrics.jsonl."""
 
 _log = logging.getLogger(__name__)
+
+
+class StoredConfig(NamedTuple):
+    """What config.json tells of a run."""
+
+    settings: Settings
+    fingerprint: str
+    shape: DataShape
 
 
 @dataclass(frozen=True)
@@ -162,32 +170,26 @@ class RunFolder:
                 with suppress(OSError):
                     path.unlink()
 
-    def read_settings(self, *, trust_parts: bool = False) -> tuple[Settings, str]:
-        """The run's settings and the fingerprint of its data.
+    def read_config(self, *, trust_parts: bool = False, notes: Notes = unsaid) -> StoredConfig:
+        """The run's settings, and fingerprint and shape of its data.
 
         Args:
             trust_parts: allows settings that name parts of a user's own (``package.module:Class``), whose modules are
                 imported when the settings are used.
+            notes: called with what such settings import.
 
         Raises:
             ConfigError: no run folder, or a damaged one, or one of another version; parts that are not trusted.
         """
         entries = self._entries()
-        settings = Settings.from_json(entries["config"])
-        check_trusted(self.path, settings, trust_parts)
-        return settings, str(entries["data_fingerprint"])
-
-    def read_shape(self) -> DataShape:
-        """The shape of the run's data.
-
-        Raises:
-            ConfigError: no run folder, or a damaged one.
-        """
-        given = self._entries()["data_shape"]
+        given = entries["data_shape"]
         names = [entry.name for entry in dataclasses.fields(DataShape) if entry.name in given]
         if len(given["image"]) != 3:
             raise ConfigError(f"{self.path / 'config.json'} is damaged (data_shape.image has not 3 numbers); fit again")
-        return DataShape(**{name: given[name] for name in names} | {"image": tuple(given["image"])})
+        shape = DataShape(**{name: given[name] for name in names} | {"image": tuple(given["image"])})
+        settings = Settings.from_json(entries["config"])
+        check_trusted(self.path, settings, trust_parts, notes=notes)
+        return StoredConfig(settings, str(entries["data_fingerprint"]), shape)
 
     def read_weights(self) -> dict[str, Tensor]:
         """The parameters and buffers of model, guide and objective, by name.
@@ -350,6 +352,7 @@ def load_run(
     guide: Guide | None = None,
     objective: nn.Module | None = None,
     trust_parts: bool = False,
+    notes: Notes = unsaid,
 ) -> LoadedRun:
     """The fitted model, guide and objective of a run, in evaluation mode, on the CPU.
 
@@ -360,6 +363,7 @@ def load_run(
         guide: likewise.
         objective: likewise, by default ``ELBO(model, guide)``.
         trust_parts: allows the import of parts of a user's own (``package.module:Class``) that the settings name.
+        notes: called with what is imported for them.
 
     Raises:
         ConfigError: the run has no weights yet, or they are damaged or do not fit its settings or the given programs;
@@ -372,9 +376,8 @@ def load_run(
     if model is not None and guide is not None:
         given = Program(model, guide, objective if objective is not None else ELBO(model, guide))
     # What is given needs no import of what the settings name.
-    settings, _ = folder.read_settings(trust_parts=trust_parts or given is not None)
-    shape = folder.read_shape()
-    program = given or build(settings, shape)
+    stored = folder.read_config(trust_parts=trust_parts or given is not None, notes=notes if given is None else unsaid)
+    program = given or build(stored.settings, stored.shape)
     state = folder.read_weights()
     try:
         program.objective.load_state_dict(state)
@@ -383,7 +386,7 @@ def load_run(
             raise ConfigError(f"the given programs are not those of {folder.path}: {error}") from None
         raise _damaged(folder.path / "model.safetensors", error) from None
     program.objective.eval()
-    return LoadedRun(program.model, program.guide, program.objective, folder.path, settings, shape)
+    return LoadedRun(program.model, program.guide, program.objective, folder.path, *stored)
 
 
 def load_fitted(
@@ -395,6 +398,7 @@ def load_fitted(
     source: str | None = None,
     on: str | None = None,
     trust_parts: bool = False,
+    notes: Notes = unsaid,
 ) -> FittedRun:
     """A finished run with the images it was fitted to, or with others.
 
@@ -406,14 +410,15 @@ def load_fitted(
         source: the data, such as ``folder:PATH``, if they have moved.
         on: other data than those of the fit; their images are resized to its.
         trust_parts: as in `load_run`.
+        notes: likewise.
 
     Raises:
         ConfigError: a run that is damaged or not finished, or other images than it was fitted to; parts that are not
             trusted.
         DataError: the images cannot be loaded.
     """
-    settings, fingerprint = folder.read_settings(trust_parts=trust_parts)
-    program = load_run(folder.path, trust_parts=trust_parts)
+    program = load_run(folder.path, trust_parts=trust_parts, notes=notes)
+    settings, fingerprint = program.settings, program.fingerprint
     options, root = reading_options(settings), data_root or settings.data_root
     if on is not None:
         side = "x".join(map(str, program.shape.image[1:]))

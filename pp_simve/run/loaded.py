@@ -48,11 +48,13 @@ class LoadedRun(Program):
     Attributes:
         path: of the run folder.
         settings: of the fit.
+        fingerprint: of the images; empty for those given in Python.
         shape: of the images.
     """
 
     path: Path
     settings: Settings
+    fingerprint: str
     shape: DataShape
 
     def embed(

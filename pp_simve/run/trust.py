@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-from rich.console import Console
 
 from pp_simve.errors import ConfigError
 from pp_simve.run.config import NAMING_PARTS, FitConfig, Settings
 from pp_simve.run.named_parts import own_parts
+
+Notes = Callable[[str], None]
+"""Is called with what a person should be told."""
+
+
+def unsaid(note: str) -> None:
+    """Tells nobody."""
 
 
 def own_parts_of(config: FitConfig | Settings, typed: FitConfig | None = None) -> list[str]:
@@ -27,7 +32,13 @@ def own_parts_of(config: FitConfig | Settings, typed: FitConfig | None = None) -
     return list(dict.fromkeys(found))
 
 
-def check_trusted(path: Path, config: FitConfig | Settings, trust_parts: bool, typed: FitConfig | None = None) -> None:
+def check_trusted(
+    path: Path,
+    config: FitConfig | Settings,
+    trust_parts: bool,
+    typed: FitConfig | None = None,
+    notes: Notes = unsaid,
+) -> None:
     """Refuses a run's settings that would import anything which the user does not trust; imports nothing itself.
 
     Args:
@@ -35,6 +46,7 @@ def check_trusted(path: Path, config: FitConfig | Settings, trust_parts: bool, t
         config: its stored settings.
         trust_parts: whether the user trusts whatever they name.
         typed: settings of the command line, whose parts are trusted because the user named them.
+        notes: called with what trusted settings import, if anything.
 
     Raises:
         ConfigError: parts that are not trusted, or a setting that cannot be read.
@@ -45,12 +57,8 @@ def check_trusted(path: Path, config: FitConfig | Settings, trust_parts: bool, t
             f"{path / 'config.json'} names classes that would be imported: {', '.join(names)}. Importing a module "
             "runs its code; if you trust these, add --trust-parts (in Python, trust_parts=True)"
         )
-
-
-def announce(path: Path, config: FitConfig | Settings, console: Console) -> None:
-    """A line about what trusted settings of a run import, if anything."""
-    if names := own_parts_of(config):
-        console.print(f"{path}: importing {', '.join(names)} (--trust-parts)", markup=False, soft_wrap=True)
+    if names:
+        notes(f"{path}: importing {', '.join(names)} (--trust-parts)")
 
 
 def _texts(config: FitConfig | Settings) -> Iterator[tuple[str, str]]:

@@ -29,7 +29,7 @@ def fitted(finished_run: Path, folder: Path) -> Path:
 
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "config.json": lambda path: RunFolder(path).read_settings(),
+    "config.json": lambda path: RunFolder(path).read_config(),
     "model.safetensors": load_run,
     "checkpoint.pt": lambda path: RunFolder(path).checkpoint.load(),
     "results.json": lambda path: write_report(RunFolder(path)),

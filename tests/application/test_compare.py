@@ -94,7 +94,7 @@ def test_missing_fits_are_made_and_stopped_ones_go_on(
     assert (folder / "out" / "simve-0" / "model.safetensors").read_bytes() == (
         finished_run / "model.safetensors"
     ).read_bytes()
-    config, _ = RunFolder(folder / "out" / "simve-1").read_settings()
+    config = RunFolder(folder / "out" / "simve-1").read_config().settings
     assert (config.seed, config.steps, config.encoder) == (1, 10, "mlp(hidden=[32])")
     linear = [results(folder / "out" / f"simve-{seed}")["content"]["linear"] for seed in (0, 1)]
     assert linear[0] != linear[1]

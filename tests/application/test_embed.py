@@ -40,7 +40,7 @@ def unfitted(*flags: tuple[str, Any], shape: tuple[int, int, int] = (1, 6, 6)) -
     settings = FitConfig(**options | dict(flags)).resolve(DataShape(shape))
     program = build(settings, DataShape(shape))
     program.objective.eval()
-    return LoadedRun(program.model, program.guide, program.objective, Path("run"), settings, DataShape(shape))
+    return LoadedRun(program.model, program.guide, program.objective, Path("run"), settings, "", DataShape(shape))
 
 
 class Counting(Dataset[Any]):

@@ -103,8 +103,7 @@ def embedding_of(path: Path) -> object:
 
 
 def settings_of(path: Path) -> object:
-    folder = RunFolder(path)
-    return folder.read_settings(), folder.read_shape()
+    return RunFolder(path).read_config()
 
 
 READERS: dict[str, Callable[[Path], object]] = {
@@ -174,7 +173,7 @@ def test_any_json_is_shown_or_refused(run_path: Path, tmp_path: Path, name: str)
     shutil.copytree(run_path, path)
     whole, chance = json.loads((path / name).read_text()), random.Random(name)
     del whole[SEAL]
-    shape = RunFolder(path).read_shape()
+    shape = RunFolder(path).read_config().shape
     for _ in range(TRIES):
         (path / name).write_text(json.dumps(unlike(whole, chance)))
         for read in (page_of, READERS[name]) if chance.random() < 0.1 else (READERS[name],):
@@ -183,7 +182,7 @@ def test_any_json_is_shown_or_refused(run_path: Path, tmp_path: Path, name: str)
             except ConfigError:
                 continue
             if read is settings_of:
-                (settings, _), _ = found  # type: ignore[misc]
+                settings, _, _ = found  # type: ignore[misc]
                 assert isinstance(settings, Settings)
                 settings.as_config().resolve(shape)
 

@@ -104,7 +104,7 @@ def test_every_method_fits_the_digits_from_the_command_line(
         assert 0.3 < found["content"]["knn"] <= 1
     figures = {path.stem for path in (folder / "run" / "figures").iterdir()}
     assert figures == ({"loss"} | DRAWN if method in WITH_PIXELS else {"loss"})
-    assert RunFolder(folder / "run").read_settings()[0].method == method
+    assert RunFolder(folder / "run").read_config().settings.method == method
 
 
 @pytest.mark.parametrize("method", PARTS)

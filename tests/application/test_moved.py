@@ -93,7 +93,7 @@ def test_fits_of_the_same_second_have_folders_of_their_own(folder: Path, monkeyp
 
 
 def test_a_run_folder_may_be_a_text(finished_run: Path) -> None:
-    assert RunFolder(str(finished_run)).read_settings() == RunFolder(finished_run).read_settings()  # type: ignore[arg-type]
+    assert RunFolder(str(finished_run)).read_config() == RunFolder(finished_run).read_config()  # type: ignore[arg-type]
     assert load_run(str(finished_run)) is not None
 
 

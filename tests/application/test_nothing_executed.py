@@ -237,7 +237,7 @@ def test_parts_of_a_stored_run_are_not_imported(
         refuses(words, *command)
     for read in (
         lambda: load_run(fitted),
-        lambda: RunFolder(fitted).read_settings(),
+        lambda: RunFolder(fitted).read_config(),
         lambda: load_fitted(RunFolder(fitted), torch.device("cpu"), load_nothing),
     ):
         with nothing_recorded(ConfigError, "would be imported"):

@@ -303,7 +303,7 @@ def fitted(folder: Path, parts: dict[str, str]) -> Any:
     """The program of a run with these parts, read from its folder."""
     flags = [word for flag, text in parts.items() for word in (f"--{flag}", text)]
     assert run(*SMALL, *flags, "--out", "run", "--quiet") == 0
-    config, _ = RunFolder(folder / "run").read_settings(trust_parts=True)
+    config = RunFolder(folder / "run").read_config(trust_parts=True).settings
     assert {flag: getattr(config, flag) for flag in parts} == parts
     return load_run(folder / "run", trust_parts=True)
 

@@ -281,7 +281,7 @@ def test_a_fit_of_nested_parts_can_be_read_back(folder: Path, evaluated_quickly:
     }
     flags = [word for flag, text in nested.items() for word in (f"--{flag}", text)]
     assert run(*SMALL, "--steps", "3", *flags, "--out", "run", "--quiet") == 0
-    config, _ = RunFolder(folder / "run").read_settings(trust_parts=True)
+    config = RunFolder(folder / "run").read_config(trust_parts=True).settings
     assert {flag: getattr(config, flag) for flag in nested} == nested
     program = load_run(folder / "run", trust_parts=True)
     assert isinstance(program.model.prior, BlockPrior)

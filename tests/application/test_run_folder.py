@@ -30,8 +30,7 @@ def created(path: Path) -> RunFolder:
 
 def test_settings_come_back(tmp_path: Path) -> None:
     folder = created(tmp_path / "run")
-    assert folder.read_settings() == (SETTINGS, "fingerprint")
-    assert folder.read_shape() == DataShape((1, 8, 8))
+    assert folder.read_config() == (SETTINGS, "fingerprint", DataShape((1, 8, 8)))
 
 
 def test_discard_removes_what_was_made_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +50,7 @@ def test_discard_removes_what_was_made_and_no_more(tmp_path: Path, monkeypatch: 
             second.discard()  # it has a checkpoint
         first.discard()
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["two"]
-    assert second.read_settings()[0] == SETTINGS
+    assert second.read_config().settings == SETTINGS
 
 
 def test_half_a_line_is_no_step(tmp_path: Path) -> None:
