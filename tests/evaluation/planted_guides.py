@@ -11,14 +11,15 @@ from pp_simve.inference import AmortizedGuide, Guide, StructuredGuide
 from pp_simve.models import Bernoulli, ConjugatePrior, Gaussian, GaussianPrior, SimVE
 
 from ..inference.linear_gaussian import (
-    CONTENT,
     DOUBLE,
+    IMAGES,
     LATENT,
     STYLE,
+    VIEWS,
     Linear,
     PotentialEncoder,
-    make_linear,
-    make_model,
+    Program,
+    exact_program,
     set_head,
 )
 
@@ -61,19 +62,18 @@ class PriorAsGuide(StructuredGuide):
                 pyro.sample("style", self.prior.style(content))
 
 
-def gaussian_program() -> tuple[Linear, GaussianPrior, SimVE]:
-    """From the current random state."""
-    linear = make_linear()
-    prior = GaussianPrior(LATENT, CONTENT, STYLE).double()
-    return linear, prior, make_model(prior, linear)
-
-
 def wrong_posterior(linear: Linear, prior: ConjugatePrior, factor: float = 1.0, shift: float = 0.0) -> WrongPosterior:
     """The posterior itself by default."""
     guide = WrongPosterior(PotentialEncoder(linear), prior)
     set_head(guide, linear.precision.rsqrt())
     guide.factor, guide.shift = factor, shift
     return guide
+
+
+def planted(factor: float = 1.0, shift: float = 0.0, images: int = IMAGES, views: int = VIEWS) -> Program:
+    """The Gaussian program with a wrong posterior as guide."""
+    exact = exact_program(images=images, views=views)
+    return exact._replace(guide=wrong_posterior(exact.linear, exact.guide.prior, factor, shift))
 
 
 Moments = dict[str, tuple[Tensor, Tensor]]

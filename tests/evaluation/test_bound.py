@@ -8,39 +8,14 @@ from torch import Tensor, nn
 
 from pp_simve.evaluation.bound import bound_terms, importance_weighted_bound
 from pp_simve.inference import ELBO, AmortizedGuide, DeltaGuide, MLPEncoder
-from pp_simve.inference.augmentations import AugmentationPolicy, Parameters, augmentation_policy, draw_views
+from pp_simve.inference.augmentations import Compose, augmentation_policy, draw_views
 from pp_simve.inference.data import Images
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
 
-from ..inference.linear_gaussian import (
-    CASES,
-    CONTENT,
-    LATENT,
-    STYLE,
-    PotentialEncoder,
-    exact_structured_guide,
-    gaussian_evidence,
-    make_linear,
-    make_model,
-    mean_field,
-    mean_field_guide,
-)
-from ..inference.linear_gaussian import draw_views as linear_views
+from ..inference.linear_gaussian import CONTENT, STYLE, PotentialEncoder, exact_program, mean_field, mean_field_guide
 
 SHAPE = (1, 6, 6)
 IMAGES = torch.randint(256, (10, *SHAPE), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
-
-
-class Same(AugmentationPolicy):
-    """Every view is the image."""
-
-    names = ()
-
-    def sample(self, count: int, *, generator: torch.Generator) -> Parameters:
-        return {}
-
-    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
-        return images
 
 
 class Brightness(nn.Module):
@@ -67,7 +42,7 @@ def objective() -> ELBO:
 @pytest.mark.parametrize(("batch_size", "batches"), [(10, [10]), (4, [4, 4, 2]), (3, [3, 3, 3, 1]), (100, [10])])
 def test_every_image_counts_the_same(batch_size: int, batches: list[int]) -> None:
     known = Brightness()
-    terms = bound_terms(known, Images(IMAGES, Same(), n_views=2), seed=0, batch_size=batch_size)
+    terms = bound_terms(known, Images(IMAGES, Compose([], SHAPE), n_views=2), seed=0, batch_size=batch_size)
     pixels = IMAGES.double() / 255
     assert terms == pytest.approx({"loss": -float(pixels.mean()), "sum": float(2 * pixels.sum() / 10)}, rel=1e-6)
     assert known.batches == batches
@@ -101,26 +76,20 @@ def test_the_seed_decides_and_nothing_is_left_changed(objective: ELBO, training:
 @pytest.mark.parametrize("name", ["gaussian", "standard", "block"])
 @pytest.mark.parametrize("views", [1, 3])
 def test_the_exact_posterior_gives_the_evidence(name: str, views: int) -> None:
-    torch.manual_seed(0)
-    linear = make_linear()
-    pictures, prior = linear_views(linear, images=5, views=views), CASES[name].prior().double()
-    model, guide = make_model(prior, linear), exact_structured_guide(prior, linear)
+    model, guide, pictures, evidence, _ = exact_program(name, images=5, views=views)
     for draws, batch_size in ((1, 512), (3, 2)):
         found = importance_weighted_bound(model, guide, pictures, draws=draws, seed=1, batch_size=batch_size)
-        torch.testing.assert_close(found, CASES[name].evidence(linear, pictures), rtol=0, atol=1e-9)
+        torch.testing.assert_close(found, evidence, rtol=0, atol=1e-9)
 
 
 def test_another_guide_lacks_its_divergence_and_less_with_every_draw() -> None:
     """With one draw the mean lies below the evidence by KL(q ‖ p); with K by about (E[w²]/E[w]² − 1) / 2K."""
-    torch.manual_seed(0)
-    linear = make_linear()
     # Of 4 images, each many times over: the guide of views that it knows by heart needs them all in one batch.
-    views = linear_views(linear, images=4).repeat(1, 400, 1, 1, 1)
+    model, exact, images, of_images, linear = exact_program()
+    views, evidence = images.repeat(1, 400, 1, 1, 1), of_images.repeat(400)
     # Wider than the best, so that weights have a variance.
     known = mean_field(linear, views, CONTENT, STYLE, width=1.1)
-    prior = GaussianPrior(LATENT, CONTENT, STYLE).double()
-    model, guide = make_model(prior, linear), mean_field_guide(prior, known)
-    evidence = gaussian_evidence(CONTENT, STYLE, linear, views)
+    guide = mean_field_guide(exact.prior, known)
 
     def lack(draws: int) -> tuple[float, float]:
         rest = evidence - importance_weighted_bound(model, guide, views, draws=draws, seed=2, batch_size=len(evidence))
@@ -135,10 +104,8 @@ def test_another_guide_lacks_its_divergence_and_less_with_every_draw() -> None:
 
 
 def test_the_seed_decides_the_weights_and_torch_stays_as_it_was() -> None:
-    torch.manual_seed(0)
-    linear = make_linear()
-    views, prior = linear_views(linear), GaussianPrior(LATENT, CONTENT, STYLE).double()
-    model, guide = make_model(prior, linear), AmortizedGuide(PotentialEncoder(linear), prior).double().train()
+    model, exact, views, _, linear = exact_program()
+    guide = AmortizedGuide(PotentialEncoder(linear), exact.prior).double().train()
 
     def bound(seed: int) -> Tensor:
         return importance_weighted_bound(model, guide, views, draws=2, seed=seed, batch_size=2)
@@ -155,14 +122,11 @@ def test_the_seed_decides_the_weights_and_torch_stays_as_it_was() -> None:
 
 
 def test_what_has_no_bound_is_refused() -> None:
-    torch.manual_seed(0)
-    linear = make_linear()
-    views, prior = linear_views(linear), GaussianPrior(LATENT, CONTENT, STYLE).double()
-    model, guide = make_model(prior, linear), exact_structured_guide(prior, linear)
+    model, guide, views, _, linear = exact_program()
     with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
         importance_weighted_bound(model, guide, views, draws=0, seed=0)
     with pytest.raises(ValueError, match="no likelihood"):
-        importance_weighted_bound(SimVE(prior), guide, views, draws=1, seed=0)
-    points = DeltaGuide(PotentialEncoder(linear), prior).double()
+        importance_weighted_bound(SimVE(guide.prior), guide, views, draws=1, seed=0)
+    points = DeltaGuide(PotentialEncoder(linear), guide.prior).double()
     with pytest.raises(ValueError, match="the guide has no density"):
         importance_weighted_bound(model, points, views, draws=1, seed=0)

@@ -11,23 +11,13 @@ from pp_simve.evaluation.posterior import calibrate, simulate
 from pp_simve.inference import AmortizedGuide, Draws
 from pp_simve.models import Bernoulli, Gaussian, GaussianPrior, InfoNCE, SimVE
 
-from ..inference.linear_gaussian import (
-    CASES,
-    CONTENT,
-    LATENT,
-    PIXEL_VARIANCE,
-    STYLE,
-    draw_views,
-    exact_structured_guide,
-    make_linear,
-    make_model,
-)
-from .planted_guides import Flatten, gaussian_program, program_of_modalities, wrong_posterior
+from ..inference.linear_gaussian import CONTENT, LATENT, PIXEL_VARIANCE, STYLE, exact_program
+from .planted_guides import Flatten, planted, program_of_modalities
 
 
 def test_simulated_views_follow_the_program() -> None:
-    linear, _, model = gaussian_program()
-    views, truth = simulate(model, draw_views(linear), 20_000, seed=1)
+    model, _, given, _, linear = planted()
+    views, truth = simulate(model, given, 20_000, seed=1)
     assert isinstance(views, Tensor)
     assert views.shape == (3, 20_000, 1, 2, 4)
     assert truth.content.shape == (1, 20_000, LATENT)
@@ -58,25 +48,22 @@ def test_views_of_several_kinds_and_groups_are_simulated() -> None:
     assert truth.log_likelihood.shape == truth.z.shape[:3] == (1, 3, 7)
     by_modality = model.likelihood_of("attributes")(truth.z[0, 2:]).log_prob(views["attributes"])
     torch.testing.assert_close(truth.log_likelihood[0, 2:], by_modality)
-    linear, prior, plain = gaussian_program()
-    grouped = SimVE(prior, plain.likelihood_of(), group=InfoNCE())
-    _, of_grouped = simulate(grouped, draw_views(linear), 5, seed=1)
+    plain, guide, views, *_ = planted()
+    _, of_grouped = simulate(SimVE(guide.prior, plain.likelihood_of(), group=InfoNCE()), views, 5, seed=1)
     assert of_grouped.log_likelihood is not None
     assert of_grouped.log_likelihood.shape == (1, 3, 5)
 
 
 @pytest.mark.parametrize("name", ["gaussian", "standard", "block", "mixture", "block of mixture"])
 def test_the_posterior_is_calibrated(name: str) -> None:
-    linear = make_linear()
-    prior = CASES[name].prior().double()
-    model, guide = make_model(prior, linear), exact_structured_guide(prior, linear)
+    model, guide, views, *_ = exact_program(name)
     with pyro.validation_enabled(False):  # which would ask for gradients, and points have none
-        found = calibrate(model, guide, draw_views(linear), simulations=400, seed=1)
+        found = calibrate(model, guide, views, simulations=400, seed=1)
     assert not found.alarm, found.failing
     assert not any(pooled.alarm for pooled in found.pooled.values())
-    assert list(found.pooled) == ["content", "style", "z"][not prior.content().event_shape[0] :]
     widths = {part: ranks.ranks.shape[1] for part, ranks in found.ranks.items()}
-    content = prior.content().event_shape[0]
+    content = model.prior.content().event_shape[0]
+    assert list(found.pooled) == ["content", "style", "z"][not content :]
     parts = {"content": content, "style": LATENT, "z": LATENT, "log likelihood": 1}
     assert widths == {part: width for part, width in parts.items() if width}
     assert {ranks.curves for ranks in found.ranks.values()} == {sum(widths.values())}
@@ -87,9 +74,7 @@ def test_the_posterior_is_calibrated(name: str) -> None:
 
 @pytest.mark.parametrize(("factor", "shift", "outer"), [(0.5, 0.0, True), (2.0, 0.0, False), (1.0, 0.7, None)])
 def test_shapes_of_ranks_say_what_is_wrong(factor: float, shift: float, outer: bool | None) -> None:
-    linear, prior, model = gaussian_program()
-    guide = wrong_posterior(linear, prior, factor, shift)
-    found = calibrate(model, guide, draw_views(linear), simulations=400, seed=1)
+    found = calibrate(*planted(factor, shift)[:3], simulations=400, seed=1)
     assert {"content", "style", "z"} <= {name.split()[0] for name in found.failing}
     assert all(pooled.alarm for pooled in found.pooled.values())
     first, last = found.ranks["content"].histogram(10).sum(0)[[0, -1]].tolist()
@@ -100,13 +85,10 @@ def test_shapes_of_ranks_say_what_is_wrong(factor: float, shift: float, outer: b
 
 
 def test_quantities_of_ones_own() -> None:
-    linear, prior, model = gaussian_program()
-
     def product(draws: Draws) -> Tensor:
         return draws.content[..., 0] * draws.style[:, 0, :, 0]
 
-    guide = wrong_posterior(linear, prior)
-    found = calibrate(model, guide, draw_views(linear), simulations=200, seed=1, quantities={"product": product})
+    found = calibrate(*planted()[:3], simulations=200, seed=1, quantities={"product": product})
     assert found.ranks["product"].names == ("product",)
     assert not found.alarm
 

@@ -20,8 +20,7 @@ from pp_simve.evaluation.posterior import (
     weights_figure,
 )
 
-from ..inference.linear_gaussian import draw_views
-from .planted_guides import gaussian_program, wrong_posterior
+from .planted_guides import planted
 
 
 def written(figure: Figure) -> int:
@@ -55,8 +54,7 @@ def test_weights_show_every_image_and_the_worst() -> None:
 
 
 def test_ranks_are_drawn_in_their_band() -> None:
-    linear, prior, model = gaussian_program()
-    found = calibrate(model, wrong_posterior(linear, prior, shift=0.7), draw_views(linear), simulations=500, seed=1)
+    found = calibrate(*planted(shift=0.7)[:3], simulations=500, seed=1)
     figure = ranks_figure(found.ranks)
     assert titles(figure) == ["content: 3 of 3 out", "style: 3 of 3 out", "z: 3 of 3 out", "log likelihood"]
     first = figure.axes[0]
@@ -70,8 +68,7 @@ def test_ranks_are_drawn_in_their_band() -> None:
 
 
 def test_axes_stand_in_the_order_of_contraction() -> None:
-    linear, prior, model = gaussian_program()
-    check = check_axes(model, wrong_posterior(linear, prior), draw_views(linear, images=40), seed=1)
+    check = check_axes(*planted(images=40)[:3], seed=1)
     figure = axes_figure(check)
     heights = [patch.get_height() for patch in figure.axes[0].patches]
     assert heights == sorted(check.latents["content"].contraction.tolist(), reverse=True)
@@ -82,12 +79,11 @@ def test_axes_stand_in_the_order_of_contraction() -> None:
 
 
 def test_predictions_stand_against_the_views() -> None:
-    linear, prior, model = gaussian_program()
-    views = draw_views(linear)
-    check = check_predictions(model, wrong_posterior(linear, prior), views, draws=900, seed=1)
+    given = planted()[:3]
+    check = check_predictions(*given, draws=900, seed=1)
     figure = predictive_figure(check)
     assert [title.split(":")[0] for title in titles(figure)] == list(check.statistics)
     assert written(figure)
     five = {str(place): lambda images: images.mean((-3, -2, -1)) for place in range(5)}
-    many = check_predictions(model, wrong_posterior(linear, prior), views, draws=1000, seed=1, statistics=five)
+    many = check_predictions(*given, draws=1000, seed=1, statistics=five)
     assert len(titles(predictive_figure(many))) == 5

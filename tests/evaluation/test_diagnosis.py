@@ -15,8 +15,8 @@ from pp_simve.inference import AmortizedGuide, PointGuide
 from pp_simve.inference.augmentations import Compose, RandomFlip
 from pp_simve.models import EmpiricalPrior, FlatPrior, MixturePrior, Prior, SimVE
 
-from ..inference.linear_gaussian import LATENT, POINTS, SHAPE, STYLE, PotentialEncoder, draw_views, make_model
-from .planted_guides import gaussian_program, program_of_modalities, wrong_posterior
+from ..inference.linear_gaussian import LATENT, POINTS, SHAPE, STYLE, PotentialEncoder, make_model
+from .planted_guides import planted, program_of_modalities
 
 ALWAYS = ["khat", "gap", "calibration", "predictions", "left-out", "axes"]
 
@@ -32,8 +32,7 @@ def names(found: Diagnosis) -> list[str]:
 
 @pytest.mark.parametrize(("shift", "alarms"), [(0.0, set()), (1.0, {"khat", "gap", "calibration"})])
 def test_every_check_reports(shift: float, alarms: set[str]) -> None:
-    linear, prior, model = gaussian_program()
-    found = diagnose(model, wrong_posterior(linear, prior, shift=shift), draw_views(linear, images=40), seed=3)
+    found = diagnose(*planted(shift=shift, images=40)[:3], seed=3)
     assert names(found) == ALWAYS
     assert not found.notes
     raised = {check["name"] for check in found.checks if check["alarm"]}
@@ -50,10 +49,9 @@ def test_every_check_reports(shift: float, alarms: set[str]) -> None:
 
 
 def test_weights_are_those_of_the_file_and_views_those_of_the_policy(tmp_path: Path) -> None:
-    linear, prior, model = gaussian_program()
     images, policy = torch.rand(10, *SHAPE, dtype=torch.float64), Compose([RandomFlip()], SHAPE)
     subjects: list[Subject] = []
-    model, guide = model.float(), wrong_posterior(linear, prior).float()
+    model, guide = (part.float() for part in planted()[:2])
     found = diagnose(
         model,
         guide,
@@ -102,12 +100,12 @@ PAIRS: dict[str, tuple[Prior | None, list[str], list[str]]] = {
 @pytest.mark.parametrize("name", PAIRS)
 def test_checks_without_meaning_are_notes(name: str) -> None:
     other, checks, notes = PAIRS[name]
-    linear, prior, _ = gaussian_program()
-    prior = (other or prior).double()  # type: ignore[assignment]
+    _, exact, views, _, linear = planted()
+    prior = (other or exact.prior).double()
     model = SimVE(prior) if name == "no pixels" else make_model(prior, linear)
     kind = PointGuide if name == "points" else AmortizedGuide
     guide = kind(PotentialEncoder(linear), prior).double()
-    found = diagnose(model, guide, draw_views(linear), draws=40, simulations=50)
+    found = diagnose(model, guide, views, draws=40, simulations=50)
     assert names(found) == checks
     for note, start in zip(found.notes, notes, strict=True):
         assert note.startswith(start)
@@ -122,8 +120,7 @@ def test_checks_without_meaning_are_notes(name: str) -> None:
 
 
 def test_one_draw_has_no_weights() -> None:
-    linear, prior, model = gaussian_program()
-    found = diagnose(model, wrong_posterior(linear, prior), draw_views(linear), draws=1, simulations=50)
+    found = diagnose(*planted()[:3], draws=1, simulations=50)
     assert names(found) == ["calibration", "predictions", "axes"]
     assert len(found.notes) == 3
 
@@ -138,7 +135,6 @@ def test_several_modalities() -> None:
 
 
 def test_checks_of_ones_own_and_their_announcement() -> None:
-    linear, prior, model = gaussian_program()
     announced: list[str] = []
 
     @contextmanager
@@ -153,9 +149,9 @@ def test_checks_of_ones_own_and_their_announcement() -> None:
         raise KeyError("a mistake is no note")
 
     settings = {"draws": 40, "simulations": 50, "announce": announce}
-    guide, views = wrong_posterior(linear, prior), draw_views(linear)
-    found = diagnose(model, guide, views, checks={**CHECKS, "mine": mine}, **settings)  # type: ignore[arg-type]
+    given = planted()[:3]
+    found = diagnose(*given, checks={**CHECKS, "mine": mine}, **settings)  # type: ignore[arg-type]
     assert announced == [*CHECKS, "mine"]
     assert found.notes == ("No mine: 0 pictures.",)
     with pytest.raises(KeyError):
-        diagnose(model, guide, views, checks={"broken": broken}, **settings)  # type: ignore[arg-type]
+        diagnose(*given, checks={"broken": broken}, **settings)  # type: ignore[arg-type]

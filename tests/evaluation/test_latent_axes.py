@@ -19,9 +19,7 @@ from ..inference.linear_gaussian import (
     PIXEL_VARIANCE,
     STYLE,
     PotentialEncoder,
-    draw_views,
-    exact_structured_guide,
-    make_linear,
+    exact_program,
     set_head,
 )
 
@@ -31,13 +29,11 @@ GAUSSIAN = GaussianPrior(LATENT, CONTENT, STYLE)
 @pytest.mark.parametrize("draws", [4, 64])
 def test_the_divergence_of_a_known_gaussian(draws: int) -> None:
     """Unbiased for any number of draws: over 3000 images, few draws find what many find."""
-    torch.manual_seed(0)
-    linear = make_linear()
-    prior = GAUSSIAN.double()
+    _, exact, views, _, linear = exact_program(images=3000, views=1)
+    images, prior = views[0], exact.prior
     guide = AmortizedGuide(PotentialEncoder(linear), prior)
     scale = torch.tensor([0.5, 1.0, 1.5], dtype=torch.float64)
     set_head(guide, scale)
-    images = draw_views(linear, images=3000, views=1)[0]
     state = torch.get_rng_state()
     found = axis_divergence(guide, prior, images, seed=1, draws=draws)
     assert torch.equal(torch.get_rng_state(), state)
@@ -49,11 +45,8 @@ def test_the_divergence_of_a_known_gaussian(draws: int) -> None:
 
 def test_the_divergence_of_the_exact_posterior() -> None:
     """Of x = W z + ε the posterior of z by one view is Gaussian, its precision that of the prior plus Λ."""
-    torch.manual_seed(0)
-    linear = make_linear()
-    prior = GAUSSIAN.double()
-    guide = exact_structured_guide(prior, linear)
-    images = draw_views(linear, images=500, views=1)[0]
+    _, guide, views, _, linear = exact_program(images=500, views=1)
+    images, prior = views[0], guide.prior
     of_prior = torch.tensor(CONTENT, dtype=torch.float64) + torch.tensor(STYLE, dtype=torch.float64)
     precision = 1 / of_prior + linear.weight.square().sum(0) / PIXEL_VARIANCE
     means = linear.precision * linear.potential_mean(images[None])[0] / precision

@@ -9,18 +9,8 @@ from torch import Tensor
 from pp_simve.evaluation.posterior import leave_one_view_out
 from pp_simve.models import NTXent, SimVE
 
-from ..inference.linear_gaussian import (
-    CASES,
-    CONTENT,
-    QUADRATIC,
-    STYLE,
-    draw_views,
-    exact_structured_guide,
-    gaussian_evidence,
-    make_linear,
-    make_model,
-)
-from .planted_guides import gaussian_program, wrong_posterior
+from ..inference.linear_gaussian import CASES, QUADRATIC, exact_program
+from .planted_guides import planted
 
 
 def without(views: Tensor, place: int) -> Tensor:
@@ -29,12 +19,10 @@ def without(views: Tensor, place: int) -> Tensor:
 
 @pytest.mark.parametrize("name", QUADRATIC)
 def test_scores_are_exact_with_the_posterior(name: str) -> None:
-    linear = make_linear()
-    views, prior = draw_views(linear), CASES[name].prior().double()
-    model, evidence = make_model(prior, linear), CASES[name].evidence
-    found = leave_one_view_out(model, exact_structured_guide(prior, linear), views, draws=10, seed=1)
-    everything = evidence(linear, views)
-    expected = torch.stack([everything - evidence(linear, without(views, place)) for place in range(len(views))])
+    model, guide, views, evidence, linear = exact_program(name)
+    found = leave_one_view_out(model, guide, views, draws=10, seed=1)
+    of_others = [CASES[name].evidence(linear, without(views, place)) for place in range(len(views))]
+    expected = evidence - torch.stack(of_others)
     assert found.score is not None
     assert found.error is not None
     torch.testing.assert_close(found.score, expected, rtol=0, atol=1e-9)
@@ -45,24 +33,21 @@ def test_scores_are_exact_with_the_posterior(name: str) -> None:
 
 
 def test_errors_of_scores_are_right() -> None:
-    linear, prior, model = gaussian_program()
-    views = draw_views(linear, images=1).expand(-1, 300, -1, -1, -1)  # 300 times the same
-    guide = wrong_posterior(linear, prior, shift=0.15)
+    model, guide, view, evidence, linear = planted(shift=0.15, images=1)
+    views = view.expand(-1, 300, -1, -1, -1)  # 300 times the same
     found = leave_one_view_out(model, guide, views, draws=300, seed=1)
     assert found.score is not None
     assert found.error is not None
     ratio = found.score.std(1) / found.error.mean(1)
     assert (ratio - 1).abs().max() < 0.2
-    evidence = gaussian_evidence(CONTENT, STYLE, linear, views)
-    expected = torch.stack([evidence - gaussian_evidence(CONTENT, STYLE, linear, without(views, j)) for j in range(3)])
+    expected = torch.cat([evidence - CASES["gaussian"].evidence(linear, without(view, j)) for j in range(3)])
     # Mild weights: the bias is far below the error of one image, and that of the mean.
-    assert (found.score.mean(1) - expected[:, 0]).abs().max() < 0.01
+    assert (found.score.mean(1) - expected).abs().max() < 0.01
 
 
 def test_groups_are_no_part_of_a_prediction() -> None:
-    linear, prior, model = gaussian_program()
-    views, guide = draw_views(linear, views=2), wrong_posterior(linear, prior)  # one is left, with nothing to compare
-    grouped = SimVE(prior, model.likelihood_of(), group=NTXent())
+    model, guide, views, *_ = planted(views=2)  # one is left, with nothing to compare
+    grouped = SimVE(guide.prior, model.likelihood_of(), group=NTXent())
     found = [leave_one_view_out(each, guide, views, draws=20, seed=1).score for each in (model, grouped)]
     assert found[0] is not None
     assert found[1] is not None

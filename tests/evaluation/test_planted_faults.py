@@ -27,8 +27,8 @@ from pp_simve.evaluation.posterior import (
 from pp_simve.inference import Guide
 from pp_simve.models import ConjugatePrior
 
-from ..inference.linear_gaussian import Linear, draw_views
-from .planted_guides import WrongPosterior, gaussian_program, independent_views, prior_as_guide, wrong_posterior
+from ..inference.linear_gaussian import Linear
+from .planted_guides import WrongPosterior, independent_views, planted, prior_as_guide, wrong_posterior
 
 PAGE = Path(__file__).parents[2] / "docs" / "planted_faults.md"
 IMAGES = 500
@@ -70,9 +70,8 @@ def found(fault: str) -> Found:
     """All checks of a guide, as a user would run them, on images of the program itself."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        linear, prior, model = gaussian_program()
-        views = draw_views(linear, images=IMAGES)
-    guide = GUIDES[fault](linear, prior)
+        model, exact, views, _, linear = planted(images=IMAGES)
+    guide = GUIDES[fault](linear, exact.prior)
     statistics = {
         "along the first axis": lambda images: images.flatten(-3) @ linear.weight[:, 0],
         "energy": lambda images: images.square().mean((-3, -2, -1)),
@@ -140,13 +139,13 @@ def test_weights_of_a_wider_guide_are_bounded_so_that_khat_falls_with_draws() ->
 
 def test_gaps_are_divergences_as_far_as_draws_tell() -> None:
     """From below, and closely where the divergence is far below log S and weights are bounded."""
-    linear, prior, _ = gaussian_program()
+    _, exact, *_, linear = planted()
     for fault, guide in GUIDES.items():
-        made = guide(linear, prior)
+        made = guide(linear, exact.prior)
         if isinstance(made, WrongPosterior):
             mean, error = found(fault).weights.mean_gap
             assert mean < made.divergence + 4 * error + 1e-9
-    mild = wrong_posterior(linear, prior, factor=1.25)
+    mild = wrong_posterior(linear, exact.prior, factor=1.25)
     assert found("deviations × 1.25").weights.mean_gap[0] == pytest.approx(mild.divergence, abs=0.02)
 
 

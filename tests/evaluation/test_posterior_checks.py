@@ -29,8 +29,8 @@ from pp_simve.evaluation.posterior.ranks import rank_among
 from pp_simve.inference import AmortizedGuide, DeltaGuide, PointGuide
 from pp_simve.models import EmpiricalPrior, FlatPrior, Gaussian, SimVE, Views
 
-from ..inference.linear_gaussian import LATENT, PotentialEncoder, draw_views, make_model
-from .planted_guides import gaussian_program, program_of_modalities, wrong_posterior
+from ..inference.linear_gaussian import LATENT, PotentialEncoder, make_model
+from .planted_guides import planted, program_of_modalities
 
 Result = Callable[..., Any]
 RESULTS: dict[str, tuple[int, Result]] = {
@@ -55,8 +55,7 @@ def test_batches_seeds_and_modalities(check: str, modalities: bool, monkeypatch:
     if modalities:
         model, guide, views = program_of_modalities()
     else:
-        linear, prior, model = gaussian_program()
-        views, guide = draw_views(linear, images=5), wrong_posterior(linear, prior, factor=0.9)
+        model, guide, views, *_ = planted(factor=0.9, images=5)
     count, images = Views.of(views).n_views, Views.of(views).n_images
     state = torch.get_rng_state()
     draws, result = RESULTS[check]
@@ -96,11 +95,11 @@ def test_names_of_several_modalities() -> None:
 
 
 def test_points_have_predictions_and_axes_but_no_weights_ranks_or_scores() -> None:
-    linear, prior, model = gaussian_program()
-    views = draw_views(linear)
-    for guide in (PointGuide(PotentialEncoder(linear), prior), DeltaGuide(PotentialEncoder(linear), prior)):
+    model, exact, views, _, linear = planted()
+    for make in (PointGuide, DeltaGuide):
+        guide = make(PotentialEncoder(linear), exact.prior).double()
         with pytest.raises(ValueError, match="no meaning; predictive checks still have"):
-            check_weights(model, guide.double(), views, seed=1)
+            check_weights(model, guide, views, seed=1)
         with pytest.raises(ValueError, match="ranks have no meaning"):
             calibrate(model, guide, views, seed=1)
         found = leave_one_view_out(model, guide, views, draws=20, seed=1)
@@ -138,9 +137,8 @@ CALLS: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("check", "settings", "message"), CALLS)
 def test_checks_without_meaning_are_refused(check: Callable[..., Any], settings: dict[str, Any], message: str) -> None:
-    linear, prior, model = gaussian_program()
-    settings = dict(settings)
-    guide, views = wrong_posterior(linear, prior), settings.pop("views", draw_views(linear))
+    settings, (model, guide, views, _, linear) = dict(settings), planted()
+    prior, views = guide.prior, settings.pop("views", views)
     if other := settings.pop("prior", None):
         model, guide = make_model(other.double(), linear), AmortizedGuide(PotentialEncoder(linear), other)
     model = model if settings.pop("pixels", True) else SimVE(prior)
@@ -171,8 +169,8 @@ def test_arrays_without_meaning_are_refused(
 
 
 def test_a_broken_decoder_is_found_by_predictions() -> None:
-    linear, prior, _ = gaussian_program()
+    _, guide, views, *_ = planted()
     broken = nn.Sequential(nn.Linear(3, 8), nn.Unflatten(-1, (1, 2, 4))).double()
     nn.init.constant_(broken[0].weight, torch.nan)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"NaN|nan"):
-        check_predictions(SimVE(prior, Gaussian(broken)), wrong_posterior(linear, prior), draw_views(linear), seed=1)
+        check_predictions(SimVE(guide.prior, Gaussian(broken)), guide, views, seed=1)

@@ -29,7 +29,6 @@ from pp_simve.models import (
 )
 
 from ..inference.linear_gaussian import (
-    CASES,
     CONTENT,
     DOUBLE,
     IMAGES,
@@ -39,10 +38,8 @@ from ..inference.linear_gaussian import (
     SHAPE,
     STYLE,
     VIEWS,
-    Linear,
     PotentialEncoder,
-    draw_views,
-    exact_structured_guide,
+    exact_program,
     make_linear,
     make_model,
 )
@@ -51,14 +48,6 @@ from .planted_guides import exact_moments, program_of_modalities
 Pair = tuple[SimVE, Guide]
 FLIP = Compose([RandomFlip()], SHAPE)
 DEVIATIONS = 4.5
-
-
-def exact(case: str = "gaussian") -> tuple[Pair, Linear, Tensor]:
-    """The linear program, its posterior as a guide, and views of images."""
-    torch.manual_seed(0)
-    linear = make_linear()
-    prior = CASES[case].prior().double()
-    return (make_model(prior, linear), exact_structured_guide(prior, linear)), linear, draw_views(linear)
 
 
 def values(tree: xr.DataTree, group: str, name: str) -> np.ndarray:
@@ -74,16 +63,15 @@ def agree(drawn: np.ndarray, mean: Any, variance: Any) -> None:
 
 @pytest.mark.parametrize("case", QUADRATIC)
 def test_log_weights_of_the_exact_guide_are_the_evidence_and_have_no_tail(case: str) -> None:
-    pair, linear, views = exact(case)
+    *pair, views, evidence, _ = exact_program(case)
     log_weight = values(posterior(pair, views, draws=50), "sample_stats", "log_weight")
-    evidence = CASES[case].evidence(linear, views).numpy()
     np.testing.assert_allclose(log_weight, np.tile(evidence, (50, 1)), rtol=0, atol=1e-9)
     np.testing.assert_array_equal(psis(log_weight)[1], -np.inf)
 
 
 def test_posterior_and_prior_have_their_moments() -> None:
     draws = 8000
-    pair, linear, views = exact()
+    *pair, views, _, linear = exact_program()
     tree = posterior(pair, views, draws=draws, predictive_draws=draws)
     weight, bias = linear.weight.numpy(), linear.bias.numpy()
     moments = exact_moments(linear, views, CONTENT, STYLE)
@@ -107,7 +95,7 @@ def test_posterior_and_prior_have_their_moments() -> None:
 
 
 def test_densities_are_those_of_each_view_and_of_the_joint() -> None:
-    (model, guide), _, views = exact()
+    model, guide, views, *_ = exact_program()
     tree = posterior((model, guide), views, draws=5)
     content, style, z = (torch.from_numpy(values(tree, "posterior", name)) for name in ("content", "style", "z"))
     of_pixels = model.likelihood_of()(z).log_prob(views.transpose(0, 1))
@@ -121,7 +109,7 @@ def test_densities_are_those_of_each_view_and_of_the_joint() -> None:
 
 
 def test_groups_dimensions_and_attributes_are_the_documented_ones() -> None:
-    pair, _, views = exact()
+    *pair, views, _, _ = exact_program()
     settings = {"seed": 4, "view_seed": 5, "commit": "abc+", "labels": [2, 0, 1, 2], "index": [5, 3, 9, 7]}
     settings["classes"] = ("cat", "dog", "10")
     tree = posterior(pair, views, draws=6, predictive_draws=2, configuration={"epochs": 2}, **settings)  # type: ignore[arg-type]
@@ -274,7 +262,7 @@ LEFT_OUT: list[tuple[Callable[[], Prior], type[AmortizedGuide], bool, str, str, 
 def test_what_has_no_meaning_is_left_out_and_said(
     prior: Callable[[], Prior], kind: type[AmortizedGuide], pixels: bool, attribute: str, reason: str, missing: set[str]
 ) -> None:
-    (pair, linear, views), made = exact(), prior().double()
+    (*pair, views, _, linear), made = exact_program(), prior().double()
     model = make_model(made, linear) if pixels else SimVE(made)  # type: ignore[arg-type]
     tree = posterior((model, kind(PotentialEncoder(linear), made).double()), views, draws=3)
     assert variables(posterior(pair, views, draws=3)) - variables(tree) == missing
@@ -287,7 +275,7 @@ def variables(tree: xr.DataTree) -> set[str]:
 
 
 def test_widths_of_latents_that_differ_have_dimensions_of_their_own() -> None:
-    _, linear, views = exact()
+    *_, views, _, linear = exact_program()
     prior = BlockPrior(LATENT, GaussianPrior(2)).double()
     guide = AmortizedGuide(PotentialEncoder(linear), prior).double()
     tree = posterior((make_model(prior, linear), guide), views, draws=1, predictive_draws=0)
@@ -366,7 +354,7 @@ def test_a_density_that_is_nan_shows_in_its_own_image_alone(
 
 
 def test_fits_that_agree_are_told_from_one_that_does_not() -> None:
-    pair, linear, views = exact()
+    *pair, views, _, linear = exact_program()
     trees = [posterior(pair, views, draws=400, seed=seed) for seed in range(3)]
     agreeing = stack_chains(trees[:2])
     assert agreeing["posterior"].sizes["chain"] == agreeing["sample_stats"].sizes["chain"] == 2

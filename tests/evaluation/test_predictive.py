@@ -10,8 +10,8 @@ from pp_simve.evaluation.posterior import STATISTICS, check_predictions
 from pp_simve.evaluation.posterior.predictive import contrast, ink, mean, sharpness
 from pp_simve.models import Bernoulli, SimVE
 
-from ..inference.linear_gaussian import CONTENT, DOUBLE, PIXEL_VARIANCE, STYLE, draw_views
-from .planted_guides import exact_moments, gaussian_program, wrong_posterior
+from ..inference.linear_gaussian import CONTENT, DOUBLE, PIXEL_VARIANCE, STYLE
+from .planted_guides import exact_moments, planted
 
 
 def test_statistics_are_what_they_are_called() -> None:
@@ -32,8 +32,7 @@ def test_statistics_are_what_they_are_called() -> None:
 
 def test_p_values_are_those_of_the_predictive_distribution() -> None:
     """The mean over replicates of a linear statistic is Gaussian about that of the posterior mean of z."""
-    linear, prior, model = gaussian_program()
-    views, guide = draw_views(linear), wrong_posterior(linear, prior)
+    model, guide, views, _, linear = planted()
 
     def along(images: Tensor) -> Tensor:
         return images.flatten(-3) @ linear.weight[:, 0]
@@ -51,9 +50,7 @@ def test_p_values_are_those_of_the_predictive_distribution() -> None:
 
 
 def test_p_values_are_conservative() -> None:
-    linear, prior, model = gaussian_program()
-    views, guide = draw_views(linear, images=200), wrong_posterior(linear, prior)
-    right = check_predictions(model, guide, views, draws=900, seed=1)
+    right = check_predictions(*planted(images=200)[:3], draws=900, seed=1)
     assert not right.alarm, right.failing
     # Conservative: latents come from the view, so that its own statistic is rarely far out.
     of_views = right.statistics["mean"].p_values
@@ -61,18 +58,16 @@ def test_p_values_are_conservative() -> None:
 
 
 def test_ties_count_as_halves() -> None:
-    linear, prior, model = gaussian_program()
-    guide, views = wrong_posterior(linear, prior), draw_views(linear)
     constant = {"constant": lambda images: torch.ones_like(images[..., 0, 0, 0])}
-    check = check_predictions(model, guide, views, seed=1, statistics=constant).statistics["constant"]
+    check = check_predictions(*planted()[:3], seed=1, statistics=constant).statistics["constant"]
     assert (check.p_values == 0.5).all()
     assert check.overall == 1.0
 
 
 def test_grey_views_are_unlike_black_and_white_replicates() -> None:
-    linear, prior, model = gaussian_program()
-    coins = SimVE(prior, Bernoulli(model.likelihood_of().decoder))  # type: ignore[arg-type]
+    model, guide, *_ = planted()
+    coins = SimVE(guide.prior, Bernoulli(model.likelihood_of().decoder))  # type: ignore[arg-type]
     views = torch.rand(2, 30, 1, 2, 4, dtype=DOUBLE)
-    found = check_predictions(coins, wrong_posterior(linear, prior), views, seed=1)
+    found = check_predictions(coins, guide, views, seed=1)
     assert "contrast" in found.failing
     assert (found.statistics["contrast"].replicated > found.statistics["contrast"].observed).double().mean() > 0.9

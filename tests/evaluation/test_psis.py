@@ -10,38 +10,26 @@ import torch
 from pp_simve.evaluation.posterior import check_weights, weigh, weighted_moments
 from pp_simve.inference import draw
 
-from ..inference.linear_gaussian import (
-    CASES,
-    CONTENT,
-    QUADRATIC,
-    STYLE,
-    draw_views,
-    exact_structured_guide,
-    gaussian_evidence,
-    make_linear,
-    make_model,
-)
-from .planted_guides import gaussian_program, wrong_posterior
+from ..inference.linear_gaussian import QUADRATIC, exact_program
+from .planted_guides import planted, wrong_posterior
 
 
 @pytest.mark.parametrize("name", QUADRATIC)
 def test_the_posterior_has_equal_weights(name: str) -> None:
-    linear = make_linear()
-    views, prior = draw_views(linear), CASES[name].prior().double()
-    found = check_weights(make_model(prior, linear), exact_structured_guide(prior, linear), views, draws=50, seed=1)
+    model, guide, views, evidence, _ = exact_program(name)
+    found = check_weights(model, guide, views, draws=50, seed=1)
     assert (found.khat < 0.3).all()
     assert found.share_above == 0
     assert not found.khat_alarm
     assert not found.gap_alarm
-    torch.testing.assert_close(found.bound, CASES[name].evidence(linear, views), rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.bound, evidence, rtol=0, atol=1e-9)
     torch.testing.assert_close(found.gap, torch.zeros_like(found.gap), rtol=0, atol=1e-9)
     torch.testing.assert_close(found.ess, torch.full_like(found.ess, 50))
 
 
 def test_the_gap_is_the_divergence_and_its_error_is_right() -> None:
-    linear, prior, model = gaussian_program()
-    views = draw_views(linear, images=1).expand(-1, 400, -1, -1, -1)  # 400 times the same check of one image
-    guide = wrong_posterior(linear, prior, shift=0.2)
+    model, guide, view, evidence, _ = planted(shift=0.2, images=1)
+    views = view.expand(-1, 400, -1, -1, -1)  # 400 times the same check of one image
     found = check_weights(model, guide, views, draws=1000, seed=1)
     mean, error = found.mean_gap
     # With K draws the bound is low by about (E[w²] − 1) / 2K, E[w²] = exp(12 · 0.2²).
@@ -49,15 +37,13 @@ def test_the_gap_is_the_divergence_and_its_error_is_right() -> None:
     assert abs(mean - (guide.divergence - bias)) < 4 * error
     assert float(found.gap.std()) == pytest.approx(float(found.gap_error.mean()), rel=0.15)
     assert error == pytest.approx(float(found.gap_error.mean()) / 20, rel=0.05)
-    evidence = gaussian_evidence(CONTENT, STYLE, linear, views)
     torch.testing.assert_close(found.elbo.mean(), evidence[0] - guide.divergence, rtol=0, atol=0.02)
 
 
 def test_weights_mend_a_wrong_guide() -> None:
-    linear, prior, model = gaussian_program()
-    views = draw_views(linear)
-    right = draw(model, wrong_posterior(linear, prior), views, 20_000, seed=1)
-    wrong = draw(model, wrong_posterior(linear, prior, factor=1.2, shift=0.2), views, 20_000, seed=2)
+    model, guide, views, _, linear = planted()
+    right = draw(model, guide, views, 20_000, seed=1)
+    wrong = draw(model, wrong_posterior(linear, guide.prior, factor=1.2, shift=0.2), views, 20_000, seed=2)
     weights = weigh(wrong.log_weight)
     assert (weights.khat < weights.threshold).all()
     for name in ("content", "style", "z"):

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.poutine as poutine
@@ -247,6 +247,24 @@ def exact_structured_guide(prior: ConjugatePrior, linear: Linear) -> StructuredG
     guide = StructuredGuide(PotentialEncoder(linear), prior)
     set_head(guide, linear.precision.rsqrt())
     return guide
+
+
+class Program(NamedTuple):
+    """The program of a case, its posterior as guide, views, and their evidence ``(image,)``."""
+
+    model: SimVE
+    guide: Any
+    views: Tensor
+    evidence: Tensor
+    linear: Linear
+
+
+def exact_program(case: str = "gaussian", images: int = IMAGES, views: int = VIEWS) -> Program:
+    """In float64, from the current random state."""
+    linear = make_linear()
+    prior = CASES[case].prior().double()
+    model, drawn = make_model(prior, linear), draw_views(linear, images, views)
+    return Program(model, exact_structured_guide(prior, linear), drawn, CASES[case].evidence(linear, drawn), linear)
 
 
 @dataclass(frozen=True)

@@ -4,58 +4,41 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from pp_simve.inference import AmortizedGuide, DeltaGuide, Draws, PointGuide, draw
 from pp_simve.inference import sampling as module
-from pp_simve.models import GaussianPrior, InfoNCE, SimVE
+from pp_simve.models import InfoNCE, SimVE
 
 from .linear_gaussian import (
-    CASES,
     CONTENT,
     IMAGES,
     LATENT,
     QUADRATIC,
     STYLE,
     VIEWS,
-    Linear,
     PotentialEncoder,
     draw_views,
-    exact_structured_guide,
+    exact_program,
     log_weights,
-    make_linear,
-    make_model,
     mean_field,
     mean_field_guide,
 )
 
 
-def program() -> tuple[Linear, Tensor, GaussianPrior]:
-    torch.manual_seed(0)
-    linear = make_linear()
-    return linear, draw_views(linear), GaussianPrior(LATENT, CONTENT, STYLE).double()
-
-
 @pytest.mark.parametrize("name", QUADRATIC)
 @pytest.mark.parametrize("draws", [1, 5])
 def test_every_draw_of_the_posterior_weighs_the_evidence(name: str, draws: int) -> None:
-    torch.manual_seed(0)
-    linear = make_linear()
-    views, prior = draw_views(linear), CASES[name].prior().double()
-    drawn = draw(make_model(prior, linear), exact_structured_guide(prior, linear), views, draws, seed=1)
+    model, guide, views, evidence, _ = exact_program(name)
+    drawn, prior = draw(model, guide, views, draws, seed=1), model.prior
     assert drawn.content.shape == (draws, IMAGES, prior.content().event_shape[0])
     assert drawn.style.shape == drawn.z.shape == (draws, VIEWS, IMAGES, LATENT)
     torch.testing.assert_close(drawn.z, prior.compose(drawn.content.unsqueeze(1), drawn.style))
-    evidence = CASES[name].evidence(linear, views)
     torch.testing.assert_close(drawn.log_weight, evidence.expand(draws, IMAGES), rtol=0, atol=1e-9)
 
 
 def test_densities_are_those_of_their_sites() -> None:
-    linear, views, prior = program()
-    model, guide = (
-        make_model(prior, linear),
-        mean_field_guide(prior, mean_field(linear, draw_views(linear), CONTENT, STYLE)),
-    )
+    model, exact, views, _, linear = exact_program()
+    guide = mean_field_guide(exact.prior, mean_field(linear, draw_views(linear), CONTENT, STYLE))
     drawn = draw(model, guide, views, 6, seed=1)
     content, style = drawn.content, drawn.style
     of_style = torch.distributions.Normal(0.0, torch.tensor(STYLE, dtype=torch.float64).sqrt()).log_prob(style)
@@ -70,18 +53,16 @@ def test_densities_are_those_of_their_sites() -> None:
 
 
 def test_draws_in_parts_are_as_many_and_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    linear, views, prior = program()
+    model, guide, views, evidence, _ = exact_program()
     monkeypatch.setattr(module, "PIXELS_AT_ONCE", 3 * views.numel())
-    drawn = draw(make_model(prior, linear), exact_structured_guide(prior, linear), views, 7, seed=1)
+    drawn = draw(model, guide, views, 7, seed=1)
     assert drawn.z.shape[0] == len(drawn.log_weight) == 7
     assert len(drawn.z.flatten(1).unique(dim=0)) == 7
-    evidence = CASES["gaussian"].evidence(linear, views)
     torch.testing.assert_close(drawn.log_weight, evidence.expand(7, IMAGES), rtol=0, atol=1e-9)
 
 
 def test_the_seed_decides_and_torch_stays_as_it_was() -> None:
-    linear, views, prior = program()
-    model, guide = make_model(prior, linear), exact_structured_guide(prior, linear).train()
+    model, guide, views, *_ = exact_program()
     state = torch.get_rng_state()
     first, again, other = (draw(model, guide, views, 2, seed=seed).z for seed in (3, 3, 4))
     assert torch.equal(first, again)
@@ -93,8 +74,8 @@ def test_the_seed_decides_and_torch_stays_as_it_was() -> None:
 
 @pytest.mark.parametrize("guide", [PointGuide, DeltaGuide])
 def test_points_have_no_density(guide: type[PointGuide | DeltaGuide]) -> None:
-    linear, views, prior = program()
-    drawn = draw(make_model(prior, linear), guide(PotentialEncoder(linear), prior).double(), views, 2, seed=1)
+    model, exact, views, _, linear = exact_program()
+    drawn = draw(model, guide(PotentialEncoder(linear), exact.prior).double(), views, 2, seed=1)
     assert drawn.log_q is None
     assert drawn.log_p.shape == (2, IMAGES)
     with pytest.raises(ValueError, match="no density"):
@@ -102,8 +83,8 @@ def test_points_have_no_density(guide: type[PointGuide | DeltaGuide]) -> None:
 
 
 def test_without_pixels_there_is_no_joint_and_the_group_is_no_part_of_it() -> None:
-    linear, views, prior = program()
-    guide = AmortizedGuide(PotentialEncoder(linear), prior).double()
+    _, exact, views, _, linear = exact_program()
+    prior, guide = exact.prior, AmortizedGuide(PotentialEncoder(linear), exact.prior).double()
     drawn = draw(SimVE(prior), guide, views, 2, seed=1)
     assert drawn.log_likelihood is None
     with pytest.raises(ValueError, match="no likelihood"):
