@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pp_simve.inference import Guide, draw
 from pp_simve.inference.data import Source
 from pp_simve.inference.objectives.importance import log_mean_weight
-from pp_simve.inference.tools import evaluation_mode, random_state_kept
+from pp_simve.inference.tools import evaluation_mode, random_state_kept, seeds
 
 
 @torch.no_grad()
@@ -44,9 +44,7 @@ def importance_weighted_bound(
     Raises:
         ValueError: ``draws`` below 1, pixels are not modelled, or the guide has no density.
     """
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for chunk in torch.split(views, batch_size, dim=1):
-        chunk_seed = int(torch.randint(2**62, (1,), generator=generator))
-        found.append(log_mean_weight(draw(model, guide, chunk, draws, seed=chunk_seed).log_weight))
-    return torch.cat(found)
+    chunks = zip(torch.split(views, batch_size, dim=1), seeds(seed), strict=False)
+    return torch.cat(
+        [log_mean_weight(draw(model, guide, chunk, draws, seed=each).log_weight) for chunk, each in chunks]
+    )

@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 from pp_simve.evaluation.probes.base import Array, checked, checked_features
 from pp_simve.evaluation.records import NotApplicableError
 from pp_simve.inference import Guide, draw
-from pp_simve.inference.tools import unit_range
+from pp_simve.inference.tools import seeds, unit_range
 from pp_simve.models import Prior, SimVE
 
 
@@ -70,11 +70,9 @@ def axis_divergence(
     if not guide.has_density:
         raise NotApplicableError("the guide's z is deterministic, and its KL infinite")
     model = SimVE(prior)  # without pixels: z of the guide does not depend on them
-    generator = torch.Generator().manual_seed(seed)
     moments = []
-    for chunk in torch.split(images, batch_size):
-        chunk_seed = int(torch.randint(2**62, (1,), generator=generator))
-        z = draw(model, guide, unit_range(chunk)[None], draws, seed=chunk_seed).z[:, 0].double()
+    for chunk, of_chunk in zip(torch.split(images, batch_size), seeds(seed), strict=False):
+        z = draw(model, guide, unit_range(chunk)[None], draws, seed=of_chunk).z[:, 0].double()
         moments.append(torch.stack(torch.var_mean(z, dim=0)))
     variance, mean = torch.cat(moments, dim=1)
     of_prior = (variances[0] + variances[1]).detach().to(mean)

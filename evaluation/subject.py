@@ -20,6 +20,7 @@ from pp_simve.evaluation.tasks.classes import Labelled, drawn_views
 from pp_simve.evaluation.tasks.view_parameters import Parametrised
 from pp_simve.inference.augmentations import AugmentationPolicy
 from pp_simve.inference.guides.base import Guide
+from pp_simve.inference.tools import seeds
 from pp_simve.models import SimVE
 
 EVALUATION_SEED = 1_000_000
@@ -140,9 +141,8 @@ class Subject:
         """
         self.check_parameters()
         # One stream a split: the views of train do not depend on how many images test has.
-        seeds = torch.randint(2**62, (3,), generator=torch.Generator().manual_seed(self.seed)).tolist()
         found = []
-        for split, seed in zip(self.splits, seeds, strict=True):
+        for split, seed in zip(self.splits, seeds(self.seed), strict=False):
             images, most = split.images, self.effort.max_views
             generator = torch.Generator(images.device).manual_seed(seed)
             if len(images) > most:

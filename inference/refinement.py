@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from itertools import islice
 
 import pyro
 import pyro.distributions as dist
@@ -17,7 +18,7 @@ from pp_simve.inference.guides.structured import sample_from_potentials
 from pp_simve.inference.mcmc import is_discrete
 from pp_simve.inference.objectives import ELBO
 from pp_simve.inference.sampling import draw
-from pp_simve.inference.tools import frozen, random_state_kept
+from pp_simve.inference.tools import frozen, random_state_kept, seeds
 from pp_simve.models import ConjugatePrior, ExactPrior, PlainViews, Prior, SimVE, Views, ViewsLike
 from pp_simve.models.views import map_modalities
 
@@ -218,17 +219,16 @@ def refine(
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be positive and finite, got {lr}")
     model.likelihood_of(Views.of(views).modalities[0])  # raises if there is none
-    numbers = torch.Generator().manual_seed(seed)
-    seeds = [int(torch.randint(2**62, (1,), generator=numbers)) for _ in range(5)]
+    numbers = list(islice(seeds(seed), 5))
 
     def log_weights(of: Guide, seed: int) -> Tensor:
         return draw(model, of, views, judged, seed=seed).log_weight
 
     with frozen(model, guide), pyro.validation_enabled(False), random_state_kept(Views.of(views).device):
         with torch.no_grad():
-            refined = RefinedGuide(views, guide.posterior(views).backbone, _family(model, guide, views, seeds[0]))
-        at_start = log_weights(refined, seeds[1])
-        torch.manual_seed(seeds[2])
+            refined = RefinedGuide(views, guide.posterior(views).backbone, _family(model, guide, views, numbers[0]))
+        at_start = log_weights(refined, numbers[1])
+        torch.manual_seed(numbers[2])
         own = [refined.family.shift, refined.family.log_factor]
         objective = ELBO(model, refined, alpha=0.0, particles=draws, scale=1.0)
         optimizer = torch.optim.Adam(own, lr=lr)
@@ -239,11 +239,11 @@ def refine(
                 objective(refined.views)["loss"].backward()
                 optimizer.step()
         optimizer.zero_grad()
-        refined.moved = (log_weights(refined, seeds[1]) - at_start).mean(0) > 0  # false for NaN
+        refined.moved = (log_weights(refined, numbers[1]) - at_start).mean(0) > 0  # false for NaN
         for parameter in own:
             parameter.data[:, ~refined.moved] = 0  # back to the start
-        after = log_weights(refined, seeds[3])
-        before = log_weights(guide, seeds[4]) if guide.has_density else torch.full_like(after, torch.nan)
+        after = log_weights(refined, numbers[3])
+        before = log_weights(guide, numbers[4]) if guide.has_density else torch.full_like(after, torch.nan)
     refined.elbo_before, refined.elbo_after = before.mean(0), after.mean(0)
     refined.elbo_error = ((before.var(0) + after.var(0)) / judged).sqrt()
     return refined

@@ -23,6 +23,13 @@ def unit_range(images: Tensor) -> Tensor:
     return images.to(torch.get_default_dtype()).div_(255) if images.dtype == torch.uint8 else images
 
 
+def seeds(seed: int) -> Iterator[int]:
+    """An endless sequence of seeds, one for each batch or split."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield int(torch.randint(2**62, (1,), generator=generator))
+
+
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Context with a module in evaluation mode; afterwards each of its parts is in its former mode."""

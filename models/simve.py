@@ -67,9 +67,9 @@ class SimVE(PyroProgram):
                 z = pyro.deterministic("z", prior.compose(content, style), event_dim=1)
             if self.likelihood is not None:
                 for (modality, of_modality), observed in zip(views.split(z), views.tensors(), strict=True):
-                    plate, site = (view_plate, "x") if modality is None else _plate_and_site(modality, len(observed))
-                    with plate:
-                        pyro.sample(site, self.likelihood_of(modality)(of_modality), obs=observed)
+                    name = "" if modality is None else f"_{modality}"
+                    with view_plate if modality is None else pyro.plate(f"view{name}", len(observed), dim=-2):
+                        pyro.sample(f"x{name}", self.likelihood_of(modality)(of_modality), obs=observed)
             if self.group is not None:
                 with view_plate:
                     of_group, groups = self.group(z)
@@ -112,8 +112,3 @@ class SimVE(PyroProgram):
         style = self.prior.style(content).expand((views, images)).sample()
         mean: Tensor = likelihood(self.prior.compose(content, style)).mean
         return mean
-
-
-def _plate_and_site(modality: str, views: int) -> tuple[pyro.plate, str]:
-    """The plate and the site of a modality's pixels."""
-    return pyro.plate(f"view_{modality}", views, dim=-2), f"x_{modality}"

@@ -1,4 +1,4 @@
-"""Views and draws of some images at a time, so that memory does not grow with their number; seeds of batches."""
+"""Views and draws of some images at a time, so that memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from pp_simve.inference import Draws, Guide, draw
 from pp_simve.inference.augmentations import AugmentationPolicy, Parameters, draw_views
 from pp_simve.inference.data import Pixels
-from pp_simve.inference.tools import unit_range
+from pp_simve.inference.tools import seeds, unit_range
 from pp_simve.models import PlainViews, SimVE, Views, ViewsLike
 
 NUMBERS_AT_ONCE = 2**22
@@ -30,13 +30,6 @@ def images_at_once(views: ViewsLike, latent_dim: int, draws: int) -> int:
     views = Views.of(views)
     pixels = sum(batch.numel() for batch in views.tensors()) // max(1, views.n_images)
     return max(1, NUMBERS_AT_ONCE // max(1, pixels, draws * views.n_views * latent_dim))
-
-
-def seeds(seed: int) -> Iterator[int]:
-    """An endless sequence of seeds, one per batch."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        yield int(torch.randint(2**62, (1,), generator=generator))
 
 
 def batches_of_draws(

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.posterior.batches import images_at_once, one_view_each, seeds
+from pp_simve.evaluation.posterior.batches import images_at_once, one_view_each
 from pp_simve.evaluation.posterior.ranks import Uniformity, rank_among, rank_uniformity
 from pp_simve.inference import Draws, Guide, draw
 from pp_simve.inference.sampling import simulate
+from pp_simve.inference.tools import seeds
 from pp_simve.models import PlainViews, SimVE, Views
 
 Quantity = Callable[[Draws], Tensor]

@@ -10,9 +10,9 @@ import torch
 from scipy.stats import ks_2samp, wasserstein_distance
 from torch import Tensor
 
-from pp_simve.evaluation.posterior.batches import batches_of_draws, one_view_each, seeds
+from pp_simve.evaluation.posterior.batches import batches_of_draws, one_view_each
 from pp_simve.inference import Guide
-from pp_simve.inference.tools import evaluation_mode, random_state_kept
+from pp_simve.inference.tools import evaluation_mode, random_state_kept, seeds
 from pp_simve.models import PlainViews, SimVE
 
 EMPTY = 0.05

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.posterior.batches import GuideFor, batches_of_draws, seeds
+from pp_simve.evaluation.posterior.batches import GuideFor, batches_of_draws
 from pp_simve.evaluation.posterior.predictive import STATISTICS, Statistic, label, measured, replicates
 from pp_simve.evaluation.posterior.ranks import Uniformity, rank_among, rank_uniformity
 from pp_simve.inference import Draws, Guide, draw
 from pp_simve.inference.objectives.importance import log_mean_weight
 from pp_simve.inference.sampling import without_groups
-from pp_simve.inference.tools import evaluation_mode, random_state_kept
+from pp_simve.inference.tools import evaluation_mode, random_state_kept, seeds
 from pp_simve.models import PlainViews, SimVE, Views
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation.posterior.batches import batches_of_draws, seeds
+from pp_simve.evaluation.posterior.batches import batches_of_draws
 from pp_simve.inference import Guide
 from pp_simve.inference.sampling import PIXELS_AT_ONCE
-from pp_simve.inference.tools import evaluation_mode, random_state_kept
+from pp_simve.inference.tools import evaluation_mode, random_state_kept, seeds
 from pp_simve.models import PlainViews, SimVE, Views, ViewsLike
 
 Statistic = Callable[[Tensor], Tensor]

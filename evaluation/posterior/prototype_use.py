@@ -8,8 +8,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from pp_simve.evaluation.posterior.batches import batches_of_draws, seeds
+from pp_simve.evaluation.posterior.batches import batches_of_draws
 from pp_simve.inference import Guide
+from pp_simve.inference.tools import seeds
 from pp_simve.models import Atoms, ExactPrior, PlainViews, SimVE
 
 USED = 0.1

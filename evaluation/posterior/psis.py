@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from pp_simve.evaluation.posterior.arviz_versions import psis
-from pp_simve.evaluation.posterior.batches import GuideFor, batches_of_draws, seeds
+from pp_simve.evaluation.posterior.batches import GuideFor, batches_of_draws
 from pp_simve.inference import Guide
 from pp_simve.inference.objectives.importance import log_mean_weight
+from pp_simve.inference.tools import seeds
 from pp_simve.models import PlainViews, SimVE
 
 TOLERATED_SHARE = 0.05

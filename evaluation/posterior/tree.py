@@ -18,11 +18,11 @@ import xarray as xr
 from torch import Tensor, nn
 
 from pp_simve.evaluation.posterior import storage
-from pp_simve.evaluation.posterior.batches import NUMBERS_AT_ONCE, ImageSource, image_sources, seeds, view_blocks
+from pp_simve.evaluation.posterior.batches import NUMBERS_AT_ONCE, ImageSource, image_sources, view_blocks
 from pp_simve.inference import Guide, Run, draw
 from pp_simve.inference.augmentations import AugmentationPolicy
 from pp_simve.inference.data import Pixels
-from pp_simve.inference.tools import evaluation_mode, random_state_kept
+from pp_simve.inference.tools import evaluation_mode, random_state_kept, seeds
 from pp_simve.models import PlainViews, SimVE, Views
 
 Array = np.ndarray[Any, Any]

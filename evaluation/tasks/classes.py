@@ -13,7 +13,7 @@ from pp_simve.evaluation.probes.base import checked_classes, checked_features, c
 from pp_simve.evaluation.probes.logistic import PENALTIES
 from pp_simve.inference.augmentations import AugmentationPolicy, draw_views
 from pp_simve.inference.guides.base import Guide, Representation
-from pp_simve.inference.tools import evaluation_mode
+from pp_simve.inference.tools import evaluation_mode, seeds
 
 Labelled = tuple[Tensor, Tensor]
 """Features ``(row, feature)``, or images, uint8 ``(row, channel, height, width)``, and class labels ``(row,)``."""
@@ -107,10 +107,9 @@ def several_view_scores(
     """
     checked_grid("counts", counts, least=1)
     checked_classes(train[1])
-    seeds = torch.randint(2**62, (3,), generator=torch.Generator().manual_seed(seed)).tolist()
     splits = [
         (contents_of_views(guide, policy, images, counts, torch.Generator(images.device).manual_seed(of_split)), labels)
-        for (images, labels), of_split in zip((train, validation, test), seeds, strict=True)
+        for (images, labels), of_split in zip((train, validation, test), seeds(seed), strict=False)
     ]
     scores = {}
     for count in counts:
