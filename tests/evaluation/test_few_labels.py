@@ -1,4 +1,4 @@
-"""Few labels: which rows are drawn, and the scores reported for them."""
+"""Class scores: those of both probes, and of few labels: which rows are drawn, and what is reported for them."""
 
 import statistics
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pp_simve.evaluation import LinearProbe
+from pp_simve.evaluation import KNNProbe, LinearProbe, content_scores
 from pp_simve.evaluation.tasks import classes
 from pp_simve.evaluation.tasks.classes import few_label_scores
 
@@ -52,6 +52,11 @@ def numbered(split: Split, shift: float = 0.0) -> Split:
 
 
 TRAIN, VALIDATION, TEST = blobs(300, 1), blobs(150, 2), blobs(200, 3)
+
+
+def test_content_is_the_accuracy_of_both_probes_on_test() -> None:
+    linear, knn = (probe.fit(*TRAIN, *VALIDATION).score(*TEST) for probe in (LinearProbe(), KNNProbe()))
+    assert content_scores(TRAIN, VALIDATION, TEST) == {"linear": linear, "knn": knn}
 
 
 def classes_of(rows: list[int], y: Tensor) -> list[int]:
