@@ -14,19 +14,8 @@ from pp_simve.data import Split, load_data
 from pp_simve.data.splits import copies_note
 from pp_simve.evaluation import Effort, KNNProbe, LinearProbe, RidgeProbe, evaluate_representations
 from pp_simve.inference.augmentations import augmentation_policy
-from pp_simve.inference.guides.base import Guide, Representation
-from pp_simve.models import PlainViews
 
-CLASSES = 4
-
-
-class Pixels(Guide):
-    """Every representation is the image."""
-
-    def posterior(self, views: PlainViews) -> Representation:
-        assert isinstance(views, Tensor)
-        pixels = views.flatten(2)
-        return Representation(backbone=pixels, z=pixels, content=pixels.mean(0), style=pixels)
+from .pictures import CLASSES, EVERY, PixelGuide
 
 
 def split(images: int, seed: int) -> Split:
@@ -45,7 +34,7 @@ POLICY = augmentation_policy("affine", (1, CLASSES, CLASSES))
 def evaluated(train: Split, validation: Split, test: Split) -> dict[str, float | None]:
     """Scores by probe."""
     options: dict[str, Any] = {"seed": 0, "effort": Effort(min_views=200), "representations": ("z",)}
-    records = evaluate_representations(Pixels(), POLICY, train, validation, test, **options)
+    records = evaluate_representations(PixelGuide(EVERY, EVERY), POLICY, train, validation, test, **options)
     return {record.probe: record.value for record in records if record.metric != "chance"}
 
 

@@ -33,6 +33,8 @@ from pp_simve.inference.svi import FitError
 from pp_simve.models import Bernoulli, EmpiricalPrior, GaussianPrior, MLPDecoder, PlainViews, SimVE
 from pp_simve.testing.objective import read_backs
 
+from .pictures import PixelGuide
+
 SHAPE = (1, 8, 8)
 COUNT, BATCH = 48, 16
 LABELS = torch.arange(COUNT) % 3
@@ -139,26 +141,12 @@ def test_a_step_of_the_loop_reads_nothing_back_either(monkeypatch: pytest.Monkey
     assert found == [[]] * 6
 
 
-class Fixed(Guide):
-    """A guide whose backbone is the pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[bool, bool]] = []
-
-    def posterior(self, views: PlainViews) -> Representation:
-        assert isinstance(views, Tensor)
-        self.seen.append((self.training, torch.is_grad_enabled()))
-        pixels = views.flatten(2)
-        return Representation(pixels, pixels[..., :1], pixels[0, :, :0], pixels[..., 1:])
-
-
 @pytest.mark.parametrize("window", [1, 3, 100])
 def test_it_is_softmax_regression_by_adam_on_running_statistics(window: int) -> None:
     generator = torch.Generator().manual_seed(4)
     labels = torch.tensor([7, -2, 7, 40, -2, 40, 40, 7, 7, -2])
     classes = [-2, 7, 40]
-    probe = OnlineProbe(Fixed(), labels, lr=0.03, window=window)
+    probe = OnlineProbe(PixelGuide([0], []), labels, lr=0.03, window=window)
     width = 5
     weight, bias = torch.zeros(3, width, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     state = {id(part): (torch.zeros_like(part), torch.zeros_like(part)) for part in (weight, bias)}
@@ -205,9 +193,8 @@ def test_it_is_softmax_regression_by_adam_on_running_statistics(window: int) -> 
 
 
 def test_features_are_read_in_evaluation_mode_without_gradients() -> None:
-    guide = Fixed().train()
+    guide = PixelGuide([0], []).train()  # refuses others
     OnlineProbe(guide, LABELS)(torch.rand(1, 4, 3, 1, 1), torch.arange(4))
-    assert guide.seen == [(False, False)]
     assert guide.training
 
 
@@ -267,7 +254,7 @@ def test_refuses(arguments: dict[str, Any], message: str) -> None:
 
 def test_refuses_what_only_the_fit_can_tell() -> None:
     with pytest.raises(ValueError, match="content has no width under this prior"):
-        OnlineProbe(Fixed(), LABELS, "content")(torch.rand(1, 4, 3, 1, 1), torch.arange(4))
+        OnlineProbe(PixelGuide([0], []), LABELS, "content")(torch.rand(1, 4, 3, 1, 1), torch.arange(4))
     guide = made("multilayer")
     with pytest.raises(FitError, match="OnlineProbe was made for 40 images, by their index, but there are 48 to fit"):
         small_fit(guide, OnlineProbe(guide, LABELS[:40]))
