@@ -10,15 +10,11 @@ from pp_simve.evaluation.generation import interpolate, reconstruct, sample, swa
 from pp_simve.inference import AmortizedGuide
 from pp_simve.models import FlatPrior, Gaussian, GaussianPrior, Prior, SimVE, StandardPrior
 
+from .planted_guides import Flatten
+
 LATENT = 3
 SHAPE = (1, 2, 2)
 CONTENT_VARIANCE, STYLE_VARIANCE = 2.0, 0.5
-
-
-class Flatten(nn.Flatten):
-    """Pixels as they are."""
-
-    features = 4
 
 
 def linear_program(prior: Prior) -> tuple[SimVE, AmortizedGuide, Tensor, Tensor]:
@@ -26,7 +22,7 @@ def linear_program(prior: Prior) -> tuple[SimVE, AmortizedGuide, Tensor, Tensor]
     generator = torch.Generator().manual_seed(3)
     decode, encode = torch.randn(4, LATENT, generator=generator), torch.randn(LATENT, 4, generator=generator)
     decoder = nn.Sequential(nn.Linear(LATENT, 4, bias=False), nn.Unflatten(-1, SHAPE))
-    guide = AmortizedGuide(Flatten(), prior)
+    guide = AmortizedGuide(Flatten(4), prior)
     with torch.no_grad():
         decoder[0].weight.copy_(decode)
         guide.recognition.encoder_head.head.weight[:LATENT] = encode

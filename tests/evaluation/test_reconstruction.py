@@ -10,19 +10,10 @@ from torch import Tensor, nn
 
 from pp_simve.evaluation.reconstruction import dequantized, reconstruction_scores
 from pp_simve.inference import AmortizedGuide, DeltaGuide
-from pp_simve.models import Bernoulli, EmpiricalPrior, FlatPrior, Gaussian, GaussianPrior, Prior, SimVE, StandardPrior
+from pp_simve.models import Bernoulli, EmpiricalPrior, FlatPrior, Gaussian, Prior, SimVE, StandardPrior
 
-from ..inference.linear_gaussian import (
-    CONTENT,
-    LATENT,
-    PIXEL_VARIANCE,
-    STYLE,
-    PotentialEncoder,
-    exact_structured_guide,
-    gaussian_evidence,
-    make_linear,
-    make_model,
-)
+from ..inference.linear_gaussian import CASES, CONTENT, LATENT, PIXEL_VARIANCE, STYLE, PotentialEncoder, exact_program
+from .planted_guides import Flatten
 
 SHAPE = (1, 2, 4)
 IMAGES = torch.randint(256, (7, *SHAPE), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -39,14 +30,10 @@ class Blind(nn.Module):
         return self.values.expand(len(z), *self.values.shape)
 
 
-class Flatten(nn.Flatten):
-    features = 8
-
-
 def blind_program(values: Tensor, *, bernoulli: bool, prior: Prior | None = None) -> tuple[SimVE, AmortizedGuide]:
     """Pixels independent of z, and a guide that answers the standard prior: its bound is exact."""
     prior = prior or StandardPrior(LATENT)
-    guide = AmortizedGuide(Flatten(), prior)
+    guide = AmortizedGuide(Flatten(8), prior)
     head = guide.recognition.encoder_head.head
     with torch.no_grad():
         head.weight.zero_()
@@ -57,11 +44,8 @@ def blind_program(values: Tensor, *, bernoulli: bool, prior: Prior | None = None
 
 
 def test_against_the_dense_gaussian() -> None:
-    torch.manual_seed(0)
-    linear = make_linear()
-    prior = GaussianPrior(LATENT, CONTENT, STYLE)
-    model, guide = make_model(prior, linear).float(), exact_structured_guide(prior, linear).float()
-    model.train(), guide.train()
+    model, guide, _, _, linear = exact_program()
+    model.float(), guide.float()
     state = torch.get_rng_state()
     found = reconstruction_scores(model, guide, IMAGES, seed=5, draws=2, batch_size=3)
     assert torch.equal(torch.get_rng_state(), state)
@@ -77,7 +61,7 @@ def test_against_the_dense_gaussian() -> None:
     assert found["psnr"] == pytest.approx(float((-10 * error.log10()).mean()), rel=1e-5)
 
     noisy = dequantized(IMAGES, seed=5).double()
-    evidence = gaussian_evidence(CONTENT, STYLE, linear, noisy[None])
+    evidence = CASES["gaussian"].evidence(linear, noisy[None])
     assert found["bits_per_dim"] == pytest.approx(float(8 - evidence.mean() / math.log(2) / 8), abs=1e-5)
     assert set(found) == {"mse", "psnr", "bits_per_dim"}
 

@@ -19,19 +19,14 @@ from ..inference.linear_gaussian import (
     CONTENT,
     IMAGES,
     LATENT,
-    POINTS,
     STYLE,
     VIEWS,
-    Linear,
     PotentialEncoder,
-    draw_views,
-    exact_structured_guide,
-    gaussian_evidence,
-    make_linear,
+    Program,
+    exact_program,
     make_model,
     mean_field,
     mean_field_guide,
-    mixture,
     set_head,
 )
 from .planted_guides import program_of_modalities
@@ -41,29 +36,18 @@ Pair = tuple[SimVE, AmortizedGuide | StructuredGuide, Tensor]
 
 
 @pytest.fixture
-def linear() -> Linear:
-    torch.manual_seed(0)
-    return make_linear()
-
-
-@pytest.fixture
-def structured(linear: Linear) -> Pair:
+def exact() -> Program:
     """Its guide is the posterior."""
-    prior, views = gaussian_prior(), draw_views(linear)
-    return make_model(prior, linear), exact_structured_guide(prior, linear), views
+    return exact_program()
 
 
 @pytest.fixture
-def spoiled(linear: Linear) -> Pair:
+def spoiled(exact: Program) -> Pair:
     """Its guide has the family of independent views, but not the best parameters."""
-    prior, views = GaussianPrior(LATENT, CONTENT, STYLE, learn_style=True), draw_views(linear)
-    guide = mean_field_guide(prior, mean_field(linear, views, CONTENT, STYLE))
+    prior = GaussianPrior(LATENT, CONTENT, STYLE, learn_style=True)
+    guide = mean_field_guide(prior, mean_field(exact.linear, exact.views, CONTENT, STYLE))
     spoil(guide)
-    return make_model(prior, linear), guide, views
-
-
-def gaussian_prior() -> GaussianPrior:
-    return GaussianPrior(LATENT, CONTENT, STYLE)
+    return make_model(prior, exact.linear), guide, exact.views
 
 
 def spoil(guide: AmortizedGuide | StructuredGuide) -> None:
@@ -88,15 +72,15 @@ def khat(model: SimVE, guide: Guide, views: Tensor) -> Tensor:
 
 
 def test_an_amortized_guide_becomes_the_best_one_without_dependence_between_views(
-    linear: Linear, spoiled: Pair
+    exact: Program, spoiled: Pair
 ) -> None:
     model, guide, views = spoiled
-    best = mean_field(linear, views, CONTENT, STYLE)
+    best = mean_field(exact.linear, views, CONTENT, STYLE)
     refined = refine(model, guide, views, steps=300, draws=32, seed=1)
     loc, scale = refined.family.loc(), refined.family.scale()
     torch.testing.assert_close(loc, best.mean, rtol=0, atol=0.05)
     torch.testing.assert_close(scale, best.scale.expand_as(scale), rtol=0.05, atol=0)
-    attainable = gaussian_evidence(CONTENT, STYLE, linear, views) - best.divergence
+    attainable = exact.evidence - best.divergence
     found, error = bound(model, refined, views)
     assert bool(((found - attainable).abs() < 5 * error + 0.01).all())
     assert bool(refined.moved.all())
@@ -107,11 +91,10 @@ def test_an_amortized_guide_becomes_the_best_one_without_dependence_between_view
     assert bool((khat(model, refined, views) < khat(model, guide, views)).all())
 
 
-def test_a_structured_guide_becomes_the_posterior(linear: Linear, structured: Pair) -> None:
-    model, guide, views = structured
-    exact = guide.posterior(views)
+def test_a_structured_guide_becomes_the_posterior(exact: Program) -> None:
+    model, guide, views, evidence, _ = exact
+    right = guide.posterior(views)
     spoil(guide)
-    evidence = gaussian_evidence(CONTENT, STYLE, linear, views)
     assert float((evidence - bound(model, guide, views)[0]).min()) > 0.5
     refined = refine(model, guide, views, steps=300, draws=32, seed=1)
     log_weight = draw(model, refined, views, 1000, seed=3).log_weight
@@ -121,14 +104,12 @@ def test_a_structured_guide_becomes_the_posterior(linear: Linear, structured: Pa
     assert float(khat(model, guide, views).min()) > 0.6
     found = refined.posterior(views)
     for name in ("content", "style", "z"):
-        torch.testing.assert_close(getattr(found, name), getattr(exact, name), rtol=0, atol=0.05)
-    torch.testing.assert_close(found.backbone, exact.backbone)
+        torch.testing.assert_close(getattr(found, name), getattr(right, name), rtol=0, atol=0.05)
+    torch.testing.assert_close(found.backbone, right.backbone)
 
 
-def test_any_guide_with_spread_starts_from_its_moments(linear: Linear) -> None:
-    prior, views = gaussian_prior(), draw_views(linear)
-    best = mean_field(linear, views, CONTENT, STYLE)
-    model = make_model(prior, linear)
+def test_any_guide_with_spread_starts_from_its_moments(exact: Program) -> None:
+    model, views, linear, prior = exact.model, exact.views, exact.linear, exact.model.prior
     flow = FlowGuide(PotentialEncoder(linear), prior).double()
     point = PointGuide(PotentialEncoder(linear), prior)
     set_head(point, 0.5 * linear.precision.rsqrt())  # type: ignore[arg-type]
@@ -141,16 +122,15 @@ def test_any_guide_with_spread_starts_from_its_moments(linear: Linear) -> None:
     torch.testing.assert_close(scale, drawn.z.std(0), rtol=0.25, atol=0)
     refined = refine(model, point, views, steps=300, draws=16, seed=1)
     assert bool(refined.elbo_before.isnan().all())  # points have no density
-    attainable = gaussian_evidence(CONTENT, STYLE, linear, views) - best.divergence
+    attainable = exact.evidence - mean_field(linear, views, CONTENT, STYLE).divergence
     assert bool(((bound(model, refined, views)[0] - attainable).abs() < 0.05).all())
 
 
-def test_images_that_do_not_improve_return_to_the_start(linear: Linear, structured: Pair) -> None:
+def test_images_that_do_not_improve_return_to_the_start(exact: Program) -> None:
     """With a learning rate much too large every image ends worse than it started, at the evidence."""
-    refined = refine(*structured, steps=3, lr=30.0, draws=1, seed=1)
+    refined = refine(*exact[:3], steps=3, lr=30.0, draws=1, seed=1)
     assert not refined.moved.any()
-    evidence = gaussian_evidence(CONTENT, STYLE, linear, structured[2])
-    torch.testing.assert_close(refined.elbo_after, evidence, rtol=0, atol=1e-8)
+    torch.testing.assert_close(refined.elbo_after, exact.evidence, rtol=0, atol=1e-8)
 
 
 def test_model_and_guide_are_unchanged_and_the_seed_decides(spoiled: Pair) -> None:
@@ -193,9 +173,9 @@ def test_it_has_posteriors_of_any_of_its_images_and_of_no_others(spoiled: Pair) 
         refined.embed(views[0])
 
 
-def test_it_has_a_posterior_tree_and_no_calibration(structured: Pair) -> None:
-    model, _, views = structured
-    refined = refine(*structured, steps=1, draws=1, judged=2)
+def test_it_has_a_posterior_tree_and_no_calibration(exact: Program) -> None:
+    model, _, views, *_ = exact
+    refined = refine(*exact[:3], steps=1, draws=1, judged=2)
     tree = posterior((model, refined), views, draws=3)
     assert dict(tree["posterior"].sizes) == {"chain": 1, "draw": 3, "image": IMAGES, "view": VIEWS, "latent": LATENT}
     with pytest.raises(ValueError, match="calibrate the guide it started from"):
@@ -223,19 +203,19 @@ def test_views_of_several_modalities_are_refined_and_sampled_together() -> None:
         ({"lr": math.nan}, "lr must be"),
     ],
 )
-def test_bad_numbers_are_refused(structured: Pair, setting: dict[str, Any], message: str) -> None:
+def test_bad_numbers_are_refused(exact: Program, setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        refine(*structured, **setting)
+        refine(*exact[:3], **setting)
 
 
-def test_pairs_that_cannot_be_refined_are_refused(linear: Linear, structured: Pair) -> None:
-    _, guide, views = structured
-    prior, discrete = gaussian_prior(), mixture(POINTS, STYLE)
+def test_pairs_that_cannot_be_refined_are_refused(exact: Program) -> None:
+    _, guide, views, _, linear = exact
+    prior, discrete = guide.prior, exact_program("mixture")
     plain = AmortizedGuide(PotentialEncoder(linear), prior).double()
     for model, other, message in (
         (SimVE(prior), guide, "no images"),
         (make_model(prior, linear), DeltaGuide(PotentialEncoder(linear), prior).double(), "do not vary"),
-        (make_model(discrete, linear), exact_structured_guide(discrete, linear), "draws content first"),
+        (discrete.model, discrete.guide, "draws content first"),
         (make_model(StudentTPrior(LATENT).double(), linear), plain, "needs content given z"),  # type: ignore[arg-type]
     ):
         with pytest.raises(ValueError, match=message):
