@@ -80,14 +80,6 @@ def test_weights_and_shapes_are_those_of_a_plain_reference(draws: int) -> None:
     np.testing.assert_allclose(np.exp(smoothed).sum(0), 1)
 
 
-@pytest.mark.parametrize("shape", [0.3, 0.7])
-def test_the_shape_of_pareto_weights_is_found(shape: float) -> None:
-    uniform = np.random.default_rng(0).random((4000, 40))
-    _, found = psis(-shape * np.log(uniform))  # uniform^(−k): a Pareto tail of shape k
-    # Its prior, ten draws of shape ½ beside a tail of 189, is all the bias there is.
-    np.testing.assert_allclose(found.mean(), (189 * shape + 5) / 199, atol=0.03)
-
-
 def test_a_constant_added_changes_nothing_and_the_input_stays() -> None:
     log_weights = fixed_log_weights()
     before = log_weights.copy()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
-import pyro.poutine as poutine
 import pytest
 import torch
 from pyro.infer import TraceEnum_ELBO, config_enumerate
@@ -113,21 +111,6 @@ def test_its_support_is_every_point(batch: tuple[int, ...]) -> None:
 def test_points_and_logits_that_do_not_fit_are_refused(points: Tensor) -> None:
     with pytest.raises((ValueError, IndexError, RuntimeError)):
         Atoms(points, draw_logits(5), validate_args=True).log_prob(POINTS[0])
-
-
-def test_in_a_plate_it_is_a_site_like_any_other() -> None:
-    logits = draw_logits(5)
-
-    def program() -> None:
-        with pyro.plate("particles", 7, dim=-3), pyro.plate("image", 5, dim=-1):
-            pyro.sample("content", Atoms(POINTS, logits))
-
-    trace = poutine.trace(program).get_trace()
-    trace.compute_log_prob()
-    site: Any = trace.nodes["content"]
-    assert site["value"].shape == (7, 1, 5, WIDTH)
-    assert site["log_prob"].shape == (7, 1, 5)
-    assert len(site["value"].unique(dim=0)) > 1
 
 
 def test_pyro_enumerates_it_to_the_sum_over_points() -> None:
