@@ -237,12 +237,8 @@ def test_views_of_several_modalities(
     for modality in ("upper", "lower"):
         of_modality = select(found, modality=modality)
         assert {record.representation for record in of_modality} == {"", *COMPARED}
-        assert [one.target for one in select(of_modality, task="several_views", metric="accuracy")] == [
-            "1",
-            "2",
-            "4",
-            "8",
-        ]
+        targets = [one.target for one in select(of_modality, task="several_views", metric="accuracy")]
+        assert targets == ["1", "2", "4", "8"]
         assert {one.note for one in select(of_modality, task="generation")} == {
             "not applicable: there is no model of views of one modality"
         }
