@@ -188,16 +188,6 @@ def test_the_posterior_reads_z_off_the_projection(guide: str, training: bool) ->
         torch.testing.assert_close(found.z, z, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("guide", GUIDES)
-def test_a_saved_guide_is_loaded_with_its_projection(guide: str) -> None:
-    first, second = make_guide(guide), make_guide(guide)
-    first.posterior(draw_views(4))  # moves the statistics
-    second.load_state_dict(first.state_dict())
-    images = draw_views(1)[0]
-    embedded = first.embed_batches(images).as_dict()
-    assert all(torch.equal(value, second.embed_batches(images).as_dict()[name]) for name, value in embedded.items())
-
-
 class TestAmortizedGuideWithProjection(GuideSuite):
     def make(self, encoder: nn.Module, prior: Prior) -> Guide:
         return GUIDES["amortized"](encoder, prior, [16, 8])

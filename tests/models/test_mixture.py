@@ -22,8 +22,9 @@ from torch.distributions import Normal
 from pp_simve.inference import ELBO, AmortizedGuide, DeltaGuide, Guide, PointGuide, StructuredGuide
 from pp_simve.models import Bernoulli, EmpiricalPrior, Gaussian, MixturePrior, SimVE
 
+from ..inference.programs import PIXELS, SHAPE, SmoothEncoder
+
 IMAGES, LATENT, VIEWS, COUNT = 4, 3, 2, 5
-SHAPE, PIXELS = (1, 2, 3), 6
 STYLE = [0.125, 0.5, 2.0]
 WEIGHTS = [0.5, 0.25, 0.125, 0.0625, 0.0625]
 DOUBLE = torch.float64
@@ -102,13 +103,8 @@ def test_equal_prototypes_are_one_of_their_summed_weight() -> None:
         ({"learn_prototypes": False, "learn_weights": True}, ["logits"]),
     ],
 )
-def test_what_is_learned_is_a_parameter_and_all_is_saved(options: dict[str, bool], learned: list[str]) -> None:
-    prior, fresh = make_mixture(**options), make_mixture(**options)
-    assert [name for name, _ in prior.named_parameters()] == learned
-    z = draw_z()
-    assert not torch.equal(prior.log_marginal(z), fresh.log_marginal(z))
-    fresh.load_state_dict(prior.state_dict())
-    assert torch.equal(prior.log_marginal(z), fresh.log_marginal(z))
+def test_what_is_learned_is_a_parameter(options: dict[str, bool], learned: list[str]) -> None:
+    assert [name for name, _ in make_mixture(**options).named_parameters()] == learned
 
 
 def test_given_prototypes_are_copied_and_weights_normalised() -> None:
@@ -140,16 +136,9 @@ def test_impossible_arguments_of_a_mixture_are_refused(arguments: dict[str, Any]
 # Pyro sums over the prototypes.
 
 
-class TinyEncoder(nn.Sequential):
-    features = 4
-
-    def __init__(self) -> None:
-        super().__init__(nn.Flatten(), nn.Linear(PIXELS, 4), nn.Tanh())
-
-
 def make_pair(make_guide: Callable[..., Guide], prior: MixturePrior | EmpiricalPrior) -> tuple[SimVE, Guide]:
     decoder = nn.Sequential(nn.Linear(LATENT, 5), nn.Tanh(), nn.Linear(5, PIXELS), nn.Unflatten(-1, SHAPE))
-    return SimVE(prior, Bernoulli(decoder)).double(), make_guide(TinyEncoder(), prior).double()
+    return SimVE(prior, Bernoulli(decoder)).double(), make_guide(SmoothEncoder(), prior).double()
 
 
 def enumerated_loss(model: nn.Module, guide: nn.Module, views: Tensor) -> Tensor:
