@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -206,11 +206,6 @@ class Subject:
     def parametrised(self, name: str) -> list[Parametrised]:
         """A representation of views and their parameters, of every split."""
         return [(parts[name], parameters) for parts, parameters in self.views]
-
-    def columns(self, name: str, parameters: Iterable[str]) -> list[tuple[Tensor, Tensor]]:
-        """The same with some parameters side by side, float64 ``(view, parameter)``."""
-        chosen = list(parameters)
-        return [(x, torch.stack([y[key].double() for key in chosen], dim=1)) for x, y in self.parametrised(name)]
 
     def attributed(self, name: str) -> list[tuple[Tensor, Tensor]]:
         """A representation of the clean images and their attributes, of every split."""

@@ -279,7 +279,8 @@ def view_binary(subject: Subject, name: str) -> Found:
     drawn = subject.views[0][1]
     if not (binary := [key for key, values in drawn.items() if bool(((values == 0) | (values == 1)).all())]):
         raise NotApplicableError("no view parameter is binary")
-    train, validation, test = ((x, y > 0.5) for x, y in subject.columns(name, binary))
+    columns = [(x, torch.stack([y[key] > 0.5 for key in binary], dim=1)) for x, y in subject.parametrised(name)]
+    train, validation, test = columns
     return attribute_scores(train, validation, test, binary)
 
 
