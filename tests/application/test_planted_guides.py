@@ -37,8 +37,7 @@ class Right(Guide):
         return apply_network(self.encoder, views, event_dim=3)
 
     def mean(self, features: Tensor) -> Tensor:
-        mean: Tensor = self.loc(features)
-        return mean
+        return self.loc(features)
 
     def scale(self, features: Tensor) -> Tensor:
         return softplus(self.raw_scale(features) - 2) + 1e-4
@@ -47,8 +46,7 @@ class Right(Guide):
         return dist.Normal(self.mean(features), self.scale(features)).to_event(1)
 
     def draw(self, latent: dist.TorchDistribution) -> Tensor:
-        z: Tensor = pyro.sample("z", latent, infer={"is_auxiliary": True})
-        return z
+        return pyro.sample("z", latent, infer={"is_auxiliary": True})
 
     def content(self, z: Tensor) -> dist.TorchDistribution:
         return self.prior.content_posterior(z)
@@ -289,8 +287,7 @@ class RightObjective(Objective):
 
 
 def right(self: Any, views: Tensor) -> Terms:
-    terms: Terms = self.elbo(views)
-    return terms
+    return self.elbo(views)
 
 
 def hidden(self: Any) -> None:

@@ -86,8 +86,7 @@ def normal(mean: Tensor, variance: Tensor) -> dist.Independent:
 
 
 def tau() -> Tensor:
-    drawn: Tensor = pyro.sample("tau", dist.LogNormal(0.0, 1.0))
-    return drawn
+    return pyro.sample("tau", dist.LogNormal(0.0, 1.0))
 
 
 class Rough(dist.Normal):

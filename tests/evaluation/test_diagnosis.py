@@ -42,7 +42,6 @@ def test_every_check_reports(shift: float, alarms: set[str]) -> None:
         assert check["how"].endswith(".")
         assert check["limitations"].endswith(".")
         rows = check["rows"]
-        assert rows is not None
         assert {len(row) for row in rows["rows"]} == {len(rows["columns"])}
     figures = {"khat", "calibration", "calibration-pooled", "predictions", "left-out", "axes"}
     assert set(found.figures()) == {f"diagnose-{name}" for name in figures}
@@ -115,7 +114,6 @@ def test_checks_without_meaning_are_notes(name: str) -> None:
         assert by_name["left-out"]["value"] is by_name["left-out"]["unit"] is None
     if name == "mixture":
         rows = by_name["prototypes"]["rows"]
-        assert rows is not None
         assert sum(float(str(share)) for _, share in rows["rows"]) == pytest.approx(1)
 
 
@@ -130,7 +128,6 @@ def test_several_modalities() -> None:
     found = diagnose(model, guide, views, draws=40, simulations=30)
     assert names(found) == ALWAYS
     rows = found.checks[3]["rows"]
-    assert rows is not None
     assert {str(name).split()[0] for name, *_ in rows["rows"]} == {"picture", "attributes"}
 
 

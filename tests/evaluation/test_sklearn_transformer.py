@@ -16,7 +16,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from torch import Tensor, nn
+from torch import nn
 
 from pp_simve.evaluation.sklearn_transformer import Embedding
 from pp_simve.inference import AmortizedGuide, Guide, MLPEncoder, Representation, ResidualEncoder, fit
@@ -33,7 +33,6 @@ class Moments(Guide):
         self.weight = nn.Parameter(torch.tensor([1.0, 0.5, 2.0], dtype=torch.float64))
 
     def posterior(self, views: PlainViews) -> Representation:
-        assert isinstance(views, Tensor)
         pixels = views.flatten(2)
         z = torch.stack([pixels.mean(-1), pixels.std(-1, correction=0), pixels.amax(-1)], -1) * self.weight
         return Representation(backbone=pixels, z=z, content=z[0, :, :2], style=z[..., 2:])

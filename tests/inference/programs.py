@@ -144,8 +144,7 @@ class Still(AugmentationPolicy):
 def embeddings(guide: Any, views: Tensor) -> Tensor:
     """z of a delta guide without projection, by its layers: shape ``(view, image, latent)``."""
     head = guide.encoder_head
-    z: Tensor = head.head(head.encoder(views.flatten(0, 1))).unflatten(0, views.shape[:2])
-    return z
+    return head.head(head.encoder(views.flatten(0, 1))).unflatten(0, views.shape[:2])
 
 
 def on_sphere(vectors: Tensor) -> Tensor:

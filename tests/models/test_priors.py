@@ -31,16 +31,6 @@ GAUSSIAN: dict[str, Callable[[], GaussianPrior]] = {
     "per axis": lambda: GaussianPrior(LATENT, [0.5, 1.0, 3.0], [0.05, 0.4, 2.0]),
     "learned": lambda: GaussianPrior(LATENT, [0.5, 1.0, 3.0], 0.3, learn_content=True, learn_style=True),
 }
-FLAT: dict[str, Callable[[], FlatPrior]] = {
-    "isotropic": lambda: FlatPrior(LATENT),
-    "per axis": lambda: FlatPrior(LATENT, [0.05, 0.4, 2.0]),
-    "learned": lambda: FlatPrior(LATENT, 0.3, learn_style=True),
-}
-ALL: dict[str, Callable[[], Prior]] = {
-    **{f"gaussian {name}": make for name, make in GAUSSIAN.items()},
-    **{f"flat {name}": make for name, make in FLAT.items()},
-    "standard": lambda: StandardPrior(LATENT),
-}
 
 
 def draw_z(views: int, *leading: int) -> Tensor:
@@ -111,10 +101,8 @@ def test_standard_marginal_is_a_standard_normal_of_every_view(views: int) -> Non
     torch.testing.assert_close(StandardPrior(LATENT).double().log_marginal(z), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["gaussian learned", "flat learned"])
-def test_learned_variances_are_parameters_that_start_at_the_given_value(name: str) -> None:
-    prior = ALL[name]()
-    assert isinstance(prior, GaussianPrior | FlatPrior)
+@pytest.mark.parametrize("prior", [GAUSSIAN["learned"](), FlatPrior(LATENT, 0.3, learn_style=True)])
+def test_learned_variances_are_parameters_that_start_at_the_given_value(prior: GaussianPrior | FlatPrior) -> None:
     torch.testing.assert_close(prior.style_variance(), torch.full((LATENT,), 0.3))
     learned = ["style_variance.log"]
     if isinstance(prior, GaussianPrior):
@@ -123,7 +111,6 @@ def test_learned_variances_are_parameters_that_start_at_the_given_value(name: st
     assert [name for name, _ in prior.named_parameters()] == learned
     prior.log_marginal(torch.randn(2, IMAGES, LATENT)).sum().backward()
     for parameter in prior.parameters():
-        assert parameter.grad is not None
         assert bool((parameter.grad != 0).all())
 
 
@@ -167,7 +154,6 @@ def test_only_gaussians_have_axis_variances(prior: Prior) -> None:
 
 def test_axis_variances_of_a_block_in_a_block() -> None:
     variances = BlockPrior(4, BlockPrior(3, GaussianPrior(2, [0.5, 2.0], 0.25)), variance=4.0).axis_variances()
-    assert variances is not None
     assert [value.tolist() for value in variances] == [[0.5, 2.0, 0.0, 0.0], [0.25, 0.25, 1.0, 4.0]]
 
 
