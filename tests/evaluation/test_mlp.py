@@ -161,11 +161,6 @@ def test_a_target_that_cannot_be_learnt_keeps_its_start_and_stops_no_other() -> 
     assert probe.epoch[0] > probe.epoch[1]
 
 
-def corners(rows: int, seed: int) -> tuple[Tensor, Tensor]:
-    x = features(rows, seed, 2).float()
-    return x, ((x[:, 0] > 0) ^ (x[:, 1] > 0)).long()
-
-
 def test_solves_squares_and_products_where_the_ridge_probe_cannot() -> None:
     def curved(rows: int, seed: int) -> tuple[Tensor, Tensor]:
         x = features(rows, seed, 3).float()
