@@ -18,7 +18,6 @@ from pp_simve.inference.mcmc import Target
 from pp_simve.models import EmpiricalPrior, GaussianPrior, Prior, SimVE, StudentTPrior
 
 from ..inference.linear_gaussian import (
-    CASES,
     CONTENT,
     DOUBLE,
     LATENT,
@@ -27,8 +26,7 @@ from ..inference.linear_gaussian import (
     WEIGHTS,
     Linear,
     PotentialEncoder,
-    draw_views,
-    make_linear,
+    exact_program,
     make_model,
     mixture,
     set_head,
@@ -61,14 +59,11 @@ def wide_guide(linear: Linear, prior: Prior) -> AmortizedGuide:
 
 @pytest.mark.parametrize("guided", [True, False])
 def test_moments_are_those_of_the_posterior_and_of_no_other(guided: bool) -> None:
-    torch.manual_seed(0)
-    linear = make_linear()
     images = IMAGES if guided else 1
-    views, prior = draw_views(linear, images=images, views=VIEWS), GaussianPrior(LATENT, CONTENT, STYLE)
-    model = make_model(prior, linear)
-    guide = wide_guide(linear, prior) if guided else None
+    model, _, views, _, linear = exact_program(images=images, views=VIEWS)
+    guide = wide_guide(linear, model.prior) if guided else None
     warmup = 30 if guided else 100  # without a guide scales must be learned, too
-    reference = nuts_reference(model, views, guide=guide, draws=100, warmup=warmup, chains=2, seed=1)
+    reference = nuts_reference(model, views, guide=guide, draws=100, warmup=warmup, chains=2, seed=2)
     assert reference.content.shape == (2, 100, images, LATENT)
     assert reference.style.shape == reference.z.shape == (2, 100, images, VIEWS, LATENT)
     np.testing.assert_allclose(reference.z, reference.content[..., None, :] + reference.style, atol=1e-12)
@@ -85,10 +80,8 @@ def test_moments_are_those_of_the_posterior_and_of_no_other(guided: bool) -> Non
 
 
 def test_the_density_is_the_programs_own() -> None:
-    torch.manual_seed(0)
-    linear = make_linear()
-    views, prior = draw_views(linear, images=IMAGES, views=VIEWS), GaussianPrior(LATENT, CONTENT, STYLE)
-    target = Target(make_model(prior, linear), views)
+    model, _, views, _, linear = exact_program(images=IMAGES, views=VIEWS)
+    target = Target(model, views)
     content, style = (torch.randn(5, *shape, LATENT, dtype=DOUBLE) for shape in ((IMAGES,), (VIEWS, IMAGES)))
     coordinates = target.coordinates(content, style)
     assert coordinates.shape == (5, IMAGES, target.size) == (5, IMAGES, (1 + VIEWS) * LATENT)
@@ -105,11 +98,9 @@ def test_the_density_is_the_programs_own() -> None:
 
 def test_discrete_content_is_summed_out() -> None:
     """p(content | views) of a mixture, from z's closed form around each prototype."""
-    torch.manual_seed(0)
-    linear = make_linear()
-    views, prior = draw_views(linear, images=1, views=VIEWS), mixture(POINTS, STYLE)
-    model = make_model(prior, linear)
-    reference = nuts_reference(model, views, guide=wide_guide(linear, prior), draws=100, warmup=30, chains=2, seed=1)
+    model, _, views, _, linear = exact_program("mixture", images=1, views=VIEWS)
+    wide = wide_guide(linear, model.prior)
+    reference = nuts_reference(model, views, guide=wide, draws=100, warmup=30, chains=2, seed=1)
     assert reference.settings["content_summed_out"]
     own = linear.of_pixels(torch.tensor(STYLE, dtype=DOUBLE))
     joint = []
@@ -164,10 +155,8 @@ def test_constrained_content_is_sampled_with_its_jacobian() -> None:
 
 
 def test_same_seed_same_draws_and_nothing_else_is_touched() -> None:
-    torch.manual_seed(0)
-    linear = make_linear()
-    views, prior = draw_views(linear, images=IMAGES, views=1), GaussianPrior(LATENT, CONTENT, STYLE, learn_style=True)
-    model = make_model(prior, linear).train()
+    _, _, views, _, linear = exact_program(images=IMAGES, views=1)
+    model = make_model(GaussianPrior(LATENT, CONTENT, STYLE, learn_style=True), linear)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
     told: list[tuple[int, int, int]] = []
@@ -207,9 +196,10 @@ class DiscretePrior(StudentTPrior):
     ],
 )
 def test_bad_input_is_refused(settings: dict[str, Any], message: str) -> None:
-    linear, settings = make_linear(), dict(settings)
-    prior = settings.pop("prior", GaussianPrior(LATENT, CONTENT, STYLE))
-    views = draw_views(linear, images=1, views=1) * (torch.nan if settings.pop("broken", False) else 1)
+    exact, _, views, _, linear = exact_program(images=1, views=1)
+    settings = dict(settings)
+    prior = settings.pop("prior", exact.prior)
+    views = views * (torch.nan if settings.pop("broken", False) else 1)
     model = make_model(prior, linear) if settings.pop("pixels", True) else SimVE(prior)
     with pytest.raises(ValueError, match=message):
         nuts_reference(model, views, **settings)
@@ -217,9 +207,8 @@ def test_bad_input_is_refused(settings: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("case", ["flat", "standard"])
 def test_improper_and_empty_content_are_sampled(case: str) -> None:
-    linear = make_linear()
-    model = make_model(CASES[case].prior(), linear)
-    reference = nuts_reference(model, draw_views(linear, images=1, views=2), draws=20, warmup=20, chains=1, seed=1)
+    model, _, views, *_ = exact_program(case, images=1, views=2)
+    reference = nuts_reference(model, views, draws=20, warmup=20, chains=1, seed=1)
     assert reference.content.shape[-1] == (0 if case == "standard" else LATENT)
     assert np.isfinite(reference.z).all()
 
