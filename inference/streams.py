@@ -6,6 +6,7 @@ import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,27 @@ class MappedImages(Dataset[Tensor]):
     """
 
     def __init__(self, images: np.memmap[Any, Any]) -> None:
-        self.images = images
+        mapping, file = getattr(images, "_mmap", None), getattr(images, "filename", None)
+        if mapping is None or file is None:
+            raise ImagesError(
+                "MappedImages needs images of a file, got an array in memory; open the file as np.load(file, mmap_mode='r')"
+            )
+        # Of slices, too, whose own offset is that of the array that they are part of.
+        begin = images.offset - images.offset % mmap.ALLOCATIONGRANULARITY
+        offset = images.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data + begin
+        self.__setstate__((Path(file).absolute(), images.shape, images.dtype, offset, images.strides))
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        """Where the images are, and not the images: workers that are not forked open the file themselves."""
+        return self._place
+
+    def __setstate__(self, place: tuple[Any, ...]) -> None:
+        self._place = place
+        file, *layout = place
+        with file.open("rb") as opened:
+            self._mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)  # tensors of it are writable
+        shape, dtype, offset, strides = layout
+        self.images: np.ndarray[Any, Any] = np.ndarray(shape, dtype, self._mapping, offset, strides)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -46,9 +67,9 @@ class MappedImages(Dataset[Tensor]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, index: Sequence[int]) -> list[Tensor]:
-        batch = torch.from_numpy(np.asarray(self.images[list(index)]))  # a copy
-        if isinstance(mapping := getattr(self.images, "_mmap", None), mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            mapping.madvise(mmap.MADV_DONTNEED)
+        batch = torch.from_numpy(self.images[list(index)])  # a copy
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._mapping.madvise(mmap.MADV_DONTNEED)
         return list(batch)
 
     def loader(self, batch_size: int) -> DataLoader[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pp_simve.inference import CheckpointFile, InstanceDiscrimination, Run, fit, streams
+from pp_simve.inference.images import ImagesError
 from pp_simve.inference.plan import FitError
 from pp_simve.inference.streams import ENDLESS_EPOCH, MappedImages, Stream, as_batches
 from pp_simve.models import MixturePrior, SimVE
@@ -193,6 +195,18 @@ def test_a_file_too_large_for_memory_is_read_batch_by_batch(tmp_path: Path, monk
     assert torch.equal(MappedImages(images[10:])[3], small_images()[13])
     with pytest.raises(FitError, match="batch_size must be at least 1, got 0"):
         fitted(images, batch_size=0)
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(7, 31), slice(30, 2, -3)])
+def test_mapped_images_are_sent_to_workers_as_their_place_in_the_file(tmp_path: Path, part: slice) -> None:
+    images = MappedImages(mapped(tmp_path)[part])
+    sent = pickle.dumps(images)
+    assert images.images[1].tobytes() not in sent
+    received = pickle.loads(sent)
+    assert torch.equal(torch.stack(received.__getitems__(range(len(images)))), torch.stack(list(images)))
+    assert torch.equal(received[1], torch.from_numpy(small_images().numpy()[part].copy())[1])
+    with pytest.raises(ImagesError, match="needs images of a file, got an array in memory; open the file"):
+        MappedImages(mapped(tmp_path)[[1, 2]])
 
 
 class Growing:
