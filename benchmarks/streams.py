@@ -3,7 +3,7 @@
     python benchmarks/streams.py [--gigabytes 6] [--seconds 20] [--rounds 3] [--out DIR]
 
 The same noise images, 3x64x64 in one npy file, the same small networks and steps. The three take turns, a process each,
-so that memory is their own: ``resident`` reads the file into memory, ``mapped`` leaves it there (`MappedImages`),
+so that memory is their own: ``resident`` reads the file into memory, ``mapped`` leaves it there (an ``np.memmap``),
 ``loader`` is a `DataLoader` of single images with a worker. Steps a second after the first 20; anonymous memory at the
 end (what cannot be given back to the system) and resident memory at most, of the process and its worker.
 """
@@ -24,7 +24,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from pp_simve import AmortizedGuide, Gaussian, GaussianPrior, ResidualDecoder, ResidualEncoder, SimVE
 from pp_simve.inference import Progress, fit
-from pp_simve.inference.streams import MappedImages
 
 SHAPE, BATCH = (3, 64, 64), 128
 WAYS = ("resident", "mapped", "loader")
@@ -83,10 +82,9 @@ def write(file: Path, images: int) -> None:
 def turn(way: str, file: Path, seconds: float) -> dict[str, float]:
     """Steps a second, and gigabytes."""
     torch.manual_seed(0)
-    mapped = MappedImages(np.load(file, mmap_mode="r"))
     data = {
         "resident": lambda: np.load(file),
-        "mapped": lambda: mapped,
+        "mapped": lambda: np.load(file, mmap_mode="r"),
         "loader": lambda: DataLoader(Single(file), BATCH, shuffle=True, drop_last=True, num_workers=1),
     }[way]()
     prior = GaussianPrior(32)

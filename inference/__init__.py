@@ -15,6 +15,7 @@ from pp_simve.inference.guides import (
     ZFirstGuide,
 )
 from pp_simve.inference.loop import Observer
+from pp_simve.inference.mapped import MappedImages
 from pp_simve.inference.metrics import NonFiniteError
 from pp_simve.inference.objectives import (
     BYOL,
@@ -38,7 +39,6 @@ from pp_simve.inference.objectives import (
 from pp_simve.inference.plan import FitError
 from pp_simve.inference.progress import Progress, Run
 from pp_simve.inference.sampling import Draws, draw
-from pp_simve.inference.streams import MappedImages
 from pp_simve.inference.svi import fit
 from pp_simve.models.schedules import Cyclic, Geometric, Linear, Schedule, WarmupCosine
 

@@ -1,10 +1,11 @@
-"""Sources of views: images of one modality or several, resident on a device, with policies that draw their views."""
+"""Sources of views: images of one modality or several, on a device or in a file, and the policies that draw views."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from pp_simve.inference.augmentations import (
     draw_views,
 )
 from pp_simve.inference.images import ImagesError, ImagesWithPolicy, PlainImages, as_images, check_modalities
+from pp_simve.inference.mapped import MappedImages, is_mapped
 from pp_simve.inference.plan import FitError
 from pp_simve.inference.tools import default_float, unit_range
 from pp_simve.models import PlainViews
@@ -60,7 +62,11 @@ class Source(ABC):
 
     def order(self, generator: torch.Generator) -> Tensor:
         """The places of an epoch's images, in the order in which they are drawn."""
-        return torch.randperm(len(self), generator=generator, device=self.device)
+        return torch.randperm(len(self), generator=generator, device=generator.device).to(self.device)
+
+    def expect(self, index: Tensor) -> None:
+        """Is told the places of the batch that is drawn next; none after the last one of an epoch."""
+        return
 
     def state(self) -> Any:
         """What `restore` needs to go on with the next batch, beside the order."""
@@ -117,6 +123,56 @@ class Images(Source):
         return views_of(chosen, self.policy, self.n_views, self.original_first, generator)
 
 
+DEVICE_SHARE = 0.5
+"""Of the free memory of a GPU, up to which images of a file are held on it."""
+
+
+@dataclass
+class ImagesOfFile(Source):
+    """Images of one modality that stay in their file; a thread reads the next batch while the fit computes.
+
+    Views are those of `Images`, and so are all of its attributes.
+    """
+
+    mapped: MappedImages
+    policy: AugmentationPolicy
+    n_views: int
+    original_first: bool = False
+    target: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        self.images = self.mapped.batch(torch.tensor([0]))
+        self._reader = ThreadPoolExecutor(1)
+        self._expected: tuple[Tensor, Future[Tensor]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.mapped)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def to(self, device: torch.device) -> Source:
+        if device.type == "cuda" and self.mapped.images.nbytes <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+            data = default_float(as_images(self.mapped.images)).to(device)
+            return Images(data, self.policy, self.n_views, self.original_first)
+        return replace(self, target=device)
+
+    def expect(self, index: Tensor) -> None:
+        self._expected = (index, self._reader.submit(self._read, index)) if len(index) else None
+
+    def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        expected, self._expected = self._expected, None
+        read = expected is not None and torch.equal(expected[0], index)
+        batch = expected[1].result() if expected is not None and read else self._read(index)
+        batch = default_float(batch.to(self.target, non_blocking=True))
+        return views_of(batch, self.policy, self.n_views, self.original_first, generator)[0]
+
+    def _read(self, index: Tensor) -> Tensor:
+        batch = self.mapped.batch(index)
+        return batch.pin_memory() if self.target.type == "cuda" else batch
+
+
 def views_of(
     images: Tensor, policy: AugmentationPolicy | None, n_views: int, original_first: bool, generator: torch.Generator
 ) -> tuple[Tensor, Parameters]:
@@ -167,7 +223,7 @@ def training_source(
     views: int,
     *,
     original_first: bool = False,
-) -> Images | MultimodalImages:
+) -> Images | ImagesOfFile | MultimodalImages:
     """The source of views that `fit` trains on; its arguments are those of `fit`.
 
     Raises:
@@ -182,10 +238,15 @@ def training_source(
     if not isinstance(images, Mapping):
         if isinstance(policy, Mapping):
             raise FitError(f"policies by modality ({', '.join(policy)}) need images by modality")
-        data = _to_fit(images.images if isinstance(images, ImagesWithPolicy) else images)
+        given = images.images if isinstance(images, ImagesWithPolicy) else images
+        given = MappedImages(given) if is_mapped(given) else given
+        data = _to_fit(given.images[:1] if isinstance(given, MappedImages) else given)
         shape = image_shape(data)
         default = images.default_policy if isinstance(images, ImagesWithPolicy) else default_policy(shape)
-        return Images(data, named_policy(default if policy is None else policy, shape), views, original_first)
+        drawing = named_policy(default if policy is None else policy, shape)
+        if isinstance(given, MappedImages):
+            return ImagesOfFile(given, drawing, views, original_first)
+        return Images(data, drawing, views, original_first)
     if policy is not None and (not isinstance(policy, Mapping) or set(policy) - set(images)):
         raise FitError(
             f"images are by modality ({', '.join(images)}), so the policy must be, too: {{modality: policy}}"

@@ -78,7 +78,7 @@ class Loop:
         self.generator = torch.Generator(fabric.device).manual_seed(rank_seed)
         self.shuffler = torch.Generator(fabric.device).manual_seed(plan.seed)
         torch.manual_seed(rank_seed)  # Pyro draws from the global stream
-        self.order = torch.empty(0, dtype=torch.long, device=fabric.device)
+        self.order = torch.empty(0, dtype=torch.long)
         self.buffer = MetricBuffer(plan.fetch_every, fabric.device)
         self.means = StepMeans(plan.log_every, plan.total_steps)
         self.steps = 0
@@ -95,7 +95,6 @@ class Loop:
         position = self.steps % self.steps_per_epoch
         if position == 0:
             self.order = self.source.order(self.shuffler)
-        batches = self.order[position * plan.images : (position + 1) * plan.images].split(plan.batch_size)
         factor = plan.schedule(self.steps, plan.total_steps)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
@@ -103,10 +102,13 @@ class Loop:
             part.move(self.steps, plan.total_steps)
         with pyro.validation_enabled(self._validated < VALIDATED_STEPS):
             found, observed = [], []
-            for left, batch in zip(reversed(range(plan.accumulate)), batches, strict=True):
-                share = batch[self.fabric.global_rank :: self.fabric.world_size]
+            for number in range(plan.accumulate):
+                place = position * plan.accumulate + number
+                share = self._share(place)
                 views = self.source.draw(share, self.generator)
-                with self.fabric.no_backward_sync(self.module, enabled=left > 0):
+                self.source.expect(self._share(place + 1))
+                share = share.to(self.fabric.device)
+                with self.fabric.no_backward_sync(self.module, enabled=number + 1 < plan.accumulate):
                     terms = self.module(views, share) if self.indexed else self.module(views)
                     loss = terms["loss"]
                     self.fabric.backward(loss if plan.accumulate == 1 else loss / plan.accumulate)
@@ -126,6 +128,11 @@ class Loop:
             self.buffer.add(terms)
         self._validated += 1
         self.steps += 1
+
+    def _share(self, place: int) -> Tensor:
+        """The images of this process in a batch of the epoch."""
+        batch = self.order[place * self.plan.batch_size : (place + 1) * self.plan.batch_size]
+        return batch[self.fabric.global_rank :: self.fabric.world_size]
 
     def _check_gradients(self) -> None:
         """Gradients are averaged once there is one of each parameter; without one, the next step would not end."""
@@ -239,7 +246,7 @@ class Loop:
             self.shuffler.set_state(random["order"])
             if self.fabric.device.type == "cuda":
                 torch.cuda.set_rng_state(random["cuda"], self.fabric.device)
-            self.order = state["order"].to(self.fabric.device)
+            self.order = state["order"].to(self.source.device)
             self.steps = state["steps"]
             self.means.restore(state["means"])
         except KeyError as error:

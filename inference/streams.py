@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,72 +16,10 @@ from pp_simve.inference.augmentations import AugmentationPolicy, default_policy
 from pp_simve.inference.data import Source, image_shape, named_policy, views_of
 from pp_simve.inference.images import ImagesError, ImagesWithPolicy, as_images
 from pp_simve.inference.plan import FitError
-from pp_simve.inference.tools import default_float, memory_at_hand
+from pp_simve.inference.tools import default_float
 
-MEMORY_SHARE = 0.5
-"""Of the memory, above which a file is not read into it."""
 ENDLESS_EPOCH = 1000
 """Batches of an epoch where the stream has no length."""
-
-
-class MappedImages(Dataset[Tensor]):
-    """Images of a file that is larger than memory: a data set that reads a batch at a time from an ``np.memmap``.
-
-    `fit` takes a memmap larger than half of the machine's memory this way; give it ``MappedImages(memmap)`` to leave a
-    smaller one where it is. Pages that were read are released, so that they do not count as this process's memory; the
-    system keeps them cached while there is room.
-
-    Args:
-        images: uint8 or float in [0, 1], shape ``(image, channel, height, width)``.
-    """
-
-    def __init__(self, images: np.memmap[Any, Any]) -> None:
-        mapping, file = getattr(images, "_mmap", None), getattr(images, "filename", None)
-        if mapping is None or file is None:
-            raise ImagesError(
-                "MappedImages needs images of a file, got an array in memory; open the file as np.load(file, mmap_mode='r')"
-            )
-        # Of slices, too, whose own offset is that of the array that they are part of.
-        begin = images.offset - images.offset % mmap.ALLOCATIONGRANULARITY
-        offset = images.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data + begin
-        self.__setstate__((Path(file).absolute(), images.shape, images.dtype, offset, images.strides))
-
-    def __getstate__(self) -> tuple[Any, ...]:
-        """Where the images are, and not the images: workers that are not forked open the file themselves."""
-        return self._place
-
-    def __setstate__(self, place: tuple[Any, ...]) -> None:
-        self._place = place
-        file, *layout = place
-        with file.open("rb") as opened:
-            self._mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)  # tensors of it are writable
-        shape, dtype, offset, strides = layout
-        self.images: np.ndarray[Any, Any] = np.ndarray(shape, dtype, self._mapping, offset, strides)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, index: Sequence[int]) -> list[Tensor]:
-        batch = torch.from_numpy(self.images[list(index)])  # a copy
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._mapping.madvise(mmap.MADV_DONTNEED)
-        return list(batch)
-
-    def loader(self, batch_size: int) -> DataLoader[Tensor]:
-        """Batches in random order, read by a process beside this one."""
-        return DataLoader(
-            self,
-            batch_size,
-            shuffle=True,
-            drop_last=True,
-            num_workers=1,
-            prefetch_factor=8,
-            persistent_workers=True,
-            pin_memory=torch.cuda.is_available(),
-        )
 
 
 @dataclass
@@ -240,19 +176,8 @@ class Stream(Source):
         self._passes, self._drawn = self._passes + 1, skipped
 
 
-def as_batches(images: object, batch_size: int) -> Iterable[Any] | None:
-    """What `fit` takes as a stream of batches: loaders, other iterables, and files too large to be read into memory.
-
-    Args:
-        images: anything.
-        batch_size: of files; streams have their own.
-    """
-    if isinstance(images, np.memmap) and images.nbytes > MEMORY_SHARE * (memory_at_hand() or images.nbytes):
-        images = MappedImages(images)
-    if isinstance(images, MappedImages):
-        if batch_size < 1:
-            raise FitError(f"batch_size must be at least 1, got {batch_size}")
-        return images.loader(min(batch_size, len(images)))
+def as_batches(images: object) -> Iterable[Any] | None:
+    """What `fit` takes as a stream of batches: loaders and other iterables."""
     in_memory = (Tensor, np.ndarray, Dataset, Mapping, list, tuple, str, ImagesWithPolicy)
     return images if isinstance(images, Iterable) and not isinstance(images, in_memory) else None
 

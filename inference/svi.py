@@ -72,8 +72,8 @@ def fit(
             ``Dataset`` of images of one size, whose labels are not used; or what `load_data` returns, of which train is
             fitted. Where views are of several modalities, one tensor, array or data set per modality, all of the same
             things in the same order (vectors as images of one pixel). All these are kept on the device. Or an
-            ``np.memmap`` larger than half of the memory, which is left in its file, or a `DataLoader` or another
-            iterable, whose batches are taken as they come: see `MappedImages` and `Stream`.
+            ``np.memmap``, which is left in its file (on a GPU: where it takes more than half of the free memory), or a
+            `DataLoader` or another iterable, whose batches are taken as they come: see `MappedImages` and `Stream`.
         objective: see `Objective`; any module from views to named terms with ``loss`` among them will do. Default
             ``ELBO(model, guide)``.
         policy: draws the views, or its name in ``POLICIES``. The default is that of the shell for what `load_data`
@@ -139,12 +139,11 @@ def fit(
     if torch.is_inference_mode_enabled():
         raise FitError("fit needs gradients, which torch.inference_mode() rules out; call it outside of that context")
     original_first = bool(getattr(objective, "original_first", False))
-    default = BATCH_SIZE if batch_size is None else batch_size
-    batches = as_batches(images, default)
+    batches = as_batches(images)
     if batches is None:
         views = views if views is not None else 1 if isinstance(images, Mapping) else 2
         source: Source = training_source(images, policy, views, original_first=original_first)
-        batch_size = default
+        batch_size = BATCH_SIZE if batch_size is None else batch_size
     else:
         if isinstance(policy, Mapping):
             raise FitError(f"policies by modality ({', '.join(policy)}) need images by modality, got a stream")

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyro
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from pp_simve.inference import CheckpointFile, InstanceDiscrimination, Run, fit, streams
-from pp_simve.inference.images import ImagesError
+from pp_simve.inference import CheckpointFile, InstanceDiscrimination, Run, fit
 from pp_simve.inference.plan import FitError
-from pp_simve.inference.streams import ENDLESS_EPOCH, MappedImages, Stream, as_batches
+from pp_simve.inference.streams import ENDLESS_EPOCH, Stream
 from pp_simve.models import MixturePrior, SimVE
 
-from .programs import SHAPE, Still, make_pair, small_images, stop_after
+from .programs import Still, make_pair, small_images, stop_after
 
 IMAGES, BATCH = 40, 16
 PER_PASS = IMAGES // BATCH  # and eight images left over
@@ -115,33 +112,22 @@ class Turned(Labelled):
         return small_images()[index].rot90(int(torch.randint(4, ())), (1, 2)), index
 
 
-def mapped(folder: Path) -> np.memmap[Any, Any]:
-    np.save(folder / "images.npy", small_images().numpy())
-    found = np.load(folder / "images.npy", mmap_mode="r")
-    assert isinstance(found, np.memmap)
-    return found
-
-
-LOADERS: dict[str, Callable[[Path], Any]] = {
-    "shuffled": lambda _: DataLoader(Labelled(), BATCH, shuffle=True),
-    "random transform": lambda _: DataLoader(Turned(), BATCH, shuffle=True, drop_last=True),
-    "worker": lambda _: DataLoader(Turned(), BATCH, shuffle=True, num_workers=1),
-    "mapped file": lambda folder: MappedImages(mapped(folder)),
+LOADERS: dict[str, Callable[[], Any]] = {
+    "shuffled": lambda: DataLoader(Labelled(), BATCH, shuffle=True),
+    "random transform": lambda: DataLoader(Turned(), BATCH, shuffle=True, drop_last=True),
+    "worker": lambda: DataLoader(Turned(), BATCH, shuffle=True, num_workers=1),
 }
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("make", LOADERS.values(), ids=LOADERS)
 def test_a_stopped_fit_goes_on_bit_for_bit_in_the_middle_of_a_pass(
-    tmp_path: Path, make: Callable[[Path], Any], steps: int
+    tmp_path: Path, make: Callable[[], Any], steps: int
 ) -> None:
     checkpoint = CheckpointFile(tmp_path / "checkpoint.pt")
-    settings: dict[str, Any] = {"epochs": 3}
-    if isinstance(make(tmp_path), MappedImages):  # which has no batches of its own
-        settings["batch_size"] = BATCH
-    whole = fitted(make(tmp_path), **settings)
-    fitted(make(tmp_path), **settings, checkpoint=checkpoint, should_stop=stop_after(steps))
-    resumed = fitted(make(tmp_path), **settings, checkpoint=checkpoint)
+    whole = fitted(make(), epochs=3)
+    fitted(make(), epochs=3, checkpoint=checkpoint, should_stop=stop_after(steps))
+    resumed = fitted(make(), epochs=3, checkpoint=checkpoint)
     assert whole.steps == resumed.steps == 3 * PER_PASS
     assert resumed.history == whole.history[steps:]
 
@@ -177,36 +163,6 @@ def test_an_endless_stream_needs_a_number_of_steps() -> None:
     assert (run.steps, run.epochs) == (5, 5 / ENDLESS_EPOCH)
     with pytest.raises(FitError, match="the stream has no length, so there are no epochs; give steps"):
         fitted(endless())
-
-
-def test_a_file_too_large_for_memory_is_read_batch_by_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = mapped(tmp_path)
-    assert as_batches(images, BATCH) is None  # read at once
-    monkeypatch.setattr(streams, "memory_at_hand", lambda: 2 * images.nbytes - 1)
-    loader = as_batches(images, BATCH)
-    assert isinstance(loader, DataLoader)
-    batches = list(loader)
-    assert [tuple(batch.shape) for batch in batches] == [(BATCH, *SHAPE)] * PER_PASS
-    known = {bytes(image.numpy().tobytes()) for image in small_images()}
-    drawn = [image.numpy().tobytes() for batch in batches for image in batch]
-    assert set(drawn) <= known
-    assert len(set(drawn)) == len(drawn)
-    assert fitted(images, batch_size=BATCH, epochs=1).steps == PER_PASS
-    assert torch.equal(MappedImages(images[10:])[3], small_images()[13])
-    with pytest.raises(FitError, match="batch_size must be at least 1, got 0"):
-        fitted(images, batch_size=0)
-
-
-@pytest.mark.parametrize("part", [slice(None), slice(7, 31), slice(30, 2, -3)])
-def test_mapped_images_are_sent_to_workers_as_their_place_in_the_file(tmp_path: Path, part: slice) -> None:
-    images = MappedImages(mapped(tmp_path)[part])
-    sent = pickle.dumps(images)
-    assert images.images[1].tobytes() not in sent
-    received = pickle.loads(sent)
-    assert torch.equal(torch.stack(received.__getitems__(range(len(images)))), torch.stack(list(images)))
-    assert torch.equal(received[1], torch.from_numpy(small_images().numpy()[part].copy())[1])
-    with pytest.raises(ImagesError, match="needs images of a file, got an array in memory; open the file"):
-        MappedImages(mapped(tmp_path)[[1, 2]])
 
 
 class Growing:
