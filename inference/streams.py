@@ -177,7 +177,10 @@ class Stream(Source):
 
 
 def as_batches(images: object) -> Iterable[Any] | None:
-    """What `fit` takes as a stream of batches: loaders and other iterables."""
+    """What `fit` takes as a stream of batches: loaders and other iterables, of lists those of batches."""
+    if isinstance(images, list) and images:
+        first = images[0]
+        return images if isinstance(first, list | tuple) or getattr(first, "ndim", 0) > 3 else None
     in_memory = (Tensor, np.ndarray, Dataset, Mapping, list, tuple, str, ImagesWithPolicy)
     return images if isinstance(images, Iterable) and not isinstance(images, in_memory) else None
 

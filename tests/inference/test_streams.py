@@ -105,6 +105,13 @@ def test_views_that_are_ready_are_taken_as_they_are(make: Callable[[Tensor], Any
         torch.testing.assert_close(views, in_unit_range(torch.stack([batch, 255 - batch])))
 
 
+@pytest.mark.parametrize("make", [torch.clone, torch.Tensor.numpy, lambda batch: (batch, [0] * BATCH)])
+def test_a_list_of_batches_is_a_stream(make: Callable[[Tensor], Any]) -> None:
+    batches = small_images().split(BATCH)  # the last one has half as many images
+    expected = fitted(DataLoader(Labelled(), BATCH), steps=5)
+    assert fitted([make(batch) for batch in batches], steps=5).history == expected.history
+
+
 class Turned(Labelled):
     """With a random transform of its own, on torch's global stream."""
 
@@ -202,6 +209,9 @@ class Endless(IterableDataset[Any]):
             r"batches of the stream must be float in \[0, 1\]",
         ),
         (iter(["a.png"]), {"steps": 1}, "batches of the stream must be a tensor, .* type str"),
+        (list(small_images(BATCH)), {}, r"a tensor, an array or a torch Dataset, got .* list; stack them: torch.stack"),
+        ([], {}, "must be a tensor, an array or a torch Dataset"),
+        (["a.png"], {}, "must be a tensor, an array or a torch Dataset"),
         (Endless(), {"steps": 1}, r"fit it as a stream, DataLoader\(dataset, batch_size\), with steps"),
     ],
 )
