@@ -3,10 +3,10 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -19,7 +19,7 @@ from torch import Tensor
 from pp_simve.data.collection import Collection
 from pp_simve.data.memory import MEMORY_SHARE, check_memory
 from pp_simve.data.pixels import Pixels, Reading, Size, to_uint8
-from pp_simve.data.types import DataError, count_of, printable
+from pp_simve.data.types import DataError, ImageShape, count_of, printable
 from pp_simve.inference.tools import memory_at_hand
 
 CHUNK = 128  # files per task, at most: tiny images decode faster than a thread hand-over
@@ -38,6 +38,10 @@ REMARKS = {
     "animated": "with several frames: the first one of each is read",
 }
 """Notes on files, by kind; their number comes first."""
+
+
+Monitor = Callable[[int, int], None]
+"""Called with what is done and the whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,80 +63,116 @@ class Listing:
     root: Path = Path()
 
 
-def read_listing(listing: Listing, reading: Reading) -> Collection:
+@dataclass
+class Found:
+    """What decoding the files of a listing gave so far, beside the pixels.
+
+    kept, bad:  places of the files that could be decoded, and which could not, with why
+    remarks:    number of files by `REMARKS`
+    """
+
+    kept: list[int] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+    remarks: Counter[str] = field(default_factory=Counter)
+
+    def notes(self, listing: Listing, reading: Reading) -> list[str]:
+        """On the files; raises DataError where some could not be decoded, without `skip_bad`, or none could."""
+        count = f"{count_of(len(self.bad), 'file')} of {len(listing.paths)}"
+        more = f" and {len(self.bad) - SHOWN} more" if len(self.bad) > SHOWN else ""
+        named = "; ".join(self.bad[:SHOWN]) + more
+        if self.bad and not reading.skip_bad:
+            raise DataError(
+                f"{listing.name}: {count} cannot be decoded: {named}. "
+                "Replace or remove them, or add `--skip-bad` to leave them out."
+            )
+        if not self.kept:
+            raise DataError(
+                f"{listing.name}: none of its {len(listing.paths)} files can be decoded: {named}. Replace them."
+            )
+        notes = [f"{count} could not be decoded and left out: {named}"] if self.bad else []
+        remarks = sorted(self.remarks.items())
+        return notes + [f"{number:,} of {len(listing.paths):,} images {REMARKS[remark]}" for remark, number in remarks]
+
+    def collection(self, listing: Listing, images: Pixels, notes: Sequence[str]) -> Collection:
+        """The images that could be decoded, with their entries of the listing."""
+        kept = self.kept
+        return Collection(
+            images=torch.from_numpy(images),
+            part=listing.part[kept],
+            labels=None if listing.labels is None else listing.labels[kept],
+            attributes=None if listing.attributes is None else listing.attributes[kept],
+            classes=listing.classes,
+            attribute_names=listing.attribute_names,
+            notes=tuple(notes),
+            files=tuple(printable(os.path.relpath(listing.paths[place], listing.root)) for place in kept),
+        )
+
+
+def read_listing(listing: Listing, reading: Reading, progress: Monitor = lambda done, count: None) -> Collection:
     """Decode files, in order, in threads. Grey (1 channel) where every file is grey, else RGB.
 
     Files that cannot be decoded are left out and named in a note with `reading.skip_bad`. The notes are those of
-    decoding alone, without the listing's.
+    decoding alone, without the listing's. `progress` is called with the number of files done and of all.
 
     Raises DataError for undecodable files (without `skip_bad`), for files of different sizes (without `reading.size`)
     and for pixels that would not fit in memory.
     """
     name, paths = listing.name, listing.paths
-    size = reading.size or _common_size(name, paths)
     pixels: Pixels | None = None
-    first = ""
-    kept: list[int] = []
-    bad: list[str] = []
-    remarks = Counter[str]()
-    for position, (path, decoded) in enumerate(_decode_all(paths, reading, size)):
-        if isinstance(decoded, str):
-            bad.append(f"{path} ({decoded})")
+    found = Found()
+    for image in decoded(listing, range(len(paths)), reading, sampled_shape(listing, reading), found):
+        done = len(found.kept) - 1
+        if pixels is None or image.shape[0] > pixels.shape[1]:  # the first colour image among grey ones: all become RGB
+            height, width = image.shape[1:]
+            what = f"{name}: {len(paths)} images of {width}x{height}"
+            check_memory(len(paths) * image.size, what, "add `--image-size N` to make them smaller")
+            grey, pixels = pixels, np.empty((len(paths), *image.shape), dtype=np.uint8)
+            if grey is not None:
+                pixels[:done] = grey[:done]
+        pixels[done] = image
+        progress(found.kept[-1] + 1, len(paths))
+    notes = found.notes(listing, reading)
+    assert pixels is not None  # or there are no notes, but an error
+    return found.collection(listing, pixels[: len(found.kept)], notes)
+
+
+def decoded(
+    listing: Listing, places: Sequence[int], reading: Reading, shape: ImageShape | None, found: Found
+) -> Iterator[Pixels]:
+    """Pixels of the files at some places, in order, all of the size of a shape; `found` is added to."""
+    paths = [listing.paths[place] for place in places]
+    size = None if shape is None else shape[1:]
+    for place, (path, result) in zip(places, _decode_all(paths, reading, size), strict=True):
+        if isinstance(result, str):
+            found.bad.append(f"{path} ({result})")
             continue
-        image, found = decoded
-        remarks.update(found)
-        if pixels is None:
-            first = path
-            pixels = _allocate(name, len(paths), image)
-        elif image.shape[1:] != pixels.shape[2:]:
-            raise _different(name, first, pixels.shape[2:], path, image.shape[1:])
-        if image.shape[0] > pixels.shape[1]:
-            # The first colour image among grey ones: all become RGB.
-            colour = _allocate(name, len(paths), image)
-            colour[: len(kept)] = pixels[: len(kept)]
-            pixels = colour
-        pixels[len(kept)] = image
-        kept.append(position)
-    count = f"{count_of(len(bad), 'file')} of {len(paths)}"
-    named = "; ".join(bad[:SHOWN]) + (f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
-    if bad and not reading.skip_bad:
-        raise DataError(
-            f"{name}: {count} cannot be decoded: {named}. "
-            "Replace or remove them, or add `--skip-bad` to leave them out."
-        )
-    if pixels is None:
-        raise DataError(f"{name}: none of its {len(paths)} files can be decoded: {named}. Replace them.")
-    notes = [f"{count} could not be decoded and left out: {named}"] if bad else []
-    notes += [f"{number:,} of {len(paths):,} images {REMARKS[remark]}" for remark, number in sorted(remarks.items())]
-    return Collection(
-        images=torch.from_numpy(pixels[: len(kept)]),
-        part=listing.part[kept],
-        labels=None if listing.labels is None else listing.labels[kept],
-        attributes=None if listing.attributes is None else listing.attributes[kept],
-        classes=listing.classes,
-        attribute_names=listing.attribute_names,
-        notes=tuple(notes),
-        files=tuple(printable(os.path.relpath(paths[position], listing.root)) for position in kept),
-    )
+        image, remarks = result
+        size = size or image.shape[1:]
+        found.kept.append(place)
+        found.remarks.update(remarks)
+        if image.shape[1:] != size:
+            raise _different(listing.name, listing.paths[found.kept[0]], size, path, image.shape[1:])
+        yield image
 
 
-def _allocate(name: str, count: int, image: Pixels) -> Pixels:
-    what = f"{name}: {count} images of {image.shape[2]}x{image.shape[1]}"
-    check_memory(count * image.size, what, "add `--image-size N` to make them smaller")
-    return np.empty((count, *image.shape), dtype=np.uint8)
+def sampled_shape(listing: Listing, reading: Reading) -> ImageShape | None:
+    """(channel, height, width) by the headers of a sample of the files, before any is decoded; None where none opens.
 
-
-def _common_size(name: str, paths: Sequence[str]) -> Size | None:
-    """(height, width) by the headers of the first file and a sample of the others, before anything is decoded."""
+    Images may turn out to have 3 channels where the sampled ones have 1.
+    """
+    name, paths = listing.name, listing.paths
     sizes: dict[Size, str] = {}
+    channels = 1
     for path in paths[:: -(-len(paths) // SAMPLED) or 1]:
         with suppress(Exception), _opened(path) as image:  # what cannot be opened is named by decoding
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
             sizes.setdefault(image.size if turned else (image.height, image.width), path)
-        if len(sizes) > 1:
+            channels = channels if _is_grey(image) else 3
+        if len(sizes) > 1 and reading.size is None:
             (one, first), (other, path) = sizes.items()
             raise _different(name, first, one, path, other)
-    return next(iter(sizes), None)
+    size = reading.size or next(iter(sizes), None)
+    return (channels, *size) if size else None
 
 
 def _different(name: str, first: str, one: Sequence[int], path: str, other: Sequence[int]) -> DataError:
@@ -147,7 +187,9 @@ Decoded = tuple[Pixels, frozenset[str]]
 """Pixels of a file, and its entries of `REMARKS`."""
 
 
-def _decode_all(paths: Sequence[str], reading: Reading, size: Size | None) -> Iterator[tuple[str, Decoded | str]]:
+def _decode_all(
+    paths: Sequence[str], reading: Reading, size: Sequence[int] | None
+) -> Iterator[tuple[str, Decoded | str]]:
     """Each path with its pixels, or with why it has none."""
     length = max(1, min(CHUNK, CHUNK_BYTES // (3 * size[0] * size[1]))) if size else CHUNK
     chunks = [paths[start : start + length] for start in range(0, len(paths), length)]
@@ -222,12 +264,12 @@ def read_image(path: str, reading: Reading) -> Decoded:
 
 def _eight_bits(image: Image.Image, reading: Reading, remarks: set[str]) -> Image.Image:
     """The image in mode L or RGB, without transparency, its values scaled from their range."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+    if _is_deep(image):
         values = np.asarray(image)
         if image.mode == "I" and values.min() >= 0 and values.max() <= 65535:
             values = values.astype(np.uint16)  # PIL reads some 16-bit formats so
         return Image.fromarray(to_uint8(values, reading.range))
-    grey = image.mode in ("1", "L", "LA")
+    grey = _is_grey(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
@@ -238,6 +280,15 @@ def _eight_bits(image: Image.Image, reading: Reading, remarks: set[str]) -> Imag
     if isinstance(reading.range, tuple):
         image = Image.fromarray(to_uint8(np.asarray(image), reading.range))
     return image
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether a file has grey levels of more than 8 bits."""
+    return image.mode.startswith("I;16") or image.mode in ("I", "F")
+
+
+def _is_grey(image: Image.Image) -> bool:
+    return image.mode in ("1", "L", "LA") or _is_deep(image)
 
 
 def _resized(image: Image.Image, reading: Reading) -> Image.Image:

@@ -39,6 +39,7 @@ def load_data(
     layout: str = "auto",
     skip_bad: bool = False,
     cache: Path | None = None,
+    progress: bool = True,
 ) -> ImageData:
     """Images by name, one of `DATA_NAMES`, as uint8 tensors in train, validation and test splits.
 
@@ -55,6 +56,7 @@ def load_data(
         layout: of arrays, "chw" or "hwc" where both are possible, or the shape of flattened images, such as "28x28".
         skip_bad: leave out files that cannot be decoded, and list them in `notes`.
         cache: folder for decoded image files, default $PP_SIMVE_CACHE or the user's cache folder.
+        progress: whether a terminal shows a progress bar while files are decoded.
 
     Raises:
         DataError: the data are missing or cannot be used.
