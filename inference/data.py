@@ -243,10 +243,10 @@ def training_source(
         data = _to_fit(given.images[:1] if isinstance(given, MappedImages) else given)
         shape = image_shape(data)
         default = images.default_policy if isinstance(images, ImagesWithPolicy) else default_policy(shape)
-        drawing = named_policy(default if policy is None else policy, shape)
+        drawn_by = named_policy(default if policy is None else policy, shape)
         if isinstance(given, MappedImages):
-            return ImagesOfFile(given, drawing, views, original_first)
-        return Images(data, drawing, views, original_first)
+            return ImagesOfFile(given, drawn_by, views, original_first)
+        return Images(data, drawn_by, views, original_first)
     if policy is not None and (not isinstance(policy, Mapping) or set(policy) - set(images)):
         raise FitError(
             f"images are by modality ({', '.join(images)}), so the policy must be, too: {{modality: policy}}"

@@ -28,7 +28,7 @@ class ImagesWithPolicy(Protocol):
     """Images that come with the name of their default augmentation policy, such as `load_data` returns."""
 
     @property
-    def images(self) -> Tensor: ...  # uint8, (image, channel, height, width)
+    def images(self) -> PlainImages: ...  # uint8, (image, channel, height, width)
 
     @property
     def default_policy(self) -> str: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ class MappedImages(Dataset[Tensor]):
         ImagesError: an array that is not in a file.
     """
 
-    def __init__(self, images: np.memmap[Any, Any]) -> None:
+    def __init__(self, images: np.ndarray[Any, Any]) -> None:
         if not is_mapped(images):
             raise ImagesError(
                 "MappedImages needs images of a file, got an array in memory; open the file: "
@@ -71,6 +71,6 @@ class MappedImages(Dataset[Tensor]):
         return list(self.batch(torch.tensor(index)))
 
 
-def is_mapped(images: object) -> bool:
+def is_mapped(images: object) -> TypeGuard[np.memmap[Any, Any]]:
     """Whether images are in a file that can be mapped again; copies of parts of a memmap are not."""
     return isinstance(images, np.memmap) and None not in (images.filename, getattr(images, "_mmap", None))

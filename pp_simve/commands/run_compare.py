@@ -28,7 +28,8 @@ def run_comparison(config: CompareConfig, settings: Mapping[str, FitConfig], giv
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
-    fits = planned(settings, config.seeds, config.out, say, trust_parts=config.trust_parts)
+    allowed = {"trust_parts": config.trust_parts, "progress": not config.quiet}
+    fits = planned(settings, config.seeds, config.out, say, **allowed)
     differing = differences(fits)
     if differing and not config.mixed:
         raise ConfigError(

@@ -50,7 +50,7 @@ def diagnose_runs(config: DiagnoseConfig) -> int:
     """Diagnoses one run after the other, whatever happens to those before; the exit code."""
     console = Console(quiet=config.quiet, highlight=False)
     device = torch.device(choose_device(config.device))
-    images = load_once()
+    images = load_once(progress=not config.quiet)
 
     def carry_out(path: Path) -> None:
         with opened_run(path, config, device, images, console, FILE, POSTERIOR) as fitted:

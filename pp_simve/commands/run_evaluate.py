@@ -31,7 +31,7 @@ def evaluate_runs(config: EvaluateConfig) -> int:
     """Evaluates one run after the other, whatever happens to those before; the exit code."""
     console = Console(quiet=config.quiet, highlight=False)
     device = torch.device(choose_device(config.device))
-    images, file = load_once(), TRANSFER if config.on else FILE
+    images, file = load_once(progress=not config.quiet), TRANSFER if config.on else FILE
     effort = Effort(config.rows, config.restarts, config.fine_tune, config.fid_weights)
 
     def carry_out(path: Path) -> None:

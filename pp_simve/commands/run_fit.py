@@ -66,7 +66,7 @@ def run_fit(config: FitConfig) -> int:
             f"{config.resume} was fitted on a GPU, and {error.args[0].partition(';')[0]}; resume it where "
             "there is one, or start a new run"
         ) from None
-    data = load_data(config.data, config.data_root, **reading_options(config))
+    data = load_data(config.data, config.data_root, **reading_options(config), progress=not console.quiet)
     for note in data.notes:
         console.print(f"note: {note}", markup=False)
     settings = config.resolve(data.shape)
@@ -169,7 +169,7 @@ def _fit(
         return fit(
             program.model,
             program.guide,
-            viewing.images(data.train),
+            data.images if viewing.modalities is None else viewing.images(data.train),
             objective=program.objective,
             policy=viewing.policy,
             views=settings.views,

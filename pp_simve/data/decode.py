@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -48,7 +48,8 @@ Monitor = Callable[[int, int], None]
 class Listing:
     """Image files before any is opened: their paths, and an entry each in the tensors, which are as in `Collection`.
 
-    fingerprint changes with the state of any file; names of files are relative to root.
+    fingerprint changes with the state of any file; names of files are relative to root. order has their places in the
+    source, where that is in another order.
     """
 
     name: str
@@ -61,25 +62,43 @@ class Listing:
     attribute_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     root: Path = Path()
+    order: Tensor | None = None
+
+    def rows(self, order: Tensor) -> "Listing":
+        """The files at some places, in that order."""
+        return replace(
+            self,
+            paths=tuple(self.paths[place] for place in order.tolist()),
+            part=self.part[order],
+            labels=None if self.labels is None else self.labels[order],
+            attributes=None if self.attributes is None else self.attributes[order],
+            order=None if self.order is None else self.order[order],
+        )
 
 
 @dataclass
 class Found:
     """What decoding the files of a listing gave so far, beside the pixels.
 
-    kept, bad:  places of the files that could be decoded, and which could not, with why
-    remarks:    number of files by `REMARKS`
+    kept:     places of the files that could be decoded
+    bad:      the other files, with why they could not, by place
+    remarks:  number of files by `REMARKS`
     """
 
     kept: list[int] = field(default_factory=list)
-    bad: list[str] = field(default_factory=list)
+    bad: dict[int, str] = field(default_factory=dict)
     remarks: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def done(self) -> int:
+        """Number of files."""
+        return len(self.kept) + len(self.bad)
 
     def notes(self, listing: Listing, reading: Reading) -> list[str]:
         """On the files; raises DataError where some could not be decoded, without `skip_bad`, or none could."""
         count = f"{count_of(len(self.bad), 'file')} of {len(listing.paths)}"
         more = f" and {len(self.bad) - SHOWN} more" if len(self.bad) > SHOWN else ""
-        named = "; ".join(self.bad[:SHOWN]) + more
+        named = "; ".join(list(self.bad.values())[:SHOWN]) + more
         if self.bad and not reading.skip_bad:
             raise DataError(
                 f"{listing.name}: {count} cannot be decoded: {named}. "
@@ -95,24 +114,31 @@ class Found:
 
     def collection(self, listing: Listing, images: Pixels, notes: Sequence[str]) -> Collection:
         """The images that could be decoded, with their entries of the listing."""
-        kept = self.kept
+        listing = listing.rows(torch.tensor(self.kept))
         return Collection(
             images=torch.from_numpy(images),
-            part=listing.part[kept],
-            labels=None if listing.labels is None else listing.labels[kept],
-            attributes=None if listing.attributes is None else listing.attributes[kept],
+            part=listing.part,
+            labels=listing.labels,
+            attributes=listing.attributes,
             classes=listing.classes,
             attribute_names=listing.attribute_names,
             notes=tuple(notes),
-            files=tuple(printable(os.path.relpath(listing.paths[place], listing.root)) for place in kept),
+            files=tuple(printable(os.path.relpath(path, listing.root)) for path in listing.paths),
+            order=listing.order,
         )
 
 
-def read_listing(listing: Listing, reading: Reading, progress: Monitor = lambda done, count: None) -> Collection:
+def read_listing(
+    listing: Listing,
+    reading: Reading,
+    shape: ImageShape | None = None,
+    progress: Monitor = lambda done, count: None,
+) -> Collection:
     """Decode files, in order, in threads. Grey (1 channel) where every file is grey, else RGB.
 
     Files that cannot be decoded are left out and named in a note with `reading.skip_bad`. The notes are those of
-    decoding alone, without the listing's. `progress` is called with the number of files done and of all.
+    decoding alone, without the listing's. `shape` is the `sampled_shape`, where it is known, and `progress` is called
+    with the number of files done and of all.
 
     Raises DataError for undecodable files (without `skip_bad`), for files of different sizes (without `reading.size`)
     and for pixels that would not fit in memory.
@@ -120,7 +146,7 @@ def read_listing(listing: Listing, reading: Reading, progress: Monitor = lambda 
     name, paths = listing.name, listing.paths
     pixels: Pixels | None = None
     found = Found()
-    for image in decoded(listing, range(len(paths)), reading, sampled_shape(listing, reading), found):
+    for image in decoded(listing, range(len(paths)), reading, shape or sampled_shape(listing, reading), found):
         done = len(found.kept) - 1
         if pixels is None or image.shape[0] > pixels.shape[1]:  # the first colour image among grey ones: all become RGB
             height, width = image.shape[1:]
@@ -130,7 +156,7 @@ def read_listing(listing: Listing, reading: Reading, progress: Monitor = lambda 
             if grey is not None:
                 pixels[:done] = grey[:done]
         pixels[done] = image
-        progress(found.kept[-1] + 1, len(paths))
+        progress(found.done, len(paths))
     notes = found.notes(listing, reading)
     assert pixels is not None  # or there are no notes, but an error
     return found.collection(listing, pixels[: len(found.kept)], notes)
@@ -144,7 +170,7 @@ def decoded(
     size = None if shape is None else shape[1:]
     for place, (path, result) in zip(places, _decode_all(paths, reading, size), strict=True):
         if isinstance(result, str):
-            found.bad.append(f"{path} ({result})")
+            found.bad[place] = f"{path} ({result})"
             continue
         image, remarks = result
         size = size or image.shape[1:]

@@ -1,29 +1,36 @@
 """One call for every source of images."""
 
-from collections.abc import Callable, Sequence
+import math
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from rich.console import Console
+from rich.markup import escape
+from safetensors import SafetensorError
 from torch import Tensor
 
 from pp_simve.data.arrays import read_digits, read_npz
-from pp_simve.data.cache import cached, default_folder
+from pp_simve.data.cache import cached, default_folder, file_of, mapped
 from pp_simve.data.celeba import CELEBA_SIZE, list_celeba
-from pp_simve.data.collection import UNDIVIDED, Collection
-from pp_simve.data.decode import Listing, read_listing
+from pp_simve.data.collection import TEST, TRAIN, UNDIVIDED, VALIDATION, Collection
+from pp_simve.data.decode import Listing, read_listing, sampled_shape
 from pp_simve.data.folders import has_given_splits, list_folder
+from pp_simve.data.memory import fits_memory
 from pp_simve.data.official import OFFICIAL, read_official
+from pp_simve.data.pixel_file import decode_to_file
 from pp_simve.data.pixels import Reading, Size
-from pp_simve.data.splits import check_divisible, copies_note, divide
-from pp_simve.data.types import DataError, ImageData, printable
+from pp_simve.data.splits import check_divisible, copies_note, divide, split_positions
+from pp_simve.data.types import DataError, ImageData, chunks, printable
 from pp_simve.errors import unknown_name
+from pp_simve.inference.progress_bar import counted
 
 DATA_NAMES = ("digits", *OFFICIAL, "celeba", "folder:PATH", "npz:FILE")
 SplitName = Literal["train", "validation", "test", "all"]
-Check = Callable[[str, Tensor, Tensor | None, tuple[str, ...]], None]
 FAINT = 0.1  # of the grey levels, below which images are probably of fewer bits than they are stored in
 
 
@@ -69,15 +76,14 @@ def load_data(
         [1259, 179, 359]
     """
     reading = Reading.of(image_size, resize, background, range, layout, skip_bad)
-    collection = _read(name, root, reading, cache, check=check_divisible)
+    collection = _read(name, root, reading, cache, progress, seed)
     data = divide(printable(name), collection, seed)
-    # Known data sets are taken as they are; in one's own, copies across splits are a mistake worth knowing.
-    own = (_faint_note(collection), copies_note(data)) if ":" in name else ()
+    own = () if collection.digest else _own_notes(data)
     source = {
         **{"data": name, "data_root": _folder(root), "image_size": reading.size and "{}x{}".format(*reading.size)},
         **{"resize": resize, "background": background, "range": range, "layout": layout, "skip_bad": skip_bad},
     }
-    notes = tuple(printable(note) for note in (*data.notes, *own) if note is not None)
+    notes = tuple(printable(note) for note in (*data.notes, *own))
     return replace(data, notes=notes, source=source)
 
 
@@ -112,8 +118,9 @@ def load_images(
         collection = read_listing(listing, of)
     if split == "all":
         return collection, torch.arange(len(collection.images))
-    index = getattr(divide(str(name), collection, 0), split).index
-    return collection, index
+    check_divisible(str(name), collection.part, collection.labels, collection.classes)
+    which = {"train": TRAIN, "validation": VALIDATION, "test": TEST}[split]
+    return collection, split_positions(collection, 0)[which]
 
 
 def _source(source: str | Path | Sequence[str | Path]) -> str | tuple[str, ...]:
@@ -128,9 +135,17 @@ def _source(source: str | Path | Sequence[str | Path]) -> str | tuple[str, ...]:
     return f"folder:{path}" if path.is_dir() else f"npz:{path}" if path.suffix == ".npz" else (str(path),)
 
 
-def _faint_note(collection: Collection) -> str | None:
+def _own_notes(data: ImageData) -> tuple[str, ...]:
+    """Known data sets are taken as they are; in one's own, copies across splits are a mistake worth knowing."""
+    notes = (_faint_note(data), copies_note(data)) if ":" in data.name else ()
+    return tuple(note for note in notes if note is not None)
+
+
+def _faint_note(data: ImageData) -> str | None:
     """Note on images with hardly any grey levels, else None."""
-    low, high = collection.images.min().item(), collection.images.max().item()
+    splits = (data.train, data.validation, data.test)
+    extremes = [chunk.aminmax() for split in splits for chunk in chunks(split.pixels)]
+    low, high = min(int(one.min) for one in extremes), max(int(one.max) for one in extremes)
     if not 0 < high - low < FAINT * 255:
         return None
     return (
@@ -140,12 +155,13 @@ def _faint_note(collection: Collection) -> str | None:
 
 
 def _read(
-    name: str, root: Path | None, reading: Reading, cache: Path | None, check: Check = lambda *_: None
+    name: str, root: Path | None, reading: Reading, cache: Path | None, progress: bool = False, seed: int | None = None
 ) -> Collection:
+    """Images in the order of their source; mapped ones in that of the splits of a seed, if there is one."""
     root = _folder(root)
     cache = default_folder() if cache is None else Path(cache).expanduser()
     try:
-        return _collect(name, root, reading, cache, check)
+        return _collect(name, root, reading, cache, progress, seed)
     except OSError as error:
         raise DataError(
             f"{name}: {error.filename or root} cannot be read ({error.strerror or error}). "
@@ -157,12 +173,61 @@ def _folder(root: Path | None) -> Path:
     return Path("data") if root is None else Path(root).expanduser()
 
 
-def _collect(name: str, root: Path, reading: Reading, cache: Path | None, check: Check) -> Collection:
-    def from_files(listing: Listing, path: Path, reading: Reading = reading) -> Collection:
-        check(name, listing.part, listing.labels, listing.classes)  # before files are decoded
-        source = {"name": name, "path": path.resolve(), "reading": reading}
-        collection = cached(cache, source, listing.fingerprint, partial(read_listing, listing, reading))
+def _from_files(
+    listing: Listing, path: Path, reading: Reading, cache: Path | None, progress: bool, seed: int | None
+) -> Collection:
+    """Decoded files: in memory where they fit, otherwise mapped from the cache, in the order of a seed's splits."""
+    if seed is not None:  # before files are decoded
+        check_divisible(listing.name, listing.part, listing.labels, listing.classes)
+    source = {"name": listing.name, "path": path.resolve(), "reading": reading}
+    bar = partial(counted, Console(stderr=True, quiet=not progress), escape(f"decoding {listing.name}"))
+    needed, shape = 0, None
+    if cache is not None and (file := file_of(cache, source)[0]).is_file():
+        needed = file.stat().st_size
+    elif cache is not None and (shape := sampled_shape(listing, reading)) is not None:
+        needed = len(listing.paths) * math.prod(shape)
+
+    def in_memory() -> Collection:
+        with bar() as monitor:
+            return read_listing(listing, reading, shape, monitor)
+
+    if cache is None or fits_memory(needed):
+        collection = cached(cache, source, listing.fingerprint, in_memory)
         return replace(collection, notes=(*listing.notes, *collection.notes))
+    arranged, order = listing, "source"
+    if seed is not None:
+        splits = split_positions(listing, seed)
+        positions = torch.cat([*splits.values()])
+        part = torch.cat([torch.full_like(rows, which) for which, rows in splits.items()])
+        arranged, order = replace(listing.rows(positions), part=part, order=positions), f"splits of seed {seed}"
+
+    def in_file(file: Path, identity: str) -> Collection:
+        if (room := shutil.disk_usage(file.parent).free + (file.stat().st_size if file.exists() else 0)) < needed:
+            raise OSError(f"{room / 2**30:.1f} GiB are free")
+        with bar() as monitor:
+            expected = shape or sampled_shape(listing, reading) or (3, 1, 1)
+            collection = decode_to_file(arranged, reading, expected, file, identity, monitor)
+        if seed is None:
+            return collection
+        data = divide(listing.name, collection, seed)
+        return replace(collection, notes=(*collection.notes, *_own_notes(data)), digest=data.fingerprint)
+
+    try:
+        collection = mapped(cache, source | {"order": order}, listing.fingerprint, in_file)
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"{listing.name}: its pixels take {needed / 2**30:.1f} GiB, too much for this machine's memory, and "
+            f"{cache}, where they would be kept in a file, cannot be used ({error}): choose a folder with room by the "
+            "environment variable PP_SIMVE_CACHE, or add `--image-size N` to make the images smaller."
+        ) from error
+    return replace(collection, notes=(*listing.notes, *collection.notes))
+
+
+def _collect(
+    name: str, root: Path, reading: Reading, cache: Path | None, progress: bool, seed: int | None
+) -> Collection:
+    def from_files(listing: Listing, path: Path, reading: Reading = reading) -> Collection:
+        return _from_files(listing, path, reading, cache, progress, seed)
 
     kind, colon, place = name.partition(":")
     if kind in ("folder", "npz") and colon:

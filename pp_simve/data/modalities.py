@@ -43,7 +43,7 @@ class Halves(Modalities):
         if height < 2:
             raise DataError(f"images {height} pixel high have no halves. Take images of 2 pixels or more.")
         upper, lower = split.images.split([height // 2, height - height // 2], -2)
-        return {"upper": upper.contiguous(), "lower": lower.contiguous()}
+        return {"upper": upper, "lower": lower}
 
 
 class Attributes(Modalities):

@@ -1,10 +1,14 @@
 """Dividing a collection into train, validation and test, the same way for every training seed."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from pp_simve.data.collection import TEST, TRAIN, UNDIVIDED, VALIDATION, Collection
-from pp_simve.data.types import DataError, ImageData, Split
+from pp_simve.data.decode import Listing
+from pp_simve.data.types import DataError, ImageData, Split, chunks
+from pp_simve.inference import MappedImages
 
 VALIDATION_FRACTION = 0.1
 TEST_FRACTION = 0.2
@@ -12,52 +16,72 @@ TEST_FRACTION = 0.2
 NEEDED = {UNDIVIDED: 3, TRAIN: 2}
 
 
-def divide(name: str, collection: Collection, seed: int) -> ImageData:
-    """The collection's splits: those its source gives; else stratified, 70 % train, 10 % validation, 20 % test.
+def split_positions(collection: Collection | Listing, seed: int) -> dict[int, Tensor]:
+    """Positions of the images of TRAIN, VALIDATION and TEST: the splits that the source gives; else stratified, 70 %
+    train, 10 % validation, 20 % test.
 
     Where the source gives train and test only, a stratified 10 % of train becomes validation. The result depends on
-    `seed` and the collection alone, not on torch's global generator.
-
-    Raises DataError where a class has too few images to be in every split.
+    `seed`, parts and labels alone, not on torch's global generator.
     """
     labels, part = collection.labels, collection.part
-    check_divisible(name, part, labels, collection.classes)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(part.shape[0], generator=generator)
     chosen = part[order].clone()
     strata = torch.zeros_like(part) if labels is None else labels
-    unlabeled = strata < 0
-    notes = [*collection.notes]
-    if labels is not None and len(collection.classes) < 2:
-        notes.append(f"one class only ({collection.classes[0]}): the images are used without labels")
-        labels = None
-    if bool(unlabeled.any()):
-        notes.append(
-            "images without a label are fitted but not evaluated; those given for validation or test are left out"
-        )
     _draw(chosen, UNDIVIDED, strata[order], {TEST: TEST_FRACTION, VALIDATION: VALIDATION_FRACTION})
     if not bool((chosen == VALIDATION).any()):
         _draw(chosen, TRAIN, strata[order], {VALIDATION: VALIDATION_FRACTION})
-
-    def split(which: int) -> Split:
-        index = order[(chosen == which) & ((which == TRAIN) | ~unlabeled[order])]
+    found = {}
+    for which in (TRAIN, VALIDATION, TEST):
+        index = order[(chosen == which) & ((which == TRAIN) | (strata[order] >= 0))]
         # The first of each class went to test: without another shuffle what is left would begin with few classes.
-        index = index[torch.randperm(len(index), generator=generator)]
-        return Split(
-            images=collection.images[index],
-            labels=None if labels is None else labels[index],
-            attributes=None if collection.attributes is None else collection.attributes[index],
-            index=index,
+        found[which] = index[torch.randperm(len(index), generator=generator)]
+    return found
+
+
+def divide(name: str, collection: Collection, seed: int) -> ImageData:
+    """The collection in its `split_positions`; a mapped one is in their order already.
+
+    Raises DataError where a class has too few images to be in every split.
+    """
+    labels = collection.labels
+    check_divisible(name, collection.part, labels, collection.classes)
+    notes = [*collection.notes]
+    unlabeled = labels is not None and bool((labels < 0).any())
+    if labels is not None and len(collection.classes) < 2:
+        notes.append(f"one class only ({collection.classes[0]}): the images are used without labels")
+        labels = None
+    if unlabeled:
+        notes.append(
+            "images without a label are fitted but not evaluated; those given for validation or test are left out"
         )
 
+    def split(rows: Tensor | slice, index: Tensor, mapped: MappedImages | None = None) -> Split:
+        return Split(
+            images=collection.images[rows] if mapped is None else torch.from_numpy(mapped.images),
+            labels=None if labels is None else labels[rows],
+            attributes=None if collection.attributes is None else collection.attributes[rows],
+            index=index,
+            mapped=mapped,
+        )
+
+    if collection.order is None or collection.mapped is None:
+        splits = [split(rows, rows) for rows in split_positions(collection, seed).values()]
+    else:
+        splits, end = [], 0
+        for which in (TRAIN, VALIDATION, TEST):
+            rows = slice(end, end := end + int((collection.part == which).sum()))
+            splits.append(split(rows, collection.order[rows], MappedImages(collection.mapped[rows])))
+    train, validation, test = splits
     return ImageData(
         name=name,
-        train=split(TRAIN),
-        validation=split(VALIDATION),
-        test=split(TEST),
+        train=train,
+        validation=validation,
+        test=test,
         classes=() if labels is None else collection.classes,
         attribute_names=collection.attribute_names,
         notes=tuple(notes),
+        digest=collection.digest,
     )
 
 
@@ -78,14 +102,18 @@ def _draw(chosen: Tensor, source: int, strata: Tensor, fractions: dict[int, floa
 
 def copies_note(data: ImageData) -> str | None:
     """Note on test images that are also in train or validation, pixel by pixel; None without any."""
-    seen = {hash(image.numpy().tobytes()) for split in (data.train, data.validation) for image in split.images}
-    copies = sum(hash(image.numpy().tobytes()) in seen for image in data.test.images)
+    seen = {one for split in (data.train, data.validation) for one in _hashes(split)}
+    copies = sum(one in seen for one in _hashes(data.test))
     if not copies:
         return None
     return (
         f"{copies} of {len(data.test)} test images are exact copies of train or validation images: "
         "test results will look better than they are"
     )
+
+
+def _hashes(split: Split) -> Iterator[int]:
+    return (hash(image.numpy().tobytes()) for chunk in chunks(split.pixels) for image in chunk)
 
 
 def check_divisible(name: str, part: Tensor, labels: Tensor | None, classes: tuple[str, ...]) -> None:

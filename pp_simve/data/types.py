@@ -3,14 +3,16 @@
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from pp_simve.inference.augmentations import policies
+from pp_simve.inference.mapped import MappedImages
 
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are not UTF-8, line separators
 
@@ -35,6 +37,7 @@ class DataError(ValueError):
 
 
 SHOWN = 10  # names listed in a line
+CHUNK = 4096  # images that are looked at together
 
 
 def class_name(text: str) -> str:
@@ -53,15 +56,23 @@ def count_of(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def tensor_digest(tensors: Iterable[Tensor | None], prefix: str = "") -> str:
+def chunks(images: Tensor | MappedImages) -> Iterator[Tensor]:
+    """Images some at a time; of mapped ones, none stays in memory."""
+    for rows in torch.arange(len(images)).split(CHUNK):
+        yield images.batch(rows) if isinstance(images, MappedImages) else images[rows[0] : rows[-1] + 1]
+
+
+def tensor_digest(tensors: Iterable[Tensor | MappedImages | None], prefix: str = "") -> str:
     """sha256 (hex) of the shapes, dtypes and values of `tensors`, which lie in main memory, after `prefix`."""
     digest = hashlib.sha256(prefix.encode())
     for tensor in tensors:
         if tensor is None:
             digest.update(b"none")
         else:
-            digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.contiguous().numpy().data)
+            kind = torch.uint8 if isinstance(tensor, MappedImages) else tensor.dtype
+            digest.update(f"{tuple(tensor.shape)} {kind}".encode())
+            for chunk in chunks(tensor):
+                digest.update(chunk.contiguous().numpy().data)
     return digest.hexdigest()
 
 
@@ -74,12 +85,19 @@ class Split:
                  data have no labels
     attributes:  bool (image, attribute); None where the data have no attributes
     index:       int64 (image,), positions in the source, where the images come from one
+    mapped:      the file that images are mapped from, where they are too large for memory
     """
 
     images: Tensor
     labels: Tensor | None
     attributes: Tensor | None
     index: Tensor | None = None
+    mapped: MappedImages | None = None
+
+    @property
+    def pixels(self) -> Tensor | MappedImages:
+        """The images, mapped ones from their file: batches of them leave nothing in memory."""
+        return self.images if self.mapped is None else self.mapped
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -95,8 +113,8 @@ class Split:
         return self._rows(slice(count))
 
     def _rows(self, chosen: Tensor | slice) -> Self:
-        parts = {name: value[chosen] for name, value in vars(self).items() if value is not None}
-        return replace(self, **parts)
+        parts = {name: value[chosen] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **parts, mapped=None)
 
 
 ImageShape = tuple[int, int, int]
@@ -124,7 +142,7 @@ def default_policy(name: str, image_shape: ImageShape) -> str:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageData:
-    """Image data set in memory, in three splits.
+    """Image data set in three splits, in memory or mapped from a file.
 
     Attributes:
         name: as given to `load_data`.
@@ -132,6 +150,7 @@ class ImageData:
         attribute_names: names of the columns of ``attributes``.
         notes: messages about what was unusual when the data were loaded.
         source: settings that load the data again, by the names they have in config.json.
+        digest: the fingerprint, where it was computed before.
     """
 
     name: str
@@ -142,6 +161,7 @@ class ImageData:
     attribute_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
 
     @property
     def image_shape(self) -> ImageShape:
@@ -156,9 +176,9 @@ class ImageData:
         return f"{self.name}: {sizes} train / validation / test images, {shape}, {self.class_summary}"
 
     @property
-    def images(self) -> Tensor:
+    def images(self) -> Tensor | MappedImages:
         """The images that are fitted: those of train."""
-        return self.train.images
+        return self.train.pixels
 
     @property
     def default_policy(self) -> str:
@@ -181,5 +201,5 @@ class ImageData:
     def fingerprint(self) -> str:
         """12 hex digits that change with any pixel, label or attribute of any split, or with their order."""
         splits = (self.train, self.validation, self.test)
-        tensors = (tensor for split in splits for tensor in (split.images, split.labels, split.attributes))
-        return tensor_digest(tensors)[:12]
+        tensors = (tensor for split in splits for tensor in (split.pixels, split.labels, split.attributes))
+        return self.digest or tensor_digest(tensors)[:12]

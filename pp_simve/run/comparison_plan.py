@@ -63,6 +63,7 @@ def planned(
     say: Callable[[str], None] = lambda note: None,
     *,
     trust_parts: bool = False,
+    progress: bool = True,
 ) -> list[PlannedFit]:
     """Every fit of the table, its settings checked as far as they can be before anything is fitted.
 
@@ -72,13 +73,14 @@ def planned(
         out: where the run folders are or will be.
         say: is told what a person should know of how the data were loaded.
         trust_parts: allows stored runs to import what their settings name, beside the parts of ``settings``.
+        progress: whether a terminal shows a progress bar while images are decoded.
 
     Raises:
         ConfigError: an unknown name, parts that do not go together, labels that make the same folder, a folder that
             holds something else or a run with other settings, parts of a stored run that are not trusted.
         DataError: the images cannot be used.
     """
-    images, noted = load_once(), set[str]()
+    images, noted = load_once(progress=progress), set[str]()
     fits: list[PlannedFit] = []
     labels: dict[str, str] = {}
     for label, common in settings.items():

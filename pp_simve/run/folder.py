@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -339,10 +339,9 @@ Load = Callable[..., ImageData]
 """`pp_simve.data.load_data`, or a loader called as it is."""
 
 
-def load_once() -> Load:
+def load_once(*, progress: bool = True) -> Load:
     """A loader that keeps the last data: runs that are read together are mostly of the same images."""
-
-    return lru_cache(maxsize=1)(load_data)
+    return lru_cache(maxsize=1)(partial(load_data, progress=progress))
 
 
 def load_run(

@@ -11,7 +11,7 @@ from torch import Tensor
 from pp_simve.data import DataShape, ImageShape, Split
 from pp_simve.data.modalities import MODALITIES, Modalities
 from pp_simve.inference.augmentations import POLICIES, AugmentationPolicy, Compose
-from pp_simve.inference.data import Images, MultimodalImages, training_source
+from pp_simve.inference.data import Images, ImagesOfFile, MultimodalImages, training_source
 from pp_simve.run.config import Settings
 from pp_simve.run.named_parts import make_part
 
@@ -82,7 +82,9 @@ class Viewing:
 
     def source(self, split: Split) -> Images | MultimodalImages:
         """The source of a split's views, drawn as in the fit."""
-        return training_source(self.images(split), self.policy, self.views)
+        source = training_source(self.images(split), self.policy, self.views)
+        assert not isinstance(source, ImagesOfFile)  # as the images are tensors
+        return source
 
 
 def _modalities(settings: Settings) -> Modalities | None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pp_simve.data import DataError, decode, load_data, memory
+from pp_simve.data import DataError, decode, load, load_data, memory
 from pp_simve.data import pixels as pixels_module
 from pp_simve.data.folders import image_files
 from pp_simve.data.pixels import Reading, Size
@@ -507,6 +507,7 @@ def test_memory_and_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     two(tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(memory, "memory_at_hand", lambda: 700)
+        patched.setattr(load, "default_folder", lambda: None)  # no file to map them from
         with pytest.raises(DataError, match="--image-size N"):
             load_data(f"folder:{tmp_path}")
         patched.setattr(decode, "memory_at_hand", lambda: 700)
