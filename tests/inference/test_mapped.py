@@ -11,7 +11,7 @@ import pyro
 import pytest
 import torch
 
-from pp_simve.inference import CheckpointFile, MappedImages, Run, fit
+from pp_simve.inference import CheckpointFile, MappedImages, Run, data, fit
 from pp_simve.inference.data import ImagesOfFile, training_source
 from pp_simve.inference.images import ImagesError
 from pp_simve.inference.plan import FitError
@@ -72,6 +72,25 @@ def test_mapped_images_are_sent_to_workers_as_their_place_in_the_file(tmp_path: 
     received = pickle.loads(sent)
     assert torch.equal(torch.stack(received.__getitems__(range(len(images)))), torch.stack(list(images)))
     assert torch.equal(received[1], torch.from_numpy(small_images().numpy()[part].copy())[1])
+
+
+def test_a_file_stays_where_it_is_if_it_takes_too_much_of_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = mapped(tmp_path)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * images.nbytes - 1, 0))
+    moved = training_source(images, "crop", 2).to(torch.device("cuda"))
+    assert isinstance(moved, ImagesOfFile)
+    assert (moved.device.type, moved.target.type) == ("cpu", "cuda")  # of the images, and of their views
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_fit_to_a_file_on_a_gpu_is_that_to_the_images_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    monkeypatch.setattr(data, "DEVICE_SHARE", share)
+    assert fitted(mapped(tmp_path), device="cuda").history == fitted(small_images(), device="cuda").history
 
 
 def test_what_cannot_be_mapped_is_refused_or_read(tmp_path: Path) -> None:
