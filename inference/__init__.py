@@ -3,7 +3,7 @@
 from pp_simve.inference.augmentations import FromTransforms
 from pp_simve.inference.checkpoint import CheckpointError, CheckpointFile
 from pp_simve.inference.device import DeviceError
-from pp_simve.inference.encoders import MLPEncoder, ResidualEncoder, ResNet18Encoder
+from pp_simve.inference.encoders import MLPEncoder, ResidualEncoder, ResNet18Encoder, timm_encoder
 from pp_simve.inference.guides import (
     AmortizedGuide,
     DeltaGuide,
@@ -89,4 +89,5 @@ __all__ = [
     "ZFirstGuide",
     "draw",
     "fit",
+    "timm_encoder",
 ]

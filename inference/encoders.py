@@ -1,10 +1,13 @@
 """Encoders: networks from images to features. Any module from ``(batch, channel, height, width)`` to
-``(batch, features)`` will do; with an attribute ``features`` its width need not be passed to the guide."""
+``(batch, features)`` will do; with an attribute ``features`` (timm: ``num_features``) its width need not be passed to
+the guide."""
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -112,3 +115,36 @@ class ResNet18Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.network(images)
         return features
+
+
+def timm_encoder(image_shape: tuple[int, int, int], name: str, **options: Any) -> nn.Module:
+    """Network of timm by its name, without the classifier, with random weights (needs timm).
+
+    Args:
+        image_shape: ``(channel, height, width)``; networks of a fixed image size are built for this one.
+        name: one of ``timm.list_models()``, such as ``vit_tiny_patch16_224``.
+        options: of ``timm.create_model``, such as ``patch_size=4``.
+
+    Raises:
+        ImportError: timm is not installed.
+        ValueError: no such network, or an option that would load weights.
+    """
+    try:
+        import timm  # here, because it takes as long to import as torch itself
+    except ImportError:
+        raise ImportError("networks of timm need timm: pip install 'pp_simve[timm]'") from None
+    if not timm.is_model(str(name)):
+        near = difflib.get_close_matches(str(name), timm.list_models())
+        hint = f"did you mean {', '.join(near)}? " if near else ""
+        raise ValueError(f"timm {timm.__version__} has no network {name!r}; {hint}timm.list_models() has the names")
+    if loading := {"pretrained", "checkpoint_path"} & options.keys():
+        raise ValueError(
+            f"networks by name start with random weights, so there is no option {loading.pop()}; build the network in "
+            "Python, timm.create_model(..., num_classes=0), and give it to the guide"
+        )
+    channels, *size = image_shape
+    if timm.models.get_pretrained_cfg(name).fixed_input_size:
+        options = {"img_size": size} | options
+    network: Any = timm.create_model(name, in_chans=channels, num_classes=0, **options)
+    network.image_shape = image_shape
+    return network

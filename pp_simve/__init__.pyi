@@ -40,6 +40,7 @@ from pp_simve.inference import SwAV as SwAV
 from pp_simve.inference import WarmupCosine as WarmupCosine
 from pp_simve.inference import ZFirstGuide as ZFirstGuide
 from pp_simve.inference import draw as draw
+from pp_simve.inference import timm_encoder as timm_encoder
 from pp_simve.inference.augmentations import augmentation_policy as augmentation_policy
 from pp_simve.models import Bernoulli as Bernoulli
 from pp_simve.models import BlockPrior as BlockPrior

@@ -148,12 +148,14 @@ def encoder_head(
 
 
 def feature_width(encoder: nn.Module, features: int | None) -> int:
-    """Width of an encoder's output: as given, or its attribute ``features``.
+    """Width of an encoder's output: as given, or its attribute ``features``, or those of timm's networks.
 
     Raises:
         ValueError: neither.
     """
-    width = features if features is not None else getattr(encoder, "features", None)
+    # Some networks of timm have a last layer of another width between their features and the classifier.
+    named = (getattr(encoder, name, None) for name in ("features", "head_hidden_size", "num_features"))
+    width = features if features is not None else next((found for found in named if isinstance(found, int)), None)
     if not isinstance(width, int):
         raise ValueError(
             f"{type(encoder).__name__} has no integer attribute `features`, the width of its output; "

@@ -116,7 +116,10 @@ class ModelOptions:
     group: Text = None
     """Group likelihood: ntxent (among all other views), infonce (one view of each image) (default: the method's)."""
     encoder: Text = None
-    """Encoder network: mlp (default of grey images up to 32 pixels), residual (of others), resnet18."""
+    (
+        "Encoder network: mlp (default of grey images up to 32 pixels), residual (of others), resnet18, or of timm: "
+        "\"timm(name='vit_tiny_patch16_224')\"."
+    )
     decoder: Text = None
     """Decoder network: mlp, residual (default: the encoder's counterpart; mlp for sides not a multiple of 4)."""
     latent_dim: LatentCount = None

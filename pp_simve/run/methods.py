@@ -55,6 +55,7 @@ from pp_simve.run.named_parts import (
     LIKELIHOODS,
     OBJECTIVES,
     PRIORS,
+    REFUSALS,
     Named,
     call_own,
     make_part,
@@ -236,7 +237,7 @@ def build(settings: Settings, shape: DataShape) -> Program:
             return make_part(flag, text, named, kind, *built)
         try:
             return default(*built)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except REFUSALS as error:
             raise ConfigError(f"the {flag} of --method {settings.method}: {error}") from error
 
     likelihoods = by_modality(partial(_likelihood, settings), shapes) if recipe.pixels else None
@@ -321,7 +322,7 @@ def _tried(module: nn.Module, shape: tuple[int, ...], refused: str) -> Any:
     try:
         with torch.no_grad():
             return module.eval()(torch.zeros(shape))
-    except (RuntimeError, TypeError, ValueError) as error:
+    except REFUSALS as error:
         raise ConfigError(f"{refused} {shape}: {error}") from error
     finally:
         module.train(training)

@@ -59,6 +59,7 @@ ENCODERS: Named[nn.Module] = {
     "mlp": inference.MLPEncoder,
     "residual": inference.ResidualEncoder,
     "resnet18": inference.ResNet18Encoder,
+    "timm": inference.timm_encoder,
 }
 DECODERS: Named[nn.Module] = {"mlp": models.MLPDecoder, "residual": models.ResidualDecoder}
 OPTIMIZERS: Named[optimizers.OptimizerFactory] = {
@@ -87,6 +88,9 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
     "group": {"views": "ntxent", "images": "infonce"},
 }
 """Names of earlier versions, by setting: they are refused with the new name."""
+
+REFUSALS = (TypeError, ValueError, RuntimeError, ImportError, AssertionError, ArithmeticError)
+"""Errors by which parts refuse values; torch refuses sizes with a RuntimeError, timm with any of the last three."""
 
 _QUOTED = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")""")
 _OWN = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -199,7 +203,7 @@ def _called(flag: str, text: str, part: _Described, factory: Callable[..., T], a
         ) from None
     try:
         return factory(*arguments.values(), **options)
-    except (TypeError, ValueError, RuntimeError, ImportError) as error:  # torch refuses sizes with a RuntimeError
+    except REFUSALS as error:
         raise ConfigError(f"--{flag} {text}: {error}") from error
 
 

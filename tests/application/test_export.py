@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 from safetensors.torch import load_file, safe_open
@@ -74,6 +75,7 @@ def test_files_give_the_features_of_the_run(
         {"prior": "mixture(prototypes=3)"},
         {"encoder": "residual"},
         {"encoder": "resnet18"},
+        {"encoder": "timm(name='test_vit', patch_size=4)"},
         {"guide": "flow"},
     ],
     ids=lambda flags: " ".join(flags.values()),
@@ -102,13 +104,14 @@ def test_the_encoder_of_a_guide_is_the_one_it_was_given(guide: str) -> None:
 
 
 def test_the_weights_load_in_timm() -> None:
-    timm = pytest.importorskip("timm", reason="timm is not installed")
     encoder: Any = unfitted(("encoder", "resnet18"), shape=(3, 80, 80)).guide.encoder
     network = timm.create_model("resnet18", num_classes=0)
     network.load_state_dict(plain_network(encoder).state_dict())
     images = torch.rand(2, 3, 80, 80)
     with torch.no_grad():
         torch.testing.assert_close(network.eval()(images), encoder.eval()(images))
+    named: Any = unfitted(("encoder", "timm(name='resnet18')"), shape=(3, 80, 80)).guide.encoder
+    network.load_state_dict(plain_network(named).state_dict())
 
 
 def test_a_file_that_differs_is_not_written(

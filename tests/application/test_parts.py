@@ -114,7 +114,7 @@ def test_the_parts_by_name() -> None:
     bounds = ["elbo", "iwae", "analytic", "consistency", "denoising"]
     assert list(OBJECTIVES) == [*bounds, "decoder-free", "swav", "instances", "byol", "barlow-twins"]
     assert (list(LIKELIHOODS), list(GROUPS)) == (["bernoulli", "gaussian"], ["ntxent", "infonce"])
-    assert (list(ENCODERS), list(DECODERS)) == (["mlp", "residual", "resnet18"], ["mlp", "residual"])
+    assert (list(ENCODERS), list(DECODERS)) == (["mlp", "residual", "resnet18", "timm"], ["mlp", "residual"])
     assert DECODERS["mlp"] is MLPDecoder
 
 
@@ -275,6 +275,7 @@ def test_a_part_that_does_not_fit_is_refused_by_its_flag(flag: str, text: str, w
 
 def test_a_fit_of_nested_parts_can_be_read_back(folder: Path, evaluated_quickly: None) -> None:
     nested = {
+        "encoder": "timm(name='test_vit', patch_size=4)",
         "prior": "block(content=pp_simve.models:FlatPrior(latent_dim=3))",
         "objective": "elbo(beta=linear(start=0.1, until=0.3))",
         "guide": "structured(scale=geometric(end=0.5))",

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
-from pp_simve.inference import AmortizedGuide, MLPEncoder, ResidualEncoder, ResNet18Encoder
+from pp_simve.inference import AmortizedGuide, MLPEncoder, ResidualEncoder, ResNet18Encoder, timm_encoder
+from pp_simve.inference.guides.heads import feature_width
 from pp_simve.models import GaussianPrior
 
 Shape = tuple[int, int, int]
 ENCODERS: dict[str, Callable[[Shape], nn.Module]] = {
     "mlp": lambda shape: MLPEncoder(shape, hidden=(16, 24)),
     "residual": lambda shape: ResidualEncoder(shape, width=4),
+    "timm": lambda shape: timm_encoder(shape, "test_resnet", zero_init_last=False),
 }
 
 
@@ -28,7 +33,7 @@ def count(module: nn.Module) -> int:
 def test_images_become_features_of_the_width_named_and_every_parameter_gets_a_gradient(name: str, shape: Shape) -> None:
     encoder = ENCODERS[name](shape)
     features = encoder(torch.rand(4, *shape))
-    assert features.shape == (4, encoder.features)
+    assert features.shape == (4, feature_width(encoder, None))
     features.square().mean().backward()
     for parameter_name, parameter in encoder.named_parameters():
         assert parameter.grad is not None, parameter_name
@@ -88,3 +93,41 @@ def test_mlp_encoder_with_its_head_has_the_papers_size() -> None:
 
 def test_resnet18_has_the_size_of_torchvisions_without_its_classifier() -> None:
     assert count(ResNet18Encoder((3, 224, 224))) == 11_689_512 - (512 * 1000 + 1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "width"),
+    [("test_vit", {}, 64), ("test_vit.r160_in1k", {"patch_size": 4}, 64), ("test_mambaout", {}, 256)],
+)
+def test_networks_of_timm_have_the_images_size_and_a_width(name: str, options: dict[str, Any], width: int) -> None:
+    encoder = timm_encoder((1, 16, 32), name, **options)
+    guide = AmortizedGuide(encoder, GaussianPrior(3))
+    assert guide.eval().embed(torch.rand(2, 1, 16, 32)).backbone.shape == (2, width)
+    if name.startswith("test_vit"):
+        assert encoder.patch_embed.grid_size == ((4, 8) if options else (1, 2))  # type: ignore[union-attr]
+
+
+def test_a_network_that_timm_made_goes_into_a_guide_without_its_width() -> None:
+    guide = AmortizedGuide(timm.create_model("test_mambaout", num_classes=0), GaussianPrior(3))
+    assert guide.eval().embed(torch.rand(2, 3, 32, 32)).z.shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "vit_tiny_patch16_22"}, "no network 'vit_tiny_patch16_22'; did you mean vit_tiny_patch16_224, "),
+        ({"name": "hf-hub:someone/network"}, "no network 'hf-hub:someone/network'; timm.list"),
+        ({"name": 3}, "no network 3"),
+        ({"name": "test_vit", "pretrained": True}, "there is no option pretrained; build the network in Python"),
+        ({"name": "test_vit", "checkpoint_path": "x.pt"}, "there is no option checkpoint_path"),
+    ],
+)
+def test_networks_that_timm_lacks_and_stored_weights_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        timm_encoder((3, 32, 32), **options)
+
+
+def test_a_missing_timm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match=r"networks of timm need timm: pip install 'pp_simve\[timm\]'"):
+        timm_encoder((3, 32, 32), "test_vit")
