@@ -16,7 +16,7 @@ from pp_simve.run.comparison import evaluation, write_table
 from pp_simve.run.comparison_plan import caption, differences, planned
 from pp_simve.run.config import FitConfig
 from pp_simve.run.console import STOPPED, WRONG_INPUT
-from pp_simve.run.processes import carry_out
+from pp_simve.run.subprocesses import carry_out
 
 
 def run_comparison(config: CompareConfig, settings: Mapping[str, FitConfig], given: Sequence[str]) -> int:

@@ -24,14 +24,14 @@ from pp_simve.compare import parse
 from pp_simve.data import DataShape
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation import Record
-from pp_simve.run import processes
+from pp_simve.run import subprocesses
 from pp_simve.run.comparison import run_scores
 from pp_simve.run.comparison_plan import PlannedFit, as_flags, planned
 from pp_simve.run.config import FitConfig
 from pp_simve.run.console import parsed
 from pp_simve.run.files import read_json
 from pp_simve.run.folder import RunFolder
-from pp_simve.run.processes import carry_out
+from pp_simve.run.subprocesses import carry_out
 
 from .command import SMALL, results, scores, write_npz
 
@@ -75,7 +75,7 @@ def finish(arguments: Sequence[str], of: Callable[[PlannedFit], dict[str, Any]])
 @pytest.fixture
 def no_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails a test that starts a fit."""
-    monkeypatch.setattr(processes, "_start", lambda name, *of: pytest.fail(f"started {name}"))
+    monkeypatch.setattr(subprocesses, "_start", lambda name, *of: pytest.fail(f"started {name}"))
 
 
 def table(out: Path) -> dict[str, dict[str, Any]]:
@@ -493,7 +493,7 @@ def test_as_many_jobs_run_at_a_time_as_asked_for(tmp_path: Path) -> None:
 def test_jobs_share_the_cores_in_a_group_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, threads: str
 ) -> None:
-    monkeypatch.setattr(processes, "cores", lambda: 8)
+    monkeypatch.setattr(subprocesses, "cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     text = "log(os.environ.get('OMP_NUM_THREADS', 'the fit\\'s')); log(os.getpgid(0))"
     assert small_jobs(tmp_path, "a", text, jobs) == (False, [])
@@ -557,7 +557,7 @@ def interrupt_when(
             signal.raise_signal(number)
         plain(seconds)
 
-    monkeypatch.setattr(processes.time, "sleep", sleep)
+    monkeypatch.setattr(subprocesses.time, "sleep", sleep)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])

@@ -163,7 +163,7 @@ CHILD = (
     "for _ in range(600): time.sleep(0.05)"
 )
 PARENT = (
-    "import sys; from pp_simve.run.processes import carry_out\n"
+    "import sys; from pp_simve.run.subprocesses import carry_out\n"
     f"carry_out({{'a': [sys.executable, '-c', {CHILD!r}]}}, 1, print)"
 )
 

@@ -1,4 +1,4 @@
-"""Commands in processes of their own, some at a time, and what Ctrl-C does to them."""
+"""Subprocesses: commands that run side by side, some at a time, and what Ctrl-C does to them."""
 
 from __future__ import annotations
 
