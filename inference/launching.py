@@ -15,7 +15,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 
 from pp_simve.inference.device import DeviceError, DeviceName, choose_device
 from pp_simve.inference.plan import FitError
-from pp_simve.inference.processes import STARTER, Processes, leave_processes_at_exit, started_here
+from pp_simve.inference.processes import CHILDREN, STARTER, Processes, leave_processes_at_exit, started_here
 
 
 def launch(processes: Processes, device: DeviceName) -> Fabric:
@@ -50,6 +50,7 @@ def launch(processes: Processes, device: DeviceName) -> Fabric:
     )
     fabric.launch()
     if processes.several:
+        CHILDREN.extend(getattr(fabric.strategy.launcher, "procs", ()))
         leave_processes_at_exit()
     return fabric
 

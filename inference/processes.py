@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import atexit
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal
 
 import torch
+import torch.distributed.distributed_c10d as groups
 
 from pp_simve.inference.device import DeviceName
 from pp_simve.inference.plan import FitError
+
+if TYPE_CHECKING:  # it takes as long to import as torch itself
+    from lightning_fabric import Fabric
 
 Devices = int | Literal["auto"] | None
 
@@ -20,6 +26,15 @@ _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADD
 _SRUN = ("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
 STARTER = "PP_SIMVE_STARTED_BY"
 """Variable with the id of the process that started the others of its node."""
+CHILDREN: list[subprocess.Popen[bytes]] = []
+"""Processes that this one started."""
+
+STEP = timedelta(seconds=60)
+"""Longest wait for other processes within a step, where all do the same work."""
+PAUSE = timedelta(minutes=30)
+"""Longest wait for what one process does alone: monitors, checkpoints, a user's own code between fits."""
+
+_set_timeout = getattr(groups, "set_timeout", None) or groups._set_pg_timeout  # of earlier versions
 
 
 class ProcessError(FitError):
@@ -110,17 +125,30 @@ def check_alone(what: str) -> None:
 
 
 @contextmanager
-def lost_processes_named() -> Iterator[None]:
-    """Context in which a failed exchange with other processes becomes a `ProcessError`."""
+def lost_processes_named(fabric: Fabric) -> Iterator[None]:
+    """Context in which processes wait for each other, and a failed exchange becomes a `ProcessError`."""
     try:
+        wait_for_all(fabric)
         yield
+        if fabric.world_size > 1:
+            _set_timeout(PAUSE)
     except RuntimeError as error:
         if isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower():
+            for child in CHILDREN:
+                atexit.register(child.kill)  # one that hangs would outlive this one
             raise ProcessError(
                 "another process of this fit ended or does not answer, so this one ends too; the other's own message, "
                 "on its terminal or in its log, says why"
             ) from error
         raise
+
+
+def wait_for_all(fabric: Fabric) -> None:
+    """Waits until all processes are here, up to `PAUSE`; from then on they wait for each other up to `STEP`."""
+    if fabric.world_size > 1:
+        _set_timeout(PAUSE)
+        fabric.barrier()
+        _set_timeout(STEP)
 
 
 def leave_processes_at_exit() -> None:

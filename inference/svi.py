@@ -22,7 +22,7 @@ from pp_simve.inference.loop import Loop, Observer, keep_frozen
 from pp_simve.inference.metrics import NonFiniteError
 from pp_simve.inference.objectives import ELBO
 from pp_simve.inference.plan import FitError, checked_plan
-from pp_simve.inference.processes import Devices, Processes, lost_processes_named
+from pp_simve.inference.processes import Devices, Processes, lost_processes_named, wait_for_all
 from pp_simve.inference.progress import Progress, Run
 from pp_simve.inference.progress_bar import watched_on_stderr
 from pp_simve.inference.streams import Stream, as_batches
@@ -184,7 +184,7 @@ def fit(
         network_precision(network_dtype(precision, fabric.device)),
         _checkpoint_named(checkpoint),
         watched_on_stderr() if progress and monitor is None and fabric.is_global_zero else nullcontext() as bar,
-        lost_processes_named(),
+        lost_processes_named(fabric),
     ):
         monitor = monitor or bar
         loop = Loop(fabric, objective if objective is not None else ELBO(model, guide), source, plan, observer)
@@ -222,6 +222,8 @@ def fit(
                 if fabric.is_global_zero:
                     checkpoint.save(state)
                 saved_at = time.perf_counter()
+            if fetching or stop or due:
+                wait_for_all(fabric)  # the first process was busy with monitor and checkpoint
     loop.finish()
     seconds = seconds_before + time.perf_counter() - started
     return Run(

@@ -118,12 +118,15 @@ def test_processes_that_nobody_can_start_are_refused(environment: pytest.MonkeyP
 SCRIPT = """
 import os
 import sys
+import time
+from datetime import timedelta
 
 import torch
 
-from pp_simve.inference import AmortizedGuide, ELBO, FitError, MLPEncoder, fit
+from pp_simve.inference import AmortizedGuide, ELBO, FitError, MLPEncoder, fit, processes
 from pp_simve.models import Bernoulli, GaussianPrior, MLPDecoder, SimVE
 
+lost, devices = sys.argv[1], int(sys.argv[2])
 shape = (1, 4, 4)
 images = torch.zeros(32, *shape, dtype=torch.uint8)
 prior = GaussianPrior(3)
@@ -136,39 +139,51 @@ class Broken(ELBO):
 
     def forward(self, views):
         self.calls += 1
-        if self.calls == 3 and os.environ["SLURM_PROCID"] == "1":
-            os._exit(1)
+        if self.calls == 3 and torch.distributed.get_rank() == 1:
+            os._exit(1) if lost == "ends" else time.sleep(1000)
         return super().forward(views)
 
 
+def monitor(progress):
+    time.sleep(6 if lost == "hangs" else 0)
+
+
 guide.left_out = torch.nn.Linear(2, 3)
-for objective in (ELBO(model, guide), Broken(model, guide)):
+settings = {"batch_size": 16, "steps": 9, "fetch_every": 5, "device": "cpu", "devices": devices or None}
+for objective in (ELBO(model, guide), ELBO(model, guide), Broken(model, guide)):
     try:
-        fit(model, guide, images, objective=objective, batch_size=16, steps=9, device="cpu")
+        fit(model, guide, images, objective=objective, monitor=monitor, **settings)
+        said = "fitted"
     except FitError as error:
-        print(type(error).__name__, error)
+        said = f"{type(error).__name__} {error}"
+    os.write(1, f"{said}\\n".encode())  # whole lines, as two processes write them
     guide.left_out.requires_grad_(False)
+    processes.STEP = timedelta(seconds=5)  # the first step imports much of torch, on a busy machine for longer
 """
+PLACE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29000 + os.getpid() % 1000), "OMP_NUM_THREADS": "1"}
 
 
-def test_a_process_that_ends_and_a_parameter_without_gradient_are_named(tmp_path: Path) -> None:
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29000 + os.getpid() % 1000)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT],
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | srun(rank, 2, 1) | place,
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    (first, second) = (process.communicate(timeout=60)[0].splitlines() for process in started)
+def started(*arguments: str, **variables: str) -> subprocess.Popen[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.Popen(command, env=os.environ | PLACE | variables, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_process_that_ends_and_a_parameter_without_gradient_are_named() -> None:
+    both = [started("-c", SCRIPT, "ends", "0", **srun(rank, 2, 1)) for rank in range(2)]
+    first, second = (process.communicate(timeout=120)[0].splitlines() for process in both)
     assert "need a gradient of every parameter, but guide.left_out.weight, guide.left_out.bias do not enter" in first[0]
     assert first[0] == second[0]
-    assert first[1].startswith("ProcessError another process of this fit ended or does not answer, so this one ends")
-    assert (len(first), len(second)) == (2, 1)
-    assert [process.returncode for process in started] == [0, 1]
+    assert first[1:2] == second[1:] == ["fitted"]
+    assert first[2].startswith("ProcessError another process of this fit ended or does not answer, so this one ends")
+    assert (len(first), [process.returncode for process in both]) == (3, [0, 1])
+
+
+def test_a_process_that_hangs_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    """Before, it has waited for the monitor of the first one, which takes longer than a step may."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    printed = started(str(tmp_path / "script.py"), "hangs", "2").communicate(timeout=120)[0]  # until both have ended
+    words = sorted(line.partition(" ")[0] for line in printed.splitlines())
+    assert words == ["FitError", "FitError", "ProcessError", "fitted", "fitted"], printed
 
 
 def test_the_group_of_processes_is_left_once_and_leaving_none_is_nothing(tmp_path: Path) -> None:
