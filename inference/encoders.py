@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pp_simve.inference.tools import optional_module
+
 
 class MLPEncoder(nn.Sequential):
     """Fully connected encoder: image → hidden, ReLU after each layer.
@@ -129,10 +131,7 @@ def timm_encoder(image_shape: tuple[int, int, int], name: str, **options: Any) -
         ImportError: timm is not installed.
         ValueError: no such network, or an option that would load weights.
     """
-    try:
-        import timm  # here, because it takes as long to import as torch itself
-    except ImportError:
-        raise ImportError("networks of timm need timm: pip install 'pp_simve[timm]'") from None
+    timm = optional_module("timm", "timm", "an encoder of timm")
     if not timm.is_model(str(name)):
         near = difflib.get_close_matches(str(name), timm.list_models())
         hint = f"did you mean {', '.join(near)}? " if near else ""

@@ -1,4 +1,4 @@
-"""Optimizers by name: factories from parameters to an optimizer of torch, fused, without decay of norms and biases."""
+"""Optimizers by name: factories from parameters to an optimizer (fused: torch's), without decay of norms and biases."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from pp_simve.inference.tools import optional_module
 
 
 class OptimizerFactory(ABC):
@@ -65,6 +67,24 @@ class SGD(_Checked):
     def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         groups = decay_groups(parameters, self.weight_decay)
         return torch.optim.SGD(groups, self.lr, self.momentum, nesterov=self.nesterov, fused=True)
+
+
+@dataclass(frozen=True)
+class LARS(_Checked):
+    """Momentum with a learning rate for each layer, in proportion to the norm of its weights over that of its gradient
+    (You et al. 2017, arXiv 1708.03888); norms and biases have neither that nor decay. timm's, which it needs."""
+
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    trust_coeff: float = 0.001
+
+    def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        timm = optional_module("timm.optim", "timm", "LARS")
+        weights, others = decay_groups(parameters, self.weight_decay)
+        groups = [{**weights, "always_adapt": True}, others]
+        optimizer: torch.optim.Optimizer = timm.Lars(groups, self.lr, self.momentum, trust_coeff=self.trust_coeff)
+        return optimizer
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -1,11 +1,13 @@
-"""Small tools: pixel range, modes and gradients of modules, random state, whole files, memory at hand."""
+"""Small tools: pixel range, modes and gradients of modules, random state, optional packages, whole files, memory."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +66,18 @@ def random_state_kept(device: torch.device) -> Iterator[None]:
     """Context that restores the global random states, which Pyro draws from, at its end."""
     with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
         yield
+
+
+def optional_module(name: str, extra: str, use: str) -> Any:
+    """A module of an optional dependency.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError:
+        raise ImportError(f"{use} needs {name.partition('.')[0]}: pip install 'pp_simve[{extra}]'") from None
 
 
 def write_whole(path: Path, data: bytes | bytearray | memoryview) -> None:

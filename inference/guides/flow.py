@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pp_simve.inference.guides.amortized import GaussianGuide
 from pp_simve.inference.guides.base import Features
 from pp_simve.inference.guides.heads import feature_width
+from pp_simve.inference.tools import optional_module
 from pp_simve.models import Prior
 from pp_simve.models.schedules import Schedule
 
@@ -119,9 +120,6 @@ def _zuko() -> Any:
     """zuko, imported without its side effect: it turns the validation of all of torch's distributions off."""
     validates = torch.distributions.Distribution._validate_args
     try:
-        import zuko
-    except ImportError:
-        raise ImportError("FlowGuide needs zuko: pip install 'pp_simve[flows]'") from None
+        return optional_module("zuko", "flows", "FlowGuide")
     finally:
         torch.distributions.Distribution.set_default_validate_args(validates)
-    return zuko

@@ -144,7 +144,7 @@ class OptimizationOptions:
     batch_size: Count = None
     """Images a batch, over all devices; an incomplete last batch of an epoch is dropped (default: 128)."""
     optimizer: Text = None
-    """Optimizer: adam (default), "adamw(weight_decay=0.05)", "sgd(momentum=0.9)"; norms and biases do not decay."""
+    """Optimizer: adam (default), "adamw(weight_decay=0.05)", "sgd(momentum=0.9)", lars; norms, biases do not decay."""
     lr: Number = None
     """Learning rate (default: 0.002 for digits, else 0.001)."""
     schedule: Text = None

@@ -66,6 +66,7 @@ OPTIMIZERS: Named[optimizers.OptimizerFactory] = {
     "adam": optimizers.Adam,
     "adamw": optimizers.AdamW,
     "sgd": optimizers.SGD,
+    "lars": optimizers.LARS,
 }
 # Options may be parts themselves, built from their options alone.
 SCHEDULES: Named[inference.Schedule] = schedules.SCHEDULES

@@ -100,6 +100,7 @@ def test_wrong_names_and_values(
         (("--schedule", "cosine(warmup=2)"), "warmup is a fraction of all steps in [0, 1), got 2"),
         (("--optimizer", "adagrad"), "unknown optimizer 'adagrad'"),
         (("--optimizer", "adamw(decay=1)"), "options of adamw: weight_decay, betas"),
+        (("--optimizer", "lars(momentum=-1)"), "--optimizer lars(momentum=-1): Invalid momentum value: -1"),
         (("--optimizer", "sgd(momentum=-1)"), "--optimizer sgd(momentum=-1): Invalid momentum value: -1"),
         (("--colour", "red"), "--colour"),
         (("digits",), "digits"),

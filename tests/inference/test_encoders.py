@@ -129,5 +129,5 @@ def test_networks_that_timm_lacks_and_stored_weights_are_refused(options: dict[s
 
 def test_a_missing_timm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match=r"networks of timm need timm: pip install 'pp_simve\[timm\]'"):
+    with pytest.raises(ImportError, match=r"an encoder of timm needs timm: pip install 'pp_simve\[timm\]'"):
         timm_encoder((3, 32, 32), "test_vit")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pp_simve.inference import ELBO, AmortizedGuide, CheckpointError, CheckpointFile, Run, fit
-from pp_simve.inference.optimizers import SGD, Adam, AdamW
+from pp_simve.inference.optimizers import LARS, SGD, Adam, AdamW
 from pp_simve.inference.plan import FitError
 from pp_simve.models.schedules import SCHEDULES, WarmupCosine
 from pp_simve.testing.objective import read_backs
@@ -201,7 +202,23 @@ def test_named_optimizers_decay_neither_norms_nor_biases(make: Callable[[Any], t
     assert all(group["fused"] for group in optimizer.param_groups)
 
 
-@pytest.mark.parametrize("optimizer", [Adam(0.1), AdamW(0.1), SGD(0.1, momentum=0.9)])
+def test_lars_scales_the_steps_of_layers_and_those_of_biases_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = nn.Linear(1, 2)
+    before = {name: value.detach().clone() for name, value in layer.named_parameters()}
+    optimizer = LARS(0.5, weight_decay=0.1, trust_coeff=0.02)(layer.parameters())
+    gradient = torch.tensor([3.0, 4.0])
+    layer.weight.grad, layer.bias.grad = gradient[:, None].clone(), gradient.clone()
+    optimizer.step()
+    size = before["weight"].norm()
+    step = 0.5 * 0.02 * size / (5.0 + 0.1 * size) * (gradient[:, None] + 0.1 * before["weight"])
+    torch.testing.assert_close(layer.weight.detach(), before["weight"] - step)
+    torch.testing.assert_close(layer.bias.detach(), before["bias"] - 0.5 * gradient)
+    monkeypatch.setitem(sys.modules, "timm.optim", None)
+    with pytest.raises(ImportError, match="LARS needs timm: pip install"):
+        LARS(0.5)
+
+
+@pytest.mark.parametrize("optimizer", [Adam(0.1), AdamW(0.1), SGD(0.1, momentum=0.9), LARS(0.1)])
 def test_a_step_with_everything_set_reads_nothing_back(optimizer: Callable[[Any], torch.optim.Optimizer]) -> None:
     reads = []
     pair = fresh_pair()
