@@ -17,14 +17,14 @@ from pp_simve.inference.device import choose_device, device_name
 from pp_simve.inference.progress_bar import status
 from pp_simve.report import write_report
 from pp_simve.run.console import each_run
-from pp_simve.run.files import write_json
+from pp_simve.run.files import read_json, write_json
 from pp_simve.run.folder import FittedRun, load_once, source_commit
 from pp_simve.run.scores import evaluate_run, most_scored
 from pp_simve.run.tables import print_scores
 
 FILE = "evaluation.json"
 TRANSFER = "transfer.json"
-"""Of an evaluation on other data than those of the fit."""
+"""Of evaluations on other data than those of the fit."""
 
 
 def evaluate_runs(config: EvaluateConfig) -> int:
@@ -42,6 +42,7 @@ def evaluate_runs(config: EvaluateConfig) -> int:
     def evaluate_fitted(fitted: FittedRun, started: float) -> None:
         path = fitted.folder.path
         data, method = fitted.data, fitted.settings.method
+        kept = read_json(path / TRANSFER).get("on", {}) if config.on and (path / TRANSFER).exists() else {}
         bounded = effort.at_most(most_scored(fitted.settings, data))
         announce = partial(status, console)
         records = evaluate_run(fitted.program, fitted.viewing, data, "full", bounded, announce, fitted.untrained())
@@ -64,7 +65,7 @@ def evaluate_runs(config: EvaluateConfig) -> int:
         }
         console.print(f"{path}: {method} on {data.name}", markup=False, soft_wrap=True, style="bold")
         print_scores(records, console)
-        write_json(path / file, entries)
+        write_json(path / file, {"on": {**kept, data.name: entries}} if config.on else entries)
         write_report(fitted.folder)
         console.print(f"evaluated in {seconds:.1f} s, written to {path / file}\n", markup=False, soft_wrap=True)
 

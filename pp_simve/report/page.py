@@ -32,8 +32,8 @@ FOLDER = Path(__file__).parent
 def write_report(folder: RunFolder, embedding: Embedding | None = None) -> Path:
     """Writes report.html of a run from the files in its folder; what is missing is left out or marked as missing.
 
-    Commands that change a file of the folder (results.json, evaluation.json, diagnostics.json, figures) call it again
-    without an embedding: the map stays as it is.
+    Commands that change a file of the folder (results.json, evaluation.json, transfer.json, diagnostics.json, figures)
+    call it again without an embedding: the map stays as it is.
 
     Args:
         folder: has a config.json at least.
@@ -72,7 +72,7 @@ def check_report(folder: RunFolder, written: str) -> None:
 
 def _read(folder: RunFolder, replaced: str = "") -> dict[str, Any]:
     """What `page` shows of a run folder, without its metrics, and without a file that is to be replaced."""
-    files = [folder.path / f"{name}.json" for name in ("results", "evaluation", "diagnostics")]
+    files = [folder.path / f"{name}.json" for name in ("results", "evaluation", "transfer", "diagnostics")]
     entries = {path.stem: read_json(path) for path in files if path.exists() and path.name != replaced}
     kept = folder.path / MAP
     unused = OF_CHECKS if replaced == "diagnostics.json" else "/"
@@ -93,6 +93,7 @@ def page(
     embedding: Embedding | None = None,
     evaluation: Mapping[str, Any] | None = None,
     diagnostics: Mapping[str, Any] | None = None,
+    transfer: Mapping[str, Any] | None = None,
 ) -> str:
     """The whole page as HTML. All text is escaped, and scripts that are not the page's own are refused by its policy.
 
@@ -104,6 +105,7 @@ def page(
         embedding: what to draw a map of.
         evaluation: those of evaluation.json; None where the run was not evaluated in full.
         diagnostics: those of diagnostics.json; None where the posterior was not checked.
+        transfer: those of transfer.json; None where the run was not evaluated on other data.
     """
     from pp_simve.report import plots
 
@@ -111,6 +113,8 @@ def page(
     quick = score_tables.read_records(results, "results.json")
     full = {record.task for record in found}
     found += [record for record in quick or [] if record.task not in full]
+    on = (transfer or {}).get("on", {})
+    others = {name: score_tables.read_records(of, "transfer.json") or [] for name, of in on.items()}
     drawn = plots.map_of(embedding) if embedding is not None else None
     curves = plots.curves_of(history)
     items = {} if drawn is None else {"map-plot": drawn.item}
@@ -137,7 +141,7 @@ def page(
         config=settings.get("config", {}),
         results=results,
         tiles=score_tables.tiles(results or {}, found),
-        tasks=score_tables.by_task(found),
+        tasks=score_tables.by_task(found, others),
         unscored=(results or {}).get("scored") == "",  # --evaluate none
         without_records=found == [] and (results is not None or evaluation is not None),
         map=drawn,

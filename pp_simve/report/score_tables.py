@@ -1,4 +1,4 @@
-"""Tables of score records: one per task and modality, rows by probe, target and metric, columns by representation."""
+"""Tables of score records: one per task, data set and modality; rows are measures, columns representations."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Group:
 
 @dataclass
 class Table:
-    """Scores of one task and one modality.
+    """Scores of one task, on one data set, of one modality.
 
     Attributes:
         caption: what it shows.
@@ -68,15 +68,19 @@ def read_records(entries: Mapping[str, Any] | None, file: str) -> list[Record] |
         raise ConfigError(f"{file} is damaged ({error}); delete it, or run the command again that wrote it") from error
 
 
-def by_task(records: Iterable[Record]) -> dict[str, list[Table]]:
-    """Tables by task, in the order of `words.TASKS`, then tasks that it does not list."""
-    parts: dict[tuple[str, str], list[Record]] = {}
-    for record in distinct(list(records)):
-        parts.setdefault((record.task, record.modality), []).append(record)
-    tasks = dict.fromkeys([*words.TASKS, *(task for task, _ in parts)])
-    tables = {
-        task: [_table(task, modality, found) for (of, modality), found in parts.items() if of == task] for task in tasks
-    }
+def by_task(records: Sequence[Record], others: Mapping[str, Sequence[Record]] | None = None) -> dict[str, list[Table]]:
+    """Tables by task, in the order of `words.TASKS`, then tasks that it does not list.
+
+    Args:
+        records: of the data of the fit.
+        others: of other data, by their names.
+    """
+    parts: dict[tuple[str, str, str], list[Record]] = {}
+    for on, of_data in {"": records, **(others or {})}.items():
+        for record in distinct(of_data):
+            parts.setdefault((record.task, on, record.modality), []).append(record)
+    tasks = dict.fromkeys([*words.TASKS, *(task for task, *_ in parts)])
+    tables = {task: [_table(*key, found) for key, found in parts.items() if key[0] == task] for task in tasks}
     return {task: found for task, found in tables.items() if found}
 
 
@@ -101,8 +105,9 @@ def tiles(results: Mapping[str, Any], records: Iterable[Record]) -> list[tuple[s
     return found
 
 
-def _table(task: str, modality: str, records: Sequence[Record]) -> Table:
-    caption = f"{words.TASKS.get(task, (_spaced(task), ''))[0]}{f', from {modality} alone' if modality else ''}"
+def _table(task: str, on: str, modality: str, records: Sequence[Record]) -> Table:
+    heading = words.TASKS.get(task, (_spaced(task), ""))[0]
+    caption = _joined(heading, on and f"on {on}", modality and f"from {modality} alone")
     representations = list(dict.fromkeys(record.representation for record in records))
     table = Table(caption, [name or "score" for name in representations])
     at = {(record.probe, record.metric, record.target, record.representation): record for record in records}

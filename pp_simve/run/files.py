@@ -80,6 +80,12 @@ class Evaluation(TypedDict, total=False):
     records: list[dict[str, Any]]
 
 
+class Transfer(TypedDict, total=False):
+    """Content of transfer.json: evaluations on other data than those of the fit, by the name of the data."""
+
+    on: dict[str, Evaluation]
+
+
 class Table(TypedDict):
     """Rows of a check."""
 
@@ -115,7 +121,7 @@ CONTENTS: Mapping[str, Any] = {
     "config.json": Config,
     "results.json": Results,
     "evaluation.json": Evaluation,
-    "transfer.json": Evaluation,
+    "transfer.json": Transfer,
     "diagnostics.json": Diagnostics,
 }
 """Types of the entries by file name. Entries that are not listed are kept as they are: of a later version."""
@@ -133,7 +139,7 @@ def write_json(path: Path, entries: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The entries of config.json, results.json, evaluation.json or diagnostics.json of a run.
+    """The entries of one of the files in `CONTENTS`.
 
     Raises:
         ConfigError: the file is missing, damaged, changed after it was written, or holds anything else.

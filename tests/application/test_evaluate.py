@@ -262,23 +262,29 @@ def test_views_of_several_modalities(
 
 
 @pytest.mark.usefixtures("cheap")
-@pytest.mark.parametrize("on", ["npz:large.npz", "folder:photos"])
-def test_other_data_than_those_of_the_fit(
-    fitted: Path, folder: Path, capsys: pytest.CaptureFixture[str], on: str
-) -> None:
+def test_other_data_than_those_of_the_fit(fitted: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_npz(folder / "large.npz", (80, 30, 30))
     write_classes(folder / "photos", {"cat": 40, "dog": 40}, mode="L")
-    assert run(str(fitted), "--on", on) == 0, capsys.readouterr().err
-    entries, found = read_scores(fitted / "transfer.json")
-    assert entries["settings"]["data"] == on
-    assert entries["settings"]["images"] == {"train": 56, "validation": 8, "test": 16}
-    assert score(found, task="class", probe="linear", representation="content") is not None
-    few = select(found, task="few_labels", representation="content", metric="accuracy")
-    assert {one.target for one in few if one.value is not None} == {"1", "10"}
+    others = ["npz:large.npz", "folder:photos"]
+    for on in (*others, others[0]):  # again, in place of the first
+        assert run(str(fitted), "--on", on) == 0, capsys.readouterr().err
+    kept = read_json(fitted / "transfer.json")["on"]
+    assert sorted(kept) == sorted(others)
+    for on, entries in kept.items():
+        found = [Record.from_json(one) for one in entries["records"]]
+        assert entries["settings"]["data"] == on
+        assert entries["settings"]["images"] == {"train": 56, "validation": 8, "test": 16}
+        assert score(found, task="class", probe="linear", representation="content") is not None
+        few = select(found, task="few_labels", representation="content", metric="accuracy")
+        assert {one.target for one in few if one.value is not None} == {"1", "10"}
+        assert f"Class, on {on}" in (fitted / "report.html").read_text()
     assert not (fitted / FILE).exists()
     write_classes(folder / "color", {"cat": 10, "dog": 10})
     assert run(str(fitted), "--on", "folder:color") == 2
     assert "convert them to grayscale" in capsys.readouterr().err
+    (fitted / "transfer.json").write_text('{"on": 1}')
+    assert run(str(fitted), "--on", others[0]) == 2
+    assert "transfer.json is damaged (on is 1, expected an object); delete it" in capsys.readouterr().err
 
 
 def test_a_run_that_cannot_be_evaluated_does_not_stop_the_others(

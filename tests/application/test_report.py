@@ -204,7 +204,8 @@ def embedding(rows: int = 30, **changes: Any) -> Embedding:
 def whole() -> str:
     """A page with all that a page can have."""
     placed = {"UMAP": torch.randn(30, 2)}
-    return page(SETTINGS, RESULTS, HISTORY, FIGURES, embedding(placed=placed), entries(*FULL), CHECKS)
+    full = {"evaluation": entries(*FULL), "transfer": {"on": {"folder:<a>": entries(*QUICK[:1])}}}
+    return page(SETTINGS, RESULTS, HISTORY, FIGURES, embedding(placed=placed), diagnostics=CHECKS, **full)
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +275,7 @@ def test_scores_are_the_records(found: Page) -> None:
         return {row: [text for _, text in cells] for row, cells in found.tables[caption].items()}
 
     assert found.tables["Class"] == {"linear probe, accuracy": [(0.875, "87.5 %")] * 3}, "k-NN has no score"
+    assert found.tables["Class, on folder:<a>"] == {"linear probe, accuracy": [(0.9, "90.0 %")]}
     # No class is short of labels, which is not worth a row.
     assert shown("Class from few labels") == {
         "linear probe, accuracy, labels per class: 1": ["21.9 %", "21.9 ± 6.2 %", "21.9 %"],
@@ -511,10 +513,11 @@ def test_a_page_written_again_keeps_its_map_and_has_what_is_new(copied: RunFolde
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[1]", '{"records": 1, "checks": 1}', '{"records": [{"task": 1}], "checks": [1]}']
+    "content",
+    ["{", "[1]", '{"records": 1, "checks": 1, "on": 1}', '{"records": [{"task": 1}], "checks": [1], "on": {"a": 1}}'],
 )
 def test_a_damaged_file_is_named(copied: RunFolder, content: str, tmp_path: Path) -> None:
-    for name in ("evaluation.json", "diagnostics.json", "results.json"):
+    for name in ("evaluation.json", "transfer.json", "diagnostics.json", "results.json"):
         (copied.path / name).write_text(content)
         with pytest.raises(ConfigError, match=f"{name} is damaged .* run the command again that wrote it"):
             write_report(copied)
