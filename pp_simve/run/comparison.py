@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation.records import MEAN, by_name
@@ -20,7 +20,6 @@ from pp_simve.run.tables import UNDEFINED, digits
 if TYPE_CHECKING:  # takes half a second to import
     import pandas as pd
 
-Format = Literal["md", "csv", "latex", "json"]
 SUFFIXES = {"latex": "tex"}
 Moments = dict[str, float | None]
 """``mean`` and ``sd``."""
@@ -109,8 +108,8 @@ def paired_differences(scores: pd.DataFrame, measures: Sequence[str]) -> dict[st
 
 def write_table(
     out: Path, runs: Mapping[str, Sequence[Path]], title: str, notes: Sequence[str], *, evaluated: bool = False
-) -> dict[Format, str]:
-    """Writes table.md, .tex, .csv and .json of finished run folders, and runs.csv with a row a run; the texts.
+) -> dict[str, str]:
+    """Writes table.md, .tex, .csv and .json of finished run folders, and runs.csv with a row a run; texts by format.
 
     The bound is None for what is no bound. A measure that is undefined for one seed is undefined.
 
@@ -147,7 +146,7 @@ def write_table(
     if compared:
         tables.append(pd.DataFrame(apart, columns=[f"minus {rows[0]['label']}, seed by seed", *of_apart[1:]]))
     whole = {"title": title, "notes": notes, "rows": rows, "differences": compared}
-    texts: dict[Format, str] = {
+    texts = {
         "md": _markdown(tables, title, notes),
         "latex": "\n".join(_latex(table) for table in tables),
         # Measures become two columns each, NAME_mean and NAME_sd.
