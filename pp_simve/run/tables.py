@@ -72,7 +72,7 @@ MEASURES = (
         for k in (20, 200)
         for of, metric in (("", "accuracy"), (", top 5", "accuracy@5"))
     ),
-    Measure("class, {} labels each", "few_labels", "accuracy", "linear", sd="sd"),
+    Measure("class, {} labels each, %", "few_labels", "accuracy", "linear", sd="sd"),
     *(
         Measure(f"clusters, {words}{of}", "class", metric, f"clusters_{words[:4]}", digits)
         for words in ("diagonal", "full")

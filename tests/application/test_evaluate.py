@@ -435,7 +435,7 @@ def test_a_table_shows_what_is_defined() -> None:
     assert "class, linear probe 50.0 % –" in rows
     assert {"class, 20-NN, cosine 87.5 % –", "class, 20-NN, cosine, top 5 93.8 % –"} < rows
     assert {f"relative, {of}, R², MLP 0.500 –" for of in ("crop", "scale", "mean")} < rows
-    assert "class, 1 label each 25.0 ± 12.5 –" in rows
+    assert "class, 1 label each, % 25.0 ± 12.5 –" in rows
     assert "attributes, mean, AUC 0.750 –" in rows
     assert "uniformity 0.000 –" in rows
     assert "reconstruction, MSE 1,234.5000" in rows
