@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pp_simve.evaluation.probes.base import checked, checked_classes, checked_grid
-from pp_simve.evaluation.records import REPRESENTATIONS
+from pp_simve.evaluation.records import REPRESENTATIONS, without_width
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.tools import evaluation_mode
 from pp_simve.models import PlainViews
@@ -77,7 +77,7 @@ class OnlineProbe:
     def _start(self, features: Tensor) -> None:
         width, classes = features.shape[1], len(self.classes)
         if not width:
-            raise ValueError(f"{self.representation} has no width under this prior; probe another representation")
+            raise ValueError(without_width(self.representation))
         self._positions = self._positions.to(features.device)
         self._every = torch.arange(classes, device=features.device)
         self.weight, self.bias = features.new_zeros(classes, width), features.new_zeros(classes)

@@ -110,6 +110,11 @@ def chance_of(metric: str) -> str:
     return f"{_CHANCE[name]}{at}{rank}" if name in _CHANCE else ""
 
 
+def without_width(representation: str) -> str:
+    """The message for a representation without axes, such as content where a prior shares nothing between views."""
+    return f"{representation} has no width under this prior; choose another representation, such as z"
+
+
 def by_name(records: Iterable[Record]) -> dict[str, float]:
     """The defined values under names such as ``z/class/linear/accuracy``, for trackers of experiments."""
     found = {}

@@ -14,7 +14,7 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from pp_simve.evaluation.probes.base import checked_grid
-from pp_simve.evaluation.records import REPRESENTATIONS
+from pp_simve.evaluation.records import REPRESENTATIONS, without_width
 from pp_simve.inference.guides.base import Guide
 from pp_simve.inference.images import as_images
 from pp_simve.inference.tools import evaluation_mode
@@ -111,7 +111,7 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             raise ValueError(f"{error}. For rows set image_shape=(channel, height, width)") from error
         features = [part.float().cpu().numpy() for part in parts]
         if not features[0].shape[1]:
-            raise ValueError(f"{self.representation} has no width under the guide's prior; choose another")
+            raise ValueError(without_width(self.representation))
         return np.concatenate(features)
 
     def __sklearn_tags__(self) -> Tags:

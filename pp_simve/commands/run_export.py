@@ -66,7 +66,7 @@ def _features(run: LoadedRun, names: list[str], images: Tensor) -> FeatureModule
     module = FeatureModule(run.guide, names).eval()
     for name, values in zip(names, module(images), strict=True):
         if not values.shape[-1]:
-            raise ConfigError(absent(name, values, run))
+            raise ConfigError(absent(name, values))
     return module
 
 

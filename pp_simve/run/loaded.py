@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from pp_simve.data import DataShape, ImageData, ImageShape, Split
 from pp_simve.data.load import SplitName, load_images
 from pp_simve.errors import ConfigError, unknown_name
-from pp_simve.evaluation.records import REPRESENTATIONS
+from pp_simve.evaluation.records import REPRESENTATIONS, without_width
 from pp_simve.inference.augmentations import draw_views
 from pp_simve.inference.embedding import view_features
 from pp_simve.inference.guides.base import ImagesLike
@@ -117,7 +117,7 @@ class LoadedRun(Program):
             for name, of_name in parts.items():
                 values = found[name]
                 if values is None or not values.shape[-1]:
-                    raise ConfigError(absent(name, values, self))
+                    raise ConfigError(absent(name, values))
                 of_name.append(values.float().cpu().numpy())
             progress(stop, source.n_images)
         return source.about | {name: np.concatenate(of_name) for name, of_name in parts.items()}
@@ -274,8 +274,8 @@ def check_names(names: Iterable[str]) -> None:
         raise ConfigError(unknown_name("representation", unknown[0], REPRESENTATIONS))
 
 
-def absent(name: str, values: Tensor | None, run: LoadedRun) -> str:
+def absent(name: str, values: Tensor | None) -> str:
     """The message for a representation that the program does not have."""
     if values is None:
         return "there is a backbone for each modality; embed the images of one, {modality: images}, or another part"
-    return f"{name.removesuffix('_sd')} has no width under {type(run.model.prior).__name__}; choose another, such as z"
+    return without_width(name.removesuffix("_sd"))

@@ -170,7 +170,11 @@ ROWS = pixels().reshape(10, -1)
 REFUSED: list[tuple[Embedding, Any, str]] = [
     (Embedding(Moments(), "zed"), pixels(), "unknown representation 'zed'; known are backbone, z, content, style"),
     (Embedding(Moments(), batch_size=0), pixels(), "batch_size must be one or more numbers >= 1"),
-    (Embedding(unshared_guide(), "content"), pixels(), "content has no width under the guide's prior; choose another"),
+    (
+        Embedding(unshared_guide(), "content"),
+        pixels(),
+        "content has no width under this prior; choose another representation, such as z",
+    ),
     (Embedding(Moments(), image_shape=(3, 4, 4)), pixels(), r"shape \(image, 3, 4, 4\), got \(10, 1, 8, 8\)"),
     (Embedding(Moments(), image_shape=(3, 4, 4)), ROWS, r"rows have 64 numbers, but image_shape=\(3, 4, 4\) means 48"),
     (Embedding(Moments()), pixels()[:, 0], r"got \(10, 8, 8\); .* the channel to gray images, images\[:, None\]"),
