@@ -219,7 +219,7 @@ def build(settings: Settings, shape: DataShape) -> Program:
         ConfigError: an unknown name, or a part that does not fit.
     """
     shapes = shapes_of(settings, shape)
-    if settings.method == FROM_PYTHON:
+    if settings.method == FROM_PYTHON and not settings.optimizer:  # with one it was typed
         raise ConfigError(
             "the run's programs were built in Python, and how is not stored: pass them, load_run(path, model=..., "
             "guide=...), or save the run with build=, a function of the image shape in a module of yours"

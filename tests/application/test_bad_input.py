@@ -23,6 +23,7 @@ Refused = Callable[..., str]
     [
         (("--data", "digit"), ("unknown data 'digit'; did you mean 'digits'?", "npz:FILE")),
         (("--data", "folder:missing"), ("missing does not exist", "folder of images")),
+        (("--method", "python"), ("unknown method 'python'", "simve, vae")),
         (("--method", "simvae"), ("unknown method 'simvae'; did you mean 'simve'?", "simve, vae")),
         (("--prior", "gausian"), ("unknown prior 'gausian'; did you mean 'gaussian'?", "flat, mixture")),
         (("--prior", "[bold]x"), ("unknown prior '[bold]x'",)),  # which rich would take for markup
