@@ -87,16 +87,17 @@ class EmbedConfig(OneRunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        names = self.names
         if self.out.suffix not in (".npz", ".npy", ".parquet"):
             raise ConfigError(f"--out {self.out} must end in .npz, .npy or .parquet")
-        if self.out.suffix == ".npy" and (len(self.names) > 1 or self.draws):
+        if self.out.suffix == ".npy" and (len(names) > 1 or self.draws):
             raise ConfigError(f"--out {self.out} holds one array: give one of --what and no --draws, or a .npz file")
         check_place(self.out)
 
     @property
     def names(self) -> list[str]:
         """The features."""
-        return [name.strip() for name in self.what.split(",")]
+        return names_in(self.what)
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class ExportConfig(OneRunOptions):
             )
         if self.out is not None:
             check_place(self.out)
+        names_in(self.what or "z")
 
     @property
     def place(self) -> Path:
@@ -129,7 +131,15 @@ class ExportConfig(OneRunOptions):
     @property
     def names(self) -> list[str]:
         """The outputs."""
-        return [name.strip() for name in (self.what or "backbone,content").split(",")]
+        return names_in(self.what or "backbone,content")
+
+
+def names_in(what: str) -> list[str]:
+    """The names in a text that separates them by commas; refuses an empty one."""
+    names = [name.strip() for name in what.split(",")]
+    if "" in names:
+        raise ConfigError(f"name {names.index('') + 1} of --what {what!r} is empty; expected such as content,z")
+    return names
 
 
 def check_place(out: Path) -> None:

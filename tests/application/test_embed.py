@@ -176,7 +176,7 @@ def test_wrong_images_and_arguments(images: Any, options: dict[str, Any], error:
 @pytest.mark.parametrize(
     ("flags", "options", "words"),
     [
-        ({"method": "vae"}, {}, "content has no width under StandardPrior; choose another, such as z"),
+        ({"method": "vae"}, {}, "content has no width under this prior; choose another representation, such as z"),
         ({"method": "simclr"}, {"draws": 5}, "DeltaGuide has no posterior standard deviations"),
     ],
 )
@@ -243,6 +243,10 @@ def test_the_size_of_files_can_be_given(finished_run: Path, folder: Path) -> Non
         (["--out", "f.npz", "--data", "npz:gone.npz"], "gone.npz does not exist"),
         (["--out", "f.npz", "--data", "large.npz"], "--image-size 16x16"),
         (["--out", "f.npz", "--what", "styel"], "unknown representation 'styel'; did you mean 'style'?"),
+        (
+            ["--out", "f.npz", "--what", "z,,content"],
+            "name 2 of --what 'z,,content' is empty; expected such as content,z",
+        ),
         (["--out", "f.npz", "--views", "0"], "views must be at least 1, got 0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
