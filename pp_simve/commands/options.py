@@ -56,9 +56,8 @@ class OneRunOptions(ReadingOptions):
     @property
     def reading(self) -> dict[str, Any]:
         """Options of `load_images` that were given."""
-        given = reading_options(self).items()
         root = {} if self.data_root is None else {"root": self.data_root}
-        return root | {name: value for name, value in given if value != getattr(ReadingOptions, name)}
+        return root | reading_options(self)
 
 
 @dataclass(frozen=True)

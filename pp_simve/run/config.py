@@ -21,6 +21,10 @@ Count = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=""
 LatentCount = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="", aliases=("--latent",))]
 Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
 Size = Annotated[int | str | None, tyro.conf.arg(metavar="N|HxW", help_behavior_hint="")]
+Resize = Annotated[
+    Literal["auto", "squash", "crop", "pad"] | None,
+    tyro.conf.arg(metavar="{auto,squash,crop,pad}", help_behavior_hint=""),
+]
 Devices = Annotated[int | Literal["auto"] | None, tyro.conf.arg(metavar="INT|auto", help_behavior_hint="")]
 Place = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
@@ -68,18 +72,18 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """How images are read."""
+    """How images are read; what is not given is by default as `Settings` has it, or as it was in the fit of a run."""
 
     image_size: Size = None
     """Side to resize images to, in pixels, or HEIGHTxWIDTH (default: as they are; celeba 64)."""
-    resize: Literal["auto", "squash", "crop", "pad"] = "auto"
-    """Resizing: squash, crop (the largest central part) or pad; auto is squash (celeba: crop)."""
-    background: str = "white"
-    """Color behind transparent pixels and of padding, such as black or #808080."""
-    range: str = "auto"
-    """Pixel range: MIN,MAX (values of black and white), 16bit (0 to 65535 above 8 bits), auto (by the type)."""
-    layout: str = "auto"
-    """Layout of arrays: chw or hwc where both are possible, or the shape of flattened images, such as 28x28."""
+    resize: Resize = None
+    """Resizing: squash, crop (the largest central part) or pad; auto (default) is squash (celeba: crop)."""
+    background: Text = None
+    """Color behind transparent pixels and of padding, such as black or #808080 (default: white)."""
+    range: Text = None
+    """Pixel range: MIN,MAX (black and white), 16bit (0 to 65535 above 8 bits), auto (default: by the type)."""
+    layout: Text = None
+    """Layout of arrays: chw or hwc where both are possible, the shape of flat images, such as 28x28, auto (default)."""
     skip_bad: Flag = False
     """Skip images that cannot be decoded instead of stopping."""
 

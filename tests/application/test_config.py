@@ -47,17 +47,18 @@ def configs(draw: st.DrawFn) -> FitConfig:
                 "schedule",
                 "probe",
                 "init",
+                *("background", "range", "layout"),
             ),
             texts,
         ),
+        "resize": st.sampled_from(["auto", "squash", "crop", "pad"]),
         **dict.fromkeys(("lr", "epochs", "clip_norm", "checkpoint_minutes"), numbers),
         "ema": st.floats(0, 1, exclude_min=True, exclude_max=True),
         **dict.fromkeys(("out", "resume"), places),
     }
     always: dict[str, st.SearchStrategy[Any]] = {
-        **dict.fromkeys(("data", "background", "range", "layout"), texts),
+        "data": texts,
         "method": texts.filter(lambda text: ":" not in text),  # others are functions of a user's own
-        "resize": st.sampled_from(["auto", "squash", "crop", "pad"]),
         "evaluate": st.sampled_from(["quick", "none"]),
         **dict.fromkeys(("skip_bad", "trust_parts", "quiet"), st.booleans()),
         "seed": st.integers(0, 2**31),

@@ -14,11 +14,13 @@ from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
 from pp_simve import embed, export, load_data, load_run
+from pp_simve.commands.options import EmbedConfig, ExportConfig
 from pp_simve.data import DataError, DataShape
 from pp_simve.errors import ConfigError
 from pp_simve.evaluation.tasks.classes import contents_of_views
 from pp_simve.inference.images import ImagesError
 from pp_simve.run.config import FitConfig
+from pp_simve.run.console import parsed
 from pp_simve.run.loaded import LoadedRun
 from pp_simve.run.methods import build
 
@@ -231,6 +233,16 @@ def test_the_size_of_files_can_be_given(finished_run: Path, folder: Path) -> Non
     large = str(folder / "large.npz")
     assert run(str(finished_run), "--data", large, "--out", "f.npy", "--image-size", "16", "--device", "cpu") == 0
     assert np.load("f.npy").shape == (3, 8)
+
+
+@pytest.mark.parametrize("config", [EmbedConfig, ExportConfig])
+def test_flags_of_reading_that_are_given_replace_those_of_the_fit(config: type[EmbedConfig | ExportConfig]) -> None:
+    """Also with the value that is the default of a fit, whose own was another."""
+    assert parsed(config, ["run"], "embed").reading == {}
+    given = {"resize": "auto", "background": "white", "range": "auto", "layout": "auto"}
+    flags = [f"--{name}={value}" for name, value in given.items()]
+    assert parsed(config, ["run", *flags], "embed").reading == given
+    assert FitConfig(**given).resolve(DataShape((1, 6, 6))) == FitConfig().resolve(DataShape((1, 6, 6)))
 
 
 @pytest.mark.parametrize(
