@@ -23,6 +23,13 @@ MEAN = "mean"
 MULTIPLE = "multiple_of_z"
 """Metric of the record of a representation that is, for single views, z times a number."""
 
+CLEAN, AUGMENTED = "clean images", "augmented views"
+OF_VIEWS = {
+    *("view", "relative_view", "several_views"),
+    *("alignment", "uniformity", "infonce_bound", "infonce_ceiling", "infonce_pairs", "prior_information"),
+}
+"""Tasks, and metrics of others, whose scores are of augmented views."""
+
 _CHANCE = {"accuracy": "chance", "balanced_accuracy": "chance_balanced", "recall": "chance"}
 
 NOT_APPLICABLE, FAILED = "not applicable: ", "failed: "
@@ -58,6 +65,13 @@ class Record:
     target: str = ""
     modality: str = ""
     note: str = ""
+
+    @property
+    def images(self) -> str:
+        """What the score is of, in words: clean images, augmented views, or both."""
+        if self.task == "disentanglement":
+            return f"{CLEAN} and {AUGMENTED}"
+        return CLEAN if OF_VIEWS.isdisjoint((self.task, self.metric)) else AUGMENTED
 
     def to_json(self) -> dict[str, Any]:
         """Plain values by name; a value that is not finite becomes None."""

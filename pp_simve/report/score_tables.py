@@ -1,4 +1,4 @@
-"""Tables of score records: one per task, data set and modality; rows are measures, columns representations."""
+"""Tables of score records: one per task, data set, modality and kind of images, with a column a representation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pp_simve.errors import ConfigError
-from pp_simve.evaluation.records import Record, chance_of, distinct
+from pp_simve.evaluation.records import CLEAN, Record, chance_of, distinct
 from pp_simve.report import words
 from pp_simve.run.numbers import COUNTS, plain, score
 
@@ -39,7 +39,7 @@ class Group:
 
 @dataclass
 class Table:
-    """Scores of one task, on one data set, of one modality.
+    """Scores of one task, on one data set, of one modality, of clean images or of augmented views.
 
     Attributes:
         caption: what it shows.
@@ -75,10 +75,10 @@ def by_task(records: Sequence[Record], others: Mapping[str, Sequence[Record]] | 
         records: of the data of the fit.
         others: of other data, by their names.
     """
-    parts: dict[tuple[str, str, str], list[Record]] = {}
+    parts: dict[tuple[str, str, str, str], list[Record]] = {}
     for on, of_data in {"": records, **(others or {})}.items():
         for record in distinct(of_data):
-            parts.setdefault((record.task, on, record.modality), []).append(record)
+            parts.setdefault((record.task, on, record.modality, record.images), []).append(record)
     tasks = dict.fromkeys([*words.TASKS, *(task for task, *_ in parts)])
     tables = {task: [_table(*key, found) for key, found in parts.items() if key[0] == task] for task in tasks}
     return {task: found for task, found in tables.items() if found}
@@ -101,13 +101,14 @@ def tiles(results: Mapping[str, Any], records: Iterable[Record]) -> list[tuple[s
         loss = results["bound"].get("loss")
         name = "ELBO" if results.get("is_bound") else "ELBO (not a bound)"
         bound = None if loss is None else -loss
-        found.append((f"{name}, nats per image", bound, plain(bound), "of unseen images; higher is better"))
+        found.append((f"{name}, nats per image", bound, plain(bound), "of views of unseen images; higher is better"))
     return found
 
 
-def _table(task: str, on: str, modality: str, records: Sequence[Record]) -> Table:
+def _table(task: str, on: str, modality: str, images: str, records: Sequence[Record]) -> Table:
     heading = words.TASKS.get(task, (_spaced(task), ""))[0]
-    caption = _joined(heading, on and f"on {on}", modality and f"from {modality} alone")
+    of_images = "" if images == CLEAN else images
+    caption = _joined(heading, of_images, on and f"on {on}", modality and f"from {modality} alone")
     representations = list(dict.fromkeys(record.representation for record in records))
     table = Table(caption, [name or "score" for name in representations])
     at = {(record.probe, record.metric, record.target, record.representation): record for record in records}

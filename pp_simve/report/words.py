@@ -104,9 +104,9 @@ PROBES = {
 
 METRICS = {
     "r2": ("R²", ""),
-    "mean_r2": ("mean R²", "over the view parameters; 1 is exact, 0 is no better than the mean"),
-    "linear": ("linear probe", "accuracy on test images"),
-    "knn": ("k-NN", "accuracy of the nearest training images"),
+    "mean_r2": ("mean R²", "over the parameters of augmented views; 1 is exact, 0 is no better than the mean"),
+    "linear": ("linear probe", "accuracy on clean test images"),
+    "knn": ("k-NN", "accuracy of the nearest training images, all clean"),
     "accuracy@5": ("top-5 accuracy", "the class is among the five with most votes"),
     "auc": ("AUC", ""),
     "nmi": ("NMI", ""),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pp_simve.errors import ConfigError
-from pp_simve.evaluation.records import MEAN, by_name
+from pp_simve.evaluation.records import AUGMENTED, CLEAN, MEAN, by_name
 from pp_simve.inference.augmentations import PARAMETER_GROUPS
 from pp_simve.inference.tools import write_whole
 from pp_simve.run.files import read_json
@@ -26,18 +26,19 @@ Moments = dict[str, float | None]
 
 
 class Measure(NamedTuple):
-    """A column that varies with the seed: its heading, its digits, and `by_name` of its score."""
+    """A column that varies with the seed: heading, digits, `by_name` of its score, whether it is of augmented views."""
 
     heading: str
     digits: int = 3
     name: str = ""
+    of_views: bool = False
 
 
 MEASURES = {
     "linear": Measure("class, linear"),
     "knn": Measure("class, k-NN"),
-    "mean_r2": Measure("views, mean R²"),
-    "bound": Measure("bound, nats a view", 2),
+    "mean_r2": Measure("views, mean R²", of_views=True),
+    "bound": Measure("bound, nats a view", 2, of_views=True),
     "chance": Measure("class, commonest", name="PRIMARY/class/linear/chance"),
     "pixels": Measure("pixels: class, linear", name="pixels/class/linear/accuracy"),
     "untrained": Measure("untrained: class, linear", name="untrained/class/linear/accuracy"),
@@ -46,18 +47,20 @@ MEASURES = {
     "class_200nn": Measure("backbone: class, 200-NN", name="backbone/class/knn_200_cosine/accuracy"),
     "class_10_labels": Measure("class, 10 labels", name="PRIMARY/few_labels/linear/10/accuracy"),
     "clusters": Measure("clusters", name="PRIMARY/class/clusters_full/accuracy"),
-    "views_mlp_r2": Measure("views, MLP R²", name="z/view/mlp/mean/r2"),
+    "views_mlp_r2": Measure("views, MLP R²", name="z/view/mlp/mean/r2", of_views=True),
     **{
-        f"relative_{of}_r2": Measure(f"backbone: relative {of}, R²", name=f"backbone/relative_view/mlp/{of}/r2")
+        f"relative_{of}_r2": Measure(
+            f"backbone: relative {of}, R²", name=f"backbone/relative_view/mlp/{of}/r2", of_views=True
+        )
         for of in (MEAN, *PARAMETER_GROUPS)
     },
-    "views_auc": Measure("views, AUC", name="z/view/logistic/mean/auc"),
+    "views_auc": Measure("views, AUC", name="z/view/logistic/mean/auc", of_views=True),
     "attributes_auc": Measure("attributes, AUC", name="z/attributes/logistic/mean/auc"),
     "handwriting_r2": Measure("handwriting, R²", name="z/handwriting/ridge/mean/r2"),
-    "content_lacks_views": Measure("content lacks view", name="disentanglement/content_lacks_views"),
+    "content_lacks_views": Measure("content lacks view", name="disentanglement/content_lacks_views", of_views=True),
     "style_lacks_class": Measure("style lacks class", name="disentanglement/style_lacks_class"),
     "effective_rank": Measure("rank of z", 1, "z/information/effective_rank"),
-    "infonce": Measure("I(z; z') ≥, nats", 2, "z/information/infonce_bound"),
+    "infonce": Measure("I(z; z') ≥, nats", 2, "z/information/infonce_bound", of_views=True),
     "bits_per_dim": Measure("bits/dim ≤", name="generation/bits_per_dim"),
     "seconds_per_epoch": Measure("s an epoch", 2),
     "peak_memory_mb": Measure("peak MB", 0),
@@ -139,7 +142,12 @@ def write_table(
             }
         )
     compared = paired_differences(scores, [name for name in shown if name not in COSTS])
-    notes = [*notes, *(f"{path}: {warning}" for path in scores["run"] for warning in warnings(Path(path)))]
+    of_views = [MEASURES[name].heading for name in shown if MEASURES[name].of_views]
+    notes = [
+        f"of {AUGMENTED}: {'; '.join(of_views)}. Other scores are of {CLEAN}",
+        *notes,
+        *(f"{path}: {warning}" for path in scores["run"] for warning in warnings(Path(path))),
+    ]
     cells, headings = _cells(rows)
     apart, of_apart = _cells([{"label": label, **moments} for label, moments in compared.items()])
     tables = [pd.DataFrame(cells, columns=headings)]

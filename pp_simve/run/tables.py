@@ -121,10 +121,10 @@ WHOLE = (
 def print_scores(records: Sequence[Record], console: Console) -> None:
     """Tables of the scores, then what has none and why."""
     records = distinct(records)
-    for modality in dict.fromkeys(record.modality for record in records):
-        of_modality = select(records, modality=modality)
-        title = f"test split, from {modality} alone" if modality else "test split"
-        for table in (*representation_tables(title, of_modality), program_table(title, of_modality)):
+    for modality, images in dict.fromkeys((record.modality, record.images) for record in records):
+        found = [record for record in select(records, modality=modality) if record.images == images]
+        title = f"test split, {images}" + (f", from {modality} alone" if modality else "")
+        for table in (*representation_tables(title, found), program_table(title, found)):
             if table.row_count:
                 console.print(table, "", sep="\n")
     for line in notes(records):

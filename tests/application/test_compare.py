@@ -156,6 +156,7 @@ def test_a_table_of_known_scores(folder: Path, capsys: pytest.CaptureFixture[str
     assert lines[2][6:12] == ["1.50 ± 0.00", "1,000 ± 0", "2.5", "32", "12,345", "3"]
     assert lines[3][5] == "–"
     assert text.startswith("digits (images ")
+    assert "- of augmented views: views, mean R²; bound, nats a view. Other scores are of clean images\n" in text
     assert text in capsys.readouterr().out
 
 

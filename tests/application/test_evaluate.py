@@ -132,6 +132,17 @@ def test_the_tables_of_an_evaluation(evaluated: Evaluated) -> None:
     assert any("effective rank" in line and f"{rank:.1f}" in line for line in lines)
     # Content and style are multiples of z; a second table has two baselines and chance.
     assert [line.count("%") for line in lines if "class, linear probe" in line] == [2, 3]
+    titles = [line.strip() for line in lines if line.startswith("test split")]
+    assert titles == [
+        *("test split, clean images", "test split, clean images, to compare with", "test split, clean images"),
+        *("test split, augmented views", "test split, augmented views, to compare with", "test split, augmented views"),
+    ]
+    at = {name: next(place for place, line in enumerate(lines) if name in line) for name in ("effective rank", *titles)}
+    assert (
+        at["effective rank"]
+        < at["test split, augmented views"]
+        < lines.index(next(x for x in lines if "uniformity" in x))
+    )
     assert any("class, 10 labels each" in line and line.count("±") == 2 for line in lines)
     assert evaluated.out.count("\ncontent, style: z of a single view times a number") == 1
     kl = [record.value for record in select(evaluated.records, metric="kl")]
@@ -434,10 +445,10 @@ def test_a_table_shows_what_is_defined() -> None:
     rows = {" ".join(line.split()) for line in text.getvalue().splitlines()}
     assert "class, linear probe 50.0 % –" in rows
     assert {"class, 20-NN, cosine 87.5 % –", "class, 20-NN, cosine, top 5 93.8 % –"} < rows
-    assert {f"relative, {of}, R², MLP 0.500 –" for of in ("crop", "scale", "mean")} < rows
+    assert {f"relative, {of}, R², MLP 0.500" for of in ("crop", "scale", "mean")} < rows
     assert "class, 1 label each, % 25.0 ± 12.5 –" in rows
     assert "attributes, mean, AUC 0.750 –" in rows
-    assert "uniformity 0.000 –" in rows
+    assert "uniformity 0.000" in rows
     assert "reconstruction, MSE 1,234.5000" in rows
     assert not any("class, MLP" in row or "crop_top" in row or "Smiling" in row for row in rows)
     assert "class linear of content; class mlp of z: failed: <it>" in rows

@@ -154,6 +154,7 @@ FULL = [
     *(Record("attributes", "auc", 0.75, "z", "logistic", f"a_{place}") for place in range(13)),
     Record("information", "width", 8, "z"),
     Record("information", "effective_rank", 12.34, "z"),
+    Record("information", "alignment", 0.25, "z"),
     Record("generation", "mse", 0.0125, note="of colors"),
     Record("zero_shot", "balanced_accuracy", 0.25, "content", target="upper to lower"),
     Record("zero_shot", "chance_balanced", 0.1, "content", target="upper to lower"),
@@ -280,7 +281,7 @@ def test_scores_are_the_records(found: Page) -> None:
     assert shown("Class from few labels") == {
         "linear probe, accuracy, labels per class: 1": ["21.9 %", "21.9 ± 6.2 %", "21.9 %"],
     }
-    assert found.tables["View parameters"] == {
+    assert found.tables["View parameters, augmented views"] == {
         "ridge regression, R²: rotation": [(-0.125, "−0.125")],
         "ridge regression, R²: mean": [(0.5, "0.500")],
     }
@@ -289,8 +290,10 @@ def test_scores_are_the_records(found: Page) -> None:
     assert shown("Information and collapse") == {"width": ["8"], "effective rank": ["12.3"]}
     assert shown("Zero-shot classification") == {"balanced accuracy, upper to lower": ["25.0 % (chance 10.0 %)"]}
     assert shown("a new task") == {"a new metric": ["1.500"]}
-    assert shown("Separation of content and style, from upper alone") == {"mean": ["0.500"]}
-    assert shown("Separation of content and style, from lower alone") == {"mean": ["0.250"]}
+    assert shown("Information and collapse, augmented views") == {"alignment of two views": ["0.250"]}
+    separation = "Separation of content and style, clean images and augmented views"
+    assert shown(f"{separation}, from upper alone") == {"mean": ["0.500"]}
+    assert shown(f"{separation}, from lower alone") == {"mean": ["0.250"]}
     assert shown("Retrieval across modalities"), "a task that only results.json has"
 
 
