@@ -112,16 +112,7 @@ class GroupLikelihood(nn.Module, ABC):
             ValueError: a single view, which has no other to be found among candidates; in training mode, a single
                 image, because there are no other images to compare with; fewer axes than ``width``.
         """
-        views = z.shape[-3]
-        if views < 2:
-            raise ValueError("the group likelihood compares views of an image, so it needs 2 views or more; got 1")
-        embedded = z[..., : self._compared(z.shape[-1])]
-        if self.projection:
-            if self.head is None:
-                raise ValueError("the projection head is built by connect(width of z), which SimVE(group=...) calls")
-            embedded = apply_network(self.head, embedded, event_dim=1)
-        if self.unit_norm:
-            embedded = functional.normalize(embedded, dim=-1)
+        embedded = self.embed(z)
         # Evaluation runs on one process, which would wait for the others forever.
         candidates, first = gathered(embedded, dim=-2) if self.training else (embedded, 0)
         if self.training and candidates.shape[-2] < 2:
@@ -129,7 +120,37 @@ class GroupLikelihood(nn.Module, ABC):
                 "the group likelihood compares views of different images, so it needs batches of 2 images or more; "
                 "got 1 (--batch-size)"
             )
+        return self.among(embedded, candidates, first)
+
+    def embed(self, z: Tensor) -> Tensor:
+        """z as it is compared: its first axes, through the projection head, on the sphere."""
+        embedded = z[..., : self._compared(z.shape[-1])]
+        if self.projection:
+            if self.head is None:
+                raise ValueError("the projection head is built by connect(width of z), which SimVE(group=...) calls")
+            embedded = apply_network(self.head, embedded, event_dim=1)
+        return functional.normalize(embedded, dim=-1) if self.unit_norm else embedded
+
+    def among(
+        self, embedded: Tensor, candidates: Tensor, first: int, negatives: Tensor | None = None
+    ) -> tuple[dist.Independent, Tensor]:
+        """What `forward` returns, for embeddings and candidates that `embed` has made.
+
+        Args:
+            embedded: of the images of this process, shape ``(..., view, image, width)``.
+            candidates: of the images of all processes, shape ``(..., view, images of all processes, width)``.
+            first: the place of the first image of this process among them.
+            negatives: further candidates, of no image of the batch, shape ``(candidate, width)``.
+
+        Raises:
+            ValueError: a single view.
+        """
+        if embedded.shape[-3] < 2:
+            raise ValueError("the group likelihood compares views of an image, so it needs 2 views or more; got 1")
         logits, groups = self._compare(embedded, candidates, first)
+        if negatives is not None:
+            further = self._log_densities(embedded, negatives).unsqueeze(-2)
+            logits = torch.cat([logits, further.expand(*logits.shape[:-1], -1)], -1)
         return dist.Categorical(logits=logits).to_event(1), groups
 
     def _compared(self, axes: int) -> int:

@@ -31,6 +31,7 @@ from pp_simve.inference import Guide as Guide
 from pp_simve.inference import InstanceDiscrimination as InstanceDiscrimination
 from pp_simve.inference import MappedImages as MappedImages
 from pp_simve.inference import MLPEncoder as MLPEncoder
+from pp_simve.inference import MoCo as MoCo
 from pp_simve.inference import Objective as Objective
 from pp_simve.inference import PointGuide as PointGuide
 from pp_simve.inference import ResidualEncoder as ResidualEncoder

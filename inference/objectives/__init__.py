@@ -10,6 +10,7 @@ from pp_simve.inference.objectives.decoder_free import DecoderFreeELBO
 from pp_simve.inference.objectives.elbo import ELBO
 from pp_simve.inference.objectives.entropies import EntropyEstimate, GaussianEntropy, KernelEntropy, VICRegEntropy
 from pp_simve.inference.objectives.importance import IWAE
+from pp_simve.inference.objectives.moco import MoCo
 from pp_simve.inference.objectives.prototypes import InstanceDiscrimination, SwAV
 from pp_simve.inference.tracing import ProgramError
 
@@ -27,6 +28,7 @@ __all__ = [
     "GaussianEntropy",
     "InstanceDiscrimination",
     "KernelEntropy",
+    "MoCo",
     "Objective",
     "ProgramError",
     "SwAV",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pp_simve.inference.objectives.base import Objective
-from pp_simve.inference.objectives.embeddings import check_observes_nothing, latents_of_views
+from pp_simve.inference.objectives.embeddings import (
+    check_observes_nothing,
+    follow,
+    latents_of_views,
+    momentum_copy,
+)
 from pp_simve.models import SimVE, ViewsLike, apply_network
 from pp_simve.models.networks import normed_layers
 
@@ -48,10 +52,6 @@ class BYOL(Objective):
         check_observes_nothing(model)
         if any(units < 1 for units in hidden):
             raise ValueError(f"hidden is a list of the predictor's widths, each at least 1, got {list(hidden)}")
-        if momentum is not None and not 0 <= momentum < 1:
-            raise ValueError(
-                f"momentum must be in [0, 1), or None for targets from the guide itself without a copy, got {momentum}"
-            )
         self.model = model
         self.guide = guide
         latent_dim = model.prior.latent_dim
@@ -59,7 +59,7 @@ class BYOL(Objective):
             *normed_layers(latent_dim, hidden), nn.Linear(hidden[-1] if hidden else latent_dim, latent_dim)
         )
         self.momentum = momentum
-        self.target = None if momentum is None else copy.deepcopy(guide).requires_grad_(False)
+        self.target = None if momentum is None else momentum_copy(guide, momentum)
 
     def forward(self, views: ViewsLike) -> dict[str, Tensor]:
         z = latents_of_views(self.model, self.guide, views)
@@ -75,7 +75,5 @@ class BYOL(Objective):
         if self.target is None or self.momentum is None:
             return z.detach()
         if self.training:
-            # BYOL updates it after the optimizer's step. It is not used between there and here, so this is the same and
-            # needs no hook in the loop; the first update, of an exact copy, changes nothing.
-            torch._foreach_lerp_(list(self.target.parameters()), list(self.guide.parameters()), 1 - self.momentum)
+            follow(self.target, self.guide, self.momentum)
         return latents_of_views(self.model, self.target, views)

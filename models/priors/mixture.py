@@ -13,6 +13,7 @@ from pp_simve.models.distributed import gathered
 from pp_simve.models.priors.additive import AdditivePrior
 from pp_simve.models.priors.atoms import Atoms
 from pp_simve.models.priors.messages import log_normal, natural_parameters, to_content
+from pp_simve.models.queue import enqueued
 from pp_simve.models.variance import check_variance
 
 
@@ -172,12 +173,7 @@ class EmpiricalPrior(PrototypePrior):
         if self.memory is None:
             self._batch = contents
         elif self.training:
-            with torch.no_grad():
-                contents = contents[-self.memory :].detach()
-                places = torch.arange(len(contents), device=contents.device)
-                # Not in place: the last batch's graph may still hold the old tensor.
-                self.bank = self.bank.index_copy(0, (self.next + places) % self.memory, contents.to(self.bank.dtype))
-                self.next = (self.next + len(contents)) % self.memory
+            self.bank, self.next = enqueued(self.bank, self.next, contents)
 
     def prototypes(self) -> Tensor:
         """The candidates, shape ``(K, latent)``.

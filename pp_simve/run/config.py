@@ -108,8 +108,8 @@ class ModelOptions:
     method: str = "simve"
     (
         "Recipe of model, guide and objective: simve, vae, beta-vae, cr-vae, aavae, iwae, group-vae, infonce, simclr, "
-        "clip, vicreg, swav, instance, barlow, simsiam, byol, bridge, or your own package.module:function from the "
-        "image shape to model and guide."
+        "clip, moco, vicreg, swav, instance, barlow, simsiam, byol, bridge, or your own package.module:function from "
+        "the image shape to model and guide."
     )
     prior: Text = None
     """Prior of the latents: gaussian, flat, mixture, empirical, block, standard, student (default: the method's)."""
@@ -138,8 +138,8 @@ class OptimizationOptions:
 
     objective: Text = None
     (
-        "Objective: elbo, iwae, analytic, consistency, denoising, decoder-free, swav, instances, byol, barlow-twins, "
-        'e.g. "elbo(beta=linear(until=0.3))" (default: the method\'s).'
+        "Objective: elbo, iwae, analytic, consistency, denoising, decoder-free, swav, instances, byol, moco, "
+        'barlow-twins, e.g. "elbo(beta=linear(until=0.3))" (default: the method\'s).'
     )
     epochs: Number = None
     """Passes over the training images (default: 150 for digits, else 10)."""

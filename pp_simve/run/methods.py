@@ -26,6 +26,7 @@ from pp_simve.inference import (
     Guide,
     InstanceDiscrimination,
     MLPEncoder,
+    MoCo,
     Objective,
     StructuredGuide,
     SwAV,
@@ -147,6 +148,11 @@ def clip(settings: Settings, shape: DataShape) -> Recipe:
     return _contrastive(partial(InfoNCE, temperature=0.07, learn_temperature=True))
 
 
+def moco(settings: Settings, shape: DataShape) -> Recipe:
+    """The same as infonce, among keys of a slower copy of the guide and a queue of earlier ones (He et al. 2020)."""
+    return Recipe(FlatPrior, DeltaGuide, MoCo, InfoNCE, pixels=False)
+
+
 def vicreg(settings: Settings, shape: DataShape) -> Recipe:
     """Views agree, axes vary and do not covary (Bardes et al. 2022); the flat prior's variance is its invariance."""
     prior = partial(FlatPrior, style_variance=settings.latent_dim / (4 * 25.0))
@@ -204,7 +210,7 @@ PROJECTED = partial(DeltaGuide, projection=[256])
 
 RECIPES = (
     *(simve, vae, beta_vae, cr_vae, aavae, iwae, group_vae),
-    *(infonce, simclr, clip, vicreg, swav, instance, barlow, simsiam, byol, bridge),
+    *(infonce, simclr, clip, moco, vicreg, swav, instance, barlow, simsiam, byol, bridge),
 )
 METHODS: Mapping[str, Callable[[Settings, DataShape], Recipe]] = {
     recipe.__name__.replace("_", "-"): recipe for recipe in RECIPES

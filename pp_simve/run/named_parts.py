@@ -52,6 +52,7 @@ OBJECTIVES: Named[inference.Objective] = {
     "swav": inference.SwAV,
     "instances": inference.InstanceDiscrimination,
     "byol": inference.BYOL,
+    "moco": inference.MoCo,
     "barlow-twins": inference.BarlowTwins,
 }
 LIKELIHOODS: Named[models.Likelihood] = {"bernoulli": models.Bernoulli, "gaussian": models.Gaussian}

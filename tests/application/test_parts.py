@@ -112,7 +112,7 @@ def test_the_parts_by_name() -> None:
     assert list(PRIORS) == ["gaussian", "flat", "mixture", "empirical", "block", "standard", "student"]
     assert list(GUIDES) == ["amortized", "structured", "flow", "point", "delta"]
     bounds = ["elbo", "iwae", "analytic", "consistency", "denoising"]
-    assert list(OBJECTIVES) == [*bounds, "decoder-free", "swav", "instances", "byol", "barlow-twins"]
+    assert list(OBJECTIVES) == [*bounds, "decoder-free", "swav", "instances", "byol", "moco", "barlow-twins"]
     assert (list(LIKELIHOODS), list(GROUPS)) == (["bernoulli", "gaussian"], ["ntxent", "infonce"])
     assert (list(ENCODERS), list(DECODERS)) == (["mlp", "residual", "resnet18", "timm"], ["mlp", "residual"])
     assert DECODERS["mlp"] is MLPDecoder

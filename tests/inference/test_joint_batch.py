@@ -33,6 +33,7 @@ from pp_simve.inference import (
     DecoderFreeELBO,
     InstanceDiscrimination,
     KernelEntropy,
+    MoCo,
     SwAV,
     VICRegEntropy,
 )
@@ -152,24 +153,34 @@ def remembered(views, wrap):
     return {"first step": steps[0], "second step": steps[1]}
 
 
-def balanced(views, wrap):
-    """Two steps with a weight that is measured at each, over all processes."""
-    torch.manual_seed(0)
+def balanced():
+    """A weight that is measured at each step, over all processes."""
     prior = GaussianPrior(latent)
     decoder = nn.Sequential(nn.Linear(latent, pixels), nn.Unflatten(-1, (1, 4, 4)))
     model = SimVE(prior, Bernoulli(decoder), NTXent(0.3, width=2))
-    objective = ELBO(model, DeltaGuide(encoder(), prior), alpha=Balanced(0.3), backbone=InfoNCE(0.5)).double()
+    return ELBO(model, DeltaGuide(encoder(), prior), alpha=Balanced(0.3), backbone=InfoNCE(0.5))
+
+
+def queued():
+    """A queue of the keys of all processes."""
+    prior = FlatPrior(latent)
+    return MoCo(SimVE(prior, group=InfoNCE(0.3)), DeltaGuide(encoder(), prior), queue=60, momentum=0.5)
+
+
+def two_steps(make, views, wrap):
+    """Two steps, of which the second depends on what the first left."""
+    torch.manual_seed(0)
+    objective = make().double()
     module = nn.parallel.DistributedDataParallel(objective) if wrap else objective
     steps = []
     for other in (0, 10):
         module.zero_grad()
         terms = module(batch(views + other)[:views, rank::world].contiguous())
         terms["loss"].backward()
-        found = {name: parameter.grad.clone() for name, parameter in objective.named_parameters()}
-        if not wrap:
-            found = {name: mean(value) for name, value in found.items()}
-        weight = torch.stack([terms["alpha"], terms["cosine"]])
-        steps.append({"loss": mean(terms["loss"]), "gradients": found, "weight": weight})
+        trained = {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
+        found = {name: parameter.grad.clone() if wrap else mean(parameter.grad) for name, parameter in trained.items()}
+        left = [objective.queue.sum(0)] if make is queued else [terms["alpha"], terms["cosine"]]
+        steps.append({"loss": mean(terms["loss"]), "gradients": found, "left": left})
     return {"first step": steps[0], "second step": steps[1]}
 
 
@@ -216,8 +227,9 @@ for views in (1, 2):
     results[f"remembered, {views} views"] = remembered(views, wrap=False)
     results[f"remembered, {views} views, wrapped"] = remembered(views, wrap=world > 1)
 for views in (2, 3):
-    results[f"balanced, {views} views"] = balanced(views, wrap=False)
-    results[f"balanced, {views} views, wrapped"] = balanced(views, wrap=world > 1)
+    for make in (balanced, queued):
+        results[f"{make.__name__}, {views} views"] = two_steps(make, views, wrap=False)
+        results[f"{make.__name__}, {views} views, wrapped"] = two_steps(make, views, wrap=world > 1)
 torch.save(results, folder / f"rank{rank}of{world}.pt")
 if world > 1:
     torch.save(gathering(), folder / f"gathered{rank}.pt")
@@ -270,7 +282,7 @@ def distance(found: dict[str, Any], other: dict[str, Any]) -> float:
 
 def test_two_processes_have_the_loss_and_gradient_of_the_joint_batch(one: Results, two: list[Results]) -> None:
     """Averaged here, and by DistributedDataParallel itself; among its own images alone, each has another."""
-    cases = [case for case in one if not case.startswith(("remembered", "balanced"))]
+    cases = [case for case in one if not case.startswith(("remembered", "balanced", "queued"))]
     assert len(cases) == 30
     for case in cases:
         joint = one[case]["trained"]
@@ -309,15 +321,18 @@ def test_two_processes_remember_what_one_does_of_the_joint_batch(one: Results, t
         assert all(gradient.abs().max() > 1e-4 for gradient in second["gradients"].values()), case
 
 
-def test_two_processes_balance_as_one_does_on_the_joint_batch(one: Results, two: list[Results]) -> None:
-    cases = [case for case in one if case.startswith("balanced")]
+@pytest.mark.parametrize("name", ["balanced", "queued"])
+def test_two_processes_leave_what_one_does_of_the_joint_batch(name: str, one: Results, two: list[Results]) -> None:
+    """The balanced weight; keys of the queue, whose order is another."""
+    cases = [case for case in one if case.startswith(name)]
     assert len(cases) == 4
     for case in cases:
         for rank in two:
             for step, expected in one[case].items():
                 assert_same(rank[case][step], expected, case)
-                torch.testing.assert_close(rank[case][step]["weight"], expected["weight"], rtol=1e-10, atol=1e-10)
-        assert one[case]["first step"]["weight"][0] != one[case]["second step"]["weight"][0]
+                torch.testing.assert_close(rank[case][step]["left"], expected["left"], rtol=1e-10, atol=1e-10)
+        first, second = (one[case][step]["left"][0] for step in ("first step", "second step"))
+        assert not torch.equal(first, second)
 
 
 # What is gathered of all processes.

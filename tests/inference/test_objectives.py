@@ -30,6 +30,7 @@ from pp_simve.inference import (
     GaussianEntropy,
     InstanceDiscrimination,
     KernelEntropy,
+    MoCo,
     ProgramError,
     Run,
     SwAV,
@@ -88,6 +89,11 @@ def of_group(group: NTXent | InfoNCE) -> nn.Module:
     return ELBO(SimVE(prior, group=group), DeltaGuide(SmoothEncoder(), prior), beta=0)
 
 
+def moco(group: NTXent | InfoNCE | None = None, **options: Any) -> nn.Module:
+    prior = FlatPrior(LATENT)
+    return MoCo(SimVE(prior, group=group), DeltaGuide(SmoothEncoder(), prior), **{"queue": 20, **options})
+
+
 def mixture(style_variance: float = 0.1, *, learned: bool = True) -> MixturePrior:
     count = 7 if learned else IMAGES
     return MixturePrior(LATENT, count, style_variance=style_variance, unit_norm=True, learn_prototypes=learned)
@@ -107,6 +113,7 @@ OF_Z: dict[str, Callable[[float], nn.Module]] = {
     "kernel entropy": lambda temperature: of_z(DecoderFreeELBO, entropy=KernelEntropy(temperature, chunk=5)),
     "Gaussian entropy": lambda _: of_z(DecoderFreeELBO, entropy=GaussianEntropy()),
     "VICReg": lambda _: of_z(DecoderFreeELBO, entropy=VICRegEntropy()),
+    "MoCo": lambda temperature: moco(InfoNCE(temperature, projection=[5])),
     "Barlow Twins": lambda _: of_z(BarlowTwins),
     "SimSiam": lambda _: of_z(BYOL, hidden=(7, 4)),
     "BYOL": lambda _: of_z(BYOL, hidden=(7,), momentum=0.9),
@@ -379,9 +386,13 @@ def test_a_single_image_is_refused(name: str, message: str, training: bool) -> N
             for value in (-0.1, math.inf, math.nan)
         ),
         *(
-            (lambda value=value: of_z(BYOL, momentum=value), rf"must be in \[0, 1\), or None .* got {value}")
+            (lambda value=value: of_z(BYOL, momentum=value), rf"must be in \[0, 1\), the share .* got {value}")
             for value in (-0.1, 1.0, 1.5, math.inf, math.nan)
         ),
+        (moco, r"MoCo needs a model of groups without pixels: SimVE\(prior, group=InfoNCE\(\)\)"),
+        (lambda: MoCo(observing("pixels"), nn.Identity()), "MoCo needs a model of groups without pixels"),
+        (lambda: moco(InfoNCE(), queue=-1), "queue must be a number of keys, or 0 for none, got -1"),
+        (lambda: moco(InfoNCE(), momentum=1.0), r"must be in \[0, 1\), the share .* got 1.0"),
         (lambda: of_z(BYOL, hidden=(8, 0)), r"hidden is a list of the predictor's widths, .* got \[8, 0\]"),
         *(
             (lambda value=value: of_z(SwAV, mixture(), sharpness=value), f"must be positive and finite, got {value}")
