@@ -13,7 +13,7 @@ from pp_simve.commands.run_evaluate import evaluate_runs
 from pp_simve.errors import ConfigError
 from pp_simve.inference.processes import check_alone
 from pp_simve.run.comparison import evaluation, write_table
-from pp_simve.run.comparison_plan import caption, differences, planned
+from pp_simve.run.comparison_plan import LIBRARIES, caption, differences, planned
 from pp_simve.run.config import FitConfig
 from pp_simve.run.console import STOPPED, WRONG_INPUT
 from pp_simve.run.subprocesses import carry_out
@@ -40,7 +40,8 @@ def run_comparison(config: CompareConfig, settings: Mapping[str, FitConfig], giv
     missing = {str(fit.folder.path): fit.command for fit in fits if not fit.finished}
     if len(missing) < len(fits):
         say(f"{len(fits) - len(missing)} of {len(fits)} fits are finished already")
-    stopped, failures = carry_out(missing, config.jobs, say)
+    libraries = LIBRARIES if all(fit.forkable for fit in fits) else ()
+    stopped, failures = carry_out(missing, config.jobs, say, libraries)
     finished = [fit for fit in fits if fit.finished]
     if stopped:
         Console(stderr=True, highlight=False, soft_wrap=True).print(

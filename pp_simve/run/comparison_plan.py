@@ -22,6 +22,10 @@ ALIKE = ("views", "policy", "encoder", "modalities")
 """Settings that runs of one table have in common, beside the images themselves."""
 
 
+LIBRARIES = ("pp_simve.commands.run_fit", "pp_simve.report.plots")
+"""Modules that import what a fit needs."""
+
+
 @dataclass(frozen=True)
 class PlannedFit:
     """A fit of a row of the table, finished or not.
@@ -46,6 +50,11 @@ class PlannedFit:
     def finished(self) -> bool:
         """Whether it has results and a page."""
         return self.folder.finished
+
+    @property
+    def forkable(self) -> bool:
+        """Whether it may be forked: CUDA does not survive that, and several processes start the command again."""
+        return choose_device(self.config.device) == "cpu" and self.config.devices == self.config.nodes == 1
 
     @property
     def command(self) -> list[str]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
+from multiprocessing.process import BaseProcess
 from typing import IO, NamedTuple
 
 from pp_simve.run.console import interruptible, print_error
@@ -25,13 +29,42 @@ _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 class _Running(NamedTuple):
     name: str
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | _Forked
     errors: IO[bytes]
     started: float
 
 
+class _Forked:
+    """A command ``python -m MODULE ...`` in a process forked from one with its libraries; called as a `Popen` is."""
+
+    def __init__(self, command: Sequence[str], errors: str, libraries: Sequence[str]) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([command[2], *libraries])
+        self._process: BaseProcess = context.Process(
+            target=_main, args=(command, errors, dict(os.environ), os.getcwd())
+        )
+        self._process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self._process.pid is not None and self.poll() is None:
+            os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self) -> None:
+        self._process.join()
+
+
 def carry_out(
-    commands: Mapping[str, Sequence[str]], at_a_time: int, say: Callable[[str], None]
+    commands: Mapping[str, Sequence[str]], at_a_time: int, say: Callable[[str], None], libraries: Sequence[str] = ()
 ) -> tuple[bool, list[str]]:
     """Runs commands in processes of their own, which share the cores where there are several at a time.
 
@@ -42,6 +75,9 @@ def carry_out(
         commands: a program and its arguments by name; SIGINT must end it in order.
         at_a_time: how many run beside one another.
         say: is told what starts and ends.
+        libraries: modules that each imports, whose ``main`` is its program: where one runs after the other on Linux,
+            they are imported once, and each command is a fork of the process that did. Not for commands that use a GPU
+            or start processes.
 
     Returns:
         Whether Ctrl-C ended it, and what went wrong with the commands that failed.
@@ -54,7 +90,7 @@ def carry_out(
                 while waiting and len(running) < at_a_time and not stopped:
                     name = waiting.pop(0)
                     say(f"fitting {name} ({len(commands) - len(waiting)} of {len(commands)})")
-                    running.append(_start(name, commands[name], threads))
+                    running.append(_start(name, commands[name], threads, libraries if at_a_time == 1 else ()))
                 if interruption() and not stopped:
                     stopped = True
                     for one in running:
@@ -81,8 +117,10 @@ def carry_out(
     return stopped, failures
 
 
-def _start(name: str, command: Sequence[str], threads: Mapping[str, str]) -> _Running:
-    errors = tempfile.TemporaryFile()  # noqa: SIM115, closed when the command ends
+def _start(name: str, command: Sequence[str], threads: Mapping[str, str], libraries: Sequence[str]) -> _Running:
+    errors = tempfile.NamedTemporaryFile()  # noqa: SIM115, closed when the command ends
+    if libraries and sys.platform == "linux":
+        return _Running(name, _Forked(command, errors.name, libraries), errors, time.perf_counter())
     # In a session of its own: a Ctrl-C in the terminal would reach it twice, and two stop a fit without a checkpoint.
     process = subprocess.Popen(
         command,
@@ -101,3 +139,24 @@ def _end_with(parent: int) -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it ended before
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _main(command: Sequence[str], errors: str, environment: Mapping[str, str], folder: str) -> None:
+    """Carries out ``python -m MODULE ...`` in this process, as if it were one of its own."""
+    os.setsid()
+    os.chdir(folder)
+    sys.path.insert(0, folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, place in ((1, os.devnull), (2, errors)):
+        os.dup2(os.open(place, os.O_WRONLY), number)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    sys.exit(import_module(command[2]).main(command[3:]))
+
+
+def _follow_parent() -> None:
+    """Sends this process SIGTERM when the process that started it ends, which is not the one it was forked from."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -10,6 +10,7 @@ import runpy
 import shutil
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -83,12 +84,14 @@ def table(out: Path) -> dict[str, dict[str, Any]]:
     return {row["label"]: row for row in json.loads((out / "table.json").read_text())["rows"]}
 
 
+@pytest.mark.parametrize("jobs", ["1", "2"])
 def test_missing_fits_are_made_and_stopped_ones_go_on(
-    stopped_run: Path, finished_run: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    stopped_run: Path, finished_run: Path, folder: Path, capsys: pytest.CaptureFixture[str], jobs: str
 ) -> None:
+    """In forks of one process, and in processes of their own, to the same bits."""
     (folder / "out").mkdir()
     stopped_run.rename(folder / "out" / "simve-0")
-    command = ("--methods", "simve", "--seeds", "2", "--jobs", "2", "--out", "out", *SMALL)
+    command = ("--methods", "simve", "--seeds", "2", "--jobs", jobs, "--out", "out", *SMALL)
     assert run(*command) == 0
     assert scores(folder / "out" / "simve-0") == scores(finished_run)
     assert (folder / "out" / "simve-0" / "model.safetensors").read_bytes() == (
@@ -449,6 +452,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def program(text: str) -> None:
         monkeypatch.setattr(PlannedFit, "command", property(lambda fit: small_job(fit.folder.path, text)))
+        monkeypatch.setattr(PlannedFit, "forkable", False)
 
     return program
 
@@ -469,10 +473,20 @@ def log(tmp_path: Path, name: str) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def small_jobs(tmp_path: Path, names: str, text: str, at_a_time: int = 1) -> tuple[bool, list[str]]:
-    """Carries out small jobs of these names of a letter each."""
+def small_jobs(
+    tmp_path: Path, names: str, text: str, at_a_time: int = 1, libraries: Sequence[str] = ()
+) -> tuple[bool, list[str]]:
+    """Carries out small jobs of these names of a letter each; with libraries, as modules in the working directory."""
     commands = {str(tmp_path / name): small_job(tmp_path / name, text) for name in names}
-    return carry_out(commands, at_a_time, lambda text: None)
+    if libraries:
+        for (path, command), name in zip(list(commands.items()), names, strict=True):
+            module = f"{tmp_path.name}_{name}"  # another one in each test, as modules are imported once
+            Path(f"{module}.py").write_text("def main(arguments):\n" + textwrap.indent(command[-1], "    "))
+            commands[path] = [sys.executable, "-m", module]
+    return carry_out(commands, at_a_time, lambda text: None, libraries)
+
+
+FORKED = pytest.mark.parametrize("libraries", [(), ("json",)], ids=["of their own", "forked"])
 
 
 def test_as_many_jobs_run_at_a_time_as_asked_for(tmp_path: Path) -> None:
@@ -490,27 +504,34 @@ def test_as_many_jobs_run_at_a_time_as_asked_for(tmp_path: Path) -> None:
     assert max(beside) == 2
 
 
-@pytest.mark.parametrize(("jobs", "threads"), [(1, "the fit's"), (3, "2"), (20, "1")])
+@pytest.mark.parametrize(
+    ("jobs", "threads", "libraries"), [(1, "the fit's", ()), (1, "the fit's", ["json"]), (3, "2", ()), (20, "1", ())]
+)
 def test_jobs_share_the_cores_in_a_group_of_their_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, threads: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, threads: str, libraries: Sequence[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(subprocesses, "cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     text = "log(os.environ.get('OMP_NUM_THREADS', 'the fit\\'s')); log(os.getpgid(0))"
-    assert small_jobs(tmp_path, "a", text, jobs) == (False, [])
+    assert small_jobs(tmp_path, "a", text, jobs, libraries) == (False, [])
     found, group = log(tmp_path, "a")
     assert found == threads
     # A Ctrl-C in a terminal reaches its whole group of processes, of which the jobs must not be a part.
     assert group != str(os.getpgid(0))
 
 
-def test_a_job_that_fails_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@FORKED
+def test_a_job_that_fails_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], libraries: Sequence[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     text = (
         "log('ran')\n"
         "if path.endswith('a'): sys.stderr.write('error: too few\\nimages\\n'); sys.exit(2)\n"
         "if path.endswith('b'): os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    stopped, failures = small_jobs(tmp_path, "abc", text)
+    stopped, failures = small_jobs(tmp_path, "abc", text, 1, libraries)
     assert not stopped
     assert failures == [f"{tmp_path}/a failed: too few images", f"{tmp_path}/b failed: it ended with code -9"]
     assert log(tmp_path, "c") == ["ran"]
@@ -586,10 +607,12 @@ def test_ctrl_c_lets_fits_end_in_order_and_says_how_to_go_on(
     assert not (out / "table.md").exists()
 
 
-def test_ctrl_c_twice_kills_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@FORKED
+def test_ctrl_c_twice_kills_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, libraries: Sequence[str]) -> None:
+    monkeypatch.chdir(tmp_path)
     interrupt_when(monkeypatch, lambda: len(log(tmp_path, "a")) == 2, lambda: log(tmp_path, "a")[2:] == ["interrupted"])
     with pytest.raises(KeyboardInterrupt):
-        small_jobs(tmp_path, "ab", "log(os.getpid())\n" + WAITS.replace("sleep(0.2)", "sleep(20)"))
+        small_jobs(tmp_path, "ab", "log(os.getpid())\n" + WAITS.replace("sleep(0.2)", "sleep(20)"), 1, libraries)
     number, *lines = log(tmp_path, "a")
     assert lines == ["started", "interrupted"]
     with pytest.raises(ProcessLookupError):

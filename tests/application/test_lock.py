@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -162,14 +163,18 @@ CHILD = (
     "Path('started').touch()\n"
     "for _ in range(600): time.sleep(0.05)"
 )
-PARENT = (
-    "import sys; from pp_simve.run.subprocesses import carry_out\n"
-    f"carry_out({{'a': [sys.executable, '-c', {CHILD!r}]}}, 1, print)"
-)
+PARENT = "import sys; from pp_simve.run.subprocesses import carry_out\n"
+PARENTS = {
+    "of its own": PARENT + f"carry_out({{'a': [sys.executable, '-c', {CHILD!r}]}}, 1, print)",
+    "forked": PARENT + "carry_out({'a': [sys.executable, '-m', 'child']}, 1, print, ['json'])",
+}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of the end of its parent")
-def test_the_fits_of_a_comparison_end_with_it(folder: Path) -> None:
+@pytest.mark.parametrize("program", PARENTS)
+def test_the_fits_of_a_comparison_end_with_it(folder: Path, program: str) -> None:
+    (folder / "child.py").write_text("def main(arguments):\n" + textwrap.indent(CHILD, "    "))
+
     def wait_for(name: str) -> None:
         for _ in range(600):
             if (folder / name).exists():
@@ -177,7 +182,7 @@ def test_the_fits_of_a_comparison_end_with_it(folder: Path) -> None:
             time.sleep(0.05)
         pytest.fail(f"not {name}")
 
-    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.DEVNULL) as parent:
+    with subprocess.Popen([sys.executable, "-c", PARENTS[program]], stdout=subprocess.DEVNULL) as parent:
         wait_for("started")
         parent.send_signal(signal.SIGKILL)
     wait_for("ended")
