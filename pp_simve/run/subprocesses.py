@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import ModuleType
 from typing import IO, NamedTuple
 
 from pp_simve.run.console import interruptible, print_error
@@ -119,7 +121,7 @@ def carry_out(
 
 def _start(name: str, command: Sequence[str], threads: Mapping[str, str], libraries: Sequence[str]) -> _Running:
     errors = tempfile.NamedTemporaryFile()  # noqa: SIM115, closed when the command ends
-    if libraries and sys.platform == "linux":
+    if libraries and sys.platform == "linux" and _importable_again(sys.modules["__main__"]):
         return _Running(name, _Forked(command, errors.name, libraries), errors, time.perf_counter())
     # In a session of its own: a Ctrl-C in the terminal would reach it twice, and two stop a fit without a checkpoint.
     process = subprocess.Popen(
@@ -139,6 +141,12 @@ def _end_with(parent: int) -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it ended before
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _importable_again(main: ModuleType) -> bool:
+    """Whether forks, which import the main module, do no more than that: a script without a guard runs again."""
+    file = getattr(main, "__file__", None)  # None in notebooks
+    return main.__spec__ is not None or file is None or Path(file).name == "pp-simve"
 
 
 def _main(command: Sequence[str], errors: str, environment: Mapping[str, str], folder: str) -> None:

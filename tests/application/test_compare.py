@@ -9,6 +9,7 @@ import re
 import runpy
 import shutil
 import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -519,6 +520,20 @@ def test_jobs_share_the_cores_in_a_group_of_their_own(
     assert found == threads
     # A Ctrl-C in a terminal reaches its whole group of processes, of which the jobs must not be a part.
     assert group != str(os.getpgid(0))
+
+
+def test_a_script_may_run_jobs_without_a_guard(tmp_path: Path) -> None:
+    """Forks import the main module: this one would start jobs in each job."""
+    (tmp_path / "job.py").write_text("def main(arguments):\n    open('done', 'a').write(arguments[0])\n")
+    (tmp_path / "script.py").write_text(
+        "import sys\n"
+        "from pp_simve.run.subprocesses import carry_out\n"
+        "open('started', 'a').write('once ')\n"
+        "print(carry_out({'a': [sys.executable, '-m', 'job', 'x']}, 1, print, ['json']))\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert (tmp_path / "started").read_text() == "once "
 
 
 @FORKED
