@@ -33,7 +33,7 @@ from pp_simve.errors import ConfigError
 from pp_simve.evaluation.posterior.storage import PosteriorFileError, open_posterior
 from pp_simve.inference.checkpoint import CheckpointError
 from pp_simve.report import write_report
-from pp_simve.run.config import FitConfig
+from pp_simve.run.config import FitConfig, ReadingOptions
 from pp_simve.run.files import read_json
 from pp_simve.run.folder import RunFolder, load_fitted, load_run
 from pp_simve.run.trust import NAMING_PARTS
@@ -211,7 +211,8 @@ def name_in_settings(path: Path, setting: str, text: str) -> None:
 
 def test_every_setting_that_may_name_a_class_is_asked_about() -> None:
     texts = {name for name, kind in get_type_hints(FitConfig).items() if kind in (str | None, tuple[str, ...])}
-    assert (texts | {"method"}) - {"probe", "init"} == set(NAMING_PARTS) == set(KNOWN)
+    others = {"probe", "init", *ReadingOptions.__annotations__}
+    assert (texts | {"method"}) - others == set(NAMING_PARTS) == set(KNOWN)
 
 
 @pytest.mark.parametrize(

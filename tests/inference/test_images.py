@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pp_simve.inference import AmortizedGuide, FitError, MLPEncoder, ResidualEncoder, fit
 from pp_simve.inference.augmentations import FromTransforms
-from pp_simve.inference.data import training_source
+from pp_simve.inference.data import ImagesOfFile, training_source
 from pp_simve.inference.images import as_images
 from pp_simve.models import Bernoulli, Gaussian, GaussianPrior, MLPDecoder, SimVE
 from pp_simve.testing.objective import read_backs
@@ -80,7 +80,8 @@ FLOATS = ("float tensor", "double tensor", "float64 array", "other byte order", 
 @pytest.mark.parametrize("form", [*GOOD, "memory-mapped"])
 def test_images_may_come_in_any_form(form: str, tmp_path: Path) -> None:
     given = mapped(tmp_path) if form == "memory-mapped" else GOOD[form]
-    found = training_source(given, None, 2).images
+    source = training_source(given, None, 2)
+    found = source.mapped.batch(torch.arange(20)) if isinstance(source, ImagesOfFile) else source.images
     assert isinstance(found, Tensor)
     assert found.dtype == (torch.float32 if form in FLOATS else torch.uint8)
     torch.testing.assert_close(
