@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, NamedTuple
 
-from pp_simve.run.console import interruptible, print_error
+from pp_simve.run.console import SIGNALS, interruptible, print_error
 from pp_simve.run.environment import cores
 
 SECONDS_BETWEEN_LOOKS = 0.05
@@ -45,6 +45,7 @@ class _Forked:
         self._process: BaseProcess = context.Process(
             target=_main, args=(command, errors, dict(os.environ), os.getcwd())
         )
+        _start_fork_server()
         self._process.start()
 
     @property
@@ -135,6 +136,26 @@ def _start(name: str, command: Sequence[str], threads: Mapping[str, str], librar
     return _Running(name, process, errors, time.perf_counter())
 
 
+def _start_fork_server() -> None:
+    """Starts multiprocessing's server of forks with the signals blocked that this process passes on.
+
+    Sent to the whole process group (by ``timeout``, or a terminal that closes) they would end the server first, and a
+    fit that is writing its checkpoint would be taken for one that has failed.
+    """
+    from multiprocessing import forkserver, resource_tracker  # not on Windows
+
+    resource_tracker.ensure_running()  # which the server's start does otherwise, and it unblocks signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _passed_on())
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _passed_on() -> set[signal.Signals]:
+    return {signal.Signals[name] for name in SIGNALS}
+
+
 def _end_with(parent: int) -> None:
     """Has the kernel send this process SIGTERM when its parent ends."""
     if _prctl is not None:
@@ -152,6 +173,7 @@ def _importable_again(main: ModuleType) -> bool:
 def _main(command: Sequence[str], errors: str, environment: Mapping[str, str], folder: str) -> None:
     """Carries out ``python -m MODULE ...`` in this process, as if it were one of its own."""
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _passed_on())
     os.chdir(folder)
     sys.path.insert(0, folder)
     os.environ.clear()

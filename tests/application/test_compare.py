@@ -14,6 +14,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -620,6 +621,20 @@ def test_ctrl_c_lets_fits_end_in_order_and_says_how_to_go_on(
     assert "--row 'a b: --prior flat'" in message
     assert "failed" not in message
     assert not (out / "table.md").exists()
+
+
+def test_a_signal_to_the_process_group_lets_a_forked_fit_end_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started() -> bool:
+        if begun := bool(log(tmp_path, "a")):
+            os.kill(forkserver._forkserver._forkserver_pid, signal.SIGTERM)
+        return begun
+
+    monkeypatch.chdir(tmp_path)
+    interrupt_when(monkeypatch, started, number=signal.SIGTERM)
+    assert small_jobs(tmp_path, "ab", WAITS, 1, ["json"]) == (True, [])
+    assert log(tmp_path, "a") == ["started", "interrupted", "saved"]
 
 
 @FORKED
