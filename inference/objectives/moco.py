@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pp_simve.inference.objectives.base import Objective
 from pp_simve.inference.objectives.embeddings import follow, latents_of_views, momentum_copy
+from pp_simve.inference.tracing import ProgramError
 from pp_simve.models import GroupLikelihood, SimVE, ViewsLike
 from pp_simve.models.distributed import gathered
 from pp_simve.models.queue import enqueued
@@ -35,8 +36,9 @@ class MoCo(Objective):
             (1 − momentum) · guide's; 0.999 in the paper.
 
     Raises:
-        ValueError: a model that observes pixels, or no group; a negative queue; a momentum outside [0, 1).
-        ProgramError: when called with one view of each image.
+        ValueError: a model that observes pixels, or no group; a queue that is negative or not whole; a momentum
+            outside [0, 1).
+        ProgramError: when called with one view of each image, or trained on one image without a queue.
 
     Examples:
         >>> from pp_simve import DeltaGuide, FlatPrior, InfoNCE, MLPEncoder, SimVE
@@ -56,8 +58,8 @@ class MoCo(Objective):
             raise ValueError(
                 "MoCo needs a model of groups without pixels: SimVE(prior, group=InfoNCE()), as in the method moco"
             )
-        if queue < 0:
-            raise ValueError(f"queue must be a number of keys, or 0 for none, got {queue}")
+        if type(queue) is not int or queue < 0:
+            raise ValueError(f"queue must be a whole number of keys, or 0 for none, got {queue!r}")
         self.model = model
         self.guide = guide
         self.momentum = momentum
@@ -71,6 +73,11 @@ class MoCo(Objective):
         assert own is not None
         embedded = own.embed(latents_of_views(self.model, self.guide, views))
         keys, first = self._keys(views, own)
+        if self.training and keys.shape[1] < 2 and not len(self.queue):
+            raise ProgramError(
+                "MoCo without a queue needs batches of 2 images or more, as there are no other keys to compare with; "
+                "got 1 (--batch-size)"
+            )
         of_group, groups = own.among(embedded, keys, first, self.queue)
         group = of_group.log_prob(groups).sum() / embedded.shape[1]
         if self.training and len(self.queue):

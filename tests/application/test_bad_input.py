@@ -47,6 +47,11 @@ Refused = Callable[..., str]
         (("--likelihood", "gaussian(variance=0)"), ("variance must be positive and finite, got 0",)),
         (("--prior", "gaussian(style_variance=1e-45)"), ("style_variance must be at least 1e-08, ", "got 1e-45")),
         (("--method", "simclr", "--batch-size", "1"), ("needs batches of 2 images or more; got 1 (--batch-size)",)),
+        (
+            ("--method", "moco", "--objective", "moco(queue=0)", "--batch-size", "1"),
+            ("without a queue needs batches of 2 images or more", "got 1 (--batch-size)"),
+        ),
+        (("--method", "moco", "--objective", "moco(queue=1e3)"), ("queue must be a whole number", "got 1000.0")),
         (("--encoder", "mlp(hidden=[-1])"), ("--encoder mlp(hidden=[-1]): ", "negative dimension -1")),
         (("--encoder", "mlp(hidden=3)"), ("--encoder mlp(hidden=3): ",)),
         (("--decoder", "residual(width=3", "--latent", "8"), ("cannot be read", "NAME(option=value, ...)")),
