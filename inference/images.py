@@ -118,7 +118,9 @@ def mismatch(program: str, images: Tensor | Mapping[str, Tensor], encoders: nn.M
 def _from_array(data: np.ndarray[Any, Any], where: str) -> Tensor:
     native = data.astype(data.dtype.newbyteorder("="), copy=False)
     try:
-        return torch.from_numpy(np.require(native, requirements=["C", "W", "E"]))
+        held = np.require(native, requirements=["C", "W", "E"])
+        # Axes of length 1 count as contiguous whatever their stride, which torch refuses below zero.
+        return torch.from_numpy(held.copy() if min(held.strides, default=0) < 0 else held)
     except TypeError:
         _wrong_type(data.dtype, where, array=True)
 

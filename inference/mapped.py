@@ -25,7 +25,7 @@ class MappedImages(Dataset[Tensor]):
         images: uint8 or float in [0, 1], shape ``(image, channel, height, width)``.
 
     Raises:
-        ImagesError: an array that is not in a file.
+        ImagesError: an array that is not in a file, or whose file is gone or too short.
     """
 
     def __init__(self, images: np.ndarray[Any, Any]) -> None:
@@ -45,9 +45,15 @@ class MappedImages(Dataset[Tensor]):
     def __setstate__(self, place: tuple[Any, ...]) -> None:
         self._place = place
         file, shape, dtype, offset, strides = place
-        with file.open("rb") as opened:
-            self._mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)  # tensors of it are writable
-        self.images: np.ndarray[Any, Any] = np.ndarray(shape, dtype, self._mapping, offset, strides)
+        try:
+            with file.open("rb") as opened:
+                self._mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)  # tensors of it are writable
+            self.images: np.ndarray[Any, Any] = np.ndarray(shape, dtype, self._mapping, offset, strides)
+        except (OSError, ValueError) as error:
+            raise ImagesError(
+                f"the file of the images, {file}, was deleted or shortened after it was opened ({error}); write it "
+                "again, and open it again"
+            ) from error
 
     @property
     def shape(self) -> tuple[int, ...]:

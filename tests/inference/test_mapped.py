@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,20 @@ def test_what_cannot_be_mapped_is_refused_or_read(tmp_path: Path) -> None:
             fitted(wrong)
     with pytest.raises(FitError, match="batch_size must be at least 1, got 0"):
         fitted(images, batch_size=0)
+
+
+@pytest.mark.parametrize("size", [None, 0, 200])
+def test_a_file_that_is_gone_or_too_short_is_named(tmp_path: Path, size: int | None) -> None:
+    images = mapped(tmp_path)
+    file = tmp_path / "images.npy"
+    if size is None:
+        file.unlink()
+    else:
+        os.truncate(file, size)
+    with pytest.raises(ImagesError, match=r"images\.npy, was deleted or shortened"):
+        MappedImages(images)
+
+
+def test_images_of_a_file_in_reverse_are_fitted(tmp_path: Path) -> None:
+    images = mapped(tmp_path)[::-1]
+    assert fitted(images).history == fitted(images.copy()).history
