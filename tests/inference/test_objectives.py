@@ -391,7 +391,7 @@ def test_a_single_image_is_refused(name: str, message: str, training: bool) -> N
         ),
         (moco, r"MoCo needs a model of groups without pixels: SimVE\(prior, group=InfoNCE\(\)\)"),
         (lambda: MoCo(observing("pixels"), nn.Identity()), "MoCo needs a model of groups without pixels"),
-        (lambda: moco(InfoNCE(), queue=-1), "queue must be a number of keys, or 0 for none, got -1"),
+        (lambda: moco(InfoNCE(), queue=-1), "queue must be a whole number of keys, or 0 for none, got -1"),
         (lambda: moco(InfoNCE(), momentum=1.0), r"must be in \[0, 1\), the share .* got 1.0"),
         (lambda: of_z(BYOL, hidden=(8, 0)), r"hidden is a list of the predictor's widths, .* got \[8, 0\]"),
         *(
