@@ -15,7 +15,7 @@ from pp_simve.inference.processes import check_alone
 from pp_simve.run.comparison import evaluation, write_table
 from pp_simve.run.comparison_plan import LIBRARIES, caption, differences, planned
 from pp_simve.run.config import FitConfig
-from pp_simve.run.console import STOPPED, WRONG_INPUT
+from pp_simve.run.console import STOPPED, WRONG_INPUT, plain
 from pp_simve.run.subprocesses import carry_out
 
 
@@ -24,10 +24,7 @@ def run_comparison(config: CompareConfig, settings: Mapping[str, FitConfig], giv
     check_alone("compare")
     # A table for another program is all that goes to standard output.
     console = Console(quiet=config.quiet, highlight=False, stderr=config.format != "md")
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
-
+    say = plain(console)
     allowed = {"trust_parts": config.trust_parts, "progress": not config.quiet}
     fits = planned(settings, config.seeds, config.out, say, **allowed)
     differing = differences(fits)

@@ -17,11 +17,13 @@ from pp_simve.commands.options import EmbedConfig
 from pp_simve.errors import optional_module
 from pp_simve.inference.progress_bar import counted
 from pp_simve.inference.tools import write_whole
+from pp_simve.run.console import plain
 
 
 def embed_images(config: EmbedConfig) -> int:
     """Embeds the images; the exit code."""
     console = Console(quiet=config.quiet, highlight=False)
+    say = plain(console)
     if config.out.suffix == ".parquet":
         optional_module("pyarrow", "parquet", "a .parquet file")
     with one_run(config, console, config.device) as run, counted(console, "embedding") as progress:
@@ -34,12 +36,12 @@ def embed_images(config: EmbedConfig) -> int:
             batch_size=config.batch_size,
             seed=config.seed,
             progress=progress,
-            notes=lambda note: console.print(f"note: {note}", markup=False, soft_wrap=True),
+            notes=lambda note: say(f"note: {note}"),
             **config.reading,
         )
     write_features(config.out, found)
     shapes = ", ".join(f"{name} {values.shape}" for name, values in found.items() if values.ndim == 2)
-    console.print(f"{shapes} written to {config.out}", markup=False, soft_wrap=True)
+    say(f"{shapes} written to {config.out}")
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from pp_simve.inference.device import choose_device
 from pp_simve.run.config import FitConfig, Settings, reading_options
 from pp_simve.run.folder import RunFolder, load_once
 from pp_simve.run.methods import build
-from pp_simve.run.trust import check_trusted, own_parts_of
+from pp_simve.run.trust import Notes, check_trusted, own_parts_of, unsaid
 from pp_simve.run.viewing import Viewing
 
 ALIKE = ("views", "policy", "encoder", "modalities")
@@ -69,7 +69,7 @@ def planned(
     settings: Mapping[str, FitConfig],
     seeds: int,
     out: Path,
-    say: Callable[[str], None] = lambda note: None,
+    say: Notes = unsaid,
     *,
     trust_parts: bool = False,
     progress: bool = True,
@@ -124,9 +124,7 @@ def folder_name(label: str) -> str:
     return re.sub(r"[^\w.+-]", "-", label)
 
 
-def _stored(
-    folder: RunFolder, asked: FitConfig, trust_parts: bool, say: Callable[[str], None]
-) -> tuple[DataShape, str]:
+def _stored(folder: RunFolder, asked: FitConfig, trust_parts: bool, say: Notes) -> tuple[DataShape, str]:
     """Shape and fingerprint of the data of a run that was started before with the settings asked for."""
     settings, fingerprint, shape = folder.read_config(trust_parts=True)  # only compared, until `check_trusted` below
     if different := settings.differences(asked.resolve(shape).as_config()):

@@ -26,6 +26,7 @@ from pp_simve.inference.tools import default_float, unit_range
 from pp_simve.run.config import Settings, reading_options
 from pp_simve.run.hub import push_run
 from pp_simve.run.methods import Program
+from pp_simve.run.trust import Notes, unsaid
 from pp_simve.run.viewing import Viewing, shapes_of
 
 Source = ImagesLike | str | Path | Sequence[str | Path]
@@ -68,7 +69,7 @@ class LoadedRun(Program):
         batch_size: int = 512,
         seed: int = 0,
         progress: Callable[[int, int], None] = lambda done, count: None,
-        notes: Callable[[str], None] = lambda note: None,
+        notes: Notes = unsaid,
         **reading: Any,
     ) -> dict[str, NDArray[Any]]:
         """Features of images by name, a row an image, as `python -m pp_simve.embed` writes them.

@@ -21,12 +21,25 @@ from pp_simve.inference.data import Images, Source
 from pp_simve.inference.loop import VALIDATED_STEPS, Loop
 from pp_simve.inference.optimizers import Adam
 from pp_simve.inference.plan import Plan
-from pp_simve.models import Bernoulli, FlatPrior, Gaussian, GaussianPrior, Prior, SimVE, StandardPrior, ViewsLike
+from pp_simve.models import (
+    Bernoulli,
+    FlatPrior,
+    Gaussian,
+    GaussianPrior,
+    GroupLikelihood,
+    InfoNCE,
+    NTXent,
+    Prior,
+    SimVE,
+    StandardPrior,
+    ViewsLike,
+)
 from pp_simve.testing.objective import ObjectiveSuite, read_backs
 
 LATENT, IMAGES, SHAPE = 3, 6, (1, 4, 4)
 PIXELS, FEATURES = 16, 5
 DOUBLE = torch.float64
+GROUPS: dict[str, type[GroupLikelihood]] = {"views": NTXent, "images": InfoNCE}
 
 PRIORS: dict[str, Callable[[], Prior]] = {
     "gaussian isotropic": lambda: GaussianPrior(LATENT),

@@ -30,7 +30,6 @@ from pp_simve.models import (
     FlatPrior,
     GaussianPrior,
     GroupLikelihood,
-    InfoNCE,
     MixturePrior,
     NTXent,
     Prior,
@@ -39,6 +38,7 @@ from pp_simve.models import (
 
 from .programs import (
     DOUBLE,
+    GROUPS,
     IMAGES,
     LATENT,
     PIXELS,
@@ -52,7 +52,6 @@ from .programs import (
 )
 
 TEMPERATURE = 0.3
-GROUPS: dict[str, type[GroupLikelihood]] = {"views": NTXent, "images": InfoNCE}
 
 
 def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:

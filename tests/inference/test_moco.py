@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pp_simve.inference import ELBO, DeltaGuide, Guide, MoCo
-from pp_simve.models import FlatPrior, GroupLikelihood, InfoNCE, NTXent, SimVE
+from pp_simve.models import FlatPrior, GroupLikelihood, InfoNCE, SimVE
 
 from .programs import (
     DOUBLE,
+    GROUPS,
     IMAGES,
     LATENT,
     SmoothEncoder,
@@ -25,7 +26,6 @@ from .programs import (
 )
 
 TEMPERATURE = 0.3
-GROUPS: dict[str, type[GroupLikelihood]] = {"views": NTXent, "images": InfoNCE}
 
 
 def make(group: type[GroupLikelihood] = InfoNCE, queue: int = 0, momentum: float = 0.9, **options: Any) -> Any:
