@@ -6,6 +6,7 @@
     python benchmarks/content_and_style.py cifar10 --root DIR --table                # of what is finished
     python benchmarks/content_and_style.py cifar10 --frontier docs/frontier.png      # the same, as a figure
     python benchmarks/content_and_style.py celeba --root DIR --seeds 0 1 2 --only bridge SimCLR VAE SimVE
+    python benchmarks/content_and_style.py celeba --root DIR --errors                # of the attributes, over images
     python benchmarks/content_and_style.py paper --root DIR --seeds 0 1 2 --only VAE SimVE 'SimVE, flat'
 
 15,000 training images, drawn once; of CelebA all there are, with the attributes' areas under the curve by
@@ -25,7 +26,13 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from PIL import Image
+
+from pp_simve import load_data, load_run
+from pp_simve.data.types import ImageData
+from pp_simve.evaluation.probes import AttributeProbe, roc_auc
+from pp_simve.run.loaded import LoadedRun
 
 RESIDUAL = ["--encoder", "residual(width=16)", "--decoder", "residual(width=16)"]
 COMMON = {
@@ -86,10 +93,14 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="fit and score training images alone")
     parser.add_argument("--table", action="store_true", help="fit nothing")
     parser.add_argument("--frontier", type=Path, metavar="FILE", help="fit nothing; draw content against style")
+    parser.add_argument("--errors", action="store_true", help="fit nothing; standard errors over CelebA's test images")
     parser.add_argument("--out", type=Path, default=Path("runs/content_and_style"))
     given = parser.parse_args()
     out = given.out / (given.data + ("-tune" if given.tune else ""))
     out.mkdir(parents=True, exist_ok=True)
+    if given.errors:
+        print(errors(out, given.root))
+        return
     if not given.table and not given.frontier:
         source = read_from(given.data, given.root, given.tune, out)
         for seed in given.seeds:
@@ -223,6 +234,51 @@ def frontier(out: Path, file: Path) -> None:
         axes.set(xlabel=f"class, {content}, accuracy", ylabel="view parameters, mean R²", title=part)
     panels[0].legend()
     figure.savefig(file, dpi=120)
+
+
+def errors(out: Path, root: Path, resamples: int = 1000) -> str:
+    """Markdown: standard errors of the mean areas under the attributes' curves and of their differences to the bridge.
+
+    By bootstrap: the same resampled test images for all rows, areas averaged over the seeds of a row.
+    """
+    data = load_data("celeba", root)
+    positive = data.test.attributes
+    assert positive is not None
+    lines = ["| | seeds | AUC | ± | bridge above it by | ± |", f"|{'---|' * 6}"]
+    for part in ("backbone", "z"):
+        areas: dict[str, torch.Tensor] = {}
+        seeds: dict[str, int] = {}
+        for folder in sorted(file.parent for file in out.glob("*/evaluation.json")):
+            row = folder.name.rsplit("_", 1)[0]
+            log_odds, varies = attribute_log_odds(load_run(folder), data, part)
+            # The images themselves come first.
+            drawn = [torch.arange(len(positive)), *resampled(len(positive), resamples)]
+            found = torch.stack([roc_auc(log_odds[at], positive[at][:, varies]).nanmean() for at in drawn])
+            areas[row] = areas.get(row, torch.zeros(())) + found
+            seeds[row] = seeds.get(row, 0) + 1
+        means = {row: total / seeds[row] for row, total in areas.items()}
+        for row, mean in means.items():
+            above = means["bridge"] - mean
+            cells = [f"{values[0]:.3f} | {values[1:].std():.3f}" for values in (mean, above)]
+            lines.append(f"| {part}: {row} | {seeds[row]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def attribute_log_odds(run: LoadedRun, data: ImageData, part: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of test images, for the attributes that vary in train, and which these are."""
+    (train_x, train_y), (validation_x, validation_y), (test_x, _) = (
+        (torch.from_numpy(run.embed(split.images, part)[part]), split.attributes)
+        for split in (data.train, data.validation, data.test)
+    )
+    assert train_y is not None
+    assert validation_y is not None
+    varies = train_y.any(0) & ~train_y.all(0)
+    probe = AttributeProbe().fit(train_x, train_y[:, varies], validation_x, validation_y[:, varies])
+    return probe.predict(test_x), varies
+
+
+def resampled(images: int, times: int) -> torch.Tensor:
+    return torch.randint(images, (times, images), generator=torch.Generator().manual_seed(0))
 
 
 def spread(values: list[float]) -> str:
