@@ -52,8 +52,8 @@ class DecoderFreeELBO(Objective):
         prior = self.model.prior
         assert isinstance(prior, ExactPrior)
         # As in the group likelihood: evaluation mode is for one process alone.
-        everyone, _ = gathered(z, dim=1) if self.training else (z, 0)
-        agreement, entropy = prior.log_marginal(z).mean(), self.entropy(everyone)
+        everyone, first = gathered(z, dim=1) if self.training else (z, 0)
+        agreement, entropy = prior.log_marginal(z).mean(), self.entropy.of_share(z, everyone, first)
         return {
             "loss": -agreement - self.weight() * entropy,
             "agreement": agreement.detach(),

@@ -17,12 +17,22 @@ from pp_simve.models.priors.messages import LOG_2PI
 class EntropyEstimate(nn.Module, ABC):
     """Entropy estimate: called with z, ``(view, image, latent)``, returns nats per image, summed over its views.
 
-    An estimate is of all images given: where several processes share a batch, it is called with the z of all
-    (`DecoderFreeELBO`), so it gathers and scales nothing itself.
+    An estimate is of all images given. Where several processes share a batch, `of_share` is called with the z of all
+    (`DecoderFreeELBO`), so an estimate gathers and scales nothing itself.
     """
 
     @abstractmethod
     def forward(self, z: Tensor) -> Tensor: ...
+
+    def of_share(self, z: Tensor, everyone: Tensor, first: int) -> Tensor:
+        """This process's part of the estimate of all z, of which the estimate is the mean; by default the whole.
+
+        Args:
+            z: of this process, shape ``(view, image, latent)``.
+            everyone: of all processes, ``(view, images of all processes, latent)``; of a single one ``z`` itself.
+            first: the place of the first image of z among them.
+        """
+        return self(everyone)
 
 
 class KernelEntropy(EntropyEstimate):
@@ -50,34 +60,41 @@ class KernelEntropy(EntropyEstimate):
         self.chunk = chunk
 
     def forward(self, z: Tensor) -> Tensor:
-        embedded = functional.normalize(z, dim=-1) if self.unit_norm else z
-        flat = embedded.flatten(0, 1)
-        if len(flat) < 2 and not self.with_self:
+        return self.of_share(z, z, 0)
+
+    def of_share(self, z: Tensor, everyone: Tensor, first: int) -> Tensor:
+        """The views of this process compared with those of all: ``views × views of all`` pairs."""
+        kernels = self._embedded(everyone)
+        flat = kernels if everyone is z else self._embedded(z)
+        if len(kernels) < 2 and not self.with_self:
             raise ProgramError("the kernel entropy needs 2 views in the batch at least, or with_self=True; got 1")
-        starts = range(0, len(flat), self.chunk)
-        if len(starts) == 1:
-            total = self._log_sums(flat, flat, 0)
+        place = torch.arange(len(kernels), device=z.device).view(everyone.shape[:2])
+        own = place[:, first : first + z.shape[1]].flatten()
+        if len(flat) <= self.chunk:
+            total = self._log_sums(flat, kernels, own)
         else:
             # Logits are recomputed in the backward pass instead of kept for all pairs of views.
             parts = [
-                checkpoint(
-                    self._log_sums, flat[s : s + self.chunk], flat, s, use_reentrant=False, preserve_rng_state=False
-                )
-                for s in starts
+                checkpoint(self._log_sums, some, kernels, its_own, use_reentrant=False, preserve_rng_state=False)
+                for some, its_own in zip(flat.split(self.chunk), own.split(self.chunk), strict=True)
             ]
             total = torch.stack(parts).sum()
-        kernels = len(flat) if self.with_self else len(flat) - 1
-        constant = math.log(kernels) + 0.5 * z.shape[-1] * (LOG_2PI + math.log(self.temperature))
+        compared = len(kernels) if self.with_self else len(kernels) - 1
+        constant = math.log(compared) + 0.5 * z.shape[-1] * (LOG_2PI + math.log(self.temperature))
         return z.shape[0] * constant - total / z.shape[1]
 
-    def _log_sums(self, some: Tensor, kernels: Tensor, start: int) -> Tensor:
-        """Σ over some views of log Σ_k exp(−|z − z_k|²/2T)."""
+    def _embedded(self, z: Tensor) -> Tensor:
+        """z as it is compared, shape ``(view × image, latent)``."""
+        return (functional.normalize(z, dim=-1) if self.unit_norm else z).flatten(0, 1)
+
+    def _log_sums(self, some: Tensor, kernels: Tensor, own: Tensor) -> Tensor:
+        """Σ over some views of log Σ_k exp(−|z − z_k|²/2T); ``own`` are their places among the kernels."""
         norms = kernels.square().sum(-1)
         squared = some.square().sum(-1, keepdim=True) + norms - 2 * some @ kernels.mT
         logits = -0.5 * squared / self.temperature
         if not self.with_self:
-            own = torch.arange(start, start + len(some), device=some.device).unsqueeze(-1)
-            logits = logits.masked_fill(own == torch.arange(len(kernels), device=some.device), -torch.inf)
+            others = own.unsqueeze(-1) != torch.arange(len(kernels), device=some.device)
+            logits = logits.where(others, -torch.inf)
         return logits.logsumexp(-1).sum()
 
 

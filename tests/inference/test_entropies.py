@@ -77,6 +77,13 @@ def test_chunks_change_nothing(chunk: int, with_self: bool) -> None:
         torch.testing.assert_close(KernelEntropy(0.3, with_self=with_self, chunk=chunk)(z), whole.detach())
 
 
+@pytest.mark.parametrize("entropy", [KernelEntropy(0.3), KernelEntropy(0.3, chunk=3, with_self=True), VICRegEntropy()])
+def test_the_estimate_is_the_mean_of_the_parts_of_processes(entropy: EntropyEstimate) -> None:
+    z = draw_z()
+    parts = [entropy.of_share(z[:, first : first + 1], z, first) for first in range(z.shape[1])]
+    assert_same(torch.stack(parts).mean(), entropy(z), [z])
+
+
 def test_gradients_of_chunks_equal_finite_differences() -> None:
     entropy = KernelEntropy(0.3, chunk=4)
     assert torch.autograd.gradcheck(entropy, draw_z())
@@ -162,6 +169,11 @@ def test_memory_grows_with_the_chunk_times_the_batch(with_self: bool) -> None:
     # All at once, for comparison: what chunks avoid.
     assert largest(KernelEntropy(0.5, with_self=with_self), 128) == 256**2
     assert kept(KernelEntropy(0.5, with_self=with_self), 128) > 256**2
+    # One process of four compares its own views alone.
+    everyone = torch.randn(2, 128, 8)
+    with LargestTensor() as seen:
+        KernelEntropy(0.5, with_self=with_self).of_share(everyone[:, 32:64], everyone, 32)
+    assert seen.elements == 64 * 256
 
 
 @pytest.mark.parametrize("images", [128, 256, 512])
