@@ -2,7 +2,7 @@
 
     python benchmarks/content_and_style.py fashionmnist --root DIR --seeds 0 1 2     # DIR/FashionMNIST/raw/*
     python benchmarks/content_and_style.py cifar10 --root DIR --seeds 0 1 2          # DIR/cifar10/{train,test}/CLASS/*
-    python benchmarks/content_and_style.py cifar10 --root DIR --only 'ratio 0.1'     # a point of the frontier
+    python benchmarks/content_and_style.py cifar10 --root DIR --only 'ratio 0.3'     # a point of the frontier
     python benchmarks/content_and_style.py cifar10 --root DIR --table                # of what is finished
     python benchmarks/content_and_style.py cifar10 --frontier docs/frontier.png      # the same, as a figure
     python benchmarks/content_and_style.py celeba --root DIR --seeds 0 1 2 --only bridge SimCLR VAE SimVE
@@ -49,8 +49,8 @@ COLOR = ["--likelihood", "gaussian(variance=0.1)"]
 WITH_PIXELS = {"fashionmnist": [], "cifar10": COLOR, "celeba": COLOR, "paper": []}
 HEAD = ["--guide", "delta(projection=[256])"]
 DECODERS = ("VAE", "SimVE", "SimVE, structured", "bridge")
-RATIOS = (0, 0.03, 0.1, 1, 3)
-"""Of the frontier, beside the bridge's own of 0.3."""
+RATIOS = (0, 0.03, 0.3, 1, 3)
+"""Of the frontier, beside the bridge's own of 0.1."""
 ROWS: dict[str, list[str]] = {
     "bridge": ["--method", "bridge"],
     "SimCLR": ["--method", "simclr", *HEAD],
@@ -219,7 +219,7 @@ def table(out: Path) -> str:
 def frontier(out: Path, file: Path) -> None:
     """Content against style: the bridge's ratios as a curve, from the seed that all have, other methods as points."""
     found = {name: runs[0] for name, runs in finished(out).items()}
-    names = {ratio: f"ratio-{ratio}" for ratio in RATIOS} | {0.3: "bridge"}
+    names = {ratio: f"ratio-{ratio}" for ratio in RATIOS} | {0.1: "bridge"}
     curve = [(ratio, found[name]) for ratio, name in sorted(names.items()) if name in found]
     figure, panels = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for axes, part, content in zip(panels, ("backbone", "z"), ("linear", "k-NN"), strict=True):

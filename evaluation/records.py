@@ -75,8 +75,8 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values by name; a value that is not finite becomes None."""
-        finite = self.value is not None and math.isfinite(self.value)
-        return dataclasses.asdict(self) | {"value": float(self.value) if finite else None}  # type: ignore[arg-type]
+        value = None if self.value is None or not math.isfinite(self.value) else float(self.value)
+        return dataclasses.asdict(self) | {"value": value}
 
     @classmethod
     def from_json(cls, entries: Mapping[str, Any]) -> Record:

@@ -20,7 +20,7 @@ from pp_simve.inference.images import as_images
 from pp_simve.inference.tools import evaluation_mode
 
 
-class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]  # untyped
     """Representations of a fitted guide as a scikit-learn transformer.
 
     ``fit`` only checks that the guide can embed such images; ``transform`` works without it. Neither changes the guide.

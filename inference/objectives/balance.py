@@ -46,12 +46,12 @@ class Balanced(nn.Module):
         >>> from pp_simve import AmortizedGuide, Bernoulli, ELBO, GaussianPrior, MLPDecoder, MLPEncoder, NTXent, SimVE
         >>> prior = GaussianPrior(8)
         >>> model = SimVE(prior, Bernoulli(MLPDecoder(8, (1, 16, 16))), NTXent())
-        >>> bridge = ELBO(model, AmortizedGuide(MLPEncoder((1, 16, 16)), prior), alpha=Balanced(ratio=0.3))
+        >>> bridge = ELBO(model, AmortizedGuide(MLPEncoder((1, 16, 16)), prior), alpha=Balanced(ratio=0.1))
         >>> [*bridge(torch.rand(2, 3, 1, 16, 16))]
         ['loss', 'content', 'style', 'reconstruction', 'group', 'entropy', 'alpha', 'cosine']
     """
 
-    def __init__(self, ratio: float | Schedule = 0.3) -> None:
+    def __init__(self, ratio: float | Schedule = 0.1) -> None:
         super().__init__()
         self.ratio = Annealed(ratio)
         if min(self.ratio.ends) < 0:

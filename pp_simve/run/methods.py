@@ -318,7 +318,7 @@ def _encoder(settings: Settings, shape: ImageShape) -> nn.Module:
         )
     # The width is set on a wrapper, because `features` may be the name of one of the encoder's own layers.
     measured = nn.Sequential(encoder)
-    measured.features = outputs.shape[1]  # type: ignore[assignment]
+    measured.features = outputs.shape[1]  # type: ignore[assignment]  # not a tensor
     return measured
 
 

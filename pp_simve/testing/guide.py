@@ -275,7 +275,7 @@ class GuideSuite(Suite[Pair]):
         """x = W z + b + ε on 2x2 images, W's columns orthogonal, ε ~ N(0, 1): wide posteriors; and two views to fit."""
         prior = self.make_prior(2)
         encoder = nn.Sequential(nn.Flatten(), nn.Linear(4, FEATURES))
-        encoder.features = FEATURES  # type: ignore[assignment]
+        encoder.features = FEATURES  # type: ignore[assignment]  # not a tensor
         guide = self.make(encoder, prior)
         decoder = nn.Linear(prior.latent_dim, 4).requires_grad_(False)
         decoder.weight.copy_(torch.linalg.qr(decoder.weight).Q)

@@ -163,7 +163,7 @@ def number(program: Program, path: str) -> Any:
         ("byol", "objective.momentum", 0.99),
         ("simsiam", "objective.momentum", None),
         ("bridge", "objective.beta", 1),
-        ("bridge", "objective.alpha.ratio", 0.3),
+        ("bridge", "objective.alpha.ratio", 0.1),
         ("bridge", "model.group.projection", (256,)),
         ("bridge", "objective.backbone.projection", (256,)),
     ],

@@ -125,7 +125,7 @@ class LargestTensor(TorchDispatchMode):
     """Notes the number of elements of the largest tensor that any operation makes."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
         self.elements = 0
 
     def __torch_dispatch__(
